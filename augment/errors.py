@@ -1,0 +1,41 @@
+"""The errors that a single volume can end with: recorded with their reason, never fatal to a build."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Reason = Literal[
+    "missing",  # the file or folder is not there
+    "unreadable",  # not what its format says: truncated, corrupt, a text file with a wrong name
+    "unsupported",  # valid, but of a kind that no reader here understands
+    "ambiguous",  # several series, echoes or frames where one was to be named
+    "incomplete",  # missing slices, unequal matrices
+    "not_magnitude",  # phase, real, imaginary, field map, derived
+    "not_finite",  # NaN or infinity in the pixels
+    "negative",  # negative magnitude that the options do not allow
+    "too_large",  # needs more memory than the limit
+    "mismatch",  # the file contradicts its manifest row (shape, companion file)
+    "changed",  # committed before from other bytes or another row
+    "worker_lost",  # its worker died more often than allowed
+    "failed",  # an unexpected error, named in the message
+]
+
+
+class VolumeError(ValueError):
+    """One volume cannot be built.
+
+    The message is one line that says where, what was found, what was expected and how to mend it; `reason` is a stable
+    code that a program may read.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+    def __reduce__(self) -> tuple[type[VolumeError], tuple[Reason, str]]:
+        """Keep the reason when the error travels between processes."""
+        return type(self), (self.reason, str(self))
+
+
+class RequestError(ValueError):
+    """The request as a whole is wrong; nothing was started. The message may have several lines, one a fault."""

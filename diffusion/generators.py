@@ -1,0 +1,55 @@
+"""The one interface under which every phase generator, learned or not, stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SliceKey:
+    """Names the noise of one slice: equal keys give equal noise on every machine."""
+
+    seed: int
+    volume_id: str
+    replica: int
+    slice_index: int
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is known of the acquisition; every field may be None. `spacing_mm` is (height, width)."""
+
+    spacing_mm: tuple[float, float] | None = None
+    te_ms: float | None = None
+    field_t: float | None = None
+
+
+class PhaseGenerator(Protocol):
+    """Gives phase to magnitude slices. `nfe` is the number of network evaluations a slice costs (0 without one)."""
+
+    name: str
+    nfe: int
+
+    def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
+        """Sample unit-modulus phasors for slices of one volume.
+
+        Parameters
+        ----------
+        magnitude
+            float32 `(slice height width)`, any scale, all >= 0; the slices of one volume or a part of them.
+        keys
+            One per slice. The result of a slice depends on its own magnitude, key and conditions alone, not on the
+            other slices of the call.
+        conditions
+            Of the volume.
+
+        Returns
+        -------
+        phasor
+            complex64, same shape, `|phasor| = 1`.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Manifest CSVs: from text to validated rows, and from folders to text."""
