@@ -1,0 +1,199 @@
+"""Manifest columns, checked as they are read and held compactly: a million rows must not become a million objects."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Protocol
+
+CellFault = tuple[int, str]
+"""Position of a faulty cell within the values given, and what is wrong with it."""
+
+Value = str | int | float | None
+
+_VOLUME_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}").fullmatch
+_INTEGER = re.compile(r"[0-9]{1,9}").fullmatch
+_RESERVED = "zarr.json"
+
+
+class Column(Protocol):
+    """One column: takes the cells of a block of rows, keeps them, and tells which of them are faulty."""
+
+    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+        """Check and keep the cells. A faulty cell is kept as an empty one, so that rows stay aligned."""
+        ...
+
+    def __getitem__(self, row: int) -> Value: ...
+
+
+class TextColumn:
+    """Text in one UTF-8 buffer: 8 bytes a row and the characters themselves.
+
+    Parameters
+    ----------
+    fault_of
+        Tells what is wrong with a cell, or gives None for a good one.
+    """
+
+    def __init__(self, fault_of: Callable[[str], str | None]) -> None:
+        self._fault_of = fault_of
+        self._buffer = bytearray()
+        self._ends = array("Q", [0])
+
+    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+        """Check and keep the cells."""
+        fault_of = self._fault_of
+        faults = [(i, fault) for i, cell in enumerate(cells) if (fault := fault_of(cell)) is not None]
+        if faults:
+            bad = {i for i, _ in faults}
+            cells = ["" if i in bad else cell for i, cell in enumerate(cells)]
+        encoded = [cell.encode() for cell in cells]
+        lengths = accumulate(map(len, encoded), initial=self._ends.pop())
+        self._ends.extend(lengths)
+        self._buffer += b"".join(encoded)
+        return faults
+
+    def __getitem__(self, row: int) -> str | None:
+        return self._buffer[self._ends[row] : self._ends[row + 1]].decode() or None
+
+
+class WordColumn:
+    """A closed vocabulary: one byte a row."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        self._name = name
+        self._words = tuple(words)
+        self._codes = {word: code for code, word in enumerate(words)}
+        self._codes[""] = -1
+        self._rows = array("b")
+
+    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+        """Check and keep the cells."""
+        get = self._codes.get
+        self._rows.extend(get(cell, -1) for cell in cells)
+        if not set(cells).difference(self._codes):
+            return []
+        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell not in self._codes]
+
+    def _fault(self, cell: str) -> str:
+        near = next((word for word in self._words if word.casefold() == cell.strip().casefold()), None)
+        mend = f"write {near!r}" if near else "use one of these or leave the cell empty"
+        return f"unknown {self._name} {shown(cell)}; expected {', '.join(self._words)}; {mend}"
+
+    def __getitem__(self, row: int) -> str | None:
+        code = self._rows[row]
+        return None if code < 0 else self._words[code]
+
+
+class IntegerColumn:
+    """Whole numbers of a closed range: four bytes a row."""
+
+    def __init__(self, name: str, least: int, most: int | None = None) -> None:
+        self._name = name
+        self._least = least
+        self._most = most
+        self._rows = array("i")
+
+    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+        """Check and keep the cells."""
+        distinct = {cell: self._number(cell) for cell in set(cells)}
+        self._rows.extend(-1 if (number := distinct[cell]) is None else number for cell in cells)
+        if all(number is not None or not cell for cell, number in distinct.items()):
+            return []
+        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell and distinct[cell] is None]
+
+    def _number(self, cell: str) -> int | None:
+        cell = cell.strip()
+        if _INTEGER(cell) is None:
+            return None
+        number = int(cell)
+        return number if self._least <= number and (self._most is None or number <= self._most) else None
+
+    def _fault(self, cell: str) -> str:
+        span = f"of at least {self._least}" if self._most is None else f"from {self._least} to {self._most}"
+        return f"{self._name} is {shown(cell)}; expected a whole number {span}; write digits only or leave it empty"
+
+    def __getitem__(self, row: int) -> int | None:
+        number = self._rows[row]
+        return None if number < 0 else number
+
+
+class NumberColumn:
+    """Finite numbers, none below zero: eight bytes a row, NaN where the cell is empty."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        self._name = name
+        self._unit = unit
+        self._rows = array("d")
+
+    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+        """Check and keep the cells."""
+        distinct = {cell: self._number(cell) for cell in set(cells)}
+        self._rows.extend(distinct[cell] for cell in cells)
+        if not any(cell and math.isnan(number) for cell, number in distinct.items()):
+            return []
+        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell and math.isnan(distinct[cell])]
+
+    def _number(self, cell: str) -> float:
+        try:
+            number = float(cell)
+        except ValueError:
+            return math.nan
+        # Python reads "1_5" as 15; no spreadsheet does.
+        return number if "_" not in cell and 0 <= number < math.inf else math.nan
+
+    def _fault(self, cell: str) -> str:
+        mend = "write a decimal point" if "," in cell else "write digits only or leave it empty"
+        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, not negative; {mend}"
+
+    def __getitem__(self, row: int) -> float | None:
+        number = self._rows[row]
+        return None if math.isnan(number) else number
+
+
+def volume_id_fault(cell: str) -> str | None:
+    """Tell why a text cannot name a volume, or give None where it can."""
+    if _VOLUME_ID(cell) is not None and not cell.startswith("__") and cell.lower() != _RESERVED:
+        return None
+    if not cell:
+        return "volume_id is empty; expected a unique name; give every row one"
+    if "@" in cell:
+        return f"volume_id {shown(cell)} has an @, which is kept for replicas; expected none; use - or _ instead"
+    return (
+        f"volume_id {shown(cell)} is not allowed; expected 1 to 128 characters out of A-Z a-z 0-9 . _ -, "
+        f"no leading dot or __, not {_RESERVED}; rename it"
+    )
+
+
+def path_fault(name: str, required: bool) -> Callable[[str], str | None]:
+    """Make the check of a column of paths or URLs."""
+
+    def fault_of(cell: str) -> str | None:
+        if cell.isprintable() and (cell or not required):
+            return None
+        if not cell:
+            return f"{name} is empty; expected a file, a folder or a URL; name the source of this volume"
+        return f"{name} {shown(cell)} has control characters; expected a path or URL; look for a stray quote"
+
+    return fault_of
+
+
+def text_fault(name: str) -> Callable[[str], str | None]:
+    """Make the check of a column of free text."""
+
+    def fault_of(cell: str) -> str | None:
+        if cell.isprintable() and len(cell) <= 1024:
+            return None
+        if not cell.isprintable():
+            return f"{name} {shown(cell)} has control characters; expected one line of text; look for a stray quote"
+        return f"{name} {shown(cell)} has {len(cell)} characters; expected at most 1024; shorten it"
+
+    return fault_of
+
+
+def shown(cell: str) -> str:
+    """Quote a cell for a message: one line, not longer than a line should be."""
+    return ascii(cell) if len(cell) <= 60 else f"{cell[:57]!a}..."

@@ -1,0 +1,212 @@
+"""Reading a manifest CSV: every fault is found before anything starts, and a million rows stay small in memory."""
+
+from __future__ import annotations
+
+import csv
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from manifests.columns import (
+    Column,
+    IntegerColumn,
+    NumberColumn,
+    TextColumn,
+    WordColumn,
+    path_fault,
+    shown,
+    text_fault,
+    volume_id_fault,
+)
+from manifests.duplicates import DuplicateSearch
+from manifests.faults import Faults, ManifestError
+from manifests.manifest import UNDERSTOOD, Manifest, check_files, is_url
+from manifests.record import CONTRASTS, FORMATS, REQUIRED_COLUMNS, SPLITS
+
+__all__ = ["Manifest", "ManifestError", "check_files", "is_url", "read_manifest"]
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+_BLOCK_ROWS = 8192
+_BYTE_ORDER_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()) -> Manifest:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path
+        A CSV file, or a URL that fsspec opens.
+    keep_columns
+        Columns outside the contract that shall go on with their rows, as `ManifestRow.extra`.
+
+    Returns
+    -------
+    manifest
+        Its rows in the order of the file. Relative paths are resolved against the manifest's folder.
+
+    Raises
+    ------
+    ManifestError
+        Where anything is wrong with it: all faults at once.
+    """
+    location = os.fspath(path)
+    faults = Faults(location)
+    try:
+        with closing(_open(location)) as file:
+            manifest = _read(location, file, tuple(keep_columns), faults)
+    except OSError as error:
+        faults.add(1, f"cannot be read ({error.strerror or error}); expected a CSV file; check the path")
+        manifest = None
+    faults.raise_if_any()
+    return cast("Manifest", manifest)
+
+
+def _open(location: str) -> IO[bytes]:
+    if not is_url(location):
+        return Path(location).open("rb")
+    import fsspec
+
+    return cast("IO[bytes]", fsspec.open(location, "rb").open())
+
+
+def _read(location: str, file: Iterable[bytes], keep_columns: Sequence[str], faults: Faults) -> Manifest | None:
+    reader = csv.reader(_decoded(file, faults), strict=True, skipinitialspace=True)
+    records = _records(reader, faults)
+    header_line, header = next(records, (1, []))
+    if not header:
+        faults.add(1, "is empty; expected a header and rows; write at least the columns volume_id,path")
+        return None
+    _check_header(header_line, header, keep_columns, faults)
+    columns = {name: _column(name) for name in header if name in UNDERSTOOD or name in keep_columns}
+    lines = array("I")
+    ids = DuplicateSearch()
+    for block_lines, cells in _blocks(records, len(header), faults):
+        for name, column in columns.items():
+            for i, fault in column.extend(cells[header.index(name)]):
+                faults.add(block_lines[i], fault)
+        _check_pairs(header, block_lines, cells, faults)
+        if "volume_id" in columns:
+            ids.extend(cells[header.index("volume_id")])
+        lines.extend(block_lines)
+    if not lines and not faults.total:
+        faults.add(header_line, "has a header but no rows; expected at least one volume; add a row")
+    for second, first, name in ids.duplicates(columns["volume_id"]) if "volume_id" in columns else ():
+        faults.add(
+            lines[second],
+            f"volume_id {shown(name)} is already in line {lines[first]}; expected unique names without regard to case; "
+            "rename one of them",
+        )
+    return Manifest(location, lines, columns, keep_columns)
+
+
+def _decoded(file: Iterable[bytes], faults: Faults) -> Iterator[str]:
+    """Decode line by line, so that a fault has its line; a faulty line goes on as an empty one to keep the count."""
+    for line, raw in enumerate(file, start=1):
+        if line == 1:
+            encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
+            if encoding:
+                faults.add(1, f"is {encoding}; expected UTF-8; save the file as UTF-8")
+                return
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if b"\0" in raw:
+            faults.add(line, "has a NUL byte; expected UTF-8 text; the file may be damaged or no CSV at all")
+            yield "\n"
+            continue
+        try:
+            yield raw.decode()
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{raw[error.start]:02x} at position {error.start}"
+            faults.add(line, f"{found} is not UTF-8; expected UTF-8; save the file as UTF-8")
+            yield "\n"
+
+
+def _records(reader: Reader, faults: Faults) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line at which each record starts, and its fields; blank lines are no records."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.add(line, f"is not CSV ({error}); expected comma-separated, quoted fields; look for a stray quote")
+            continue
+        if record:
+            yield line, record
+
+
+def _blocks(
+    records: Iterator[tuple[int, list[str]]], num_fields: int, faults: Faults
+) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
+    """Yield the lines and the columns of blocks of records: checks on columns cost a tenth of checks on cells."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    for line, record in records:
+        if len(record) != num_fields:
+            faults.add(
+                line, f"has {len(record)} fields; expected {num_fields} like the header; quote fields with commas"
+            )
+            continue
+        lines.append(line)
+        rows.append(record)
+        if len(rows) == _BLOCK_ROWS:
+            yield lines, list(zip(*rows, strict=True))
+            lines, rows = [], []
+    if rows:
+        yield lines, list(zip(*rows, strict=True))
+
+
+def _check_header(line: int, header: list[str], keep_columns: Sequence[str], faults: Faults) -> None:
+    header[:] = [name.strip() for name in header]
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        faults.add(line, f"has one column {shown(header[0])}; expected commas between columns; save with commas")
+        return
+    for name in (*REQUIRED_COLUMNS, *keep_columns):
+        if name in header:
+            continue
+        near = next((other for other in header if other.casefold() == name.casefold()), None)
+        mend = f"rename {shown(near)}" if near else "add it" if name in REQUIRED_COLUMNS else "add it or keep others"
+        faults.add(line, f"column {name!r} is missing; expected it in the header; {mend}")
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
+        faults.add(line, f"column {shown(name)} stands {header.count(name)} times; expected once; remove or rename one")
+
+
+def _column(name: str) -> Column:
+    match name:
+        case "volume_id":
+            return TextColumn(volume_id_fault)
+        case "path" | "phase" | "kspace" | "segmentation":
+            return TextColumn(path_fault(name, required=name == "path"))
+        case "format":
+            return WordColumn(name, FORMATS)
+        case "contrast":
+            return WordColumn(name, CONTRASTS)
+        case "split":
+            return WordColumn(name, SPLITS)
+        case "field_t":
+            return NumberColumn(name, "tesla")
+        case "te_ms":
+            return NumberColumn(name, "milliseconds")
+        case "slice_axis":
+            return IntegerColumn(name, 0, 2)
+        case "echo" | "frame":
+            return IntegerColumn(name, 0)
+        case "replicas" | "num_slices" | "height" | "width":
+            return IntegerColumn(name, 1)
+        case _:
+            return TextColumn(text_fault(name))
+
+
+def _check_pairs(header: list[str], lines: list[int], cells: list[tuple[str, ...]], faults: Faults) -> None:
+    """A row takes its real phase from one place."""
+    if "phase" not in header or "kspace" not in header:
+        return
+    for line, phase, kspace in zip(lines, cells[header.index("phase")], cells[header.index("kspace")], strict=True):
+        if phase and kspace:
+            faults.add(line, "names phase and kspace; expected one of them; empty the other cell")

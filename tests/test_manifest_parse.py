@@ -1,0 +1,200 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from manifests.manifest import check_files
+from manifests.parse import ManifestError, read_manifest
+from manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(content: str | bytes) -> Path:
+        path = tmp_path / "m.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_text
+
+
+def faults_of(path, keep_columns=()):
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, keep_columns)
+    prefix = f"{path}:"
+    assert all(fault.startswith(prefix) and "\n" not in fault for fault in caught.value.faults)
+    return [fault.removeprefix(prefix) for fault in caught.value.faults]
+
+
+def test_every_understood_column_reaches_its_field(write, tmp_path):
+    cells = {
+        "volume_id": "a-1_B.c", "path": "x/../y.nii.gz", "format": "nifti", "subject_id": "s1", "split": "val",
+        "anatomy": "brain", "contrast": "T2star", "field_t": "2.89", "te_ms": "4.6", "slice_axis": "2",
+        "series": "1.2.3",
+        "echo": "2", "frame": "0", "dataset": "/group/data", "phase": "p.nii", "kspace": "", "segmentation": "s.nii",
+        "replicas": "3", "num_slices": "20", "height": "256", "width": "192", "licence": "CC0",
+        "source": "here",
+    }  # fmt: skip
+    assert set(cells) == set(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)
+    manifest = read_manifest(write(f"{','.join(cells)}\n{','.join(cells.values())}\n"))
+    assert manifest[0] == ManifestRow(
+        line=2, volume_id="a-1_B.c", path=str(tmp_path / "y.nii.gz"), format="nifti", subject_id="s1", split="val",
+        anatomy="brain", contrast="T2star", field_t=2.89, te_ms=4.6, slice_axis=2, series="1.2.3", echo=2, frame=0,
+        dataset="/group/data", phase=str(tmp_path / "p.nii"), kspace=None,
+        segmentation=str(tmp_path / "s.nii"), replicas=3,
+        num_slices=20, height=256, width=192, licence="CC0", source="here", extra=(),
+    )  # fmt: skip
+
+
+def test_empty_cells_and_absent_columns_are_none_and_format_is_auto(write, tmp_path):
+    row = read_manifest(write("volume_id,path,format,echo,te_ms,split\na,b,,,,\n"))[0]
+    assert row == ManifestRow(line=2, volume_id="a", path=str(tmp_path / "b"))
+
+
+def test_byte_order_mark_crlf_quotes_and_blank_lines(write, tmp_path):
+    text = '\ufeffpath,volume_id,note\r\n\r\n"a, b/ü.nii",x,"said ""so"""\r\n"c.nii",y,"two\r\nlines"\r\nd,z,\r\n'
+    manifest = read_manifest(write(text))
+    assert [(row.line, row.volume_id, row.path) for row in manifest] == [
+        (3, "x", str(tmp_path / "a, b" / "ü.nii")),
+        (4, "y", str(tmp_path / "c.nii")),
+        (6, "z", str(tmp_path / "d")),
+    ]
+
+
+def test_urls_and_absolute_paths_stay(write):
+    manifest = read_manifest(write("volume_id,path\na,s3://bucket/../x.nii\nb,/data/x\nc,memory://y\n"))
+    assert [row.path for row in manifest] == ["s3://bucket/../x.nii", "/data/x", "memory://y"]
+
+
+def test_relative_manifest_gives_absolute_paths(write, monkeypatch):
+    monkeypatch.chdir(write("volume_id,path\na,b/c\n").parent)
+    assert read_manifest("m.csv")[0].path == str(Path.cwd() / "b" / "c")
+
+
+def test_sequence_behaviour(write):
+    manifest = read_manifest(write("volume_id,path\n" + "".join(f"v{i},p\n" for i in range(5))))
+    assert len(manifest) == 5
+    assert manifest[-1] == manifest[4] == list(manifest)[4]
+    assert [row.volume_id for row in manifest[1:3]] == ["v1", "v2"]
+    with pytest.raises(IndexError):
+        manifest[5]
+    assert pickle.loads(pickle.dumps(manifest[2])) == manifest[2]  # noqa: S301
+
+
+def test_all_faults_at_once_in_the_order_of_lines(write):
+    text = (
+        "volume_id,path,format,contrast,field_t,slice_axis,echo,split,replicas\n"
+        "../x,p,nifti,T1,3,0,1,train,1\n"  # 2: id
+        "Abc,p,nrrd,t1,fast,3,-1,dev,0\n"  # 3: seven cells
+        "aBC,,nifti,T1,,,,,\n"  # 4: duplicate, empty path
+        "ok,p,nifti\n"  # 5: ragged
+        "fine,p,nifti,T1,nan,1.0,1e1,train,2\n"  # 6: three cells
+    )
+    faults = faults_of(write(text))
+    assert [int(fault.split(":")[0]) for fault in faults] == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 6, 6]
+    joined = "\n".join(faults)
+    for part in (
+        "volume_id '../x' is not allowed; expected 1 to 128 characters",
+        "unknown format 'nrrd'; expected auto, dicom, nifti, hdf5, npy",
+        "unknown contrast 't1'; expected T1, T2,",
+        "write 'T1'",
+        "field_t is 'fast'; expected a number of tesla",
+        "slice_axis is '3'; expected a whole number from 0 to 2",
+        "echo is '-1'; expected a whole number of at least 0",
+        "unknown split 'dev'; expected train, val, test",
+        "replicas is '0'; expected a whole number of at least 1",
+        "4: volume_id 'aBC' is already in line 3",
+        "4: path is empty",
+        "5: has 3 fields; expected 9",
+        "6: field_t is 'nan'",
+        "6: slice_axis is '1.0'",
+        "6: echo is '1e1'",
+    ):
+        assert part in joined
+
+
+@pytest.mark.parametrize("name", ["a", "A.b_c-d", "9", "-x", "_x", "a" * 128, "zarr.jsonx"])
+def test_allowed_ids(write, name):
+    assert read_manifest(write(f"volume_id,path\n{name},p\n"))[0].volume_id == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".a", "__a", "a/b", "a b", "a" * 129, "zarr.json", "ZARR.json", "ä", "a@1", "../x", "a\\b", '"a\n"', "a:b"],
+)
+def test_refused_ids(write, name):
+    (fault,) = faults_of(write(f"volume_id,path\n{name},p\n"))
+    assert fault.startswith("2: volume_id")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "1: is empty"),
+        (b"volume_id,path\n", "1: has a header but no rows"),
+        (b"\n\nvolume_id,path\n\n", "3: has a header but no rows"),
+        (b"volume_id;path\na;b\n", "1: has one column 'volume_id;path'; expected commas"),
+        (b"volume_id\na\n", "1: column 'path' is missing"),
+        (b"Volume_ID,path\na,b\n", "1: column 'volume_id' is missing; expected it in the header; rename 'Volume_ID'"),
+        (b"volume_id,path,path\na,b,c\n", "1: column 'path' stands 2 times"),
+        (b"volume_id,path\na,\xe9\n", "2: byte 0xe9 at position 2 is not UTF-8"),
+        (b"volume_id,path\na,b\0\n", "2: has a NUL byte"),
+        ("volume_id,path\na,b\n".encode("utf-16"), "1: is UTF-16"),
+        (b'volume_id,path\na,"b"c\n', "2: is not CSV"),
+        (b'volume_id,path\na,"b\nc,d\n', "2: is not CSV"),
+        (b"volume_id,path,te_ms\na,b,\"1,5\"\n", "write a decimal point"),
+        (b"volume_id,path,te_ms\na,b,1_5\n", "2: te_ms is '1_5'"),
+        (b"volume_id,path,phase,kspace\na,b,c,d\n", "2: names phase and kspace"),
+    ],
+)  # fmt: skip
+def test_one_fault(write, content, expected):
+    assert expected in "\n".join(faults_of(write(content)))
+
+
+def test_a_missing_manifest_is_a_request_error(tmp_path):
+    (fault,) = faults_of(tmp_path / "none.csv")
+    assert "cannot be read" in fault
+
+
+def test_unknown_columns_are_ignored_unless_kept(write):
+    path = write("volume_id,path,site,scanner,rank\na,b,north,x,1\nc,d,,y,2\n")
+    assert [row.extra for row in read_manifest(path)] == [(), ()]
+    kept = read_manifest(path, ("rank", "site"))
+    assert [row.extra for row in kept] == [(("rank", "1"), ("site", "north")), (("rank", "2"), ("site", ""))]
+    (fault,) = faults_of(path, ["colour"])
+    assert "column 'colour' is missing" in fault
+
+
+def test_the_printed_list_is_short_and_the_total_is_kept(write):
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(write("volume_id,path\n" + "a b,p\n" * 3000))
+    error = caught.value
+    assert (error.total, len(error.faults)) == (3000, 1000)
+    assert str(error).count("\n") == 50
+    assert str(error).endswith("... and 2950 more faults")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (again.faults, again.total) == (error.faults, error.total)
+
+
+def test_faults_name_their_lines_far_behind_the_first_block(write):
+    rows = [f"v{i},p{i}" for i in range(100_000)]
+    rows[90_000] = "V7,again"
+    rows[95_000] = "x/y,p"
+    faults = faults_of(write("volume_id,path\n" + "\n".join(rows) + "\n"))
+    assert [fault.split(";")[0] for fault in faults] == [
+        "90002: volume_id 'V7' is already in line 9",
+        "95002: volume_id 'x/y' is not allowed",
+    ]
+    rows[90_000], rows[95_000] = "w,again", "x,p"
+    manifest = read_manifest(write("volume_id,path\n" + "\n".join(rows) + "\n"))
+    assert (len(manifest), manifest[99_999].volume_id, manifest[90_000].path[-5:]) == (100_000, "v99999", "again")
+
+
+def test_check_files_lists_what_is_not_there(write, tmp_path):
+    (tmp_path / "here.nii").touch()
+    path = write("volume_id,path,phase\na,here.nii,\nb,gone.nii,here.nii\nc,here.nii,gone-too.nii\n")
+    lines = check_files(read_manifest(path))
+    assert [line.split(";")[0] for line in lines] == [
+        f"{path}:3: path {tmp_path / 'gone.nii'} is not there",
+        f"{path}:4: phase {tmp_path / 'gone-too.nii'} is not there",
+    ]
