@@ -1,0 +1,128 @@
+"""Real complex slices as training batches, with physical augmentation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment.volume import Volume
+from diffusion.fourier import fft2c, ifft2c, resize_kspace
+from diffusion.training import Batch
+
+CROP_SIZES = (48, 64, 80, 96, 112, 128)
+
+
+@dataclass(frozen=True)
+class TrainingSlice:
+    """One complex slice `(height width)` with what is known of it; NaN where not known."""
+
+    image: Tensor
+    spacing_mm: tuple[float, float]
+    te_ms: float
+    field_t: float
+
+
+def slices_of(volume: Volume) -> list[TrainingSlice]:
+    """The slices of a volume with real phase that hold signal.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
+    """
+    if volume.phase is None:
+        raise ValueError("the volume has no phase; a training row needs a `phase` or `kspace` column")
+    image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+    te_ms = volume.te_ms if volume.te_ms is not None else math.nan
+    field_t = volume.field_t if volume.field_t is not None else math.nan
+    spacing = volume.spacing_mm[1:]
+    return [TrainingSlice(one, spacing, te_ms, field_t) for one in image if bool((one.abs() > 0).any())]
+
+
+class TrainingSlices:
+    """Batches of augmented slices, each a function of the seed and the step alone.
+
+    A batch holds slices of one size, as many as fit into `pixels`.
+    """
+
+    def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int) -> None:
+        if not slices:
+            raise ValueError("no slice to train on")
+        self.slices, self.pixels, self.seed = slices, pixels, seed
+        self.by_size: dict[tuple[int, int], list[int]] = {}
+        for index, one in enumerate(slices):
+            height, width = one.image.shape
+            self.by_size.setdefault((height, width), []).append(index)
+
+    def __call__(self, step: int) -> Batch:
+        """Draw the batch of a step."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        first = self.slices[random.integers(len(self.slices))]
+        height, width = first.image.shape
+        alike = self.by_size[height, width]
+        coarse = min(first.spacing_mm) < 2.0 and random.random() < 0.3
+        if coarse:
+            scale = random.uniform(0.5, 0.8)
+            height, width = (2 * round(size * scale / 2) for size in (height, width))
+        crop = _crop_size(random, height, width) if random.random() < 0.3 else None
+        size = crop or (height, width)
+        count = max(1, min(32, self.pixels // (size[0] * size[1])))
+        turned = bool(random.random() < 0.5)
+        rows = [
+            augment_slice(self.slices[random.choice(alike)], random, (height, width) if coarse else None, crop, turned)
+            for _ in range(count)
+        ]
+        images, conditions = zip(*rows, strict=True)
+        return Batch(torch.stack(images), torch.stack(conditions))
+
+
+def augment_slice(
+    one: TrainingSlice,
+    random: np.random.Generator,
+    coarse: tuple[int, int] | None,
+    crop: tuple[int, int] | None,
+    turned: bool,
+) -> tuple[Tensor, Tensor]:
+    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation.
+
+    Returns the complex image `(height width)` and its conditions `(4)`.
+    """
+    image, (dy, dx) = one.image, one.spacing_mm
+    if coarse is not None:
+        dy, dx = dy * image.shape[0] / coarse[0], dx * image.shape[1] / coarse[1]
+        image = ifft2c(resize_kspace(fft2c(image), *coarse))
+    if crop is not None:
+        image = _crop_with_signal(image, crop, random)
+    if random.random() < 0.5:
+        image = image.flip(-2)
+    if random.random() < 0.5:
+        image = image.flip(-1)
+    if turned:
+        image, dy, dx = image.transpose(-2, -1), dx, dy
+    if random.random() < 0.5:
+        image = image.conj().resolve_conj()
+    return image, torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
+
+
+def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[int, int] | None:
+    sizes = [size for size in CROP_SIZES if size <= min(height, width)]
+    if not sizes:
+        return None
+    size = int(random.choice(sizes))
+    return size, size
+
+
+def _crop_with_signal(image: Tensor, crop: tuple[int, int], random: np.random.Generator) -> Tensor:
+    """A random crop; where it is mostly air, another is tried, a few times."""
+    floor = 0.05 * float(image.abs().amax())
+    for _ in range(8):
+        top = int(random.integers(image.shape[0] - crop[0] + 1))
+        left = int(random.integers(image.shape[1] - crop[1] + 1))
+        part = image[top : top + crop[0], left : left + crop[1]]
+        if float((part.abs() > floor).float().mean()) > 0.3:
+            break
+    return part

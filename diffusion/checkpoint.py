@@ -1,0 +1,119 @@
+"""Checkpoints: weights as safetensors, and a JSON model card that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from diffusion.network import ComplexUNet, NetworkConfig
+
+PROCESSES = ("flow",)
+_WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says which, why and what was expected."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what a sampler must know of it.
+
+    `gauge` holds measured linear phases of the training volumes, `(count 3)`: TE in ms (NaN where not known), ramp
+    along height and width in rad/mm. `sha256` is that of the weights file and the card together. `card` is the whole
+    model card.
+    """
+
+    network: ComplexUNet
+    process: str
+    gauge: torch.Tensor
+    sha256: str
+    card: dict[str, Any]
+
+
+def default_checkpoint() -> Path | None:
+    """The weights that ship with the package, or None where there are none."""
+    path = _WEIGHTS_FOLDER / "default.safetensors"
+    return path if path.exists() else None
+
+
+def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:
+    """Write `path` (safetensors) and the card beside it (`.json`).
+
+    Architecture and process are put into the card; what else it says is the caller's matter.
+    """
+    card = {"format": 1, "process": "flow", "network": asdict(network.config)} | card
+    tensors = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors | {"gauge": gauge.to(torch.float32).contiguous()}, path)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check that it is whole, known and finite.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing or corrupt, process or architecture is not known, weights do not fit or are not finite.
+    """
+    card_path = path.with_suffix(".json")
+    for part in (path, card_path):
+        if not part.is_file():
+            raise CheckpointError(f"{part}: no such file; a checkpoint is NAME.safetensors with NAME.json beside it")
+    card = _read_card(card_path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); get the file again") from error
+    network = ComplexUNet(_network_config(card, card_path))
+    gauge = tensors.pop("gauge", None)
+    if gauge is None or gauge.ndim != 2 or gauge.shape[1] != 3 or not len(gauge):
+        raise CheckpointError(f"{path}: no tensor 'gauge' of shape (count, 3); expected one written by phasegen train")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(f"{path}: weights do not fit the architecture in {card_path.name}:{first[0]}") from error
+    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if bad or not bool(torch.isfinite(gauge[:, 1:]).all()):
+        raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
+    network.requires_grad_(False).eval()
+    return Checkpoint(network, card["process"], gauge, _digest(path, card_path), card)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); get the file again") from error
+    if not isinstance(card, dict) or card.get("format") != 1:
+        raise CheckpointError(f"{path}: not a model card of format 1")
+    if card.get("process") not in PROCESSES:
+        raise CheckpointError(f"{path}: process {card.get('process')!r}; expected one of {', '.join(PROCESSES)}")
+    return card
+
+
+def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
+    fields = card.get("network")
+    try:
+        if not isinstance(fields, dict):
+            raise TypeError("no object 'network'")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return NetworkConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: unknown architecture ({error})") from error
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""Flow matching in the complex plane, from a random phase to a real one at the same magnitude.
+
+With `x_0 = w exp(i psi)`, psi independent and uniform, and `x_1 = w exp(i phase)`, the path is
+`x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
+same modulus `w`, a compressed magnitude, so nothing is transported radially at the ends and air stays air.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusion.layers import to_real
+from diffusion.network import ComplexUNet
+
+COMPRESSION = 0.15
+
+
+def compress_magnitude(magnitude: Tensor) -> Tensor:
+    """The modulus `w` of the flow: the magnitude over its 99th percentile, compressed so that weak tissue counts.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(*batch height width)`, >= 0.
+
+    Returns
+    -------
+    weight
+        Same shape, 0 in empty pixels, about 1 in bright ones; all zero for an empty slice.
+    """
+    flat = magnitude.flatten(-2)
+    rank = max(int(0.99 * flat.shape[-1]), 1)
+    reference = flat.kthvalue(rank, dim=-1).values[..., None, None]
+    # a slice with signal in less than a hundredth of its pixels has no such percentile
+    reference = torch.where(reference > 0, reference, flat.amax(dim=-1)[..., None, None])
+    relative = magnitude / torch.where(reference > 0, reference, torch.ones_like(reference))
+    return compress(relative.clamp(max=4.0))
+
+
+def compress(relative: Tensor) -> Tensor:
+    """Compress magnitudes that are relative to a bright one: 0 to 0, 1 to 1, steep for weak tissue."""
+    return relative * (1.0 + COMPRESSION) / (relative + COMPRESSION)
+
+
+def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+    """The path: `(1 - t) x_0 + t x_1`, with `t` of shape `(batch)`."""
+    time = t[:, None, None, None]
+    return (1.0 - time) * x_0 + time * x_1
+
+
+def predict_x_1(
+    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
+) -> Tensor:
+    """Estimate the end of the path.
+
+    The network's input and output are scaled to unit size for every t, as Karras et al. (arXiv 2206.00364, section 5)
+    do for diffusion: with D = t^2 + (1 - t)^2, `x_1 = t / D x_t + (1 - t) / sqrt(D) F(x_t / sqrt(D))`.
+
+    Parameters
+    ----------
+    network
+        The predictor F.
+    x_t, weight
+        Real blocks `(batch 2 height width)`; the imaginary part of `weight` is zero.
+    t
+        `(batch)`.
+    conditions
+        `(batch 4)`.
+
+    Returns
+    -------
+    x_1
+        `(batch 2 height width)`.
+    """
+    return _mix(_residual(network, x_t, weight, t, conditions), x_t, t)
+
+
+def _power(t: Tensor) -> Tensor:
+    return (t.square() + (1.0 - t).square())[:, None, None, None]
+
+
+def _residual(
+    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
+) -> Tensor:
+    result: Tensor = network(x_t * _power(t).rsqrt(), weight, t, conditions)
+    return result.float()
+
+
+def _mix(residual: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    time, power = t[:, None, None, None], _power(t)
+    return time / power * x_t + (1.0 - time) * power.rsqrt() * residual
+
+
+def flow_loss(
+    network: ComplexUNet | Callable[..., Tensor],
+    x_0: Tensor,
+    x_1: Tensor,
+    weight: Tensor,
+    t: Tensor,
+    conditions: Tensor,
+) -> Tensor:
+    """Mean squared error of the velocity, `(batch)`, relative to the mean power of the target."""
+    x_t = interpolate(x_0, x_1, t)
+    residual = _residual(network, x_t, weight, t, conditions)
+    # the velocity is (2 t - 1) / D x_t + F / sqrt(D), so its error is that of F over sqrt(D)
+    time, power = t[:, None, None, None], _power(t)
+    velocity = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
+    error = (velocity - (x_1 - x_0)).square().mean(dim=(1, 2, 3))
+    return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
+
+
+def time_grid(steps: int) -> list[float]:
+    """The times of the evaluations: `steps` points from 0, evenly spaced, the end excluded."""
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: expected at least 1")
+    return [index / steps for index in range(steps)]
+
+
+@torch.no_grad()
+def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """Integrate the flow with Euler steps over `times`; the last step lands on the estimated end.
+
+    Parameters
+    ----------
+    network
+        The predictor.
+    x_0
+        The source, complex64 `(batch 1 height width)`.
+    weight
+        Compressed magnitude, float32 `(batch 1 height width)`.
+    times
+        Increasing, the first 0, all below 1; one network evaluation each.
+    conditions
+        `(batch 4)`.
+
+    Returns
+    -------
+    x_1
+        Real blocks `(batch 2 height width)`.
+    """
+    x_t = to_real(x_0)
+    condition = torch.cat((weight, torch.zeros_like(weight)), dim=1)
+    for here, there in zip(times, [*times[1:], 1.0], strict=True):
+        t = torch.full((x_t.shape[0],), here, device=x_t.device)
+        x_1 = predict_x_1(network, x_t, condition, t, conditions)
+        # along the straight line from x_t to the estimated end; (1 - there) / (1 - here) of the way is left
+        left = (1.0 - there) / (1.0 - here)
+        x_t = x_1 + left * (x_t - x_1)
+    return x_t

@@ -1,0 +1,43 @@
+"""The gauge of a phase: its global value and linear ramp, which say nothing of the anatomy.
+
+Global phase is arbitrary and a linear ramp is a shift of the echo in k-space. Training targets have both removed;
+sampling multiplies a gauge drawn from those of the training data back in.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def estimate_ramp(image: Tensor) -> Tensor:
+    """Estimate the linear phase from the complex lag-1 correlation.
+
+    Parameters
+    ----------
+    image
+        Complex images, `(*batch height width)`; their squared modulus is the weight.
+
+    Returns
+    -------
+    ramp
+        float32 `(*batch 2)`: radians per pixel along height and along width.
+    """
+    rows = (image[..., 1:, :] * image[..., :-1, :].conj()).sum(dim=(-2, -1))
+    columns = (image[..., :, 1:] * image[..., :, :-1].conj()).sum(dim=(-2, -1))
+    return torch.stack((rows.angle(), columns.angle()), dim=-1)
+
+
+def ramp_phasor(ramp: Tensor, height: int, width: int) -> Tensor:
+    """Phasors `exp(i (ramp . position))`, position counted from the centre, complex64 `(*batch height width)`."""
+    y = torch.arange(height, dtype=torch.float32, device=ramp.device) - height // 2
+    x = torch.arange(width, dtype=torch.float32, device=ramp.device) - width // 2
+    angle = ramp[..., 0, None, None] * y[:, None] + ramp[..., 1, None, None] * x
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def fix_gauge(image: Tensor) -> Tensor:
+    """Remove the linear and then the global phase of complex images `(*batch height width)`."""
+    flat = image * ramp_phasor(estimate_ramp(image), *image.shape[-2:]).conj()
+    mean = (flat * flat.abs()).sum(dim=(-2, -1), keepdim=True)
+    return flat * torch.polar(torch.ones_like(mean.real), -mean.angle())

@@ -1,0 +1,97 @@
+"""Complex-valued layers, computed as real ones.
+
+A complex tensor of C channels is held as a real tensor of 2 C channels: first the real parts, then the imaginary ones.
+A complex convolution is then one real convolution with the block weight `[[Wr, -Wi], [Wi, Wr]]`, which is one kernel
+call where native complex64 needs several.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def to_real(image: Tensor) -> Tensor:
+    """Complex `(batch channel height width)` to real `(batch 2*channel height width)`."""
+    return torch.cat((image.real, image.imag), dim=1)
+
+
+def to_complex(channels: Tensor) -> Tensor:
+    """Real `(batch 2*channel height width)` to complex `(batch channel height width)`."""
+    real, imag = channels.float().chunk(2, dim=1)
+    return torch.complex(real.contiguous(), imag.contiguous())
+
+
+class ComplexConv2d(nn.Module):
+    """Convolve complex channels with complex weights.
+
+    The weight is `weight_real + 1j * weight_imag`, each `(out_channels in_channels kernel kernel)`; the bias is held as
+    `2 * out_channels` real numbers, the real parts first.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> None:
+        super().__init__()
+        shape = (out_channels, in_channels, kernel, kernel)
+        bound = gain * math.sqrt(3.0 / (2.0 * in_channels * kernel * kernel))
+        self.weight_real = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.weight_imag = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(2 * out_channels))
+        self.stride, self.padding = stride, kernel // 2
+
+    def block_weight(self) -> Tensor:
+        """The real weight `(2*out_channels 2*in_channels kernel kernel)` of the equivalent real convolution."""
+        upper = torch.cat((self.weight_real, -self.weight_imag), dim=1)
+        lower = torch.cat((self.weight_imag, self.weight_real), dim=1)
+        return torch.cat((upper, lower), dim=0)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
+        return functional.conv2d(channels, self.block_weight(), self.bias, self.stride, self.padding)
+
+
+class ComplexNorm(nn.Module):
+    """Divide groups of complex channels by their root mean square modulus, then scale and shift as conditioned.
+
+    No mean is subtracted and no statistics are kept: the result of a slice depends on that slice alone, and the phase
+    passes unchanged.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int, embedding: int) -> None:
+        super().__init__()
+        self.num_groups = num_groups
+        self.gain = nn.Parameter(torch.ones(num_channels))
+        self.modulation = nn.Linear(embedding, 3 * num_channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
+        """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
+        batch, doubled = channels.shape[:2]
+        power = channels.float().square().mean(dim=(2, 3))  # (batch 2*channel)
+        grouped = power.reshape(batch, 2, self.num_groups, -1).mean(dim=(1, 3)) * 2.0  # mean |z|^2 of each group
+        inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // 2 // self.num_groups, dim=1)
+        gain, shift_real, shift_imag = self.modulation(embedding).float().chunk(3, dim=1)
+        factor = (inverse * self.gain * (1.0 + gain)).repeat(1, 2)
+        shift = torch.cat((shift_real, shift_imag), dim=1)
+        return channels * factor.to(channels.dtype)[..., None, None] + shift.to(channels.dtype)[..., None, None]
+
+
+def complex_silu(channels: Tensor) -> Tensor:
+    """Gate complex channels by their real part: `z * sigmoid(Re z)`, which on real numbers is SiLU."""
+    real, imag = channels.chunk(2, dim=1)
+    gate = torch.sigmoid(real)
+    return torch.cat((real * gate, imag * gate), dim=1)
+
+
+def fold_patches(channels: Tensor, patch: int) -> Tensor:
+    """Gather patches into channels, `(batch c height width)` to `(batch c*patch^2 height/patch width/patch)`."""
+    folded: Tensor = functional.pixel_unshuffle(channels, patch)
+    return folded
+
+
+def unfold_patches(channels: Tensor, patch: int) -> Tensor:
+    """Undo `fold_patches`."""
+    return functional.pixel_shuffle(channels, patch)

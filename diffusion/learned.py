@@ -1,0 +1,106 @@
+"""The learned phase generator: tiles, source noise, flow, gauge, and the noise of air."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint import Checkpoint
+from diffusion.flow import compress, compress_magnitude, sample_flow, time_grid
+from diffusion.gauge import ramp_phasor
+from diffusion.generators import Conditions, SliceKey
+from diffusion.grid import from_grid, grid_size, to_grid
+from diffusion.layers import to_complex
+from diffusion.noise import Stream, random_phasor, uniform, volume_key
+from diffusion.training import pad_to_multiple
+
+DEFAULT_STEPS = 4
+GPU_TILE = 16
+NOISE_FLOOR = float(compress(torch.tensor(0.003)))
+"""Weight of the random phase of air: that of a magnitude of 0.3 % of the slice's 99th percentile."""
+
+
+class FlowGenerator:
+    """Samples phase by flow matching.
+
+    The network is called in tiles: one slice on CPU (with one thread), `GPU_TILE` slices on a GPU, the last tile filled
+    up with empty ones. So the bytes of a slice do not depend on how many slices are asked for.
+    """
+
+    name = "diffusion"
+
+    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
+        self.times = time_grid(DEFAULT_STEPS if steps is None else steps)
+        self.nfe = len(self.times)
+        self.device = torch.device(device)
+        self.tile = 1 if self.device.type == "cpu" else GPU_TILE
+        self.gauge = checkpoint.gauge
+        self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
+        """Sample phasors; see `diffusion.generators.PhaseGenerator`."""
+        parts = []
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)  # convolutions may differ in the last bits with another number
+        try:
+            for start in range(0, len(keys), self.tile):
+                part = slice(start, start + self.tile)
+                parts.append(self._sample_tile(magnitude[part].to(self.device), keys[part], conditions))
+        finally:
+            torch.set_num_threads(threads)
+        return torch.cat(parts).to(magnitude.device)
+
+    def _sample_tile(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
+        height, width = magnitude.shape[-2:]
+        grid = grid_size(height, width, conditions.spacing_mm)
+        weight = compress_magnitude(to_grid(magnitude, *grid))
+        source = torch.stack([random_phasor(key, Stream.SOURCE, *grid, device=self.device) for key in keys])
+        x_1 = self._flow(weight * source, weight, self._conditions(conditions, (height, width), grid))
+        image = from_grid(x_1, height, width)
+        floor = torch.stack([random_phasor(key, Stream.FLOOR, height, width, device=self.device) for key in keys])
+        image = image + NOISE_FLOOR * floor
+        ramp = self._ramp(keys[0], conditions)
+        phase_0 = 2.0 * math.pi * float(uniform(volume_key(keys[0]), Stream.GAUGE, 1)[0])
+        image = image * ramp_phasor(ramp.to(self.device), height, width)
+        return _unit(image * complex(math.cos(phase_0), math.sin(phase_0)))
+
+    def _flow(self, x_0: Tensor, weight: Tensor, conditions: Tensor) -> Tensor:
+        """Pad to the tile's size, sample, crop: complex64 `(slice height width)`."""
+        count, height, width = x_0.shape
+        multiple = self.network.config.multiple
+        fill = self.tile - count
+        x_0, weight = (
+            torch.nn.functional.pad(pad_to_multiple(x, multiple), (0, 0, 0, 0, 0, fill))[:, None] for x in (x_0, weight)
+        )
+        result = sample_flow(self.network, x_0, weight, self.times, conditions.expand(self.tile, -1))
+        return to_complex(result)[:count, 0, :height, :width]
+
+    def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """`(1 4)`: grid spacing in mm, TE, field strength; NaN where not known."""
+        spacing = conditions.spacing_mm or (math.nan, math.nan)
+        steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
+        rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
+        return torch.tensor([steps + rest], dtype=torch.float32, device=self.device)
+
+    def _ramp(self, key: SliceKey, conditions: Conditions) -> Tensor:
+        """Draw the volume's linear phase in radians per pixel, from training volumes of a similar TE where known."""
+        pool = self.gauge
+        if conditions.te_ms is not None and conditions.te_ms > 0:
+            near = (torch.log(pool[:, 0] / conditions.te_ms).abs() < math.log(2.0)).nonzero()[:, 0]
+            pool = pool[near] if len(near) >= 8 else pool
+        draws = uniform(volume_key(key), Stream.GAUGE, 4)[1:].tolist()
+        ramp = pool[int(draws[0] * len(pool)), 1:].clone()
+        signs = torch.tensor([1.0 if draw < 0.5 else -1.0 for draw in draws[1:]])
+        spacing = torch.tensor(conditions.spacing_mm or (1.5, 1.5))
+        return ramp * signs * spacing
+
+
+def _unit(image: Tensor) -> Tensor:
+    """Project on the unit circle; exact zeros become 1."""
+    modulus = image.abs()
+    safe = torch.where(modulus > 0, modulus, torch.ones_like(modulus))
+    return torch.where(modulus > 0, image / safe, torch.ones_like(image))

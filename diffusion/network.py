@@ -1,0 +1,162 @@
+"""`ComplexUNet`: the complex-valued residual U-Net that all processes share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion.layers import ComplexConv2d, ComplexNorm, complex_silu, fold_patches, unfold_patches
+
+NUM_CONDITIONS = 4
+"""Spacing along height and width in mm, echo time in ms, field strength in T."""
+_TYPICAL = (2.0, 2.0, 5.0, 3.0)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The architecture; stored with every checkpoint.
+
+    `channels` are complex channels from the finest level to the coarsest; `patch` pixels a side are folded into
+    channels before the first level; `blocks` residual blocks stand at each level of either side.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+    blocks: int = 2
+    patch: int = 2
+    groups: int = 4
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(count < 1 or count % self.groups for count in self.channels):
+            raise ValueError(f"channels {self.channels}: expected multiples of groups = {self.groups}")
+        if min(self.blocks, self.patch, self.embedding) < 1:
+            raise ValueError("blocks, patch and embedding: expected at least 1")
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the input must be multiples of this."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised, conditioned, gated complex convolutions beside a skip."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.norm_1 = ComplexNorm(in_channels, config.groups, config.embedding)
+        self.conv_1 = ComplexConv2d(in_channels, out_channels, 3)
+        self.norm_2 = ComplexNorm(out_channels, config.groups, config.embedding)
+        self.conv_2 = ComplexConv2d(out_channels, out_channels, 3, gain=0.1)
+        self.skip = nn.Identity() if in_channels == out_channels else ComplexConv2d(in_channels, out_channels, 1)
+
+    def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
+        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height width)`."""
+        hidden = self.conv_1(complex_silu(self.norm_1(channels, embedding)))
+        hidden = self.conv_2(complex_silu(self.norm_2(hidden, embedding)))
+        result: Tensor = self.skip(channels) + hidden
+        return result
+
+
+class ComplexUNet(nn.Module):
+    """Predict a complex image from a noisy one and a magnitude.
+
+    Inputs and output are real-block tensors (see `diffusion.layers`): two complex input channels (noisy image,
+    magnitude), one complex output channel.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels, widths = config.patch**2, config.channels
+        self.embed = nn.Sequential(
+            nn.Linear(64 + 2 * NUM_CONDITIONS, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
+            nn.SiLU(),
+        )
+        self.stem = ComplexConv2d(2 * pixels, widths[0], 3)
+        self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
+        self.down = nn.ModuleList(
+            ComplexConv2d(fine, coarse, 3, stride=2) for fine, coarse in itertools.pairwise(widths)
+        )
+        self.decoder = nn.ModuleList(self._level(2 * width, width, config) for width in widths[:-1])
+        self.up = nn.ModuleList(ComplexConv2d(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
+        self.head_norm = ComplexNorm(widths[0], config.groups, config.embedding)
+        self.head = ComplexConv2d(widths[0], pixels, 3, gain=0.1)
+
+    @staticmethod
+    def _level(in_channels: int, out_channels: int, config: NetworkConfig) -> nn.ModuleList:
+        widths = [in_channels] + [out_channels] * config.blocks
+        return nn.ModuleList(ResidualBlock(a, b, config) for a, b in itertools.pairwise(widths))
+
+    def forward(self, noisy: Tensor, magnitude: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        noisy
+            Complex image as real blocks, `(batch 2 height width)`; sizes are multiples of `config.multiple`.
+        magnitude
+            The same shape; imaginary part zero.
+        t
+            Time in [0, 1], `(batch)`.
+        conditions
+            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+
+        Returns
+        -------
+        prediction
+            `(batch 2 height width)`.
+        """
+        embedding = self.embed(torch.cat((embed_time(t), embed_conditions(conditions)), dim=1))
+        patch = self.config.patch
+        # both inputs are folded so that the real parts of all channels stand before the imaginary ones
+        real = torch.cat((noisy[:, :1], magnitude[:, :1]), dim=1)
+        imag = torch.cat((noisy[:, 1:], magnitude[:, 1:]), dim=1)
+        hidden = self.stem(torch.cat((fold_patches(real, patch), fold_patches(imag, patch)), dim=1))
+        skips = []
+        for level, blocks in enumerate(self.encoder):
+            if level:
+                hidden = self.down[level - 1](hidden)
+            for block in _blocks(blocks):
+                hidden = block(hidden, embedding)
+            skips.append(hidden)
+        for level in reversed(range(len(self.down))):
+            hidden = self.up[level](functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+            hidden = _join(hidden, skips[level])
+            for block in _blocks(self.decoder[level]):
+                hidden = block(hidden, embedding)
+        hidden = self.head(complex_silu(self.head_norm(hidden, embedding)))
+        real, imag = hidden.chunk(2, dim=1)
+        return torch.cat((unfold_patches(real, patch), unfold_patches(imag, patch)), dim=1)
+
+
+def _blocks(level: nn.Module) -> Sequence[nn.Module]:
+    return list(level.children())
+
+
+def _join(hidden: Tensor, skip: Tensor) -> Tensor:
+    """Concatenate complex channels of two real-block tensors."""
+    (real, imag), (skip_real, skip_imag) = hidden.chunk(2, dim=1), skip.chunk(2, dim=1)
+    return torch.cat((real, skip_real, imag, skip_imag), dim=1)
+
+
+def embed_time(t: Tensor) -> Tensor:
+    """Sinusoidal features of the time, `(batch)` to `(batch 64)`."""
+    frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), 32, device=t.device))
+    angles = t[:, None] * frequencies
+    return torch.cat((torch.cos(angles), torch.sin(angles)), dim=1)
+
+
+def embed_conditions(conditions: Tensor) -> Tensor:
+    """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`."""
+    known = torch.isfinite(conditions)
+    typical = conditions.new_tensor(_TYPICAL)
+    logs = torch.log(torch.where(known, conditions, typical) / typical)
+    return torch.cat((logs, known.to(logs.dtype)), dim=1)

@@ -1,0 +1,93 @@
+"""Counter-based noise: the same bits for the same key on every device, in any order, in any batch.
+
+Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
+integer arithmetic: it needs only additions, rotations and exclusive-ors, which int64 holds exactly on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from diffusion.generators import SliceKey
+
+_MASK = 0xFFFFFFFF
+_PARITY = 0x1BD11BDA
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_VOLUME_SLICE = (1 << 24) - 1
+
+
+class Stream(IntEnum):
+    """Which draw of a slice: streams of one key never overlap."""
+
+    SOURCE = 0
+    FLOOR = 1
+    GAUGE = 2
+    BASELINE = 3
+
+
+def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> tuple[Tensor, Tensor]:
+    """Encrypt counters: Threefry-2x32-20.
+
+    Parameters
+    ----------
+    key
+        Two 32-bit words.
+    counter_0, counter_1
+        int64 tensors of one shape holding 32-bit words.
+
+    Returns
+    -------
+    words
+        Two int64 tensors of that shape, each word uniform on [0, 2^32).
+    """
+    keys = (key[0], key[1], _PARITY ^ key[0] ^ key[1])
+    x_0 = (counter_0 + keys[0]) & _MASK
+    x_1 = (counter_1 + keys[1]) & _MASK
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x_0 = (x_0 + x_1) & _MASK
+            x_1 = ((x_1 << rotation) & _MASK) | (x_1 >> (32 - rotation))
+            x_1 = x_1 ^ x_0
+        x_0 = (x_0 + keys[(group + 1) % 3]) & _MASK
+        x_1 = (x_1 + keys[(group + 2) % 3] + group + 1) & _MASK
+    return x_0, x_1
+
+
+def uniform(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw `count` float32 numbers on [0, 1), with 24 random bits each."""
+    index = torch.arange((count + 1) // 2, dtype=torch.int64, device=device)
+    word = torch.full_like(index, (key.slice_index << 3 | stream) & _MASK)
+    x_0, x_1 = threefry2x32(_volume_key(key), index, word)
+    bits = torch.stack((x_0, x_1), dim=-1).reshape(-1)[:count]
+    return (bits >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw `count` standard normal float32 numbers (Box-Muller)."""
+    half = (count + 1) // 2
+    pairs = uniform(key, stream, 2 * half, device).reshape(2, half)
+    radius = torch.sqrt(-2.0 * torch.log1p(-pairs[0]))
+    angle = 2.0 * math.pi * pairs[1]
+    return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)))[:count]
+
+
+def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw independent uniform phases as phasors, complex64 `(height width)`."""
+    angle = uniform(key, stream, height * width, device).reshape(height, width) * (2.0 * math.pi)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def volume_key(key: SliceKey) -> SliceKey:
+    """The key of what the slices of a volume share."""
+    return SliceKey(key.seed, key.volume_id, key.replica, _VOLUME_SLICE)
+
+
+def _volume_key(key: SliceKey) -> tuple[int, int]:
+    text = f"{key.seed}/{key.volume_id}/{key.replica}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
