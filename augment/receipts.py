@@ -18,10 +18,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ArrayEntry(TypedDict):
-    """Shape and dtype of one stored array."""
+    """Shape, dtype and shard length (in chunks) of one stored array."""
 
     shape: list[int]
     dtype: str
+    chunks_per_shard: int
 
 
 class Receipt(TypedDict):

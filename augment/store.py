@@ -1,0 +1,337 @@
+"""The corpus as a Zarr v3 hierarchy: volumes are committed whole, and exist when their receipt exists.
+
+`zarr` encodes the arrays in memory, shard by shard; `augment.storage` brings the bytes to their place. So one protocol
+serves a local disk and an object store, and nothing of `zarr`'s own writing (unflushed files, `.partial` leftovers,
+implicit groups) touches the corpus.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from augment.errors import RequestError, VolumeError
+from augment.layout import (
+    CONVENTIONS,
+    DTYPES,
+    FORMAT,
+    ArrayLayout,
+    array_faults,
+    from_json,
+    group_attributes,
+    group_document,
+    plain_json,
+    positive_zeros,
+    receipt_key,
+    sha256,
+    shape_faults,
+    to_json,
+    volume_prefix,
+)
+from augment.receipts import STORE_KEYS, is_volume_name, receipt_faults
+from augment.shards import ShardError, decode_shard
+from augment.storage import Storage, open_storage
+
+__all__ = ["CorpusStore", "array_document", "encode_array", "positive_zeros"]
+
+
+def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
+    dtype = np.dtype(layout.dtype)
+    typesize = 1 if dtype.kind == "u" else 4  # shuffles the 4-byte parts of complex numbers, not pairs of them
+    compressors = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
+    return zarr.create_array(
+        MemoryStore(buffers),
+        shape=layout.shape,
+        dtype=dtype,
+        chunks=layout.chunk_shape,
+        shards=layout.shard_shape,
+        compressors=compressors,
+        fill_value=0 if dtype.kind == "u" else dtype.type(np.nan),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+    )
+
+
+def array_document(layout: ArrayLayout) -> bytes:
+    """Give the `zarr.json` of an array, as `zarr` describes it."""
+    buffers: dict[str, Buffer] = {}
+    _create_array(layout, buffers)
+    return to_json(from_json(buffers["zarr.json"].to_bytes()))
+
+
+def encode_array(layout: ArrayLayout, values: NDArray[Any]) -> Iterator[tuple[str, range, bytes]]:
+    """Encode an array shard by shard.
+
+    Yields
+    ------
+    key, chunks, data
+        The shard's key, the numbers of its chunks and its bytes: equal values give equal bytes.
+    """
+    buffers: dict[str, Buffer] = {}
+    array = _create_array(layout, buffers)
+    for key, chunks in layout.shards():
+        part = slice(chunks.start, chunks.stop) if len(layout.shape) > 1 else slice(None)
+        array[part] = values[part]  # one assignment a shard: a partial one would rewrite it
+        yield key, chunks, buffers.pop(key.rsplit("/", 1)[-1]).to_bytes()
+
+
+def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    return np.array_equal(np.ascontiguousarray(left).view(np.uint8), np.ascontiguousarray(right).view(np.uint8))
+
+
+class CorpusStore:
+    """A corpus that is being built or looked after. Cheap to open and to pickle: every worker has its own."""
+
+    def __init__(self, storage: Storage, attributes: dict[str, Any]) -> None:
+        self.storage = storage
+        self.attributes = attributes
+
+    @property
+    def root(self) -> str:
+        """The path or URL of the corpus."""
+        return self.storage.root
+
+    @classmethod
+    def create(cls, root: str | os.PathLike[str], attributes: Mapping[str, Any]) -> CorpusStore:
+        """Start a corpus.
+
+        Parameters
+        ----------
+        root
+            A path or URL where there is nothing yet, or a creation that was interrupted.
+        attributes
+            Of the whole corpus: the recipe, its hash, checkpoint hash, seed. `format` and `conventions` are added.
+
+        Raises
+        ------
+        RequestError
+            If there is a corpus or something else already.
+        """
+        storage = open_storage(root)
+        if storage.exists("zarr.json"):
+            raise RequestError(
+                f"{storage.root}: there is a corpus or another Zarr store already; open it or choose another path"
+            )
+        foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
+        if foreign:
+            raise RequestError(f"{storage.root}: not empty ({foreign[0]}); expected a path where there is nothing yet")
+        store = cls(storage, {})
+        storage.put("index/zarr.json", group_document({}))
+        storage.put("volumes/zarr.json", group_document({}))
+        store.write_attributes(attributes)
+        return store
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> CorpusStore:
+        """Open a corpus.
+
+        Raises
+        ------
+        RequestError
+            If there is none, or one of another format.
+        """
+        storage = open_storage(root)
+        return cls(storage, open_attributes(storage))
+
+    def write_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Replace the attributes of the corpus; `format` and `conventions` are added."""
+        self.attributes = plain_json({**attributes, "format": FORMAT, "conventions": CONVENTIONS})
+        self.storage.put("zarr.json", group_document(self.attributes))
+
+    def receipt(self, name: str) -> dict[str, Any] | None:
+        """Read a volume's receipt; None where the volume is not committed.
+
+        Raises
+        ------
+        VolumeError
+            If there is one that cannot be read.
+        """
+        document = self.storage.get(receipt_key(name))
+        if document is None:
+            return None
+        try:
+            return group_attributes(document, f"{self.root}/{receipt_key(name)}")
+        except ValueError as error:
+            raise VolumeError("unreadable", f"{error}; run 'phasegen repair {self.root}'") from None
+
+    def names(self) -> list[str]:
+        """Name the committed volumes, sorted."""
+        return [name for name in self.storage.children("volumes") if self.storage.exists(receipt_key(name))]
+
+    def unfinished(self) -> list[str]:
+        """Name the volumes that were begun and not committed, sorted."""
+        names = (name for name in self.storage.children("volumes") if name != "zarr.json")
+        return [name for name in names if not self.storage.exists(receipt_key(name))]
+
+    def discard(self, name: str) -> None:
+        """Remove a volume, its receipt first; nothing happens where there is none."""
+        self.storage.delete(receipt_key(name))
+        for key in self.storage.keys(volume_prefix(name)):
+            self.storage.delete(key)
+
+    def commit_volume(
+        self, name: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write a volume, read it back, and write its receipt last.
+
+        A volume of this name is replaced; where it holds these very bytes it is left as it is. Two processes that
+        commit the same volume at once write the same bytes, so neither harms the other.
+
+        Parameters
+        ----------
+        name
+            `<volume_id>` or `<volume_id>@k`.
+        arrays
+            Named as in `augment.layout.DTYPES`, in those dtypes, finite, without negative zeros.
+        attributes
+            All of `augment.receipts.REQUIRED_KEYS`.
+
+        Returns
+        -------
+        receipt
+            The attributes as written, with shapes and checksums.
+
+        Raises
+        ------
+        VolumeError
+            If the arrays or attributes are not what format 1 allows; nothing was written.
+        OSError
+            If the disk is full or gives back other bytes than were written; the volume is not committed.
+        """
+        plain = self._check(name, arrays, attributes)
+        layouts = {key: ArrayLayout.of(key, arrays[key].shape, name) for key in sorted(arrays)}
+        plain["arrays"] = {
+            key: {"shape": list(layout.shape), "dtype": layout.dtype, "chunks_per_shard": layout.chunks_per_shard}
+            for key, layout in layouts.items()
+        }
+        if self._is_committed(name, plain, layouts, arrays):
+            return self.receipt(name) or {}
+        self._clear(name, layouts)
+        plain["checksums"] = {}
+        for key, layout in layouts.items():
+            plain["checksums"] |= self._write_array(name, layout, arrays[key])
+        document = group_document(plain)
+        self.storage.put(receipt_key(name), document)
+        self._read_back(receipt_key(name), sha256(document))
+        return plain
+
+    def _check(self, name: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
+        where = f"{self.root}: volume {name}"
+        if not is_volume_name(name):
+            raise VolumeError("failed", f"{self.root}: {name!r} cannot name a volume; expected A-Z a-z 0-9 . _ -")
+        try:
+            plain = plain_json({key: value for key, value in attributes.items() if key not in STORE_KEYS})
+        except (TypeError, ValueError) as error:
+            raise VolumeError("failed", f"{where}: an attribute is not JSON: {error}") from None
+        faults = receipt_faults(plain)
+        if not faults:
+            faults = shape_faults({key: values.shape for key, values in arrays.items()}, plain)
+        for key, values in arrays.items():
+            if key in DTYPES and values.dtype != np.dtype(DTYPES[key]):
+                faults.append(f"{key} is {values.dtype}; expected {DTYPES[key]}")
+        if faults:
+            raise VolumeError("failed", f"{where}: {'; '.join(faults)}")
+        for key, values in arrays.items():
+            for fault in (found for part in values for found in array_faults(key, part)):
+                raise VolumeError("not_finite" if "finite" in fault else "failed", f"{where}: {fault}")
+        return plain
+
+    def _is_committed(
+        self,
+        name: str,
+        plain: Mapping[str, Any],
+        layouts: Mapping[str, ArrayLayout],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> bool:
+        try:
+            present = self.receipt(name)
+        except VolumeError:
+            return False
+        if present is None or {**present, "checksums": None} != {**plain, "checksums": None}:
+            return False
+        expected = {}
+        for key, layout in layouts.items():
+            expected[f"{key}/zarr.json"] = sha256(array_document(layout))
+            expected |= {
+                shard.removeprefix(f"{volume_prefix(name)}/"): sha256(data)
+                for shard, _, data in encode_array(layout, arrays[key])
+            }
+        if present.get("checksums") != expected:
+            return False
+        stored = {key: self.storage.get(f"{volume_prefix(name)}/{key}") for key in expected}
+        return all(data is not None and sha256(data) == expected[key] for key, data in stored.items())
+
+    def _clear(self, name: str, layouts: Mapping[str, ArrayLayout]) -> None:
+        """Remove the receipt, then whatever will not be overwritten.
+
+        What will be is left in place: another process may be committing it, with the same bytes.
+        """
+        self.storage.delete(receipt_key(name))
+        keep = {f"{layout.prefix}/zarr.json" for layout in layouts.values()}
+        keep |= {key for layout in layouts.values() for key, _ in layout.shards()}
+        for key in self.storage.keys(volume_prefix(name)):
+            if key not in keep and key != receipt_key(name):
+                self.storage.delete(key)
+
+    def _write_array(self, name: str, layout: ArrayLayout, values: NDArray[Any]) -> dict[str, str]:
+        document = array_document(layout)
+        checksums = {f"{layout.prefix}/zarr.json": sha256(document)}
+        self.storage.put(f"{layout.prefix}/zarr.json", document)
+        self._read_back(f"{layout.prefix}/zarr.json", sha256(document))
+        for key, chunks, data in encode_array(layout, values):
+            checksums[key] = sha256(data)
+            self.storage.put(key, data)
+            del data
+            stored = self._read_back(key, checksums[key])
+            self._compare(key, layout, chunks, stored, values)
+        start = len(volume_prefix(name)) + 1
+        return {key[start:]: digest for key, digest in checksums.items()}
+
+    def _read_back(self, key: str, digest: str) -> bytes:
+        stored = self.storage.get(key)
+        if stored is None or sha256(stored) != digest:
+            raise OSError(errno.EIO, "what was read back is not what was written", f"{self.root}/{key}")
+        return stored
+
+    def _compare(self, key: str, layout: ArrayLayout, chunks: range, stored: bytes, values: NDArray[Any]) -> None:
+        try:
+            decoded = decode_shard(stored, layout, len(chunks))
+            same = all(
+                _same_bits(part, values[number] if len(layout.shape) > 1 else values)
+                for number, part in zip(chunks, decoded, strict=True)
+            )
+        except ShardError as error:
+            raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
+        if not same:
+            raise OSError(errno.EIO, "what was decoded is not what was encoded", f"{self.root}/{key}")
+
+
+def open_attributes(storage: Storage) -> dict[str, Any]:
+    """Read the attributes of a corpus.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus, or one of another format.
+    """
+    document = storage.get("zarr.json")
+    if document is None:
+        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'phasegen build'")
+    try:
+        attributes = group_attributes(document, f"{storage.root}/zarr.json")
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    if attributes.get("format") != FORMAT:
+        found = attributes.get("format", "none")
+        raise RequestError(f"{storage.root}: format is {found}; this version reads format {FORMAT}")
+    return attributes
