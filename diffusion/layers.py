@@ -94,4 +94,5 @@ def fold_patches(channels: Tensor, patch: int) -> Tensor:
 
 def unfold_patches(channels: Tensor, patch: int) -> Tensor:
     """Undo `fold_patches`."""
-    return functional.pixel_shuffle(channels, patch)
+    unfolded: Tensor = functional.pixel_shuffle(channels, patch)
+    return unfolded

@@ -80,6 +80,8 @@ class ComplexUNet(nn.Module):
             nn.Linear(config.embedding, config.embedding),
             nn.SiLU(),
         )
+        # a condition that never varies in training must not act at sampling through weights that nothing taught
+        nn.init.zeros_(self.embed[0].weight[:, 64:])  # type: ignore[index]
         self.stem = ComplexConv2d(2 * pixels, widths[0], 3)
         self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
         self.down = nn.ModuleList(

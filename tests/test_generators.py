@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from diffusion.generators import Conditions, SliceKey
+from diffusion.grid import from_grid, grid_size, to_grid
+from diffusion.learned import FlowGenerator
+from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.select import GENERATORS, make_generator
+
+TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+GAUGE = torch.tensor([[2.0, 0.01, 0.02], [math.nan, 0.03, -0.01]])
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    network = ComplexUNet(TINY).eval().requires_grad_(False)
+    return Checkpoint(network, "flow", GAUGE, "0" * 64, {})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(ComplexUNet(TINY), GAUGE, {"name": "tiny"}, path)
+    return path
+
+
+def keys(count: int, seed: int = 0, volume_id: str = "v") -> list[SliceKey]:
+    return [SliceKey(seed, volume_id, 0, index) for index in range(count)]
+
+
+def magnitudes(count: int = 3, height: int = 20, width: int = 13) -> torch.Tensor:
+    magnitude = torch.rand(count, height, width, generator=torch.Generator().manual_seed(0))
+    magnitude[:, :2] = 0
+    return magnitude
+
+
+def every_generator(checkpoint):
+    return [FlowGenerator(checkpoint, 2) if name == "diffusion" else make_generator(name) for name in GENERATORS]
+
+
+def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
+    magnitude = magnitudes()
+    for generator in every_generator(checkpoint):
+        phasor = generator.sample_phase(magnitude, keys(3), Conditions())
+        assert phasor.dtype == torch.complex64 and phasor.shape == magnitude.shape
+        assert torch.allclose(phasor.abs(), torch.ones_like(magnitude), atol=1e-6), generator.name
+        alone = generator.sample_phase(magnitude[1:2], keys(3)[1:2], Conditions())
+        assert torch.equal(phasor[1:2], alone), generator.name
+        scaled = generator.sample_phase(magnitude * 1024, keys(3), Conditions())
+        assert torch.allclose(scaled, phasor, atol=1e-3), generator.name
+        other = generator.sample_phase(magnitude, keys(3, seed=1), Conditions())
+        assert torch.equal(phasor, other) == (generator.name == "zero"), generator.name
+
+
+def test_empty_slices_and_single_pixels_are_sampled(checkpoint):
+    for generator in every_generator(checkpoint):
+        for shape in ((1, 1, 1), (2, 5, 3)):
+            phasor = generator.sample_phase(torch.zeros(shape), keys(shape[0]), Conditions((0.3, 0.3), 5.0, 3.0))
+            assert bool(torch.isfinite(torch.view_as_real(phasor)).all()), generator.name
+
+
+def test_smooth_phase_is_smooth_and_shared_by_the_slices_of_a_volume():
+    magnitude = torch.ones(2, 64, 64)
+    phasor = make_generator("smooth").sample_phase(magnitude, keys(2), Conditions())
+    assert torch.equal(phasor[0], phasor[1])
+    steps = (phasor[0, 1:] * phasor[0, :-1].conj()).angle().abs()
+    assert 0.0 < float(steps.max()) < 0.5
+
+
+def test_sinus_is_the_published_formula_without_its_noise():
+    magnitude = torch.rand(1, 32, 48, generator=torch.Generator().manual_seed(1)).double().float()
+    phasor = make_generator("sinus").sample_phase(magnitude, keys(1), Conditions())[0].numpy()
+    x, y = np.linspace(0, 2 * np.pi, 48, endpoint=False), np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    formula = (np.sin(x) + np.cos(y)[:, None]) * (magnitude[0] / magnitude[0].max()).numpy()
+    error = np.angle(phasor * np.exp(-1j * formula))
+    assert abs(error.std() - 0.05) < 0.005
+
+
+def test_steps_are_evaluations(checkpoint):
+    assert FlowGenerator(checkpoint, 3).nfe == 3
+    assert make_generator("zero").nfe == 0
+
+
+def test_grid_is_coarser_only_where_the_slice_is_finer():
+    assert grid_size(128, 128, (3.0, 1.5)) == (128, 128)
+    assert grid_size(512, 256, (0.5, 1.0)) == (171, 171)
+    assert grid_size(40, 50, None) == (40, 50)
+    image = torch.polar(torch.ones(1, 30, 40), torch.ones(1, 30, 40))
+    assert torch.allclose(from_grid(from_grid(image, 20, 20), 30, 40), image, atol=1e-5)
+    assert float(to_grid(torch.rand(1, 30, 40), 20, 20).min()) >= 0.0
+
+
+def test_checkpoint_comes_back_equal(saved):
+    checkpoint = load_checkpoint(saved)
+    torch.manual_seed(0)
+    expected = ComplexUNet(TINY).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in checkpoint.network.state_dict().items())
+    assert torch.equal(checkpoint.gauge.nan_to_num(), GAUGE.nan_to_num())
+    assert checkpoint.card["name"] == "tiny"
+
+
+def test_card_is_part_of_the_hash(saved):
+    before = load_checkpoint(saved).sha256
+    card = saved.with_suffix(".json")
+    card.write_text(card.read_text().replace("tiny", "tinier"))
+    assert load_checkpoint(saved).sha256 != before
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def garble(path):
+    path.write_bytes(b"no tensors here")
+
+
+def no_card(path):
+    path.with_suffix(".json").unlink()
+
+
+def other_architecture(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace('"embedding": 8', '"embedding": 12'))
+
+
+def other_process(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace('"flow"', '"walk"'))
+
+
+def unknown_field(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace('"embedding"', '"depth"'))
+
+
+def nan_weights(path):
+    network = ComplexUNet(TINY)
+    network.head.bias.data[0] = math.nan
+    save_checkpoint(network, GAUGE, {}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "not a readable safetensors"),
+        (garble, "not a readable safetensors"),
+        (no_card, "no such file"),
+        (other_architecture, "do not fit"),
+        (other_process, "process 'walk'"),
+        (unknown_field, "unknown architecture"),
+        (nan_weights, "holds NaN"),
+    ],
+)
+def test_unusable_checkpoints_are_refused_with_the_reason(saved, damage, message):
+    damage(saved)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_checkpoint(saved)
+    assert "tiny" in str(raised.value)
+
+
+def test_unknown_generator_is_refused():
+    with pytest.raises(ValueError, match="expected one of diffusion"):
+        make_generator("perlin")

@@ -1,0 +1,116 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
+from augment.volume import Volume
+from diffusion.network import NetworkConfig
+from diffusion.training import Trainer, TrainingConfig, learning_rate, prepare_batch
+
+TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+
+
+def training_slice(height: int = 24, width: int = 24) -> TrainingSlice:
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    magnitude = torch.exp(-3 * (x**2 + y**2))
+    return TrainingSlice(torch.polar(magnitude, 2 * magnitude**2 + 0.3 * x), (2.0, 3.0), 4.6, math.nan)
+
+
+def config(**changes: object) -> TrainingConfig:
+    return TrainingConfig(**({"steps": 8, "pixels": 4 * 24 * 24, "warmup": 2, "save_every": 4, "seed": 3} | changes))
+
+
+def data(settings: TrainingConfig) -> TrainingSlices:
+    return TrainingSlices([training_slice(), training_slice(), training_slice(16, 20)], settings.pixels, settings.seed)
+
+
+def losses(folder) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def test_an_interrupted_run_resumes_to_the_same_loss_curve_and_weights(tmp_path):
+    settings = config()
+    Trainer(TINY, settings, data(settings), tmp_path / "whole").run()
+    Trainer(TINY, settings, data(settings), tmp_path / "parts").run(until=4)
+    resumed = Trainer(TINY, settings, data(settings), tmp_path / "parts")
+    assert resumed.step == 4
+    resumed.run()
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    files = [(tmp_path / name / "ema.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_training_learns_a_simple_phase(tmp_path):
+    settings = config(steps=150, learning_rate=3e-3, warmup=5, save_every=150, condition_dropout=0.0)
+    Trainer(TINY, settings, data(settings), tmp_path).run()
+    curve = losses(tmp_path)
+    assert np.mean(curve[-20:]) < 0.75 * np.mean(curve[:5])
+
+
+def test_a_diverging_run_stops(tmp_path):
+    settings = config()
+    trainer = Trainer(TINY, settings, data(settings), tmp_path)
+    trainer.network.head.bias.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        trainer.run()
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    settings = config()
+    one, two = data(settings)(5), data(settings)(5)
+    assert torch.equal(one.image, two.image)
+    assert not torch.equal(one.image, data(settings)(6).image)
+    assert one.image.shape[1:].numel() * len(one.image) <= settings.pixels
+
+
+def test_prepared_targets_have_the_modulus_of_the_source_and_no_gauge():
+    generator = torch.Generator().manual_seed(0)
+    settings = config()
+    tensors = prepare_batch(data(settings)(0), 1.0, generator, 16)
+    power = [x.square().sum(1) for x in (tensors.x_0, tensors.x_1, tensors.weight)]
+    assert torch.allclose(power[0], power[1], atol=1e-5) and torch.allclose(power[0], power[2], atol=1e-5)
+    assert tensors.x_1.shape[-1] % 16 == 0 and tensors.x_1.shape[-2] % 16 == 0
+    assert bool(tensors.conditions.isnan().all())
+
+
+def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
+    one = training_slice(24, 20)
+    for seed in range(8):
+        image, conditions = augment_slice(one, np.random.default_rng(seed), None, None, turned=True)
+        assert image.shape == (20, 24)
+        assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
+        assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
+
+
+def test_coarser_resolution_is_told_to_the_network():
+    image, conditions = augment_slice(training_slice(), np.random.default_rng(0), (12, 16), None, turned=False)
+    assert image.shape == (12, 16)
+    assert conditions[:2].tolist() == pytest.approx([4.0, 4.5])
+
+
+def test_learning_rate_warms_up_and_decays():
+    settings = config(steps=1000, warmup=100)
+    rates = [learning_rate(step, settings) for step in range(1000)]
+    assert rates[0] == pytest.approx(1e-5) and max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) in (99, 100) and rates[-1] == pytest.approx(1e-5, rel=0.01)
+
+
+def volume(phase: np.ndarray | None) -> Volume:
+    magnitude = np.ones((3, 4, 5), np.float32)
+    magnitude[1] = 0
+    return Volume(magnitude, (5.0, 1.0, 2.0), ((0.0,) * 4,) * 4, "SPL", False, "assumed", "", phase, te_ms=3.0)
+
+
+def test_training_slices_of_a_volume_leave_empty_ones_out():
+    slices = slices_of(volume(np.full((3, 4, 5), 0.5, np.float32)))
+    assert len(slices) == 2
+    assert slices[0].spacing_mm == (1.0, 2.0) and slices[0].te_ms == 3.0 and math.isnan(slices[0].field_t)
+    assert torch.allclose(slices[0].image.angle(), torch.tensor(0.5))
+
+
+def test_a_volume_without_phase_is_no_training_data():
+    with pytest.raises(ValueError, match="no phase"):
+        slices_of(volume(None))
