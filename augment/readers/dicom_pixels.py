@@ -1,0 +1,165 @@
+"""Decodes the frames of one DICOM file to rescaled values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from augment.errors import VolumeError
+from augment.readers.dicom_files import Source, tolerant_headers
+from augment.readers.dicom_frames import Frame
+
+
+@dataclass(frozen=True)
+class Planes:
+    """float32 `(frame, rows, columns)` in the order asked for, and how many pixels were padding and became 0."""
+
+    values: NDArray[np.float32]
+    num_padding: int
+
+
+def transfer_syntax(dataset: pydicom.Dataset) -> UID:
+    """Say how the pixels are encoded; files without a file header tell it by the encoding of their elements."""
+    stated = getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
+    if stated:
+        return UID(stated)
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
+    """Refuse what is not one grey value per pixel in an encoding that can be decoded.
+
+    Raises
+    ------
+    VolumeError
+        `unsupported`.
+    """
+    with tolerant_headers():
+        _check_encoding(dataset, source)
+
+
+def _check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    bits = int(dataset.get("BitsAllocated") or 0)
+    if not photometric.startswith("MONOCHROME") or samples != 1:
+        raise VolumeError(
+            "unsupported", f"{source}: {photometric} with {samples} samples a pixel; expected MONOCHROME1 or 2"
+        )
+    if bits not in (8, 16, 32):
+        raise VolumeError("unsupported", f"{source}: {bits} bits allocated; expected 8, 16 or 32")
+    if "ModalityLUTSequence" in dataset:
+        raise VolumeError(
+            "unsupported", f"{source}: values through a modality lookup table; expected slope and intercept"
+        )
+    syntax = transfer_syntax(dataset)
+    if _plugin(syntax) is None:
+        raise VolumeError(
+            "unsupported", f"{source}: transfer syntax {syntax.name} cannot be decoded; convert it (dcmconv)"
+        )
+
+
+def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
+    """Decode the planes of one file.
+
+    Parameters
+    ----------
+    dataset
+        Of the file, with its pixel data.
+    frames
+        All from this file; tiles of a mosaic are cut out.
+
+    Raises
+    ------
+    VolumeError
+        `unreadable` where pixel data is missing, too short or damaged, `unsupported` as in `check_encoding`.
+    """
+    source = frames[0].source
+    with tolerant_headers():
+        check_encoding(dataset, source)
+        if "PixelData" not in dataset or not dataset.PixelData:
+            raise VolumeError("unreadable", f"{source}: no pixel data; copy it again")
+        indices = sorted({frame.index for frame in frames})
+        stored = dict(zip(indices, _decode(dataset, indices, source), strict=True))
+        padding = _padding_range(dataset)
+    planes = np.empty((len(frames), frames[0].rows, frames[0].columns), np.float32)
+    num_padding = 0
+    for plane, frame in zip(planes, frames, strict=True):
+        top, left = frame.tile or (0, 0)
+        values = stored[frame.index][top : top + frame.rows, left : left + frame.columns]
+        plane[:] = values.astype(np.float64) * frame.slope + frame.intercept
+        if padding is not None:
+            outside = (values >= padding[0]) & (values <= padding[1])
+            plane[outside] = 0.0
+            num_padding += int(outside.sum())
+    return Planes(planes, num_padding)
+
+
+def _plugin(syntax: UID) -> str | None:
+    """Name the decoder: never left to pydicom, which would take any that is installed, whatever its licence."""
+    if not syntax.is_transfer_syntax or syntax.is_private:
+        return None
+    if not syntax.is_encapsulated:
+        return ""
+    if syntax == RLELossless:
+        return "pydicom"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        return None
+    return "gdcm" if "gdcm" in decoder.available_plugins else None
+
+
+def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) -> list[NDArray[np.integer]]:
+    syntax = transfer_syntax(dataset)
+    expected = (int(dataset.Rows), int(dataset.Columns))
+    try:
+        decoded = get_decoder(syntax).iter_array(
+            dataset, indices=indices, raw=True, decoding_plugin=_plugin(syntax) or ""
+        )
+        arrays = [_used_bits(array, dataset, syntax) for array, _ in decoded]
+    except (ValueError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, MemoryError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise VolumeError(
+            "unreadable", f"{source}: pixel data is cut off or damaged ({what}); copy it again"
+        ) from error
+    if len(arrays) != len(indices) or any(array.shape != expected for array in arrays):
+        raise VolumeError(
+            "unreadable", f"{source}: {len(arrays)} of {len(indices)} frames could be decoded; copy it again"
+        )
+    return arrays
+
+
+def _used_bits(array: NDArray[np.integer], dataset: pydicom.Dataset, syntax: UID) -> NDArray[np.integer]:
+    """Clear what older files keep in the bits above BitsStored (overlays); extend the sign from the highest used."""
+    unused = array.dtype.itemsize * 8 - int(dataset.get("BitsStored") or array.dtype.itemsize * 8)
+    if unused <= 0 or syntax.is_encapsulated:
+        return array
+    native = array.astype(array.dtype.newbyteorder("="))
+    cleared: NDArray[np.integer] = (native << unused) >> unused
+    return cleared
+
+
+def _padding_range(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Stored values that mean "nothing was measured here", from PixelPaddingValue to PixelPaddingRangeLimit."""
+    ends = [dataset.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    known = [_as_stored(int.from_bytes(end, "little") if isinstance(end, bytes) else int(end), dataset) for end in ends
+             if end is not None and end != ""]  # fmt: skip
+    return (min(known), max(known)) if known and ends[0] is not None else None
+
+
+def _as_stored(value: int, dataset: pydicom.Dataset) -> int:
+    """Read a padding value as the pixels are: many files write a signed one as unsigned, or the other way round."""
+    bits = int(dataset.BitsAllocated)
+    signed = int(dataset.get("PixelRepresentation") or 0) == 1
+    wrapped = value % (1 << bits)
+    return wrapped - (1 << bits) if signed and wrapped >= 1 << (bits - 1) else wrapped
