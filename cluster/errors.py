@@ -1,0 +1,7 @@
+"""The one error of this package."""
+
+from __future__ import annotations
+
+
+class ClusterError(ValueError):
+    """There is no cluster to work on; the message says what was asked, what was found and how to mend it."""

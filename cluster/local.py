@@ -1,0 +1,163 @@
+"""A Dask cluster on this machine: one worker process per GPU, else one per core."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import Any
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Nanny, Scheduler, SpecCluster
+from distributed.system import MEMORY_LIMIT
+
+from cluster.errors import ClusterError
+
+CPU_THREADS = 2
+"""One thread computes while the other reads or writes."""
+GPU_THREADS = 4
+MEMORY_SHARE = 0.9
+"""Of the machine's memory; the rest is for the client, the scheduler and the page cache."""
+STRIKES = 2
+"""So many workers may die under one task before it is given up."""
+
+
+@dataclass(frozen=True)
+class LocalShape:
+    """Workers on this machine. `memory_limit` is in bytes per worker; `gpus` names the device of each, empty on CPU."""
+
+    num_workers: int
+    threads: int
+    memory_limit: int
+    gpus: tuple[str, ...] = ()
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Name the CUDA devices of this machine as `CUDA_VISIBLE_DEVICES` would."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(count)]
+    return tuple(names[:count])
+
+
+def local_shape(
+    num_workers: int | None = None, threads: int | None = None, memory_limit: int | None = None
+) -> LocalShape:
+    """Decide how many workers this machine has, and what each may use.
+
+    Parameters
+    ----------
+    num_workers
+        One per GPU, else one per core, where None.
+    threads
+        Tasks at once in a worker: while one computes, others read and write.
+    memory_limit
+        Bytes per worker; an equal share of this machine's memory where None.
+    """
+    gpus = visible_gpus()
+    count = num_workers or len(gpus) or CPU_COUNT
+    return LocalShape(
+        num_workers=count,
+        threads=threads or (GPU_THREADS if gpus else CPU_THREADS),
+        memory_limit=memory_limit or int(MEMORY_LIMIT * MEMORY_SHARE) // count,
+        gpus=tuple(gpus[i % len(gpus)] for i in range(count)) if gpus else (),
+    )
+
+
+@contextmanager
+def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecCluster]:
+    """Start workers on this machine and stop them at the end; every port is on loopback unless the address says else.
+
+    Raises
+    ------
+    ClusterError
+        If no port can be opened.
+    """
+    config = {"distributed.scheduler.allowed-failures": STRIKES - 1}
+    with dask.config.set(config), _quiet():
+        try:
+            with _interrupts_blocked():
+                cluster = SpecCluster(
+                    scheduler=_scheduler_spec(free_address(dashboard_address)),
+                    workers=_worker_specs(shape),
+                    name="phasegen",
+                    silence_logs=logging.CRITICAL,
+                )
+        except OSError as error:
+            raise ClusterError(f"cannot start workers on this machine: {error}; free a port or use --cluster") from None
+        try:
+            yield cluster
+        finally:
+            cluster.close(timeout=10)
+
+
+def free_address(address: str) -> str:
+    """Give this `host:port` where the port is free, else port 0 of the host: the system then picks another."""
+    host, _, port = address.rpartition(":")
+    host = host or "127.0.0.1"
+    if not port.isdigit() or int(port) > 65535:
+        raise ClusterError(f"dashboard address {address!r}; expected HOST:PORT, for example 127.0.0.1:8787")
+    try:
+        with socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return f"{host}:{port}"
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            raise ClusterError(f"dashboard address {address!r}: {error}; expected HOST:PORT of this machine") from None
+        return f"{host}:0"
+
+
+def _scheduler_spec(dashboard_address: str) -> dict[str, Any]:
+    options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": dashboard_address}
+    return {"cls": Scheduler, "options": options}
+
+
+def _worker_specs(shape: LocalShape) -> dict[int, dict[str, Any]]:
+    options: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "nthreads": shape.threads,
+        "memory_limit": shape.memory_limit,
+        "silence_logs": logging.CRITICAL,
+        "dashboard_address": "127.0.0.1:0",
+    }
+    environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in shape.gpus] or [{}] * shape.num_workers
+    return {
+        i: {"cls": Nanny, "options": {**options, "name": i, "env": environment}}
+        for i, environment in enumerate(environments)
+    }
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let threads and processes that are started inside never see Ctrl-C.
+
+    A terminal sends it to the whole process group; the workers must leave the answer to the client. A signal mask is
+    inherited by threads and by the processes they start, so workers that are started again are spared too.
+    """
+    resource_tracker.ensure_running()  # its first start would unblock the signal in the thread that starts workers
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log lines (lost workers, closed connections) off the terminal: the build reports them itself."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
