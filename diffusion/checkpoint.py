@@ -27,8 +27,8 @@ class Checkpoint:
     """A trained network and what a sampler must know of it.
 
     `gauge` holds measured linear phases of the training volumes, `(count 3)`: TE in ms (NaN where not known), ramp
-    along height and width in rad/mm. `sha256` is that of the weights file and the card together. `card` is the whole
-    model card.
+    along height and width in rad/mm. `sha256` covers the weights file and the architecture. `card` is the whole model
+    card.
     """
 
     network: ComplexUNet
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if bad or not bool(torch.isfinite(gauge[:, 1:]).all()):
         raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
     network.requires_grad_(False).eval()
-    return Checkpoint(network, card["process"], gauge, _digest(path, card_path), card)
+    return Checkpoint(network, card["process"], gauge, _digest(path, card), card)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -112,8 +112,9 @@ def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
         raise CheckpointError(f"{path}: unknown architecture ({error})") from error
 
 
-def _digest(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+def _digest(path: Path, card: dict[str, Any]) -> str:
+    """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
+    wiring = {key: card[key] for key in ("format", "process", "network")}
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(json.dumps(wiring, sort_keys=True).encode())
     return digest.hexdigest()

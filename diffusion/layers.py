@@ -73,10 +73,12 @@ class ComplexNorm(nn.Module):
         power = channels.float().square().mean(dim=(2, 3))  # (batch 2*channel)
         grouped = power.reshape(batch, 2, self.num_groups, -1).mean(dim=(1, 3)) * 2.0  # mean |z|^2 of each group
         inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // 2 // self.num_groups, dim=1)
-        gain, shift_real, shift_imag = self.modulation(embedding).float().chunk(3, dim=1)
+        modulation: Tensor = self.modulation(embedding)
+        gain, shift_real, shift_imag = modulation.float().chunk(3, dim=1)
         factor = (inverse * self.gain * (1.0 + gain)).repeat(1, 2)
         shift = torch.cat((shift_real, shift_imag), dim=1)
-        return channels * factor.to(channels.dtype)[..., None, None] + shift.to(channels.dtype)[..., None, None]
+        factor, shift = factor.to(channels.dtype)[..., None, None], shift.to(channels.dtype)[..., None, None]
+        return channels * factor + shift
 
 
 def complex_silu(channels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
 from diffusion.noise import Stream, random_phasor, uniform, volume_key
+from diffusion.source import source_phasor
 from diffusion.training import pad_to_multiple
 
 DEFAULT_STEPS = 4
@@ -58,7 +59,7 @@ class FlowGenerator:
         height, width = magnitude.shape[-2:]
         grid = grid_size(height, width, conditions.spacing_mm)
         weight = compress_magnitude(to_grid(magnitude, *grid))
-        source = torch.stack([random_phasor(key, Stream.SOURCE, *grid, device=self.device) for key in keys])
+        source = torch.stack([source_phasor(key, *grid, self.device) for key in keys])
         x_1 = self._flow(weight * source, weight, self._conditions(conditions, (height, width), grid))
         image = from_grid(x_1, height, width)
         floor = torch.stack([random_phasor(key, Stream.FLOOR, height, width, device=self.device) for key in keys])

@@ -22,6 +22,7 @@ from diffusion.flow import compress_magnitude, flow_loss
 from diffusion.gauge import fix_gauge
 from diffusion.layers import to_real
 from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.source import training_source
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class TrainingConfig:
             raise ValueError("steps, pixels, save_every and learning_rate: expected positive numbers")
 
 
+_ERROR_FLOOR = 1e-3
+
+
 class Batch(NamedTuple):
     """Complex slices `(batch height width)` of one size, and their conditions `(batch 4)`, NaN where not known."""
 
@@ -74,11 +78,10 @@ def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, mult
     weight = compress_magnitude(magnitude)
     phasor = fix_gauge(batch.image)
     phasor = phasor / phasor.abs().clamp(min=1e-20)
-    source = torch.rand(magnitude.shape, generator=generator) * (2.0 * math.pi)
     t = torch.rand(len(magnitude), generator=generator)
     dropped = torch.rand(batch.conditions.shape, generator=generator) < dropout
     conditions = batch.conditions.masked_fill(dropped, math.nan)
-    x_0 = torch.polar(weight, source)
+    x_0 = weight * training_source(magnitude.shape, generator)
     blocks = [
         to_real(pad_to_multiple(image, multiple)[:, None])
         for image in (x_0, weight * phasor, weight.to(torch.complex64))
@@ -151,7 +154,9 @@ class Trainer:
             group["lr"] = learning_rate(step, self.config)
         half = self.config.precision == "bfloat16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
-            loss = flow_loss(self.network, x_0, x_1, weight, t, conditions).mean()
+            error = flow_loss(self.network, x_0, x_1, weight, t, conditions)
+        # the logarithm gives clean slices, whose errors are small, the same say as noisy ones
+        loss = torch.log(error + _ERROR_FLOOR).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)

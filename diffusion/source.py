@@ -1,0 +1,57 @@
+"""Where the flow starts: a random phase that is smooth on the scale of anatomy, with some grain.
+
+Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
+picture; from a smooth random phase with a little grain, what is left over is smooth, and the grain is what the noise
+of a real phase is made from.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion.fourier import fft2c, ifft2c
+from diffusion.generators import SliceKey
+from diffusion.noise import Stream, normal
+
+CORRELATION_PIXELS = 12.0
+"""Distance at which the correlation of the smooth part has fallen to 1/e."""
+GRAIN = 0.3
+"""Standard deviation of the independent part, relative to the smooth part."""
+
+
+def shape_source(smooth: Tensor, grain: Tensor) -> Tensor:
+    """Make source phasors from independent complex normals.
+
+    Parameters
+    ----------
+    smooth, grain
+        complex64 `(*batch height width)`, real and imaginary parts standard normal.
+
+    Returns
+    -------
+    phasor
+        Same shape, unit modulus: the sum of `smooth`, low-pass filtered with a Gaussian, and `GRAIN` times `grain`.
+    """
+    height, width = smooth.shape[-2:]
+    y = (torch.arange(height, device=smooth.device) - height // 2) / height
+    x = (torch.arange(width, device=smooth.device) - width // 2) / width
+    low_pass = torch.exp(-0.5 * (math.pi * CORRELATION_PIXELS) ** 2 * (y[:, None] ** 2 + x**2))
+    low_pass = low_pass / low_pass.square().mean().sqrt()
+    field = ifft2c(fft2c(smooth) * low_pass) + GRAIN * grain
+    modulus = field.abs()
+    return torch.where(modulus > 0, field / modulus.clamp(min=1e-20), torch.ones_like(field))
+
+
+def source_phasor(key: SliceKey, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """The source of a slice, complex64 `(height width)`: a function of its key."""
+    draws = normal(key, Stream.SOURCE, 4 * height * width, device).reshape(4, height, width)
+    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]))
+
+
+def training_source(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Sources for training, complex64 of the given shape `(*batch height width)`."""
+    draws = torch.randn((4, *shape), generator=generator)
+    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]))
