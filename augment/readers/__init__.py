@@ -1,0 +1,171 @@
+"""Readers: whatever the format, one `Volume`; each format's library is loaded only when a source of it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from augment.errors import VolumeError
+from augment.readers.formats import format_of
+from augment.readers.geometry import Arrangement
+from augment.readers.sources import hash_file, join_digests, local_path
+from augment.volume import Volume
+from manifests.header import Probed
+from manifests.record import ManifestRow
+
+__all__ = ["describe_row", "hash_source", "probe", "read_volume"]
+
+_HDF5_SUFFIXES = (".h5", ".hdf5")
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+def read_volume(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
+    """Read the volume that a manifest row names, with its phase and segmentation where it names them.
+
+    Parameters
+    ----------
+    row
+        Of a validated manifest.
+    limit_bytes
+        Of memory for one file; more than that is refused before it is taken. None for no limit.
+
+    Raises
+    ------
+    VolumeError
+        With a reason of `augment.errors.Reason` and one line of explanation.
+    """
+    from augment.readers.companions import attach_companions
+
+    try:
+        volume, arrangement = _read(row, limit_bytes)
+        volume = attach_companions(volume, row, arrangement, limit_bytes)
+    except MemoryError as error:
+        raise VolumeError(
+            "too_large", f"{row.path}: does not fit into memory; expected a smaller volume; give workers more memory"
+        ) from error
+    num_slices, height, width = volume.magnitude.shape
+    _check_sizes(row, (num_slices, height, width))
+    return volume
+
+
+def _read(row: ManifestRow, limit_bytes: int | None) -> tuple[Volume, Arrangement | None]:
+    match _format(row):
+        case "dicom":
+            from augment.readers.dicom import read_dicom
+
+            return read_dicom(row, limit_bytes), None
+        case "nifti":
+            from augment.readers.nifti import read_nifti
+
+            return read_nifti(row, limit_bytes)
+        case "hdf5":
+            from augment.readers.hdf5 import read_hdf5
+
+            return read_hdf5(row, limit_bytes)
+        case _:
+            from augment.readers.npy import read_npy
+
+            return read_npy(row, limit_bytes)
+
+
+def describe_row(row: ManifestRow) -> tuple[int, int, int]:
+    """Say the shape (slices, height, width) of a row's volume, from headers alone.
+
+    Raises
+    ------
+    VolumeError
+        As `read_volume`, as far as headers tell.
+    """
+    match _format(row):
+        case "dicom":
+            from augment.readers.dicom import describe_dicom
+
+            shape = describe_dicom(row)
+        case "nifti":
+            from augment.readers.nifti import describe_nifti
+
+            shape = describe_nifti(row)
+        case "hdf5":
+            from augment.readers.hdf5 import describe_hdf5
+
+            shape = describe_hdf5(row)
+        case _:
+            from augment.readers.npy import describe_npy
+
+            shape = describe_npy(row)
+    _check_sizes(row, shape)
+    return shape
+
+
+def hash_source(row: ManifestRow) -> str:
+    """Say the `source_sha256` that `read_volume` gives for a row, without decoding a pixel.
+
+    Raises
+    ------
+    VolumeError
+        `missing` or `unreadable`; for DICOM, whose headers tell which files count, as `describe_row`.
+    """
+    from augment.readers.companions import companions_of
+
+    if _format(row) == "dicom":
+        from augment.readers.dicom import hash_dicom
+
+        digests = [hash_dicom(row)]
+    else:
+        digests = [_hash_location(row.kspace or row.path)]
+    return join_digests([*digests, *map(_hash_location, companions_of(row))])
+
+
+def probe(folder: Path, files: Sequence[Path]) -> Probed:
+    """Describe the volumes in these files of one folder; what is no image is ignored.
+
+    NumPy files are not looked at: an array without a header is named by hand.
+    """
+    found = Probed()
+    others = []
+    for file in files:
+        name = file.name.lower()
+        if name.endswith(_NIFTI_SUFFIXES):
+            from augment.readers.nifti import probe_nifti
+
+            _extend(found, probe_nifti(file))
+        elif name.endswith(_HDF5_SUFFIXES):
+            from augment.readers.hdf5 import probe_hdf5
+
+            _extend(found, probe_hdf5(file))
+        else:
+            others.append(file)
+    if others:
+        from augment.readers.dicom_probe import probe_dicom
+
+        _extend(found, probe_dicom(folder, others))
+    return found
+
+
+def _extend(found: Probed, more: Probed) -> None:
+    found.headers.extend(more.headers)
+    found.unreadable.extend(more.unreadable)
+
+
+def _format(row: ManifestRow) -> str:
+    if row.kspace is not None:
+        return "hdf5"
+    if row.format != "auto":
+        return row.format
+    with local_path(row.path) as path:
+        return format_of(path, row.format)
+
+
+def _hash_location(location: str) -> str:
+    with local_path(location) as path:
+        return hash_file(path)
+
+
+def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:
+    stated = (row.num_slices, row.height, row.width)
+    if any(want is not None and want != found for want, found in zip(stated, shape, strict=True)):
+        raise VolumeError(
+            "mismatch",
+            f"{row.path}: is {shape[0]} slices of {shape[1]} x {shape[2]}; the manifest says num_slices, height, width "
+            f"{', '.join('-' if n is None else str(n) for n in stated)}; correct them or leave them empty",
+        )

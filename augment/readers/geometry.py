@@ -1,0 +1,217 @@
+"""From the axes of a file to the corpus's axes: permutations and flips only, so that every voxel keeps its value.
+
+Directions are LPS: x grows to the patient's left, y to posterior, z to superior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.errors import VolumeError
+from augment.volume import PhaseEncode
+
+Affine = NDArray[np.float64]
+FrozenAffine = tuple[tuple[float, float, float, float], ...]
+
+# How DICOM displays a plane, by its normal's axis (x, y, z): directions of growing width and height.
+_DISPLAYED = {
+    0: ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),  # sagittal: to posterior, to inferior
+    1: ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),  # coronal: to left, to inferior
+    2: ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),  # axial: to left, to posterior
+}
+_LETTERS = ("RL", "AP", "IS")
+_CLEARLY_LARGER = 1.2
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Which axis of a file becomes slice, height and width, which of them is flipped, and what geometry that gives."""
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    affine: FrozenAffine
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    transposed: bool
+    phase_encode: PhaseEncode
+
+    def arrange(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring a three-dimensional array of the file's axes to (slice, height, width); a view."""
+        return permute(array, self.axes, self.flips)
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Give the shape that `arrange` makes out of this one."""
+        num_slices, height, width = (int(shape[axis]) for axis in self.axes)
+        return num_slices, height, width
+
+
+def permute(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
+    """Transpose, then flip along the new axes; a view."""
+    return array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def arrange_axes(affine: Affine, shape: Sequence[int], slice_axis: int, phase_axis: int | None = None) -> Arrangement:
+    """Find the display order of a volume.
+
+    Parameters
+    ----------
+    affine
+        4 x 4: index of the file's array to LPS mm; not singular.
+    shape
+        Of the file's array, three sizes.
+    slice_axis, phase_axis
+        Axes of the file's array; `phase_axis` is None where no header tells it.
+
+    Returns
+    -------
+    arrangement
+        In plane as DICOM displays the nearest of the three main planes; slices along width x height. Height and
+        width are exchanged where phase was encoded along the displayed columns.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    first, second = (axis for axis in range(3) if axis != slice_axis)
+    normal = np.cross(directions[:, first], directions[:, second])
+    to_width, to_height = (np.array(v) for v in _DISPLAYED[int(np.argmax(np.abs(normal)))])
+    along = np.abs(directions.T @ np.stack([to_width, to_height], axis=1))
+    straight = along[first, 0] + along[second, 1] >= along[second, 0] + along[first, 1]
+    width_axis, height_axis = (first, second) if straight else (second, first)
+    flip_width = bool(directions[:, width_axis] @ to_width < 0)
+    flip_height = bool(directions[:, height_axis] @ to_height < 0)
+    grown = np.cross(_flipped(directions[:, width_axis], flip_width), _flipped(directions[:, height_axis], flip_height))
+    flip_slice = bool(directions[:, slice_axis] @ grown < 0)
+    axes, flips = (slice_axis, height_axis, width_axis), (flip_slice, flip_height, flip_width)
+    known = phase_axis is not None and phase_axis != slice_axis
+    transposed = known and phase_axis == height_axis
+    if transposed:
+        axes, flips = (axes[0], axes[2], axes[1]), (flips[0], flips[2], flips[1])
+    phase_encode: PhaseEncode = "assumed" if not known else "column" if transposed else "row"
+    return _arrangement(affine, shape, axes, flips, transposed, phase_encode)
+
+
+def _flipped(direction: NDArray[np.float64], flip: bool) -> NDArray[np.float64]:
+    return -direction if flip else direction
+
+
+def _arrangement(
+    affine: Affine,
+    shape: Sequence[int],
+    axes: tuple[int, int, int],
+    flips: tuple[bool, bool, bool],
+    transposed: bool,
+    phase_encode: PhaseEncode,
+) -> Arrangement:
+    moved = np.eye(4)
+    moved[:3, :3] = affine[:3, list(axes)]
+    moved[:3, 3] = affine[:3, 3]
+    for new, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+        if flip:
+            moved[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+            moved[:3, new] *= -1
+    lengths = np.linalg.norm(moved[:3, :3], axis=0)
+    return Arrangement(
+        axes=axes,
+        flips=flips,
+        affine=freeze_affine(moved),
+        spacing_mm=(float(lengths[0]), float(lengths[1]), float(lengths[2])),
+        orientation=orientation_of(moved),
+        transposed=transposed,
+        phase_encode=phase_encode,
+    )
+
+
+def as_displayed(
+    shape: Sequence[int],
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    slice_axis: int = 0,
+    phase_encode: PhaseEncode = "assumed",
+) -> Arrangement:
+    """Arrange an array without an affine: its rows and columns are taken as displayed, its slices as axial.
+
+    Parameters
+    ----------
+    shape
+        Of the file's array: the slice axis, and height before width.
+    spacing_mm
+        Along (slice, height, width).
+    slice_axis, phase_encode
+        What is known otherwise. Nothing is transposed.
+    """
+    height_axis, width_axis = (axis for axis in range(3) if axis != slice_axis)
+    affine = np.zeros((4, 4))
+    affine[2, slice_axis], affine[1, height_axis], affine[0, width_axis] = spacing_mm
+    affine[3, 3] = 1
+    return _arrangement(affine, shape, (slice_axis, height_axis, width_axis), (False,) * 3, False, phase_encode)
+
+
+def orientation_of(affine: Affine) -> str:
+    """Name the patient direction in which each index of an affine grows: three letters out of RL, AP, IS."""
+    letters = ""
+    for column in affine[:3, :3].T:
+        axis = int(np.argmax(np.abs(column)))
+        letters += _LETTERS[axis][int(column[axis] > 0)]
+    return letters
+
+
+def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
+    """Choose the slice axis: the manifest's, the header's, the only axis of size 1, the largest spacing, the last."""
+    if given is not None:
+        return given
+    if header is not None:
+        return header
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    if len(single) == 1:
+        return single[0]
+    order = np.argsort(spacing_mm)
+    return int(order[2]) if spacing_mm[order[2]] > _CLEARLY_LARGER * spacing_mm[order[1]] else 2
+
+
+def match_grid(
+    affine: Affine, shape: Sequence[int], volume_affine: FrozenAffine, volume_shape: Sequence[int], where: str
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Find the permutation and flips that bring a companion file onto a volume's grid.
+
+    Parameters
+    ----------
+    affine, shape
+        Of the companion's array.
+    volume_affine, volume_shape
+        Of the volume in the corpus's axes.
+    where
+        Names the companion in the error.
+
+    Raises
+    ------
+    VolumeError
+        `mismatch` where its voxels are not the volume's voxels in another order.
+    """
+    step = np.linalg.inv(np.array(volume_affine)) @ affine
+    nearest = np.rint(step[:3, :3])
+    axes = tuple(int(axis) for axis in np.argmax(np.abs(nearest), axis=1))
+    is_permutation = sorted(axes) == [0, 1, 2] and np.abs(nearest).sum() == 3
+    # Headers round: allow a tenth of a voxel over the whole length of the volume.
+    aligned = bool(np.all(np.abs(step[:3, :3] - nearest) * np.array(shape) < 0.1))
+    if not (is_permutation and aligned) or [shape[axis] for axis in axes] != list(volume_shape):
+        found = f"{where} has shape {tuple(shape)} and another grid than the magnitude"
+        raise VolumeError(
+            "mismatch",
+            f"{found} of {tuple(volume_shape)} (slice, height, width); expected the same voxels; align the files",
+        )
+    flips = tuple(bool(nearest[new, axis] < 0) for new, axis in enumerate(axes))
+    corner = step[:3, 3] - np.array([size - 1 if flip else 0 for size, flip in zip(volume_shape, flips, strict=True)])
+    if np.abs(corner).max() > 0.1:
+        raise VolumeError(
+            "mismatch",
+            f"{where} is shifted by {np.round(corner, 2).tolist()} voxels; expected the magnitude's grid; align them",
+        )
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+
+
+def freeze_affine(affine: Affine) -> FrozenAffine:
+    """Turn a 4 x 4 array into tuples of Python numbers, without negative zeros."""
+    rows = (affine + 0.0).tolist()
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows)

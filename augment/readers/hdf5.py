@@ -1,0 +1,199 @@
+"""Reads one magnitude volume out of HDF5: fastMRI files by their known names, any other file by a named dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.errors import VolumeError
+from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace
+from augment.readers.geometry import Arrangement, as_displayed
+from augment.readers.nifti_file import check_limit
+from augment.readers.npy import as_volume, plain_volume
+from augment.readers.sources import hash_file, local_path, one_line
+from augment.volume import PhaseEncode, Volume
+from manifests.header import Kind, Probed, SeriesHeader
+from manifests.record import ManifestRow
+
+_RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
+
+
+def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+    """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
+
+    Raises
+    ------
+    VolumeError
+        `missing`, `unreadable`, `unsupported`, `ambiguous` (no dataset named), `not_magnitude`, `mismatch` (no such
+        dataset) or `too_large`.
+    """
+    name = row.kspace or row.path
+    with local_path(name) as path, _opened(path, name) as file:
+        facts = _facts(file)
+        values = _image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, limit_bytes)
+        digest = hash_file(path)
+    volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
+    return _with_facts(volume, row, facts), arrangement
+
+
+def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
+    """Say the shape (slices, height, width) without reading the data."""
+    name = row.kspace or row.path
+    with local_path(name) as path, _opened(path, name) as file:
+        facts = _facts(file)
+        if row.kspace:
+            return _image_sizes(file, name, facts)
+        shape = as_volume(_empty(_chosen(file, row)), name).shape
+        return _arrange(shape, row, facts).sizes(shape)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise VolumeError(
+            "unreadable", f"{name}: cannot be read ({one_line(error)}); expected HDF5; fetch it again or correct format"
+        ) from error
+
+
+def _facts(file: h5py.File) -> FastmriFacts:
+    header = file.get("ismrmrd_header")
+    text = header[()] if isinstance(header, h5py.Dataset) and header.shape == () else None
+    return fastmri_facts(text if isinstance(text, bytes | str) else None, dict(file.attrs))
+
+
+def _known(facts: FastmriFacts) -> dict[str, Any]:
+    return {"spacing": "header"} if facts.spacing_mm else {}
+
+
+def _arrange(shape: tuple[int, ...], row: ManifestRow, facts: FastmriFacts) -> Arrangement:
+    # fastMRI's files are ordered as the corpus is: height is readout, width is phase encoding.
+    phase_encode: PhaseEncode = "row" if facts.recon_size and row.slice_axis in (None, 0) else "assumed"
+    spacing = facts.spacing_mm or (1.0, 1.0, 1.0)
+    return as_displayed(shape, spacing, slice_axis=row.slice_axis or 0, phase_encode=phase_encode)
+
+
+def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume:
+    return replace(
+        volume,
+        te_ms=row.te_ms if row.te_ms is not None else facts.te_ms,
+        field_t=row.field_t if row.field_t is not None else facts.field_t,
+        contrast=row.contrast or facts.contrast,
+    )
+
+
+def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
+    if row.dataset is not None:
+        return _dataset(file, row.dataset, row.path)
+    known = [key for key in _RECONSTRUCTIONS if key in file]
+    if known:
+        # A single-coil file has both: esc is its own target there, rss the one of the multi-coil original.
+        single = "reconstruction_esc" in known and getattr(file.get("kspace"), "ndim", 3) == 3
+        return _dataset(file, "reconstruction_esc" if single else known[0], row.path)
+    keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
+    raise VolumeError(
+        "ambiguous", f"{row.path}: holds {keys}; expected reconstruction_rss or _esc; name one in the column dataset"
+    )
+
+
+def _dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
+    found = file.get(key)
+    if not isinstance(found, h5py.Dataset):
+        keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
+        raise VolumeError("mismatch", f"{name}: has no dataset {key}; expected one of {keys}; correct the manifest")
+    if found.is_virtual or found.external:
+        raise VolumeError("unsupported", f"{name}: {key} lies in other files; expected one file; repack it")
+    return found
+
+
+def _values(file: h5py.File, row: ManifestRow, limit_bytes: int | None) -> NDArray[Any]:
+    dataset = _chosen(file, row)
+    as_volume(_empty(dataset), row.path)
+    check_limit(dataset.size * (dataset.dtype.itemsize + 8), limit_bytes, row.path)
+    with np.errstate(over="ignore"):
+        values = dataset[()].astype(np.complex64 if dataset.dtype.kind == "c" else np.float32)
+    return as_volume(values, row.path)
+
+
+def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
+    """An array of the dataset's type and shape that takes no memory, to check both before anything is read."""
+    return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
+
+
+def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
+    kspace = _dataset(file, "kspace", name)
+    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
+        raise VolumeError(
+            "unsupported",
+            f"{name}: kspace has type {kspace.dtype} and shape {kspace.shape}; expected complex values of three "
+            "or four dimensions; convert it",
+        )
+    if "mask" in file:
+        raise VolumeError("unsupported", f"{name}: its k-space is undersampled; expected all of it; take another file")
+    check_limit(kspace.size * (kspace.dtype.itemsize + 8), limit_bytes, name)
+    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts))
+
+
+def _size(file: h5py.File, facts: FastmriFacts) -> tuple[int, int] | None:
+    for key in _RECONSTRUCTIONS:
+        found = file.get(key)
+        if isinstance(found, h5py.Dataset) and found.ndim == 3:
+            return int(found.shape[1]), int(found.shape[2])
+    return facts.recon_size
+
+
+def _image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:
+    num_slices, *_, height, width = _dataset(file, "kspace", name).shape
+    wanted = _size(file, facts) or (height, width)
+    return int(num_slices), min(wanted[0], int(height)), min(wanted[1], int(width))
+
+
+def probe_hdf5(path: Path) -> Probed:
+    """Describe the volume in a fastMRI file; other HDF5 files are none that a scan could understand."""
+    row = ManifestRow(line=0, volume_id="", path=str(path))
+    try:
+        with _opened(path, str(path)) as file:
+            if not any(key in file for key in (*_RECONSTRUCTIONS, "kspace")):
+                return Probed()
+            return Probed(headers=_headers(path, file, row))
+    except VolumeError as error:
+        return Probed(unreadable=[(path, str(error))])
+
+
+def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader]:
+    facts = _facts(file)
+    headers = []
+    if any(key in file for key in _RECONSTRUCTIONS):
+        shape = as_volume(_empty(_chosen(file, row)), row.path).shape
+        headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
+    if "kspace" in file and "mask" not in file:
+        headers.append(_header(path, file, facts, "kspace", _image_sizes(file, row.path, facts)))
+    return headers
+
+
+def _header(path: Path, file: h5py.File, facts: FastmriFacts, kind: Kind, sizes: tuple[int, int, int]) -> SeriesHeader:
+    patient = file.attrs.get("patient_id")
+    return SeriesHeader(
+        path=path,
+        format="hdf5",
+        kind=kind,
+        series_key=str(path),
+        num_slices=sizes[0],
+        height=sizes[1],
+        width=sizes[2],
+        subject_key=None if patient is None else str(patient),
+        pair_key=str(path),
+        te_ms=facts.te_ms,
+        field_t=facts.field_t,
+        contrast=facts.contrast,
+        spacing_mm=facts.spacing_mm,
+    )

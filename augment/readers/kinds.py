@@ -1,0 +1,139 @@
+"""Telling magnitude from phase, real, imaginary and field-map images where the header of a file does not say it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifests.header import Kind
+
+_SUFFIXES = (".nii.gz", ".nii", ".hdf5", ".h5", ".npy", ".img", ".hdr")
+
+# Words of a name, as BIDS and dcm2niix use them; only whole words count, the last one first.
+_KIND_WORDS: dict[str, Kind] = {
+    "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "phasediff": "phase", "ph": "phase",
+    "pha": "phase", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
+    "imaginary": "imaginary", "fieldmap": "fieldmap", "fieldmaphz": "fieldmap", "b0map": "fieldmap", "fmap": "fieldmap",
+    "part-mag": "magnitude", "mag": "magnitude", "magnitude": "magnitude", "magnitude1": "magnitude",
+    "magnitude2": "magnitude", "adc": "derived", "fa": "derived", "md": "derived", "trace": "derived", "seg": "derived",
+    "mask": "derived", "dseg": "derived", "probseg": "derived", "label": "derived", "labels": "derived",
+    "t1map": "derived", "t2map": "derived", "t2starmap": "derived", "localizer": "localizer", "scout": "localizer",
+}  # fmt: skip
+_LAST_WORD_ONLY = {"ph", "pha", "fa", "md", "phase", "real", "imag", "mag", "magnitude", "label", "labels", "trace"}
+_CONTRAST_WORDS = {
+    "t1w": "T1", "t1": "T1", "mprage": "T1", "t2w": "T2", "t2": "T2", "t2starw": "T2star", "t2star": "T2star",
+    "t2s": "T2star", "pdw": "PD", "pd": "PD", "flair": "FLAIR", "dwi": "DWI", "bold": "BOLD", "angio": "MRA",
+    "tof": "MRA", "swi": "SWI", "asl": "ASL",
+}  # fmt: skip
+_IMAGE_TYPE: dict[str, Kind] = {
+    "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
+    "FIELD_MAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
+}  # fmt: skip
+
+_SIGNED_SHARE = 0.25
+_WRAP_SHARE = 0.01
+_TURNS = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradians"), (180.0, "degrees"))
+
+
+def stem_of(path: Path) -> str:
+    """Give a file's name without the suffixes of its format."""
+    name = path.name
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), path.stem)
+
+
+def kind_of_name(path: Path) -> Kind | None:
+    """Tell what a file's name says that its values are."""
+    words = stem_of(path).lower().split("_")
+    for place, word in enumerate(reversed(words)):
+        if word in _KIND_WORDS and (place == 0 or word not in _LAST_WORD_ONLY):
+            return _KIND_WORDS[word]
+    return None
+
+
+def contrast_of_name(path: Path) -> str | None:
+    """Tell the contrast that a file's name has as a whole word."""
+    words = re.split(r"[_\-. ]", stem_of(path).lower())
+    return next((_CONTRAST_WORDS[word] for word in reversed(words) if word in _CONTRAST_WORDS), None)
+
+
+def pair_name(path: Path) -> str:
+    """Give the name that magnitude and phase of one acquisition share."""
+    words = stem_of(path).split("_")
+    kept = [word for word in words if _KIND_WORDS.get(word.lower()) not in ("phase", "magnitude")]
+    return str(path.parent / "_".join(kept))
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Read the JSON file that BIDS and dcm2niix put beside an image; empty where there is none or it is none."""
+    sidecar = path.with_name(f"{stem_of(path)}.json")
+    try:
+        if sidecar.stat().st_size > 1 << 20:
+            return {}
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
+    """Tell what the ImageType and Modality of a sidecar say."""
+    if sidecar.get("Modality", "MR") not in ("MR", ""):
+        return "non_mr"
+    words = sidecar.get("ImageType")
+    words = [str(word).upper() for word in words] if isinstance(words, list) else []
+    found = next((_IMAGE_TYPE[word] for word in words if word in _IMAGE_TYPE), None)
+    if found is None and words[:1] == ["DERIVED"]:
+        return "derived"
+    return found or ("magnitude" if {"M", "MAGNITUDE"} & set(words) else None)
+
+
+def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
+    """Tell phase and other signed images from a magnitude by their values.
+
+    A magnitude may have a few negative voxels (ringing of a resampling): those are not judged here. Phase without a
+    sign (0..4095, 0..2 pi) is told by its wraps, jumps of more than half its range between neighbours.
+
+    Parameters
+    ----------
+    values
+        `(..., height, width)`, real.
+
+    Returns
+    -------
+    kind
+        And the evidence as words, or None where nothing speaks against a magnitude.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return None
+    low, high = (float(v) for v in np.percentile(finite, (0.5, 99.5)))
+    least, most = float(finite.min()), float(finite.max())
+    if low < 0 and -low > _SIGNED_SHARE * high:
+        share = np.count_nonzero(finite < 0) / finite.size
+        evidence = f"{share:.0%} of its values are negative, from {least:g} to {most:g}"
+        unit = next((unit for turn, unit in _TURNS if 0.95 * turn <= max(-least, most) <= 1.01 * turn), None)
+        return ("phase", f"{evidence}, like {unit}") if unit else ("real", evidence)
+    if least >= 0 and (0.99 * 2 * math.pi <= most <= 1.001 * 2 * math.pi or 4000 <= most <= 4096):
+        share = max(_wraps(values, axis, most / 2) for axis in (-1, -2))
+        if share > _WRAP_SHARE:
+            return "phase", f"its values fill 0 to {most:g} and {share:.0%} of neighbours wrap around"
+    return None
+
+
+def _wraps(values: NDArray[Any], axis: int, half: float) -> float:
+    """Share of jumps over half the range; the sharp edge of an object jumps too, but does not start at both ends."""
+    if values.shape[axis] < 2:
+        return 0.0
+    first, second = (
+        np.take(values, range(start, values.shape[axis] - 1 + start), axis=axis).astype(np.float64) for start in (0, 1)
+    )
+    jumps = np.abs(first - second) > half
+    # Noise and wraps are as often at the upper as at the lower end; a bright object on air is mostly at the lower.
+    balanced = float(np.mean(values > half))
+    return float(np.mean(jumps)) if 0.25 <= balanced <= 0.75 else 0.0

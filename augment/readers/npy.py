@@ -1,0 +1,128 @@
+"""Reads one magnitude volume out of a NumPy file; never a pickled one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.errors import VolumeError
+from augment.readers.geometry import Arrangement, as_displayed
+from augment.readers.kinds import kind_of_values
+from augment.readers.nifti_file import check_limit
+from augment.readers.sources import hash_file, local_path, one_line
+from augment.volume import Volume
+from manifests.record import ManifestRow
+
+
+def read_npy(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+    """Read an array of shape (slice, height, width), or of one slice (height, width), as it is displayed.
+
+    A complex array gives its magnitude, and its phase where the row's `phase` is the same path.
+
+    Raises
+    ------
+    VolumeError
+        `missing`, `unreadable`, `unsupported`, `not_magnitude` or `too_large`.
+    """
+    with local_path(row.path) as path:
+        values = load_values(path, row.path, limit_bytes)
+        digest = hash_file(path)
+    return plain_volume(row, values, as_displayed(values.shape, slice_axis=row.slice_axis or 0), digest, "npy")
+
+
+def describe_npy(row: ManifestRow) -> tuple[int, int, int]:
+    """Say the shape (slices, height, width) from the header alone."""
+    with local_path(row.path) as path:
+        shape = _map(path, row.path).shape
+    return as_displayed(shape, slice_axis=row.slice_axis or 0).sizes(shape)
+
+
+def load_values(path: Path, name: str, limit_bytes: int | None) -> NDArray[Any]:
+    """Read the array of a file as float32 or complex64, three-dimensional."""
+    mapped = _map(path, name)
+    check_limit(mapped.size * (16 if mapped.dtype.kind == "c" else 8), limit_bytes, name)
+    with np.errstate(over="ignore"):
+        return mapped.astype(np.complex64 if mapped.dtype.kind == "c" else np.float32)
+
+
+def _map(path: Path, name: str) -> NDArray[Any]:
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise VolumeError(
+            "unreadable", f"{name}: cannot be read ({one_line(error)}); expected a .npy array of numbers; save it again"
+        ) from error
+    if not isinstance(mapped, np.ndarray):
+        raise VolumeError("unsupported", f"{name}: is an archive of arrays; expected .npy; save one array a file")
+    return as_volume(mapped, name)
+
+
+def as_volume(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Check an array's type and sizes; two dimensions become one slice."""
+    if array.dtype.kind not in "iufc":
+        raise VolumeError("unsupported", f"{name}: has values of type {array.dtype}; expected numbers; convert it")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise VolumeError(
+            "unsupported", f"{name}: has shape {array.shape}; expected (slice, height, width); save one volume a file"
+        )
+    return array if array.ndim == 3 else array[np.newaxis]
+
+
+def plain_volume(
+    row: ManifestRow,
+    values: NDArray[Any],
+    arrangement: Arrangement,
+    digest: str,
+    source_format: str,
+    acquisition: dict[str, Any] | None = None,
+) -> tuple[Volume, Arrangement]:
+    """Make a volume of an array whose header tells no orientation, and say so in its acquisition.
+
+    Raises
+    ------
+    VolumeError
+        `not_magnitude` where the values are those of phase or of another signed image.
+    """
+    phase = None
+    if np.iscomplexobj(values):
+        phase = np.angle(values).astype(np.float32) if row.phase == row.path or row.kspace else None
+        values = np.abs(values)
+    elif found := kind_of_values(_sample(arrangement.arrange(values))):
+        kind = "a phase image" if found[0] == "phase" else "a signed image, as real parts, field maps and phase are"
+        raise VolumeError(
+            "not_magnitude", f"{row.path}: is {kind} ({found[1]}); expected a magnitude image; name that file"
+        )
+    facts: dict[str, Any] = {
+        "source_format": source_format,
+        "orientation": "assumed: rows and columns as displayed, axial",
+    }
+    known = acquisition or {}
+    if "spacing" not in known:
+        facts["spacing"] = "assumed: 1 mm"
+    facts.update({name: value for name, value in known.items() if name != "spacing"})
+    return (
+        Volume(
+            magnitude=np.ascontiguousarray(arrangement.arrange(values)),
+            spacing_mm=arrangement.spacing_mm,
+            affine=arrangement.affine,
+            orientation=arrangement.orientation,
+            transposed=arrangement.transposed,
+            phase_encode=arrangement.phase_encode,
+            source_sha256=digest,
+            phase=None if phase is None else np.ascontiguousarray(arrangement.arrange(phase)),
+            te_ms=row.te_ms,
+            field_t=row.field_t,
+            contrast=row.contrast,
+            anatomy=row.anatomy,
+            acquisition=facts,
+        ),
+        arrangement,
+    )
+
+
+def _sample(volume: NDArray[Any]) -> NDArray[Any]:
+    first = max(0, volume.shape[0] // 2 - 3)
+    return volume[first : first + 6]

@@ -1,0 +1,84 @@
+"""Opening what a manifest names: local files as they are, URLs by fsspec into a temporary file, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from augment.errors import VolumeError
+from manifests.manifest import is_url
+
+_BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def local_path(location: str) -> Iterator[Path]:
+    """Give a local path of a file or folder for as long as the context lasts.
+
+    Raises
+    ------
+    VolumeError
+        `missing` where nothing is there, `unreadable` where a URL cannot be fetched.
+    """
+    if location.startswith("file://"):
+        location = unquote(urlsplit(location).path)
+    if not is_url(location):
+        path = Path(location)
+        if not path.exists():
+            raise VolumeError(
+                "missing", f"{location}: is not there; expected a file or folder; correct the manifest's path"
+            )
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="phasegen-") as folder:
+        yield _fetch(location, Path(folder))
+
+
+def _fetch(location: str, folder: Path) -> Path:
+    import fsspec
+
+    # The name decides the format where a row says `auto`, so it is kept.
+    path = folder / (os.path.basename(location.rstrip("/")) or "source")  # noqa: PTH119
+    try:
+        with fsspec.open(location, "rb") as remote, path.open("wb") as local:
+            shutil.copyfileobj(remote, local, _BLOCK_BYTES)
+    except FileNotFoundError:
+        raise VolumeError(
+            "missing", f"{location}: is not there; expected a file; correct the manifest's path"
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise VolumeError(
+            "unreadable",
+            f"{location}: cannot be fetched ({one_line(error)}); expected a file that fsspec opens; try it by hand",
+        ) from error
+    return path
+
+
+def hash_file(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes, as hexadecimal digits."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VolumeError(
+            "unreadable", f"{path}: {error.strerror or error}; expected a readable file; check it"
+        ) from error
+
+
+def join_digests(digests: Sequence[str]) -> str:
+    """Join the digests of the files of one volume: of one file its own, of several the SHA-256 over them in order."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's text as one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,168 @@
+"""From folders of images to a manifest: a row per magnitude volume, named by salted hashes, everything else counted."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from manifests.found import ScannedVolume, ScanResult
+from manifests.header import Probe, SeriesHeader
+from manifests.write import write_manifest
+
+__all__ = ["ScanResult", "ScannedVolume", "scan_folder", "walk", "write_manifest"]
+
+ID_DIGITS = 16
+_MOST_DIGITS = 64
+
+
+def scan_folder(
+    folder: str | os.PathLike[str],
+    probe: Probe,
+    *,
+    salt: str | None = None,
+    pairs: bool = False,
+    progress: Callable[[Path], None] | None = None,
+) -> ScanResult:
+    """Find the volumes below a folder.
+
+    Parameters
+    ----------
+    folder
+        Walked in the order of names; links to folders that were already walked are not followed again.
+    probe
+        Describes the volumes in the files of one folder.
+    salt
+        Equal salts give equal ids, so keep it secret and keep it. None: a random one that is kept nowhere, and a
+        second scan gives other ids.
+    pairs
+        Take only magnitude volumes that have real phase, and name it.
+    progress
+        Called with each folder before it is probed.
+
+    Returns
+    -------
+    result
+        Ids are HMAC-SHA-256 of what identifies a volume or a subject; paths count relative to `folder`, so that a
+        moved archive keeps its ids.
+
+    Raises
+    ------
+    NotADirectoryError
+        Where `folder` is none.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root}: is no folder; expected one to scan; check the path")
+    headers: list[SeriesHeader] = []
+    unreadable: list[tuple[Path, str]] = []
+    for path, files in walk(root):
+        if progress is not None:
+            progress(path)
+        probed = probe(path, files)
+        headers.extend(probed.headers)
+        unreadable.extend(probed.unreadable)
+    return _arrange(root, headers, unreadable, secrets.token_hex(32) if salt is None else salt, pairs)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each folder below and with `root` that has files, with its files, in the order of names."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:  # no permission, or gone meanwhile: there is nothing to be found
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        files = [Path(entry.path) for entry in entries if entry.is_file()]
+        if files:
+            yield folder, files
+        waiting.extend(Path(entry.path) for entry in reversed(entries) if entry.is_dir())
+
+
+def _arrange(
+    root: Path, headers: list[SeriesHeader], unreadable: list[tuple[Path, str]], salt: str, pairs: bool
+) -> ScanResult:
+    chosen = [header for header in headers if header.kind == "magnitude"]
+    phases = _unique_by_pair(headers, "phase") if pairs else {}
+    kspaces = _unique_by_pair(headers, "kspace") if pairs else {}
+    if pairs:
+        # Raw data without a reconstruction is a complex image too; the magnitude is then its own.
+        partners = {header.pair_key for header in chosen}
+        chosen += [header for key, header in kspaces.items() if key not in partners]
+    left_out = Counter(header.kind for header in headers if header.kind != "magnitude")
+    volume_ids = _Names(salt, "volume", root)
+    subject_ids = _Names(salt, "subject", root)
+    volumes, unpaired = [], 0
+    for header in sorted(chosen, key=_order):
+        phase = phases.get(header.pair_key)
+        kspace = kspaces.get(header.pair_key)
+        if pairs and phase is None and kspace is None:
+            unpaired += 1
+            continue
+        volumes.append(
+            ScannedVolume(
+                header=header,
+                volume_id=volume_ids.unique(_volume_key(header)),
+                subject_id=None if header.subject_key is None else subject_ids.of(header.subject_key),
+                phase=None if phase is None else phase.path,
+                kspace=None if phase is not None or kspace is None else kspace.path,
+            )
+        )
+    return ScanResult(volumes, dict(sorted(left_out.items())), unreadable, unpaired)
+
+
+def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, SeriesHeader]:
+    """Partners by their key; a key that two have tells no pair."""
+    partners = [header for header in headers if header.kind == kind and header.pair_key is not None]
+    counts = Counter(header.pair_key for header in partners)
+    return {header.pair_key: header for header in partners if counts[header.pair_key] == 1}
+
+
+def _order(header: SeriesHeader) -> tuple[str, str, str, int, int]:
+    dataset, series = header.dataset or "", header.series or ""
+    return str(header.path), series, dataset, _or_less(header.echo), _or_less(header.frame)
+
+
+def _or_less(number: int | None) -> int:
+    return -1 if number is None else number
+
+
+def _volume_key(header: SeriesHeader) -> str:
+    parts = (header.series_key, header.dataset, header.echo, header.frame)
+    return "\0".join("" if part is None else str(part) for part in parts)
+
+
+class _Names:
+    """Pseudonyms: the first digits of a keyed hash, which nobody without the salt can compute from an identity."""
+
+    def __init__(self, salt: str, purpose: str, root: Path) -> None:
+        self._key = f"{purpose}\0{salt}".encode()
+        self._prefix = f"{root}{os.sep}"
+        self._given: dict[str, str] = {}
+
+    def of(self, identity: str) -> str:
+        """Give the name of an identity: equal for equal ones."""
+        return self._digits(identity)[:ID_DIGITS]
+
+    def unique(self, identity: str) -> str:
+        """Give a name that no other volume has: more digits, then a count, where the same one comes again."""
+        digits = self._digits(identity)
+        for name in (digits[:ID_DIGITS], digits[:_MOST_DIGITS], *(f"{digits[:ID_DIGITS]}-{k}" for k in range(2, 1000))):
+            if name not in self._given:
+                self._given[name] = identity
+                return name
+        raise ValueError(f"a thousand volumes of one identity under {self._prefix}; expected copies to be rarer")
+
+    def _digits(self, identity: str) -> str:
+        relative = identity.removeprefix(self._prefix)
+        return hmac.new(self._key, relative.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
