@@ -20,12 +20,12 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from augment.errors import RequestError, VolumeError
+from augment.invariants import array_faults, shape_faults
 from augment.layout import (
     CONVENTIONS,
     DTYPES,
     FORMAT,
     ArrayLayout,
-    array_faults,
     from_json,
     group_attributes,
     group_document,
@@ -33,7 +33,6 @@ from augment.layout import (
     positive_zeros,
     receipt_key,
     sha256,
-    shape_faults,
     to_json,
     volume_prefix,
 )

@@ -115,7 +115,7 @@ def test_all_zero_volume_is_written_and_a_missing_shard_reads_as_nan_or_error(tm
     assert not array[:].any()
     shard.unlink()
     assert np.isnan(array[:]).all()
-    with pytest.raises(ShardError, match="volumes/empty/kspace/c.0.0.0: the shard is missing"):
+    with pytest.raises(ShardError, match=r"volumes/empty/kspace/c\.0\.0\.0: the shard is missing"):
         SliceReader(store.storage).read_slice(ArrayLayout.of("kspace", (2, 4, 4), "empty"), 0)
 
 
