@@ -169,8 +169,9 @@ class CorpusStore:
 
     def unfinished(self) -> list[str]:
         """Name the volumes that were begun and not committed, sorted."""
-        names = (name for name in self.storage.children("volumes") if name != "zarr.json")
-        return [name for name in names if not self.storage.exists(receipt_key(name))]
+        names = self.storage.children("volumes")
+        lone = (name for name in names if not self.storage.exists(receipt_key(name)))
+        return [name for name in lone if not self.storage.exists(f"volumes/{name}")]
 
     def discard(self, name: str) -> None:
         """Remove a volume, its receipt first; nothing happens where there is none."""
