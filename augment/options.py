@@ -1,0 +1,83 @@
+"""What a build may be told, with the defaults of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from augment.errors import RequestError
+from augment.magnitude import NegativeRule
+
+PHASES = ("diffusion", "real", "smooth", "sinus", "zero", "white")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of `phasegen build` and `phasegen plan`.
+
+    Attributes
+    ----------
+    phase
+        One of `PHASES`; None takes the shipped weights where there are some, else `smooth`.
+    checkpoint, steps
+        For `diffusion`: weights, and network evaluations a slice.
+    seed
+        Of the corpus; another one gives other phase.
+    replicas
+        Volumes made of each row that does not say itself.
+    batch_size
+        Slices handed to the generator at once; does not change a byte.
+    negative
+        What to do with negative magnitude.
+    keep_columns
+        Columns that the format does not know, to be copied into the receipts.
+    cluster, num_workers, memory_limit, dashboard_address
+        As in `cluster.connect`; bytes per worker.
+    volume_limit
+        Bytes that one volume's float32 magnitude may take; None derives it from a worker's memory.
+    retry_failed
+        Try the volumes again that failed in an earlier run.
+    overwrite
+        Make volumes again that were committed from other bytes or with another recipe.
+    allow_mixed_devices
+        Let workers differ in what may change the last bits.
+    break_lease
+        Take over the lease of a builder that gives no sign of life.
+    keep_open
+        Keep the cluster and its dashboard after the build.
+    """
+
+    phase: str | None = None
+    checkpoint: Path | None = None
+    steps: int | None = None
+    seed: int = 0
+    replicas: int = 1
+    batch_size: int | None = None
+    negative: NegativeRule = "refuse"
+    keep_columns: tuple[str, ...] = ()
+    cluster: str = "local"
+    num_workers: int | None = None
+    memory_limit: int | None = None
+    dashboard_address: str = "127.0.0.1:8787"
+    volume_limit: int | None = None
+    retry_failed: bool = False
+    overwrite: bool = False
+    allow_mixed_devices: bool = False
+    break_lease: bool = False
+    keep_open: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself before anything starts."""
+        if self.phase is not None and self.phase not in PHASES:
+            raise RequestError(f"--phase {self.phase}: expected one of {', '.join(PHASES)}")
+        if self.phase not in (None, "diffusion"):
+            for name, value in (("--checkpoint", self.checkpoint), ("--steps", self.steps)):
+                if value is not None:
+                    raise RequestError(f"{name} goes with --phase diffusion, not with {self.phase}; leave one out")
+        counts = {
+            "--replicas": self.replicas, "--steps": self.steps, "--batch-size": self.batch_size,
+            "--workers": self.num_workers, "--memory-limit": self.memory_limit, "--volume-limit": self.volume_limit,
+        }  # fmt: skip
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise RequestError(f"{name} {count}: expected 1 or more")

@@ -1,0 +1,206 @@
+"""What happens to one volume: read, prepare, sample phase, transform, commit. Knows no Dask and runs in a debugger."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from augment.audit import audit_volume
+from augment.committed import find_committed
+from augment.errors import Reason, VolumeError
+from augment.kspace import make_kspace, real_phasor
+from augment.magnitude import PreparedMagnitude, prepare_magnitude
+from augment.readers import read_volume
+from augment.receipts import target_statistics
+from augment.recipe import row_hash
+from augment.volume import Volume
+from augment.workbench import Outcome, Task, Workbench
+from diffusion.generators import Conditions, SliceKey
+
+RETRY_DELAYS_S = (0.5, 2.0)
+"""Waits before a volume is tried again after a fault that may pass, such as a file server that does not answer."""
+
+_PASSING = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOBUFS,
+    errno.ENOSPC, errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
+
+
+def build_volume(task: Task, bench: Workbench) -> Outcome:
+    """Build one volume and commit it, or skip it where it is committed already. Raises nothing for a bad volume.
+
+    Parameters
+    ----------
+    task
+        The row and replica.
+    bench
+        Of this process.
+
+    Returns
+    -------
+    outcome
+        `failed` with a stable reason and one line, whatever went wrong with this volume alone.
+    """
+    delays = iter(RETRY_DELAYS_S)
+    while True:
+        seconds: dict[str, float] = {}
+        try:
+            return _build(task, bench, seconds)
+        except Exception as error:  # the other volumes are built whatever this one stumbles over
+            delay = next(delays, None) if is_passing(error) else None
+            if delay is None:
+                return _failed(task, error, seconds)
+        time.sleep(delay)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same volume may succeed a moment later: input or output failed, but the file is there."""
+    if isinstance(error, VolumeError):
+        cause = error.__cause__
+        known = isinstance(cause, OSError) and cause.errno in _PASSING
+        return known or isinstance(cause, ConnectionError | TimeoutError)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING)
+
+
+def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
+    with _timed(seconds, "lookup"):
+        present = find_committed(task, bench)
+    if present is not None:
+        return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
+    with _timed(seconds, "read"):
+        volume = read_volume(task.row, bench.limit_bytes)
+    with _timed(seconds, "prepare"):
+        prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
+        audit = audit_volume(volume, prepared.clipped)
+    phasor = sample_phasor(task, volume, prepared.stored, bench, seconds)
+    with _timed(seconds, "kspace"):
+        arrays: dict[str, NDArray[Any]] = {"kspace": make_kspace(prepared.stored, phasor)}
+        del phasor
+        arrays["reconstruction_esc"] = prepared.stored
+        if volume.segmentation is not None:
+            arrays["segmentation"] = volume.segmentation
+        attributes = make_attributes(task, volume, prepared, audit, bench)
+    with _timed(seconds, "commit"):
+        receipt = bench.store.commit_volume(task.name, arrays, attributes)
+    num_bytes = sum(values.nbytes for values in arrays.values())
+    return Outcome(task.name, "built", None, None, len(prepared.stored), num_bytes, seconds, receipt)
+
+
+def sample_phasor(
+    task: Task, volume: Volume, magnitude: NDArray[np.float32], bench: Workbench, seconds: dict[str, float]
+) -> NDArray[np.complex64]:
+    """Give a volume's phasors: sampled under the lock, or its own real phase; complex64 like the magnitude."""
+    if bench.generator is None:
+        if volume.phase is None:
+            raise VolumeError(
+                "mismatch",
+                f"{task.where}: its row names no phase; expected a phase or kspace column with --phase real; add one "
+                "or choose another --phase",
+            )
+        with _timed(seconds, "sample"):
+            return real_phasor(volume.phase)
+    conditions = Conditions((volume.spacing_mm[1], volume.spacing_mm[2]), volume.te_ms, volume.field_t)
+    keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
+    phasor = np.empty(magnitude.shape, dtype=np.complex64)
+    with _timed(seconds, "waiting"):
+        bench.sampling.acquire()
+    try:
+        with _timed(seconds, "sample"):
+            for part in batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices):
+                slices = torch.from_numpy(magnitude[part].copy())
+                phasor[part] = bench.generator.sample_phase(slices, keys[part], conditions).cpu().numpy()
+    finally:
+        bench.sampling.release()
+    return phasor
+
+
+def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:
+    """Cut a volume into calls of the generator: whole tiles, so that the cuts change no tile.
+
+    `batch_size` is rounded up to whole tiles; None takes a default that keeps the memory of a call small.
+    """
+    wanted = batch_size or max(16, tile_slices)
+    step = -(-wanted // tile_slices) * tile_slices
+    for start in range(0, num_slices, step):
+        yield slice(start, min(start + step, num_slices))
+
+
+def make_attributes(
+    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], bench: Workbench
+) -> dict[str, Any]:
+    """Give the receipt's attributes, without what the store adds; nothing of the source but pseudonyms and hashes."""
+    row, recipe = task.row, bench.recipe
+    num_slices, height, width = prepared.stored.shape
+    maximum, norm = target_statistics(prepared.stored)
+    attributes: dict[str, Any] = {
+        "row_hash": row_hash(row, volume.source_sha256),
+        "recipe_hash": recipe.hash,
+        "source_sha256": volume.source_sha256,
+        "environment": bench.environment,
+        "acquisition": _PLANES.get(volume.orientation[:1], "") + (volume.contrast or ""),
+        "max": maximum,
+        "norm": norm,
+        "patient_id": row.subject_id or row.volume_id,
+        "split": row.split,
+        "contrast": volume.contrast,
+        "anatomy": volume.anatomy,
+        "field_t": volume.field_t,
+        "te_ms": volume.te_ms,
+        "spacing_mm": [float(step) for step in volume.spacing_mm],
+        "affine": [[float(value) for value in line] for line in volume.affine],
+        "orientation": volume.orientation,
+        "transposed": volume.transposed,
+        "phase_encode": volume.phase_encode,
+        "scale": prepared.scale,
+        "phase_generator": recipe.phase,
+        "nfe": recipe.nfe,
+        "noise_sigma": 0.0,
+        "oversampling": 1.0,
+        "encoding_size": [height, width, 1],
+        "recon_size": [height, width, 1],
+        "padding_left": 0,
+        "padding_right": width,
+        "storage": "kspace",
+        "licence": row.licence,
+        "audit": audit,
+        "num_slices": num_slices,
+        "seed": recipe.seed,
+        "replica": task.replica,
+    }
+    if recipe.keep_columns:
+        attributes["columns"] = dict(row.extra)
+    return attributes
+
+
+def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:
+    text = " ".join(str(error).split())
+    reason: Reason = "failed"
+    if isinstance(error, VolumeError):
+        reason, message = error.reason, text
+    elif isinstance(error, MemoryError):
+        reason, message = "too_large", f"{task.where}: ran out of memory; give workers more, or start fewer of them"
+    elif isinstance(error, OSError):
+        reason = "missing" if isinstance(error, FileNotFoundError) else "failed"
+        message = f"{task.where}: {text}"
+    else:
+        message = f"{task.where}: unexpected {type(error).__name__}: {text}"
+    return Outcome(task.name, "failed", reason, message, seconds=seconds)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,102 @@
+"""What a volume's work needs: the task, the process's shared bench, and the outcome."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from augment.errors import RequestError
+from augment.receipts import volume_name
+from augment.recipe import Recipe
+from augment.store import CorpusStore
+from diffusion.checkpoint import load_checkpoint
+from diffusion.generators import PhaseGenerator
+from diffusion.select import make_generator
+from manifests.record import ManifestRow
+
+Status = Literal["built", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One volume to be made: a row and which of its replicas. Holds paths and ids, never pixels."""
+
+    row: ManifestRow
+    replica: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the volume in the corpus."""
+        return volume_name(self.row.volume_id, self.replica)
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"volume {self.name} ({self.row.path})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one volume ended.
+
+    `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
+    `num_bytes` counts the arrays before compression. `receipt` holds the committed attributes, also of a skipped one.
+    """
+
+    name: str
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    num_slices: int = 0
+    num_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    receipt: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the volumes of one process share: the corpus, the recipe, the model, and the lock under which it samples.
+
+    `generator` is None for real phase. `environment` goes into every receipt.
+    """
+
+    store: CorpusStore
+    recipe: Recipe
+    generator: PhaseGenerator | None
+    environment: dict[str, str]
+    batch_size: int | None = None
+    limit_bytes: int | None = None
+    overwrite: bool = False
+    sampling: threading.Lock = field(default_factory=threading.Lock)
+
+
+def open_workbench(
+    root: str,
+    recipe: Recipe,
+    environment: dict[str, str],
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    batch_size: int | None = None,
+    limit_bytes: int | None = None,
+    overwrite: bool = False,
+) -> Workbench:
+    """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
+
+    Raises
+    ------
+    RequestError
+        If the checkpoint here is not the recipe's, or there is no corpus.
+    """
+    torch.set_num_threads(recipe.tile.threads)
+    generator = None
+    if recipe.phase != "real":
+        steps = recipe.nfe if recipe.phase == "diffusion" else None
+        generator = make_generator(recipe.phase, checkpoint, steps, device)
+        if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
+            raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
+    return Workbench(CorpusStore.open(root), recipe, generator, environment, batch_size, limit_bytes, overwrite)
