@@ -15,7 +15,7 @@ from manifests.header import Kind
 
 _SUFFIXES = (".nii.gz", ".nii", ".hdf5", ".h5", ".npy", ".img", ".hdr")
 
-# Words of a name, as BIDS and dcm2niix use them; only whole words count, the last one first.
+# Words of a name, as BIDS and dcm2niix use them; only whole words count, most of them only in the end.
 _KIND_WORDS: dict[str, Kind] = {
     "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "phasediff": "phase", "ph": "phase",
     "pha": "phase", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
@@ -25,7 +25,7 @@ _KIND_WORDS: dict[str, Kind] = {
     "mask": "derived", "dseg": "derived", "probseg": "derived", "label": "derived", "labels": "derived",
     "t1map": "derived", "t2map": "derived", "t2starmap": "derived", "localizer": "localizer", "scout": "localizer",
 }  # fmt: skip
-_LAST_WORD_ONLY = {"ph", "pha", "fa", "md", "phase", "real", "imag", "mag", "magnitude", "label", "labels", "trace"}
+_ANYWHERE = ("part-phase", "part-real", "part-imag", "part-mag", "localizer", "scout")
 _CONTRAST_WORDS = {
     "t1w": "T1", "t1": "T1", "mprage": "T1", "t2w": "T2", "t2": "T2", "t2starw": "T2star", "t2star": "T2star",
     "t2s": "T2star", "pdw": "PD", "pd": "PD", "flair": "FLAIR", "dwi": "DWI", "bold": "BOLD", "angio": "MRA",
@@ -51,7 +51,7 @@ def kind_of_name(path: Path) -> Kind | None:
     """Tell what a file's name says that its values are."""
     words = stem_of(path).lower().split("_")
     for place, word in enumerate(reversed(words)):
-        if word in _KIND_WORDS and (place == 0 or word not in _LAST_WORD_ONLY):
+        if word in _KIND_WORDS and (place == 0 or word in _ANYWHERE):
             return _KIND_WORDS[word]
     return None
 
@@ -127,13 +127,16 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
 
 
 def _wraps(values: NDArray[Any], axis: int, half: float) -> float:
-    """Share of jumps over half the range; the sharp edge of an object jumps too, but does not start at both ends."""
-    if values.shape[axis] < 2:
+    """Share of neighbours that differ by more than half the range; 0 where the values do not fill it as phase does.
+
+    Zeros do not count: they may be air that was masked. An image of sharp edges jumps as well, but keeps to few values
+    or to one end of the range.
+    """
+    inside = values > 0
+    shares = np.histogram(values[inside], bins=16, range=(0, 2 * half))[0] / max(np.count_nonzero(inside), 1)
+    if np.count_nonzero(shares > 0.01) < 12 or not 0.25 <= shares[8:].sum() <= 0.75 or values.shape[axis] < 2:
         return 0.0
-    first, second = (
-        np.take(values, range(start, values.shape[axis] - 1 + start), axis=axis).astype(np.float64) for start in (0, 1)
-    )
-    jumps = np.abs(first - second) > half
-    # Noise and wraps are as often at the upper as at the lower end; a bright object on air is mostly at the lower.
-    balanced = float(np.mean(values > half))
-    return float(np.mean(jumps)) if 0.25 <= balanced <= 0.75 else 0.0
+    ordered = np.moveaxis(np.where(inside, values, np.nan), axis, -1)
+    steps = np.abs(np.diff(ordered, axis=-1))
+    steps = steps[np.isfinite(steps)]
+    return float(np.mean(steps > half)) if steps.size else 0.0
