@@ -51,6 +51,10 @@ class Storage(Protocol):
         """List every object under a prefix, as keys from the root, sorted."""
         ...
 
+    def clear_partials(self) -> None:
+        """Remove what killed writers left; only while nobody writes."""
+        ...
+
 
 def run_folder(root: str) -> str:
     """Name the folder beside a corpus that holds its lease, its logs and unfinished files."""
@@ -128,7 +132,11 @@ class LocalStorage:
     def delete(self, key: str) -> None:
         """Remove a file and the folders that it leaves empty."""
         path = self._base / key
+        if not path.exists():
+            return
         path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process may be removing the folder
+            _sync_folder(path.parent)  # a receipt must be gone for good before its shards change
         for folder in path.parents:
             if folder == self._base or not _remove_empty(folder):
                 break
@@ -152,6 +160,11 @@ class LocalStorage:
             base = Path(folder).relative_to(self._base)
             found += [(base / name).as_posix() for name in names]
         return sorted(found)
+
+    def clear_partials(self) -> None:
+        """Remove temporary files that killed writers left."""
+        for partial in (Path(run_folder(self.root)) / "partial").glob("*"):
+            partial.unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
         missing = [folder, *folder.parents]
@@ -256,3 +269,6 @@ class FsspecStorage:
         filesystem.invalidate_cache()
         found = filesystem.find(f"{base}/{prefix}".rstrip("/"))
         return sorted(str(path).removeprefix(base).lstrip("/") for path in found)
+
+    def clear_partials(self) -> None:
+        """Do nothing: an object store drops what was not sent whole."""

@@ -20,7 +20,6 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from augment.errors import RequestError, VolumeError
-from augment.invariants import array_faults, shape_faults
 from augment.layout import (
     CONVENTIONS,
     DTYPES,
@@ -37,6 +36,7 @@ from augment.layout import (
     volume_prefix,
 )
 from augment.receipts import STORE_KEYS, is_volume_name, receipt_faults
+from augment.rules import array_faults, shape_faults
 from augment.shards import ShardError, decode_shard
 from augment.storage import Storage, open_storage
 
@@ -172,6 +172,10 @@ class CorpusStore:
         names = self.storage.children("volumes")
         lone = (name for name in names if not self.storage.exists(receipt_key(name)))
         return [name for name in lone if not self.storage.exists(f"volumes/{name}")]
+
+    def clear_partials(self) -> None:
+        """Remove what killed writers left beside the corpus; for the one builder that holds the lease, at its start."""
+        self.storage.clear_partials()
 
     def discard(self, name: str) -> None:
         """Remove a volume, its receipt first; nothing happens where there is none."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from augment.errors import RequestError, VolumeError
 from augment.index import COLUMNS, INDEX_KEY, index_row, read_index
-from augment.invariants import VolumeValues, shape_faults
+from augment.invariants import VolumeValues
 from augment.layout import (
     DTYPES,
     ArrayLayout,
@@ -22,6 +22,7 @@ from augment.layout import (
     volume_prefix,
 )
 from augment.receipts import is_volume_name, receipt_faults
+from augment.rules import shape_faults
 from augment.shards import ShardError, decode_shard
 from augment.store import CorpusStore, array_document
 

@@ -134,7 +134,7 @@ def contend(root: str, start: float, won: str) -> None:
     try:
         with Lease(root, break_lease=True):
             Path(won, str(os.getpid())).touch()
-            time.sleep(3)
+            time.sleep(1.5)
     except RequestError:
         pass
 
@@ -143,7 +143,7 @@ def test_of_two_that_break_one_expired_lease_at_once_one_wins(tmp_path):
     write_holder(tmp_path / "c", renewed=time.time() - 100)
     (tmp_path / "won").mkdir()
     context = multiprocessing.get_context("spawn")
-    start = time.time() + 1.5
+    start = time.time() + 1.0
     builders = [
         context.Process(target=contend, args=(str(tmp_path / "c"), start, str(tmp_path / "won"))) for _ in range(2)
     ]

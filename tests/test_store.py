@@ -254,6 +254,9 @@ def test_kill_at_any_flush_leaves_no_volume_or_a_whole_one(tmp_path):
         if receipt is not None:
             assert snapshot(tmp_path / "c") == reference
     assert {(-signal.SIGKILL, False), (0, True)} <= states
+    assert list((tmp_path / "c.run/partial").iterdir()) != []
+    CorpusStore.open(tmp_path / "c").clear_partials()
+    assert list((tmp_path / "c.run/partial").iterdir()) == []
 
 
 FULL = """
