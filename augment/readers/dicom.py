@@ -93,11 +93,13 @@ def _find_volume(row: ManifestRow) -> Placement:
             "unsupported",
             f"{row.path}: slice_axis {row.slice_axis}; DICOM slices are the images themselves; leave it empty",
         )
-    return place_frames(select_stack(_all_frames(row), row).frames, row.path)
+    frames, is_folder = _all_frames(row)
+    # Who names one file of a series wants that slice; who names the folder wants the series whole.
+    return place_frames(select_stack(frames, row).frames, row.path, all_files=is_folder)
 
 
-def _all_frames(row: ManifestRow) -> list[Frame]:
-    """Frames of all files of the row's path; of a folder, what is no MR image is left out.
+def _all_frames(row: ManifestRow) -> tuple[list[Frame], bool]:
+    """Frames of all files of the row's path, and whether it is a folder; what is no MR image in it is left out.
 
     A row that names its series asks only for the files that say so; without it every file that promises DICOM must be
     readable, as it may be a slice.
@@ -121,7 +123,7 @@ def _all_frames(row: ManifestRow) -> list[Frame]:
     for series, fault in faults.items():
         if not frames or series in {frame.series for frame in frames}:
             raise fault
-    return frames
+    return frames, is_folder
 
 
 def _check_size(placement: Placement, limit_bytes: int | None, name: str) -> None:

@@ -169,7 +169,10 @@ def read_whole(source: Source, limit_bytes: int | None) -> tuple[pydicom.Dataset
         raise _broken(source, error) from error
     if not looks_like_dicom(unpacked[:1024]):
         raise not_dicom(source, unpacked[:1024])
-    return _parse(io.BytesIO(unpacked), source, unpacked[:1024]), hashlib.sha256(content).digest()
+    dataset = _parse(io.BytesIO(unpacked), source, unpacked[:1024])
+    if "PixelData" not in dataset:  # pydicom gives what it has when encapsulated data ends too early
+        raise VolumeError("unreadable", f"{source}: no pixel data, or its end is missing; cut off; copy it again")
+    return dataset, hashlib.sha256(content).digest()
 
 
 def hash_file(source: Source) -> bytes:

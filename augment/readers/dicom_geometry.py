@@ -29,7 +29,7 @@ class Placement:
     phase_encode: PhaseEncode
 
 
-def place_frames(frames: Sequence[Frame], name: str) -> Placement:
+def place_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) -> Placement:
     """Sort the frames of one volume along the slice normal and check that they make a regular stack.
 
     Parameters
@@ -38,6 +38,8 @@ def place_frames(frames: Sequence[Frame], name: str) -> Placement:
         Of one volume: parallel, of one matrix.
     name
         For messages.
+    all_files
+        Whether the frames should be all that there are: then a number of slices in the header must be reached.
 
     Raises
     ------
@@ -46,6 +48,9 @@ def place_frames(frames: Sequence[Frame], name: str) -> Placement:
     """
     ordered = tuple(sorted(frames, key=lambda frame: frame.depth_mm))
     first = ordered[0]
+    if all_files and first.num_expected is not None and len(ordered) < first.num_expected:
+        found = f"{len(ordered)} slices, the header says {first.num_expected}"
+        raise VolumeError("incomplete", f"{name}: {found}; copy the series again")
     step = _slice_step(ordered, name)
     down = np.multiply(first.column_direction, first.spacing_mm[0])
     right = np.multiply(first.row_direction, first.spacing_mm[1])
@@ -66,11 +71,6 @@ def place_frames(frames: Sequence[Frame], name: str) -> Placement:
 
 def _slice_step(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
     first, last = frames[0], frames[-1]
-    expected = first.num_expected
-    if expected is not None and len(frames) < expected:
-        raise VolumeError(
-            "incomplete", f"{name}: {len(frames)} slices, the header says {expected}; copy the series again"
-        )
     if len(frames) == 1:
         return np.multiply(first.normal, first.thickness_mm)
     depths = np.array([frame.depth_mm for frame in frames])

@@ -25,10 +25,10 @@ _GE_KINDS: dict[int, Kind] = {1: "phase", 2: "real", 3: "imaginary"}
 # Values that were computed out of images: no pixel of theirs is the magnitude of a measured signal.
 _COMPUTED = frozenset({
     "ADC", "EADC", "EXP", "FA", "RA", "TENSOR", "TRACE", "TRACEW", "MIP", "CSA MIP", "MINIP", "MNIP", "MIN IP",
-    "MAX IP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "SUB", "SUBTRACT", "SUBTRACTION",
-    "RATIO", "MEAN", "STDDEV", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "RELCMTT", "MTT", "TTP", "TMAX", "PBP", "GBP",
-    "KTRANS", "T_TEST", "TTEST", "ZSCORE", "ACTIVATION", "SPM", "QSM", "SUSCEPTIBILITY", "SCREEN", "SCREEN SAVE",
-    "CSA BLACK IMAGE",
+    "MAX IP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "SUB", "SUBTRACT", "RATIO",
+    "SUBTRACTION", "MEAN", "STDDEV", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "RELCMTT", "MTT", "TTP",
+    "TMAX", "PBP", "GBP", "KTRANS", "T_TEST", "TTEST", "ZSCORE", "ACTIVATION", "SPM", "QSM", "SUSCEPTIBILITY",
+    "SCREEN", "SCREEN SAVE", "CSA BLACK IMAGE",
 })  # fmt: skip
 _SURVEY = re.compile(r"\b(locali[sz]er|scout|survey|3[ _-]?plane[ _-]?loc)", re.IGNORECASE)
 

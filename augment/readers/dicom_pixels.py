@@ -62,7 +62,7 @@ def _check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
             "unsupported", f"{source}: values through a modality lookup table; expected slope and intercept"
         )
     syntax = transfer_syntax(dataset)
-    if _plugin(syntax) is None:
+    if decoder_name(syntax) is None:
         raise VolumeError(
             "unsupported", f"{source}: transfer syntax {syntax.name} cannot be decoded; convert it (dcmconv)"
         )
@@ -104,8 +104,11 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
     return Planes(planes, num_padding)
 
 
-def _plugin(syntax: UID) -> str | None:
-    """Name the decoder: never left to pydicom, which would take any that is installed, whatever its licence."""
+def decoder_name(syntax: UID) -> str | None:
+    """Name the decoder of a transfer syntax: "" where none is needed, None where there is none.
+
+    The choice is never left to pydicom, which would take any that is installed, whatever its licence.
+    """
     if not syntax.is_transfer_syntax or syntax.is_private:
         return None
     if not syntax.is_encapsulated:
@@ -124,7 +127,7 @@ def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) ->
     expected = (int(dataset.Rows), int(dataset.Columns))
     try:
         decoded = get_decoder(syntax).iter_array(
-            dataset, indices=indices, raw=True, decoding_plugin=_plugin(syntax) or ""
+            dataset, indices=indices, raw=True, decoding_plugin=decoder_name(syntax) or ""
         )
         arrays = [_used_bits(array, dataset, syntax) for array, _ in decoded]
     except (ValueError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, MemoryError) as error:
