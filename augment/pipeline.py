@@ -30,8 +30,9 @@ RETRY_DELAYS_S = (0.5, 2.0)
 _PASSING = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
     errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOBUFS,
-    errno.ENOSPC, errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+    errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 
@@ -69,7 +70,7 @@ def is_passing(error: BaseException) -> bool:
         cause = error.__cause__
         known = isinstance(cause, OSError) and cause.errno in _PASSING
         return known or isinstance(cause, ConnectionError | TimeoutError)
-    return isinstance(error, OSError) and not isinstance(error, _LASTING)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING) and error.errno not in _DISK_FULL
 
 
 def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
@@ -77,8 +78,22 @@ def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
         present = find_committed(task, bench)
     if present is not None:
         return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
+    limits = bench.limits
+    try:
+        with bench.room.shared():
+            return _make(task, bench, limits.shared, seconds)
+    except VolumeError as error:
+        if error.reason != "too_large" or limits.shared == limits.alone:
+            raise
+    start = time.perf_counter()
+    with bench.room.alone():
+        seconds["waiting"] = time.perf_counter() - start
+        return _make(task, bench, limits.alone, seconds)
+
+
+def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
     with _timed(seconds, "read"):
-        volume = read_volume(task.row, bench.limit_bytes)
+        volume = read_volume(task.row, limit_bytes)
     with _timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
         audit = audit_volume(volume, prepared.clipped)
@@ -93,7 +108,9 @@ def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
     with _timed(seconds, "commit"):
         receipt = bench.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
-    return Outcome(task.name, "built", None, None, len(prepared.stored), num_bytes, seconds, receipt)
+    return Outcome(
+        task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
+    )
 
 
 def sample_phasor(
@@ -194,7 +211,8 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{task.where}: {text}"
     else:
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
-    return Outcome(task.name, "failed", reason, message, seconds=seconds)
+    disk_full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    return Outcome(task.name, "failed", reason, message, disk_full=disk_full, seconds=seconds)
 
 
 @contextmanager

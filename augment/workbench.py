@@ -12,6 +12,7 @@ import torch
 from augment.errors import RequestError
 from augment.receipts import volume_name
 from augment.recipe import Recipe
+from augment.room import Limits, Room
 from augment.store import CorpusStore
 from diffusion.checkpoint import load_checkpoint
 from diffusion.generators import PhaseGenerator
@@ -44,7 +45,8 @@ class Outcome:
     """How one volume ended.
 
     `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
-    `num_bytes` counts the arrays before compression. `receipt` holds the committed attributes, also of a skipped one.
+    `num_bytes` counts the arrays before compression. `disk_full` tells that no other volume will fare
+    better. `receipt` holds the committed attributes, also of a skipped one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Outcome:
     message: str | None = None
     num_slices: int = 0
     num_bytes: int = 0
+    disk_full: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
 
@@ -69,9 +72,10 @@ class Workbench:
     generator: PhaseGenerator | None
     environment: dict[str, str]
     batch_size: int | None = None
-    limit_bytes: int | None = None
+    limits: Limits = field(default_factory=Limits)
     overwrite: bool = False
     sampling: threading.Lock = field(default_factory=threading.Lock)
+    room: Room = field(default_factory=Room)
 
 
 def open_workbench(
@@ -82,7 +86,7 @@ def open_workbench(
     device: str = "cpu",
     checkpoint: Path | None = None,
     batch_size: int | None = None,
-    limit_bytes: int | None = None,
+    limits: Limits | None = None,
     overwrite: bool = False,
 ) -> Workbench:
     """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
@@ -99,4 +103,4 @@ def open_workbench(
         generator = make_generator(recipe.phase, checkpoint, steps, device)
         if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
-    return Workbench(CorpusStore.open(root), recipe, generator, environment, batch_size, limit_bytes, overwrite)
+    return Workbench(CorpusStore.open(root), recipe, generator, environment, batch_size, limits or Limits(), overwrite)

@@ -1,0 +1,137 @@
+"""The log beside a corpus, `<corpus>.run/`: what every run did, and which volumes failed. No part of the corpus.
+
+`runs/<time>.jsonl` holds one line for the start, for every volume and for the end; `failures.json` the volumes that
+failed and were not built since.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from augment.storage import Storage, open_storage, run_folder
+from augment.workbench import Outcome
+
+_WRITE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A volume that was not built. `row` is its row's fingerprint: an edited row is tried again."""
+
+    reason: str
+    message: str
+    row: str
+    recipe_hash: str
+
+
+class RunLog:
+    """Writes the log of one run; a `with` block closes it.
+
+    On an object store, which cannot append, the lines are kept in memory and written at intervals as a whole.
+    """
+
+    def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
+        self.failures = read_failures(root)
+        self._folder = _folder(root)
+        self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
+        self._lines: list[str] = []
+        self._file: TextIO | None = None
+        self._written = 0.0
+        if isinstance(self._folder, Path):
+            path = self._folder / self._key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._line({"event": "start", **facts})
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+    def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
+        """Take in how a volume ended."""
+        if outcome.status == "failed":
+            message = outcome.message or ""
+            self.failures[outcome.name] = Failure(outcome.reason or "failed", message, row, recipe_hash)
+        else:
+            self.failures.pop(outcome.name, None)
+        facts = asdict(outcome)
+        del facts["receipt"]
+        facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
+        self._line({"event": "volume", **facts})
+        if time.monotonic() - self._written > _WRITE_EVERY_S:
+            self.flush()
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """Write the last line."""
+        self._line({"event": "end", **facts})
+
+    def flush(self) -> None:
+        """Write `failures.json`, and the lines where they are kept in memory."""
+        document = {name: asdict(failure) for name, failure in self.failures.items()}
+        text = json.dumps(document, indent=1) + "\n"
+        if isinstance(self._folder, Path):
+            fresh = self._folder / "failures.json.new"
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(self._folder / "failures.json")
+        else:
+            self._folder.put("failures.json", text.encode())
+            self._folder.put(self._key, "".join(self._lines).encode())
+        self._written = time.monotonic()
+
+    def _line(self, document: Mapping[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **document}) + "\n"
+        if self._file is None:
+            self._lines.append(line)
+        else:
+            self._file.write(line)
+
+
+def _folder(root: str) -> Path | Storage:
+    folder = run_folder(root).removeprefix("file://")
+    return open_storage(folder) if "://" in folder else Path(folder)
+
+
+def _read(root: str, key: str) -> bytes | None:
+    folder = _folder(root)
+    if not isinstance(folder, Path):
+        return folder.get(key)
+    path = folder / key
+    return path.read_bytes() if path.is_file() else None
+
+
+def read_failures(root: str) -> dict[str, Failure]:
+    """Read the volumes that failed in earlier runs; empty where there are none, or the file is damaged."""
+    try:
+        document = json.loads(_read(root, "failures.json") or b"{}")
+        return {name: Failure(**entry) for name, entry in document.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def run_names(root: str) -> list[str]:
+    """Name the runs, oldest first."""
+    folder = _folder(root)
+    if isinstance(folder, Path):
+        return sorted(path.name for path in (folder / "runs").glob("*.jsonl"))
+    return [name for name in folder.children("runs") if name.endswith(".jsonl")]
+
+
+def read_run(root: str, name: str) -> Iterator[dict[str, Any]]:
+    """Read the lines of one run; a line that a killed run left torn is passed over."""
+    for line in (_read(root, f"runs/{name}") or b"").splitlines():
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, dict):
+            yield document
