@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zarr
 from phantom_corpus import make_arrays, make_attributes, make_corpus
 
+import augment.layout
 from augment.errors import RequestError
 from augment.index import COLUMNS, INDEX_KEY, IndexBuilder, index_row, read_index, write_index
-from augment.layout import group_document
+from augment.layout import DTYPES, group_document
+from augment.receipts import OPTIONAL_KEYS, REQUIRED_KEYS, STORE_KEYS
 
 
 def test_index_holds_manifest_order_and_the_facts_of_the_receipts(tmp_path):
@@ -117,3 +122,21 @@ def test_a_hundred_thousand_rows_open_in_a_second(tmp_path):
         assert len(read_index(tmp_path / "c")) == 100_000
         seconds.append(time.process_time() - start)
     assert min(seconds) < 1.0
+
+
+def test_the_written_format_names_every_key_column_and_array():
+    text = (Path(augment.layout.__file__).parent / "FORMAT.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    for words in (REQUIRED_KEYS, OPTIONAL_KEYS, STORE_KEYS, COLUMNS, DTYPES):
+        assert set(words) - named == set()
+
+
+def test_the_written_example_reads_a_corpus(tmp_path, monkeypatch):
+    write_index(make_corpus(tmp_path / "corpus.zarr", a={"num_slices": 4}), ["a"])
+    text = (Path(augment.layout.__file__).parent / "FORMAT.md").read_text()
+    script = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    result: dict[str, Any] = {}
+    exec(script, result)  # noqa: S102
+    assert result["kspace"].tobytes() == make_arrays(num_slices=4)["kspace"][3].tobytes()
+    assert result["target"].tobytes() == make_arrays(num_slices=4)["reconstruction_esc"][3].tobytes()
