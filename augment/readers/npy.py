@@ -50,13 +50,19 @@ def load_values(path: Path, name: str, limit_bytes: int | None) -> NDArray[Any]:
 
 def _map(path: Path, name: str) -> NDArray[Any]:
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise VolumeError(
+                    "unsupported", f"{name}: is an archive of arrays; expected .npy; save one array a file"
+                )
+        # Unlike `np.load` this reads nothing but the one format, and never a pickle.
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except VolumeError:
+        raise
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise VolumeError(
             "unreadable", f"{name}: cannot be read ({one_line(error)}); expected a .npy array of numbers; save it again"
         ) from error
-    if not isinstance(mapped, np.ndarray):
-        raise VolumeError("unsupported", f"{name}: is an archive of arrays; expected .npy; save one array a file")
     return as_volume(mapped, name)
 
 
