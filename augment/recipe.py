@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,35 +178,3 @@ def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix:
         elif before != after:
             lines.append(f"{prefix}{key}: {json.dumps(before)} there, {json.dumps(after)} asked")
     return lines
-
-
-def device_kind() -> str:
-    """Say where a model runs on this machine: "cuda" where there is a usable GPU, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def environment_class(device: str) -> dict[str, str]:
-    """Describe what may change the last bits of a result on this machine, for work on `device` ("cpu" or "cuda").
-
-    Also work on a GPU has its Fourier transforms on the CPU, so the CPU's instruction set always counts.
-    """
-    import torch
-
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cpu": f"{_cpu_vendor()} {torch.backends.cpu.get_cpu_capability()}",
-        "architecture": platform.machine(),
-        "torch": torch.__version__,
-    }
-
-
-def _cpu_vendor() -> str:
-    """The maker: numeric libraries choose their code by it too."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith(("vendor_id", "CPU implementer"))]
-    return vendors[0] if vendors else platform.processor() or "unknown"

@@ -65,3 +65,18 @@ def worker_state(name: str) -> Any:  # noqa: ANN401
     if not isinstance(plugin, StatePlugin) or plugin.state is None:
         raise ClusterError(f"this process has no state {name!r}; expected a worker on which it was installed")
     return plugin.state
+
+
+def ask_workers(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
+    """Call a function of an importable module once in every worker; answers by worker address.
+
+    Raises
+    ------
+    ClusterError
+        If workers cannot import or run it.
+    """
+    try:
+        answers: dict[str, Any] = client.run(question)
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(f"workers cannot run this program ({error}); install the same version of it there") from None
+    return answers

@@ -1,0 +1,116 @@
+"""What is checked and counted before a build starts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from augment.environment import MIXED_HELP, describe_class
+from augment.errors import RequestError, VolumeError
+from augment.options import BuildOptions
+from augment.recipe import Recipe, describe_differences, row_fingerprint
+from augment.runlog import Failure
+from augment.storage import open_storage
+from augment.store import CorpusStore
+from augment.workbench import Task
+from manifests.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a manifest asks for: names in its order, and the slices where every row tells them."""
+
+    names: list[str]
+    num_slices: int | None
+
+
+def corpus_exists(root: str) -> bool:
+    """Tell whether something was begun there."""
+    return open_storage(root).exists("zarr.json")
+
+
+def check_corpus(root: str, recipe: Recipe, overwrite: bool) -> None:
+    """Check that a corpus that is there already was made by the same recipe.
+
+    Raises
+    ------
+    RequestError
+        If it was not and is not to be overwritten; the message lists the options that differ.
+    """
+    if not corpus_exists(root):
+        return
+    attributes = CorpusStore.open(root).attributes
+    if attributes.get("recipe_hash") == recipe.hash or overwrite:
+        return
+    there = attributes.get("recipe")
+    differences = describe_differences(there if isinstance(there, dict) else {}, recipe.to_json())
+    lines = [f"{root}: this corpus was made by another recipe:", *(f"  {line}" for line in differences)]
+    raise RequestError("\n".join([*lines, "give the same options, build into another corpus, or --overwrite this one"]))
+
+
+def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
+    """Open the corpus, or create it where there is none.
+
+    Raises
+    ------
+    RequestError
+        As `check_corpus`, or if something else lies there.
+    """
+    check_corpus(root, recipe, overwrite)
+    if not corpus_exists(root):
+        return CorpusStore.create(root, recipe.attributes())
+    store = CorpusStore.open(root)
+    if store.attributes.get("recipe_hash") != recipe.hash:
+        store.write_attributes(recipe.attributes())
+    return store
+
+
+def check_environment(store: CorpusStore, classes: list[dict[str, str]], options: BuildOptions) -> None:
+    """Check that a corpus is carried on by machines like those that began it; one of its volumes is looked at.
+
+    Raises
+    ------
+    RequestError
+        If they differ and mixed ones are not allowed.
+    """
+    if options.allow_mixed_devices or options.overwrite:
+        return
+    try:
+        receipt = next((found for name in store.names()[:1] if (found := store.receipt(name)) is not None), None)
+    except VolumeError:
+        return  # damaged; the volume's own task says so
+    if receipt is not None and receipt["environment"] not in classes:
+        raise RequestError(
+            f"{store.root}: was begun by workers of another kind ({describe_class(receipt['environment'])}) than these "
+            f"({describe_class(classes[0])}): {MIXED_HELP}"
+        )
+
+
+def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
+    """Give every volume that a manifest asks for: the replicas of a row one after another."""
+    for row in manifest:
+        for replica in range(row.replicas or replicas):
+            yield Task(row, replica)
+
+
+def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
+    """Name every volume and add up the slices."""
+    names: list[str] = []
+    num_slices: int | None = 0
+    for task in all_tasks(manifest, replicas):
+        names.append(task.name)
+        known = task.row.num_slices
+        num_slices = None if num_slices is None or known is None else num_slices + known
+    return Wanted(names, num_slices)
+
+
+def split_failed(
+    tasks: Iterator[Task], failures: dict[str, Failure], recipe: Recipe, left_out: list[Task]
+) -> Iterator[Task]:
+    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `left_out`."""
+    for task in tasks:
+        failure = failures.get(task.name)
+        if failure and (failure.row, failure.recipe_hash) == (row_fingerprint(task.row), recipe.hash):
+            left_out.append(task)
+        else:
+            yield task

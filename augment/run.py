@@ -1,0 +1,206 @@
+"""A build: the manifest's volumes are handed out to a Dask cluster, and their outcomes gathered."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from augment.environment import device_kind
+from augment.index import IndexBuilder
+from augment.lease import Lease
+from augment.options import BuildOptions
+from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
+from augment.request import all_tasks, check_corpus, count_wanted, open_corpus, split_failed
+from augment.runlog import RunLog
+from augment.summary import BuildSummary
+from augment.workbench import Outcome, Task
+from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
+from cluster.connect import Connection
+from cluster.errors import ClusterError
+from cluster.window import Finished, run_window
+from manifests.manifest import Manifest
+
+INDEX_EVERY_S = 60.0
+
+Say = Callable[[str], None]
+
+
+def build(
+    manifest: Manifest, root: str, options: BuildOptions, say: Say = tqdm.write, progress: bool = True
+) -> BuildSummary:
+    """Build what a manifest asks for into a corpus, or carry on with it.
+
+    Parameters
+    ----------
+    manifest
+        Validated.
+    root
+        Path or URL of the corpus.
+    options
+        Of the build.
+    say
+        Gets the lines that a user should see meanwhile, such as the dashboard's address.
+    progress
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    summary
+        Also after Ctrl-C: what is committed stays, and its `interrupted` is set.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
+    """
+    root = root.rstrip("/") or root
+    check_cluster(options)
+    if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
+        device = device_kind() if checkpoint_path(options) is not None else "cpu"
+        check_corpus(root, make_recipe(options, device), options.overwrite)
+    with ExitStack() as stack:
+        lease = stack.enter_context(Lease(root, options.break_lease))
+        connection = stack.enter_context(connected(options))
+        plan = prepare_workers(connection, root, options)
+        stack.callback(forget_workers, connection)
+        say(f"dashboard: {connection.dashboard}")
+        summary = _Run(manifest, plan, options, connection, lease, say).go(progress)
+        if options.keep_open and not summary.interrupted:
+            _keep_open(connection, say)
+    return summary
+
+
+class _Run:
+    """One run over the tasks: it counts, logs, shows and indexes what comes back."""
+
+    def __init__(
+        self, manifest: Manifest, plan: BenchPlan, options: BuildOptions, connection: Connection, lease: Lease, say: Say
+    ) -> None:
+        self._manifest = manifest
+        self._plan = plan
+        self._options = options
+        self._connection = connection
+        self._lease = lease
+        self._say = say
+        self._wanted = count_wanted(manifest, options.replicas)
+        self._summary = BuildSummary(plan.root, len(self._wanted.names))
+        self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
+        self._index = IndexBuilder(self._store)
+        self._indexed = time.monotonic()
+        self._index_every = INDEX_EVERY_S
+
+    def go(self, progress: bool) -> BuildSummary:
+        """Hand everything out; Ctrl-C ends it early and cleanly."""
+        start = time.monotonic()
+        with RunLog(self._plan.root, self._facts()) as log, self._bar(progress) as bar:
+            try:
+                for finished in run_window(self._connection, run_task, self._tasks(log), lambda task: task.name):
+                    if finished is not None:
+                        self._take(finished, log, bar)
+                    self._lease.check()
+                    self._refresh_index()
+                    if self._summary.stopped:
+                        break
+            except KeyboardInterrupt:
+                self._summary.interrupted = True
+                _next_interrupt_kills()
+                self._say("interrupted: stopping the workers; what is committed stays")
+            except ClusterError as error:
+                self._summary.stopped = str(error)
+            self._summary.seconds = time.monotonic() - start
+            self._index.write(self._wanted.names)
+            log.end(self._summary.to_json())
+        return self._summary
+
+    def _facts(self) -> dict[str, object]:
+        plan = self._plan
+        return {
+            "num_volumes": len(self._wanted.names),
+            "num_slices": self._wanted.num_slices,
+            "recipe_hash": plan.recipe.hash,
+            "recipe": plan.recipe.to_json(),
+            "environments": plan.classes,
+            "num_workers": self._connection.num_workers(),
+            "num_threads": self._connection.num_threads(),
+            "limits": asdict(plan.limits),
+            "cluster": self._options.cluster,
+        }
+
+    def _tasks(self, log: RunLog) -> Iterator[Task]:
+        tasks = all_tasks(self._manifest, self._options.replicas)
+        if self._options.retry_failed:
+            return tasks
+        left_out: list[Task] = []
+        kept = split_failed(tasks, dict(log.failures), self._plan.recipe, left_out)
+        return self._list_left_out(kept, left_out, log)
+
+    def _list_left_out(self, kept: Iterator[Task], left_out: list[Task], log: RunLog) -> Iterator[Task]:
+        yield from kept
+        self._summary.left_out = {task.name: log.failures[task.name] for task in left_out}
+
+    @contextmanager
+    def _bar(self, progress: bool) -> Iterator[tqdm]:
+        with tqdm(
+            total=len(self._wanted.names), unit="volume", disable=not progress, dynamic_ncols=True, smoothing=0.05
+        ) as bar:
+            yield bar
+
+    def _take(self, finished: Finished[Task], log: RunLog, bar: tqdm) -> None:
+        task = finished.item
+        outcome: Outcome = finished.value if finished.error is None else self._lost(finished)
+        summary = self._summary
+        summary.take(outcome)
+        if outcome.disk_full:
+            summary.stopped = f"{outcome.message}; make room and run the same command again"
+            return
+        log.record(outcome, row_fingerprint(task.row) if outcome.status == "failed" else "", self._plan.recipe.hash)
+        if outcome.status == "failed":
+            summary.failed[outcome.name] = log.failures[outcome.name]
+        if outcome.receipt is not None:
+            self._index.add(outcome.name, outcome.receipt)
+        elapsed = bar.format_dict["elapsed"]
+        rate = summary.num_slices / elapsed if elapsed else 0.0
+        bar.set_postfix_str(f"{rate:.1f} slices/s, {len(summary.failed)} failed", refresh=False)
+        bar.update()
+
+    def _lost(self, finished: Finished[Task]) -> Outcome:
+        """Say how a task ended that gave no outcome of its own."""
+        task = finished.item
+        if finished.worker_lost:
+            message = (
+                f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
+                "into memory; give workers more with --memory-limit, or look whether the file crashes its reader"
+            )
+            return Outcome(task.name, "failed", "worker_lost", message)
+        message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"
+        return Outcome(task.name, "failed", "failed", " ".join(message.split()))
+
+    def _refresh_index(self) -> None:
+        """Write the index now and then, so that a corpus that grows can be loaded; never most of the time."""
+        start = time.monotonic()
+        if start - self._indexed < self._index_every:
+            return
+        self._index.write(self._wanted.names)
+        self._indexed = time.monotonic()
+        self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
+
+
+def _next_interrupt_kills() -> None:
+    """Let a second Ctrl-C end the program at once; worker processes notice that it is gone and end too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _keep_open(connection: Connection, say: Say) -> None:
+    say(f"the cluster stays open: {connection.dashboard}; Ctrl-C closes it")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        _next_interrupt_kills()

@@ -1,0 +1,123 @@
+"""How a build ended, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from augment.runlog import Failure
+from augment.workbench import Outcome
+
+_SHOWN = 20
+
+
+@dataclass
+class BuildSummary:
+    """What a build did.
+
+    Attributes
+    ----------
+    corpus
+        Its path or URL.
+    num_volumes
+        Volumes that the manifest asks for.
+    built, skipped
+        Volumes committed now; volumes that were committed before.
+    failed, left_out
+        Volumes that failed now; those that failed in an earlier run and were not tried again: name to failure.
+    num_slices, num_bytes
+        Of what was built now; bytes of the arrays before compression.
+    seconds
+        Wall time of the work, without starting the workers.
+    interrupted
+        True where the user stopped it.
+    stopped
+        Why it gave up before the end, for example a full disk; None where it did not.
+    """
+
+    corpus: str
+    num_volumes: int = 0
+    built: int = 0
+    skipped: int = 0
+    failed: dict[str, Failure] = field(default_factory=dict)
+    left_out: dict[str, Failure] = field(default_factory=dict)
+    num_slices: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    stopped: str | None = None
+
+    @property
+    def num_open(self) -> int:
+        """Volumes that were not come to."""
+        return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.left_out)
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 1 some volumes are missing, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.failed or self.left_out or self.stopped else 0
+
+    def take(self, outcome: Outcome) -> None:
+        """Count how a volume ended; failures are given in `failed` by the caller, who knows the row."""
+        if outcome.status == "built":
+            self.built += 1
+            self.num_slices += outcome.num_slices
+            self.num_bytes += outcome.num_bytes
+        elif outcome.status == "skipped":
+            self.skipped += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as a JSON object."""
+        return {**asdict(self), "num_open": self.num_open, "exit_status": self.exit_status}
+
+    def lines(self) -> list[str]:
+        """Say it in words, failures listed by reason."""
+        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.num_slices and self.seconds else ""
+        lines = [
+            f"{self.corpus}: {self.built + self.skipped} of {self.num_volumes} volumes are committed: {self.built} "
+            f"built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
+            f"{format_seconds(self.seconds)}{rate}), {self.skipped} from before"
+        ]
+        lines += _listed(self.failed, "failed; the reason of each:")
+        lines += _listed(
+            self.left_out, "failed in an earlier run and were not tried again; --retry-failed does, an edited row too:"
+        )
+        if self.stopped:
+            lines.append(f"stopped with {self.num_open} volumes to go: {self.stopped}")
+        return lines
+
+
+def _listed(failures: dict[str, Failure], what: str) -> list[str]:
+    if not failures:
+        return []
+    counts = Counter(failure.reason for failure in failures.values())
+    lines = [
+        f"{len(failures)} volumes {what} {', '.join(f'{count} {reason}' for reason, count in counts.most_common())}"
+    ]
+    lines += [f"  {name}: {failure.reason}: {failure.message}" for name, failure in list(failures.items())[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        lines.append(f"  and {len(failures) - _SHOWN} more; all of them: phasegen status CORPUS --json")
+    return lines
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Write a size with a decimal unit, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} PB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time span as one would say it."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    hours = minutes / 60
+    return f"{hours:.0f} h" if hours < 100 else f"{hours / 24:.0f} days"

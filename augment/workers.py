@@ -1,0 +1,137 @@
+"""The workers of a build: found, compared with each other, and made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from augment.environment import (
+    MIXED_HELP,
+    common_classes,
+    common_device,
+    describe_class,
+    describe_machine,
+    environment_class,
+)
+from augment.errors import RequestError
+from augment.options import BuildOptions
+from augment.pipeline import build_volume
+from augment.recipe import Recipe, checkpoint_path, make_recipe
+from augment.request import check_environment, open_corpus
+from augment.room import Limits, magnitude_limits
+from augment.workbench import Outcome, Task, Workbench, open_workbench
+from cluster.connect import Connection, check_spec, connect
+from cluster.errors import ClusterError
+from cluster.plugin import ask_workers, install_state, remove_state, worker_state
+
+_STATE = "phasegen"
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What every worker process needs to make its workbench ready."""
+
+    root: str
+    recipe: Recipe
+    device: str
+    classes: list[dict[str, str]]
+    allow_mixed: bool
+    checkpoint: Path | None
+    batch_size: int | None
+    limits: Limits
+    overwrite: bool
+
+
+def prepare_worker(plan: BenchPlan) -> Workbench:
+    """Make a worker process ready; one of another kind of machine than the first ones refuses, and does not join."""
+    environment = environment_class(plan.device)
+    if environment not in plan.classes and not plan.allow_mixed:
+        raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
+    return open_workbench(
+        plan.root,
+        plan.recipe,
+        environment,
+        device=plan.device,
+        checkpoint=plan.checkpoint,
+        batch_size=plan.batch_size,
+        limits=plan.limits,
+        overwrite=plan.overwrite,
+    )
+
+
+def run_task(task: Task) -> Outcome:
+    """Build one volume in a worker."""
+    bench: Workbench = worker_state(_STATE)
+    return build_volume(task, bench)
+
+
+def check_cluster(options: BuildOptions) -> None:
+    """Check the value of `--cluster` without starting anything; raises RequestError."""
+    with _as_request_errors():
+        check_spec(options.cluster)
+
+
+@contextmanager
+def _as_request_errors() -> Iterator[None]:
+    try:
+        yield
+    except ClusterError as error:
+        raise RequestError(str(error)) from None
+
+
+@contextmanager
+def connected(options: BuildOptions) -> Iterator[Connection]:
+    """Start or join the cluster of `--cluster`; what is wrong with it is a RequestError."""
+    with ExitStack() as stack:
+        with _as_request_errors():
+            connection = stack.enter_context(
+                connect(
+                    options.cluster,
+                    num_workers=options.num_workers,
+                    memory_limit=options.memory_limit,
+                    dashboard_address=options.dashboard_address,
+                )
+            )
+        yield connection
+
+
+def prepare_workers(connection: Connection, root: str, options: BuildOptions) -> BenchPlan:
+    """Look at the workers, open the corpus, make every worker ready.
+
+    Raises
+    ------
+    RequestError
+        If they cannot build this corpus; it may have been created.
+    """
+    with _as_request_errors():
+        machines = ask_workers(connection.client, describe_machine)
+    device = common_device(machines, uses_model=checkpoint_path(options) is not None)
+    classes = common_classes(machines, device, options.allow_mixed_devices)
+    recipe = make_recipe(options, device)
+    store = open_corpus(root, recipe, options.overwrite)
+    check_environment(store, classes, options)
+    threads = max(connection.num_threads() // connection.num_workers(), 1)
+    plan = BenchPlan(
+        root=store.root,
+        recipe=recipe,
+        device=device,
+        classes=classes,
+        allow_mixed=options.allow_mixed_devices,
+        checkpoint=checkpoint_path(options),
+        batch_size=options.batch_size,
+        limits=magnitude_limits(connection.memory_limit(), threads, options.volume_limit),
+        overwrite=options.overwrite,
+    )
+    try:
+        install_state(connection.client, _STATE, prepare_worker, (plan,))
+    except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
+        raise RequestError(f"a worker cannot be made ready: {error}") from None
+    return plan
+
+
+def forget_workers(connection: Connection) -> None:
+    """Leave a cluster that was there before as it was."""
+    if not connection.local and connection.client.status == "running":
+        remove_state(connection.client, _STATE)

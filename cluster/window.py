@@ -1,0 +1,169 @@
+"""Hands items out to a cluster through a bounded window, and finds out which of them kill their workers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from distributed import KilledWorker, as_completed
+
+from cluster.connect import Connection
+from cluster.errors import ClusterError
+
+PER_THREAD = 4
+"""Items in the window per thread of the cluster: enough to keep it busy, few enough to remember."""
+
+WORKERLESS_S = 120.0
+"""The work is given up when there was no worker for so long."""
+
+_POLL_S = 0.02
+_LOOK_S = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finished(Generic[T]):
+    """An item that came back: with a value, with the error that its function raised, or with its worker lost."""
+
+    item: T
+    value: Any = None
+    error: BaseException | None = None
+    worker_lost: bool = False
+
+
+def run_window(
+    connection: Connection,
+    function: Callable[[T], Any],
+    items: Iterator[T],
+    name: Callable[[T], str],
+    *,
+    workerless_s: float = WORKERLESS_S,
+) -> Iterator[Finished[T] | None]:
+    """Run a function over items on the cluster.
+
+    When workers die, Dask counts it against everything that they held, guilty or not. So an item that Dask gives up is
+    only a suspect: it runs once more when nothing else does, and is given up if it kills its worker then too.
+
+    Parameters
+    ----------
+    connection
+        Of `cluster.connect`.
+    function
+        Of an importable module; its argument and result are small.
+    items
+        Taken one by one as the window has room.
+    name
+        Names an item on the dashboard; unique.
+    workerless_s
+        Seconds without any worker after which the work is given up.
+
+    Yields
+    ------
+    finished
+        An item that came back, in any order; None now and then while nothing does, so that a caller may look at
+        the clock.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is gone or no worker comes back. What ran then may have been done or not.
+    """
+    window = _Window(connection, function, name, workerless_s)
+    try:
+        suspects: deque[T] = deque()
+        while True:
+            while window.has_room() and (item := next(items, None)) is not None:
+                window.submit(item)
+            alone = not len(window) and bool(suspects)
+            if alone:
+                window.submit(suspects.popleft())
+            elif not len(window):
+                return
+            for finished in window.collect(once=not alone):
+                if finished is not None and finished.worker_lost and not alone:
+                    suspects.append(finished.item)
+                else:
+                    yield finished
+    finally:
+        window.cancel()
+
+
+class _Window(Generic[T]):
+    """The items that are handed out at this moment."""
+
+    def __init__(
+        self, connection: Connection, function: Callable[[T], Any], name: Callable[[T], str], workerless_s: float
+    ) -> None:
+        self._connection = connection
+        self._function = function
+        self._name = name
+        self._workerless_s = workerless_s
+        self._run = uuid.uuid4().hex[:8]
+        self._number = itertools.count()
+        self._items: dict[Any, T] = {}
+        self._completed = as_completed(loop=connection.client.loop, with_results=True, raise_errors=False)
+        self._size = 0
+        self._looked = 0.0
+        self._seen_workers = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def has_room(self) -> bool:
+        self._look()
+        return len(self) < self._size
+
+    def submit(self, item: T) -> None:
+        key = f"{self._name(item)}-{self._run}-{next(self._number)}"
+        future = self._connection.client.submit(self._function, item, key=key, pure=False)
+        self._items[future] = item
+        self._completed.add(future)
+
+    def collect(self, once: bool) -> Iterator[Finished[T] | None]:
+        """Give what has come back, None where nothing has; go on until the window is empty unless `once`."""
+        while self._items:
+            batch = self._completed.next_batch(block=False)
+            for future, result in batch:
+                yield self._judge(future, result)
+            if not batch:
+                self._look()
+                time.sleep(_POLL_S)
+                yield None
+            if once:
+                return
+
+    def cancel(self) -> None:
+        """Take back what has not begun."""
+        if self._items and self._connection.client.status == "running":
+            self._connection.client.cancel(list(self._items))
+        self._items.clear()
+
+    def _judge(self, future: Any, result: Any) -> Finished[T]:  # noqa: ANN401
+        item = self._items.pop(future)
+        if future.status == "finished":
+            return Finished(item, value=result)
+        if future.status != "error":
+            raise ClusterError(f"the scheduler gave {self._name(item)} up ({future.status}); is it still running?")
+        error = result[1]
+        return Finished(item, error=error, worker_lost=isinstance(error, KilledWorker))
+
+    def _look(self) -> None:
+        """Ask now and then how many threads there are: workers come and go."""
+        now = time.monotonic()
+        if self._size and now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if self._connection.client.status not in ("running", "connecting"):
+            raise ClusterError("the scheduler does not answer any more; start it again")
+        num_threads = self._connection.num_threads()
+        if num_threads:
+            self._seen_workers = now
+        elif now - self._seen_workers > self._workerless_s:
+            raise ClusterError(f"no worker came back within {self._workerless_s:g} s; look at why they die")
+        self._size = max(PER_THREAD * num_threads, 1)
