@@ -105,15 +105,16 @@ def hash_source(row: ManifestRow) -> str:
     VolumeError
         `missing` or `unreadable`; for DICOM, whose headers tell which files count, as `describe_row`.
     """
-    from augment.readers.companions import companions_of
+    from augment.readers.companions import companion_digests
 
-    if _format(row) == "dicom":
+    source_format = _format(row)
+    if source_format == "dicom":
         from augment.readers.dicom import hash_dicom
 
-        digests = [hash_dicom(row)]
+        digest = hash_dicom(row)
     else:
-        digests = [_hash_location(row.kspace or row.path)]
-    return join_digests([*digests, *map(_hash_location, companions_of(row))])
+        digest = _hash_location(row.kspace or row.path)
+    return join_digests([digest, *companion_digests(row, source_format)])
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:

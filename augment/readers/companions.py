@@ -20,10 +20,42 @@ from augment.volume import Volume
 from manifests.record import ManifestRow
 
 
-def companions_of(row: ManifestRow) -> list[str]:
-    """List the files beside the magnitude that `attach_companions` reads, in the order of their digests."""
-    phase = row.phase if row.phase is not None and row.phase != row.path else None
-    return [location for location in (phase, row.segmentation) if location is not None]
+def companion_digests(row: ManifestRow, source_format: str) -> list[str]:
+    """List the digests of the files beside the magnitude that `attach_companions` reads, in its order.
+
+    `source_format` is that of the magnitude: arrays of complex values hold their phase themselves, DICOM does not.
+    """
+    digests = []
+    if row.phase is not None and _has_phase_beside(row, source_format):
+        digests.append(_phase_digest(row))
+    if row.segmentation is not None:
+        with local_path(row.segmentation) as path:
+            digests.append(hash_file(path))
+    return digests
+
+
+def _has_phase_beside(row: ManifestRow, source_format: str) -> bool:
+    return row.phase is not None and (row.phase != row.path or source_format == "dicom")
+
+
+def _phase_digest(row: ManifestRow) -> str:
+    with local_path(str(row.phase)) as path:
+        if format_of(path, "auto") != "dicom":
+            return hash_file(path)
+    from augment.readers.dicom_phase import hash_dicom_phase
+
+    return hash_dicom_phase(row)
+
+
+def _read_phase(
+    row: ManifestRow, volume: Volume, arrangement: Arrangement | None, limit_bytes: int | None
+) -> tuple[NDArray[Any], str]:
+    with local_path(str(row.phase)) as path:
+        if format_of(path, "auto") != "dicom":
+            return _read(str(row.phase), row, volume, arrangement, limit_bytes)
+    from augment.readers.dicom_phase import read_dicom_phase
+
+    return read_dicom_phase(row, volume, limit_bytes)
 
 
 def attach_companions(
@@ -37,8 +69,9 @@ def attach_companions(
         The magnitude, and the way from its file's axes; None for DICOM, where an array without an affine is taken in
         the order of the displayed slices.
     row
-        Its `phase` is read in radians, or as whole numbers of -4096..4095 or 0..4095 (linear to -pi..pi, as Siemens
-        stores it) or of -3142..3142 (thousandths of radians, as GE does). Its `segmentation` holds labels of 0..255.
+        Its `phase` is read in radians, in -4096..4096 or whole numbers of 0..4095 (linear to -pi..pi, as Siemens
+        stores it), or in -3142..3142 (thousandths of radians, as GE and Philips do). Its `segmentation` holds labels
+        of 0..255.
     limit_bytes
         Of memory for each file.
 
@@ -48,8 +81,9 @@ def attach_companions(
         `mismatch` where a companion has other voxels; `missing`, `unreadable`, `unsupported`, `not_finite`.
     """
     digests = [volume.source_sha256]
-    if row.phase is not None and row.phase != row.path:
-        values, digest = _read(row.phase, row, volume, arrangement, limit_bytes)
+    source_format = str(volume.acquisition.get("source_format", ""))
+    if row.phase is not None and _has_phase_beside(row, source_format):
+        values, digest = _read_phase(row, volume, arrangement, limit_bytes)
         phase, scaling = to_radians(values, row.phase)
         volume = replace(volume, phase=phase, acquisition={**volume.acquisition, "phase_scaling": scaling})
         digests.append(digest)
@@ -124,9 +158,9 @@ def to_radians(values: NDArray[Any], name: str) -> tuple[NDArray[np.float32], st
     whole = bool(np.all(values == np.rint(values)))
     if whole and least >= 0 and 3800 <= most <= 4095:
         return _wrapped((values.astype(np.float64) - 2048) * (math.pi / 2048)), "0..4095 to -pi..pi"
-    if whole and least < 0 and 3000 <= reach <= 3142:
+    if least < 0 and 3000 <= reach <= 3142:
         return _wrapped(values.astype(np.float64) / 1000), "milliradians"
-    if whole and least < 0 and 3800 <= reach <= 4096:
+    if least < 0 and 3800 <= reach <= 4096:
         return _wrapped(values.astype(np.float64) * (math.pi / 4096)), "-4096..4096 to -pi..pi"
     raise VolumeError(
         "unsupported",
