@@ -61,7 +61,9 @@ def test_field_strength_in_tesla(stated, tesla):
     assert facts(MagneticFieldStrength=stated).field_t == tesla
 
 
-@pytest.mark.parametrize(("stated", "anatomy"), [("KNEE", "knee"), ("CSPINE", "cspine"), ("MR JONES", None), ("", None)])
+@pytest.mark.parametrize(
+    ("stated", "anatomy"), [("KNEE", "knee"), ("CSPINE", "cspine"), ("MR JONES", None), ("", None)]
+)
 def test_anatomy_is_a_word_of_a_list(stated, anatomy):
     assert facts(BodyPartExamined=stated).anatomy == anatomy
 

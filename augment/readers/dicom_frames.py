@@ -45,8 +45,8 @@ class Frame:
         Date and time of acquisition as written, to pair magnitude with phase; never leaves the reader but as hash.
     num_expected
         Slices that the header says the volume has.
-    slope, intercept
-        From stored to rescaled values.
+    slope, intercept, unit
+        From stored to rescaled values, and the unit of these in capitals where the header has one.
     facts
         Of the acquisition.
     """
@@ -74,6 +74,7 @@ class Frame:
     num_expected: int | None
     slope: float
     intercept: float
+    unit: str
     facts: Facts
 
     @property
@@ -195,19 +196,27 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
         num_expected=_philips_slices(dataset),
         slope=_slope(number(get("RescaleSlope", "PixelValueTransformationSequence"))),
         intercept=number(get("RescaleIntercept", "PixelValueTransformationSequence")) or 0.0,
+        unit=_unit_of_values(dataset, group),
         facts=facts,
     )  # fmt: skip
 
 
 def _kind(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Kind:
     component = find(dataset, group, "ComplexImageComponent", "MRImageFrameTypeSequence")
-    unit = find(dataset, group, "RescaleType", "PixelValueTransformationSequence")
-    mapping = find(dataset, group, "MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
-    if mapping and str(unit or "US").upper() in ("US", "NORMALIZED", "UNSPECIFIED"):
-        unit = mapping[0].get("CodeValue")
     ge_type = dataset.private_block(0x43, "GEMS_PARM_01")[0x2F].value if _has_ge_type(dataset) else None
     ge_number = _whole(ge_type)
-    return frame_kind(image_type, component, unit, ge_number, str(dataset.get("SeriesDescription") or ""))
+    return frame_kind(
+        image_type, component, _unit_of_values(dataset, group), ge_number, str(dataset.get("SeriesDescription") or "")
+    )
+
+
+def _unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
+    """Unit of the rescaled values; a code of "1" or "US" says none."""
+    unit = str(find(dataset, group, "RescaleType", "PixelValueTransformationSequence") or "US").upper()
+    mapping = find(dataset, group, "MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
+    if mapping and unit in ("US", "NORMALIZED", "UNSPECIFIED"):
+        unit = str(mapping[0].get("CodeValue") or "").upper()
+    return "" if unit in ("US", "1", "NORMALIZED", "UNSPECIFIED") else unit
 
 
 def _has_ge_type(dataset: pydicom.Dataset) -> bool:

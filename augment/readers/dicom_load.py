@@ -1,0 +1,120 @@
+"""From a path to frames, and from frames in slice order to an array: the two ends of reading DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.errors import VolumeError
+from augment.readers.dicom_files import Source, list_sources, read_header, read_series_uid, read_whole
+from augment.readers.dicom_frames import Frame, frames_of, is_mr
+from augment.readers.dicom_geometry import Placement
+from augment.readers.dicom_pixels import check_encoding, decode_frames, transfer_syntax
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A volume's array in the corpus's axes, SHA-256 of each file by source, and what decoding found out."""
+
+    values: NDArray[np.float32]
+    digests: dict[Source, bytes]
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+def load_frames(path: str, series: str | None) -> tuple[list[Frame], bool]:
+    """Describe the frames of all files of a path; what is no MR image in a folder is left out.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder whose own files count.
+    series
+        Take only files that say this SeriesInstanceUID. None: every file that promises DICOM must be readable, as it
+        may be a slice.
+
+    Returns
+    -------
+    frames
+        In the order of the files.
+    is_folder
+        Whether `path` is one.
+
+    Raises
+    ------
+    VolumeError
+        Where nothing, or not everything that belongs to it, can be read.
+    """
+    sources, is_folder = list_sources(path)
+    frames: list[Frame] = []
+    faults: dict[str, VolumeError] = {}
+    for source in sources:
+        if is_folder and series is not None and read_series_uid(source) != series:
+            continue
+        dataset = read_header(source)
+        if dataset is None and not is_folder:
+            raise VolumeError("unreadable", f"{source}: no DICOM image in it; expected MR; correct path or format")
+        if dataset is None or (is_folder and not is_mr(dataset)):
+            continue
+        try:
+            check_encoding(dataset, source)
+            frames += frames_of(dataset, source)
+        except VolumeError as error:
+            faults.setdefault(str(dataset.get("SeriesInstanceUID") or ""), error)
+    for uid, fault in faults.items():
+        if not frames or uid in {frame.series for frame in frames}:
+            raise fault
+    return frames, is_folder
+
+
+def sources_of(placement: Placement) -> list[Source]:
+    """List the files of a volume in slice order, each once."""
+    return list(dict.fromkeys(frame.source for frame in placement.frames))
+
+
+def load_values(placement: Placement, limit_bytes: int | None, name: str) -> Loaded:
+    """Decode a volume.
+
+    Parameters
+    ----------
+    placement
+        Frames in slice order.
+    limit_bytes
+        Largest array and largest unpacked file.
+    name
+        For messages.
+
+    Raises
+    ------
+    VolumeError
+        `too_large`, before anything is decoded; `unreadable`; `unsupported`.
+    """
+    _check_size(placement, limit_bytes, name)
+    first = placement.frames[0]
+    stacked = np.empty((len(placement.frames), first.rows, first.columns), np.float32)
+    slots: dict[Source, list[int]] = {}
+    for slot, frame in enumerate(placement.frames):
+        slots.setdefault(frame.source, []).append(slot)
+    digests, num_padding, syntax = {}, 0, ""
+    for source, places in slots.items():
+        dataset, digests[source] = read_whole(source, limit_bytes)
+        planes = decode_frames(dataset, [placement.frames[place] for place in places])
+        stacked[places] = planes.values
+        num_padding += planes.num_padding
+        syntax = str(transfer_syntax(dataset).keyword or transfer_syntax(dataset).name)
+    found: dict[str, Any] = {"transfer_syntax": syntax, "num_files": len(slots)}
+    if num_padding:
+        found["padding_pixels"] = num_padding
+    values = np.ascontiguousarray(stacked.swapaxes(1, 2)) if placement.transposed else stacked
+    return Loaded(values, digests, found)
+
+
+def _check_size(placement: Placement, limit_bytes: int | None, name: str) -> None:
+    size = 4 * int(np.prod(placement.shape, dtype=np.int64))
+    if limit_bytes is not None and size > limit_bytes:
+        shape = "x".join(str(length) for length in placement.shape)
+        raise VolumeError(
+            "too_large", f"{name}: {shape} needs {size} bytes, the limit is {limit_bytes}; give workers more memory"
+        )
