@@ -198,3 +198,12 @@ def test_check_files_lists_what_is_not_there(write, tmp_path):
         f"{path}:3: path {tmp_path / 'gone.nii'} is not there",
         f"{path}:4: phase {tmp_path / 'gone-too.nii'} is not there",
     ]
+
+
+def test_the_example_shows_every_column_and_is_valid():
+    path = Path(__file__).parents[1] / "manifests" / "examples" / "every_column.csv"
+    manifest = read_manifest(path)
+    assert set(manifest.columns) == set(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)
+    for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
+        assert any(getattr(row, name) is not None for row in manifest)
+    assert {row.format for row in manifest} == {"dicom", "nifti", "hdf5", "npy"}
