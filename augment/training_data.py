@@ -13,7 +13,7 @@ from augment.volume import Volume
 from diffusion.fourier import fft2c, ifft2c, resize_kspace
 from diffusion.training import Batch
 
-CROP_SIZES = (48, 64, 80, 96, 112, 128)
+CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,23 @@ from diffusion.fourier import fft2c, ifft2c
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, normal
 
-CORRELATION_PIXELS = 12.0
+CORRELATION_MM = 50.0
 """Distance at which the correlation of the smooth part has fallen to 1/e."""
-GRAIN = 0.3
+TYPICAL_SPACING_MM = 1.5
+"""Taken where the spacing is not known."""
+GRAIN = 0.2
 """Standard deviation of the independent part, relative to the smooth part."""
 
 
-def shape_source(smooth: Tensor, grain: Tensor) -> Tensor:
+def shape_source(smooth: Tensor, grain: Tensor, spacing_mm: Tensor) -> Tensor:
     """Make source phasors from independent complex normals.
 
     Parameters
     ----------
     smooth, grain
         complex64 `(*batch height width)`, real and imaginary parts standard normal.
+    spacing_mm
+        Along height and width, `(*batch 2)`; NaN where not known.
 
     Returns
     -------
@@ -38,20 +42,22 @@ def shape_source(smooth: Tensor, grain: Tensor) -> Tensor:
     height, width = smooth.shape[-2:]
     y = (torch.arange(height, device=smooth.device) - height // 2) / height
     x = (torch.arange(width, device=smooth.device) - width // 2) / width
-    low_pass = torch.exp(-0.5 * (math.pi * CORRELATION_PIXELS) ** 2 * (y[:, None] ** 2 + x**2))
-    low_pass = low_pass / low_pass.square().mean().sqrt()
+    length = math.pi * CORRELATION_MM / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)
+    exponent = (length[..., 0, None, None] * y[:, None]) ** 2 + (length[..., 1, None, None] * x) ** 2
+    low_pass = torch.exp(-0.5 * exponent)
+    low_pass = low_pass / low_pass.square().mean(dim=(-2, -1), keepdim=True).sqrt()
     field = ifft2c(fft2c(smooth) * low_pass) + GRAIN * grain
     modulus = field.abs()
     return torch.where(modulus > 0, field / modulus.clamp(min=1e-20), torch.ones_like(field))
 
 
-def source_phasor(key: SliceKey, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """The source of a slice, complex64 `(height width)`: a function of its key."""
-    draws = normal(key, Stream.SOURCE, 4 * height * width, device).reshape(4, height, width)
-    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]))
+def source_phasor(key: SliceKey, height: int, width: int, spacing_mm: Tensor) -> Tensor:
+    """The source of a slice, complex64 `(height width)`: a function of its key and of the spacing `(2)`."""
+    draws = normal(key, Stream.SOURCE, 4 * height * width, spacing_mm.device).reshape(4, height, width)
+    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]), spacing_mm)
 
 
-def training_source(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Sources for training, complex64 of the given shape `(*batch height width)`."""
+def training_source(shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator) -> Tensor:
+    """Sources for training, complex64 of the given shape `(*batch height width)`; spacing `(*batch 2)`."""
     draws = torch.randn((4, *shape), generator=generator)
-    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]))
+    return shape_source(torch.complex(draws[0], draws[1]), torch.complex(draws[2], draws[3]), spacing_mm)

@@ -81,7 +81,7 @@ def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, mult
     t = torch.rand(len(magnitude), generator=generator)
     dropped = torch.rand(batch.conditions.shape, generator=generator) < dropout
     conditions = batch.conditions.masked_fill(dropped, math.nan)
-    x_0 = weight * training_source(magnitude.shape, generator)
+    x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
     blocks = [
         to_real(pad_to_multiple(image, multiple)[:, None])
         for image in (x_0, weight * phasor, weight.to(torch.complex64))

@@ -1,36 +1,42 @@
 import torch
 
 from diffusion.generators import SliceKey
-from diffusion.source import CORRELATION_PIXELS, GRAIN, shape_source, source_phasor, training_source
+from diffusion.source import CORRELATION_MM, GRAIN, shape_source, source_phasor, training_source
+
+SPACING = torch.tensor([2.0, 4.0])
 
 
 def field(seed: int = 0, size: int = 256) -> torch.Tensor:
-    return training_source((4, size, size), torch.Generator().manual_seed(seed))
+    return training_source((8, size, size), SPACING.expand(8, 2), torch.Generator().manual_seed(seed))
 
 
-def correlation(phasor: torch.Tensor, lag: int) -> float:
-    return float((phasor[..., lag:] * phasor[..., :-lag].conj()).real.mean())
+def correlation(phasor: torch.Tensor, mm: float, axis: int) -> float:
+    lag = round(mm / float(SPACING[axis]))
+    size = phasor.shape[axis + 1]
+    far, near = phasor.narrow(axis + 1, lag, size - lag), phasor.narrow(axis + 1, 0, size - lag)
+    return float((far * near.conj()).real.mean())
 
 
 def test_source_is_unit_modulus_and_without_a_preferred_phase():
     source = field()
-    assert torch.allclose(source.abs(), torch.ones(4, 256, 256), atol=1e-5)
+    assert torch.allclose(source.abs(), torch.ones(8, 256, 256), atol=1e-5)
     assert float(source.mean().abs()) < 0.2
 
 
 def test_source_is_smooth_within_the_correlation_length_and_random_beyond():
     source = field()
-    near, far = correlation(source, 2), correlation(source, int(6 * CORRELATION_PIXELS))
-    assert near > 0.75
-    assert abs(far) < 0.15
+    for axis in (0, 1):
+        assert correlation(source, 4.0, axis) > 0.85
+        assert 0.2 < correlation(source, CORRELATION_MM, axis) < 0.6
+        assert abs(correlation(source, 4 * CORRELATION_MM, axis)) < 0.2
 
 
 def test_grain_lowers_the_correlation_of_neighbours_as_expected():
     """Far from the zeros of a unit field, grain of standard deviation g turns each phase by about g / sqrt(2)."""
     smooth = torch.full((64, 64), 100.0 + 0j)
     draws = torch.randn((2, 64, 64), generator=torch.Generator().manual_seed(0))
-    source = shape_source(smooth / 100.0, torch.complex(*draws))
-    scale = float(shape_source(smooth, torch.zeros(64, 64, dtype=torch.complex64)).angle().abs().max())
+    source = shape_source(smooth / 100.0, torch.complex(*draws), SPACING)
+    scale = float(shape_source(smooth, torch.zeros(64, 64, dtype=torch.complex64), SPACING).angle().abs().max())
     assert scale < 1e-4
     assert 0.0 < float(source.angle().std()) < 3 * GRAIN
 
@@ -38,5 +44,6 @@ def test_grain_lowers_the_correlation_of_neighbours_as_expected():
 def test_source_of_a_key_is_repeatable_at_any_size():
     key = SliceKey(1, "v", 0, 2)
     for shape in ((1, 1), (7, 10), (32, 32)):
-        assert torch.equal(source_phasor(key, *shape), source_phasor(key, *shape))
-        assert source_phasor(key, *shape).shape == shape
+        unknown = torch.full((2,), torch.nan)
+        assert torch.equal(source_phasor(key, *shape, unknown), source_phasor(key, *shape, unknown))
+        assert source_phasor(key, *shape, unknown).shape == shape
