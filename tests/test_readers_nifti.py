@@ -173,6 +173,16 @@ def test_a_limit_of_memory_is_kept_before_reading(tmp_path):
     assert read_volume(row_of(path), limit_bytes=2_000_000).magnitude.shape == (50, 50, 50)
 
 
+def test_a_plane_that_no_scanner_makes_is_not_even_looked_at(tmp_path):
+    header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), LPS_AFFINE).header.copy()
+    header.set_data_shape((20000, 20000, 1))
+    path = tmp_path / "wide.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(20_000_000), compresslevel=1))
+    with path.open("ab") as file:
+        file.write(bytes(1_000_000))
+    assert fault_of(row_of(path))[0] == "unsupported"
+
+
 def test_sizes_of_the_manifest_must_be_right(tmp_path):
     path = write(tmp_path / "m.nii", phantom())
     assert read_volume(row_of(path, num_slices=4, height=7, width=6)).magnitude.shape == (4, 7, 6)

@@ -19,7 +19,7 @@ from augment.readers.kinds import (
     pair_name,
     read_sidecar,
 )
-from augment.readers.nifti_file import NiftiHeader, Stream, open_nifti, read_frame, sample_planes
+from augment.readers.nifti_file import NiftiHeader, Stream, check_frame, open_nifti, read_frame, sample_planes
 from augment.readers.sources import hash_file, local_path
 from augment.volume import Volume
 from manifests.header import Kind, Probed, SeriesHeader
@@ -43,6 +43,7 @@ def read_nifti(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume
         `mismatch` (no such frame) or `too_large`.
     """
     with local_path(row.path) as path, open_nifti(path, row.path) as (header, stream):
+        check_frame(header, limit_bytes)
         _refuse_other_kinds(row, path, header, stream)
         frame = choose_frame(row, header)
         values = read_frame(header, stream, frame, limit_bytes)

@@ -29,6 +29,7 @@ _CIFTI_INTENTS = range(3000, 3100)
 _LARGEST_OFFSET = 1 << 26
 _DEFLATE_RATIO = 1032  # zlib's limit: a larger promise cannot be kept
 _TAIL_BYTES = 1 << 20
+_LARGEST_PLANE = 1 << 24
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -194,8 +195,7 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     VolumeError
         `too_large`.
     """
-    size = int(np.prod(header.shape, dtype=np.int64))
-    check_limit(size * (header.dtype.itemsize + (16 if header.dtype.kind == "c" else 8)), limit_bytes, header.name)
+    check_frame(header, limit_bytes)
     raw = _read_raw(header, stream, frame)
     _drain(stream, header.promised_bytes)
     if header.dtype.kind == "c":
@@ -209,6 +209,12 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     return values
 
 
+def check_frame(header: NiftiHeader, limit_bytes: int | None) -> None:
+    """Refuse a volume that would need more memory than the limit: the bytes of the file and two arrays."""
+    size = int(np.prod(header.shape, dtype=np.int64))
+    check_limit(size * (header.dtype.itemsize + (16 if header.dtype.kind == "c" else 8)), limit_bytes, header.name)
+
+
 def _read_raw(header: NiftiHeader, stream: Stream, frame: int) -> NDArray[Any]:
     size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
     stream.seek(header.offset + frame * size)
@@ -220,6 +226,9 @@ def _read_raw(header: NiftiHeader, stream: Stream, frame: int) -> NDArray[Any]:
 
 def sample_planes(header: NiftiHeader, stream: Stream, num_planes: int = 6) -> NDArray[Any]:
     """Read a few planes from the middle of the first frame, scaled: `(plane, y, x)`, enough to tell what they are."""
+    if header.shape[0] * header.shape[1] > _LARGEST_PLANE:
+        sizes = f"{header.shape[0]} x {header.shape[1]}"
+        raise VolumeError("unsupported", f"{header.name}: has planes of {sizes} voxels; expected MR images; check it")
     middle = header.shape[2] // 2
     first = max(0, middle - num_planes // 2)
     wanted = (slice(None), slice(None), slice(first, first + num_planes), *((0,) if header.num_frames > 1 else ()))
