@@ -112,7 +112,7 @@ def _real_phasor(volume: Volume) -> NDArray[np.complex64]:
 
 def _sample(generator: PhaseGenerator, row: ManifestRow, volume: Volume, seed: int) -> NDArray[np.complex64]:
     keys = [SliceKey(seed, row.volume_id, 0, index) for index in range(len(volume.magnitude))]
-    conditions = Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t)
+    conditions = Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t, volume.spacing_mm[0])
     magnitude = torch.from_numpy(np.ascontiguousarray(np.abs(volume.magnitude)))
     phasor: NDArray[np.complex64] = generator.sample_phase(magnitude, keys, conditions).numpy()
     return phasor

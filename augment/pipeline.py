@@ -126,7 +126,8 @@ def sample_phasor(
             )
         with _timed(seconds, "sample"):
             return real_phasor(volume.phase)
-    conditions = Conditions((volume.spacing_mm[1], volume.spacing_mm[2]), volume.te_ms, volume.field_t)
+    slice_mm, *in_plane = volume.spacing_mm
+    conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
     keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
     with _timed(seconds, "waiting"):

@@ -21,11 +21,15 @@ class SliceKey:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is known of the acquisition; every field may be None. `spacing_mm` is (height, width)."""
+    """What is known of the acquisition; every field may be None.
+
+    `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices.
+    """
 
     spacing_mm: tuple[float, float] | None = None
     te_ms: float | None = None
     field_t: float | None = None
+    slice_mm: float | None = None
 
 
 class PhaseGenerator(Protocol):

@@ -60,7 +60,7 @@ class FlowGenerator:
         grid = grid_size(height, width, conditions.spacing_mm)
         weight = compress_magnitude(to_grid(magnitude, *grid))
         known = self._conditions(conditions, (height, width), grid)
-        source = torch.stack([source_phasor(key, *grid, known[0, :2]) for key in keys])
+        source = torch.stack([source_phasor(key, *grid, known[0, :2], conditions.slice_mm) for key in keys])
         x_1 = self._flow(weight * source, weight, known)
         image = from_grid(x_1, height, width)
         floor = torch.stack([random_phasor(key, Stream.FLOOR, height, width, device=self.device) for key in keys])

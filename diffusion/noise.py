@@ -19,6 +19,7 @@ _MASK = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _VOLUME_SLICE = (1 << 24) - 1
+_FIRST_ANCHOR = 1 << 24
 
 
 class Stream(IntEnum):
@@ -85,6 +86,11 @@ def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device
 def volume_key(key: SliceKey) -> SliceKey:
     """The key of what the slices of a volume share."""
     return SliceKey(key.seed, key.volume_id, key.replica, _VOLUME_SLICE)
+
+
+def anchor_key(key: SliceKey, anchor: int) -> SliceKey:
+    """The key of what neighbouring slices share; anchors and slices never meet."""
+    return SliceKey(key.seed, key.volume_id, key.replica, _FIRST_ANCHOR + anchor)
 
 
 def _volume_key(key: SliceKey) -> tuple[int, int]:

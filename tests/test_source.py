@@ -45,5 +45,15 @@ def test_source_of_a_key_is_repeatable_at_any_size():
     key = SliceKey(1, "v", 0, 2)
     for shape in ((1, 1), (7, 10), (32, 32)):
         unknown = torch.full((2,), torch.nan)
-        assert torch.equal(source_phasor(key, *shape, unknown), source_phasor(key, *shape, unknown))
-        assert source_phasor(key, *shape, unknown).shape == shape
+        source = source_phasor(key, *shape, unknown, None)
+        assert torch.equal(source, source_phasor(key, *shape, unknown, None))
+        assert source.shape == shape
+
+
+def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
+    def source(index: int) -> torch.Tensor:
+        return source_phasor(SliceKey(1, "v", 0, index), 128, 128, SPACING, 5.0)
+
+    first = source(3)
+    likeness = [float((first * source(3 + step).conj()).mean().abs()) for step in (0, 1, 40)]
+    assert likeness[0] > 0.999 and likeness[1] > 0.8 and likeness[2] < 0.4
