@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ Say = Callable[[str], None]
 
 
 def build(
-    manifest: Manifest, root: str, options: BuildOptions, say: Say = tqdm.write, progress: bool = True
+    manifest: Manifest, root: str, options: BuildOptions, say: Say | None = None, progress: bool = True
 ) -> BuildSummary:
     """Build what a manifest asks for into a corpus, or carry on with it.
 
@@ -45,7 +46,7 @@ def build(
     options
         Of the build.
     say
-        Gets the lines that a user should see meanwhile, such as the dashboard's address.
+        Gets the lines that a user should see meanwhile, such as the dashboard's address; standard error where None.
     progress
         Show a progress bar on standard error.
 
@@ -59,7 +60,7 @@ def build(
     RequestError
         If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
     """
-    root = root.rstrip("/") or root
+    root, say = root.rstrip("/") or root, say or _say
     check_cluster(options)
     if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
         device = device_kind() if checkpoint_path(options) is not None else "cpu"
@@ -147,7 +148,12 @@ class _Run:
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
         with tqdm(
-            total=len(self._wanted.names), unit="volume", disable=not progress, dynamic_ncols=True, smoothing=0.05
+            total=len(self._wanted.names),
+            unit="volume",
+            disable=not progress,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file wants no more than a line now and then
         ) as bar:
             yield bar
 
@@ -189,6 +195,10 @@ class _Run:
         self._index.write(self._wanted.names)
         self._indexed = time.monotonic()
         self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
 
 
 def _next_interrupt_kills() -> None:

@@ -75,11 +75,8 @@ class BuildSummary:
 
     def lines(self) -> list[str]:
         """Say it in words, failures listed by reason."""
-        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.num_slices and self.seconds else ""
         lines = [
-            f"{self.corpus}: {self.built + self.skipped} of {self.num_volumes} volumes are committed: {self.built} "
-            f"built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
-            f"{format_seconds(self.seconds)}{rate}), {self.skipped} from before"
+            f"{self.corpus}: {self.built + self.skipped} of {self.num_volumes} volumes are committed{self._say_new()}"
         ]
         lines += _listed(self.failed, "failed; the reason of each:")
         lines += _listed(
@@ -88,6 +85,15 @@ class BuildSummary:
         if self.stopped:
             lines.append(f"stopped with {self.num_open} volumes to go: {self.stopped}")
         return lines
+
+    def _say_new(self) -> str:
+        if not self.built:
+            return ", all of them before" if self.skipped else ""
+        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.seconds else ""
+        return (
+            f": {self.built} built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
+            f"{format_seconds(self.seconds)}{rate}), {self.skipped} before"
+        )
 
 
 def _listed(failures: dict[str, Failure], what: str) -> list[str]:

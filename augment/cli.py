@@ -1,0 +1,149 @@
+"""The command line, `phasegen`: finds the command, runs it, prints its answer, gives the exit status.
+
+To add a command, write a module with `register(commands)` in `augment/commands` and name it in `GROUPS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from augment.commands import build, corpus, demo, manifest, model
+from augment.commands.answer import Answer
+
+GROUPS = (manifest, build, corpus, model, demo)
+
+WRONG_REQUEST = 2
+INTERRUPTED = 130
+
+_DESCRIPTION = """\
+Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
+
+The way: a manifest names the volumes; build samples phase for every slice, makes k-space of it and commits it to a
+corpus; augment.loader.KSpaceSlices gives it to training code."""
+
+_EXAMPLES = """\
+examples:
+  phasegen demo                                        # all of it, on volumes that are installed
+  phasegen manifest scan /archive/brain -o brain.csv   # a row per magnitude volume
+  phasegen plan brain.csv brain.zarr                   # what it would take
+  phasegen build brain.csv brain.zarr                  # run it again to carry on
+  phasegen verify brain.zarr && phasegen report brain.zarr
+
+exit status: 0 all done; 1 some volumes failed or are faulty; 2 the request was wrong; 130 interrupted"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser with all sub-commands."""
+    parser = argparse.ArgumentParser(
+        prog="phasegen",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for group in GROUPS:
+        group.register(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Without the program's name; those of the process where None.
+
+    Returns
+    -------
+    status
+        0 all done; 1 some volumes failed; 2 the request was wrong; 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as end:  # after --help, or a wrong argument
+        return int(end.code or 0)
+    if arguments.version:
+        print(_version())
+        return 0
+    if not hasattr(arguments, "handler"):
+        parser.print_help()
+        return WRONG_REQUEST
+    arguments.argv = words
+    with _Signals():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        answer: Answer = arguments.handler(arguments)
+        _print(answer, getattr(arguments, "json", False))
+        return answer.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        if not _is_request_error(error):
+            raise
+        print(error, file=sys.stderr)
+        return WRONG_REQUEST
+
+
+def _is_request_error(error: ValueError) -> bool:
+    """Tell whether the message is for the user as it is; a cheap look first, since most commands never get here."""
+    from augment.errors import RequestError
+    from diffusion.checkpoint import CheckpointError
+    from manifests.faults import ManifestError
+
+    return isinstance(error, RequestError | ManifestError | CheckpointError)
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    if as_json and answer.data is not None:
+        print(json.dumps(answer.data, indent=2))
+    else:
+        for line in answer.lines:
+            print(line)
+    sys.stdout.flush()
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"phasegen {version('phasegen')}"
+
+
+class _Signals:
+    """SIGTERM ends a command as Ctrl-C does. What was there before is put back, for callers inside a program."""
+
+    def __enter__(self) -> None:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            signal.signal(signal.SIGTERM, _interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

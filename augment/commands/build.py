@@ -1,0 +1,181 @@
+"""`phasegen plan`, `build` and `status`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from augment.commands.answer import Answer, Commands, add_command, add_json, count, names, size
+
+if TYPE_CHECKING:
+    from augment.options import BuildOptions
+
+PHASES = ("diffusion", "real", "smooth", "sinus", "zero", "white")
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of a build."""
+    plan = add_command(
+        commands,
+        "plan",
+        plan_build,
+        "say what a build would do",
+        "Say what a build with the same arguments would do: volumes, slices, bytes on disk, memory per worker, time.\n"
+        "Sizes come from the manifest, else from at most 256 headers. Nothing is started and nothing is written.",
+        "phasegen plan brain.csv brain.zarr\nphasegen plan brain.csv brain.zarr --phase smooth --json",
+    )
+    _add_build_options(plan)
+    build = add_command(
+        commands,
+        "build",
+        run_build,
+        "build a corpus, or carry on with it",
+        "Make k-space of every volume of a manifest and commit it to a corpus, volume by volume. The same command\n"
+        "again carries on after any interruption: what is committed is skipped. A volume that fails never stops the\n"
+        "others; it is listed at the end with its reason.\n\n"
+        "Exit status: 0 all done; 1 some volumes failed; 2 the request was wrong, nothing was built; 130 interrupted.",
+        "phasegen build brain.csv brain.zarr\n"
+        "phasegen build brain.csv brain.zarr --phase smooth --workers 4\n"
+        "phasegen build brain.csv brain.zarr --cluster tcp://10.0.0.1:8786 --workers 8\n"
+        "phasegen build brain.csv brain.zarr --retry-failed",
+    )
+    _add_build_options(build)
+    _add_run_options(build)
+    status = add_command(
+        commands,
+        "status",
+        show_status,
+        "say how far a corpus is",
+        "Say what of a corpus is committed, what the last run did, and what failed and why. Works while it is built.",
+        "phasegen status brain.zarr\nphasegen status brain.zarr --json",
+    )
+    status.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
+    add_json(status)
+
+
+def _add_build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", metavar="M.csv", help="the manifest")
+    parser.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus, such as brain.zarr")
+    phase = parser.add_argument_group("phase")
+    phase.add_argument(
+        "--phase",
+        choices=PHASES,
+        metavar="NAME",
+        help=f"where phase comes from: {', '.join(PHASES)}; real takes the row's own (default: diffusion where weights "
+        "are shipped or given, else smooth)",
+    )
+    phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
+    phase.add_argument("--steps", type=count, metavar="N", help="evaluations of the network a slice (default: 4)")
+    phase.add_argument("--seed", type=int, default=0, metavar="S", help="another one gives other phase (default: 0)")
+    phase.add_argument(
+        "--replicas", type=count, default=1, metavar="N", help="volumes made of each row that does not say (default: 1)"
+    )
+    source = parser.add_argument_group("source")
+    source.add_argument(
+        "--negative",
+        choices=("refuse", "clip"),
+        default="refuse",
+        metavar="RULE",
+        help="refuse or clip negative magnitude down to -5 %% of the maximum (default: refuse)",
+    )
+    source.add_argument(
+        "--keep-columns",
+        type=names,
+        default=(),
+        metavar="A,B",
+        help="manifest columns of your own that go on into the corpus (default: none)",
+    )
+    where = parser.add_argument_group("where it runs")
+    where.add_argument(
+        "--cluster", default="local", metavar="SPEC", help="local, or a running Dask scheduler: tcp://HOST:PORT, tls://"
+    )
+    where.add_argument(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="worker processes (default: one per GPU, else one per core); of a running scheduler, how many to wait for",
+    )
+    where.add_argument("--batch-size", type=count, metavar="N", help="slices given to the generator at once")
+    where.add_argument("--memory-limit", type=size, metavar="SIZE", help="of each local worker, for example 8GB")
+    where.add_argument(
+        "--volume-limit", type=size, metavar="SIZE", help="refuse volumes whose float32 magnitude is larger"
+    )
+    where.add_argument(
+        "--overwrite", action="store_true", help="make volumes again that came from other bytes, rows or options"
+    )
+    add_json(parser)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("this run")
+    run.add_argument("--retry-failed", action="store_true", help="try the volumes again that failed in an earlier run")
+    run.add_argument(
+        "--allow-mixed-devices", action="store_true", help="let workers differ in device, instruction set or torch"
+    )
+    run.add_argument("--break-lease", action="store_true", help="take over from a builder without a sign of life")
+    run.add_argument(
+        "--dashboard-address",
+        default="127.0.0.1:8787",
+        metavar="HOST:PORT",
+        help="of the dashboard; another port is taken where this one is in use (default: 127.0.0.1:8787)",
+    )
+    run.add_argument("--keep-open", action="store_true", help="keep the cluster and its dashboard after the build")
+
+
+def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:
+    from augment.options import BuildOptions
+
+    shared = (
+        "phase", "checkpoint", "steps", "seed", "replicas", "batch_size", "negative", "keep_columns", "cluster",
+        "memory_limit", "volume_limit", "overwrite",
+    )  # fmt: skip
+    values = {name: getattr(arguments, name) for name in shared} | more
+    return BuildOptions(num_workers=arguments.workers, **values)
+
+
+def plan_build(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen plan`."""
+    from tqdm import tqdm
+
+    from augment.plan import make_plan
+    from manifests.parse import read_manifest
+
+    options = _options(arguments)
+    manifest = read_manifest(arguments.manifest, arguments.keep_columns)
+    with tqdm(desc="reading headers", unit="header", delay=1, disable=not sys.stderr.isatty()) as bar:
+        plan = make_plan(manifest, arguments.corpus, options, lambda: bar.update() and None)
+    return Answer(0, plan.lines(), plan.to_json())
+
+
+def run_build(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen build`."""
+    from augment.recipe import default_phase
+    from augment.run import build
+    from manifests.parse import read_manifest
+
+    run_options = ("retry_failed", "allow_mixed_devices", "break_lease", "keep_open", "dashboard_address")
+    options = _options(arguments, **{name: getattr(arguments, name) for name in run_options})
+    manifest = read_manifest(arguments.manifest, arguments.keep_columns)
+    if options.phase is None and options.checkpoint is None and default_phase() == "smooth":
+        sys.stderr.write("phase: smooth, because no weights are shipped with this installation\n")
+    summary = build(manifest, arguments.corpus, options)
+    lines = summary.lines()
+    if summary.interrupted or summary.stopped:
+        lines.append(f"to carry on: {resume_command(arguments)}")
+    return Answer(summary.exit_status, lines, summary.to_json())
+
+
+def resume_command(arguments: argparse.Namespace) -> str:
+    """Give the command that carries on with this build."""
+    return shlex.join(["phasegen", *arguments.argv])
+
+
+def show_status(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen status`."""
+    from augment.status import read_status
+
+    status = read_status(arguments.corpus)
+    return Answer(0, status.lines(), status.to_json())
