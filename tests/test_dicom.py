@@ -6,6 +6,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import nibabel
 import numpy as np
 import phantom_dicom as phantom
@@ -102,6 +103,19 @@ def test_file_without_preamble(tmp_path):
     assert path.read_bytes()[128:132] != b"DICM"
     volume = read(path)
     np.testing.assert_array_equal(volume.magnitude, expected_values(volume))
+
+
+def test_remote_folder(tmp_path):
+    filesystem = fsspec.filesystem("memory")
+    for k in range(3):
+        path = save(classic(k), tmp_path / f"{k}.dcm.gz")
+        filesystem.pipe_file(f"/archive/series/{k}.dcm.gz", path.read_bytes())
+    remote = ManifestRow(line=2, volume_id="v", path="memory://archive/series")
+    volume = read_dicom(remote)
+    np.testing.assert_array_equal(volume.magnitude, expected_values(volume))
+    assert hash_dicom(remote) == volume.source_sha256 == read_dicom(row(tmp_path)).source_sha256
+    with pytest.raises(VolumeError, match="memory://archive/none: no such file"):
+        read_dicom(ManifestRow(line=2, volume_id="v", path="memory://archive/none"))
 
 
 # Values
@@ -583,3 +597,23 @@ def test_nine_transfer_syntaxes_hold_one_image():
         assert volume.magnitude.shape == (35, 64, 64)
         np.testing.assert_array_equal(volume.magnitude, volumes[0].magnitude)
         assert volume.affine == volumes[0].affine
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"])
+def test_damaged_bytes_end_in_one_line_or_an_image(tmp_path, name):
+    content = Path(get_testdata_file(name)).read_bytes()
+    generator = np.random.default_rng(7)
+    path = tmp_path / "damaged.dcm"
+    reasons = set()
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in generator.integers(132, len(content) if generator.random() < 0.3 else 1600, 8):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_dicom(row(path), 1 << 24)
+        except VolumeError as error:
+            reasons.add(error.reason)
+            assert "\n" not in str(error)
+            assert path.name in str(error)
+    assert "unreadable" in reasons

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from augment.errors import VolumeError
-from augment.readers.dicom_files import combine_digests, hash_file
+from augment.readers.dicom_bytes import combine_digests, hash_file
 from augment.readers.dicom_geometry import Placement, place_frames
 from augment.readers.dicom_load import load_frames, load_values, sources_of
 from augment.readers.dicom_select import select_stack

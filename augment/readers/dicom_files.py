@@ -1,50 +1,32 @@
-"""Gets DICOM data sets out of files and folders: bounded, plain or gzipped, local or remote."""
+"""Reads DICOM data sets out of files, up to their pixels or whole, and guards every look at their values."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
+import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import BinaryIO
 
-import fsspec
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from augment.errors import VolumeError
+from augment.readers.dicom_bytes import UNPACK_LIMIT, Source, broken, not_dicom, too_large, unpacked
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-# A DICOM element says its length in 32 bits, so no honest file unpacks to more than its pixels and some header.
-UNPACK_LIMIT = 4 << 30
-DICOM_NAMES = (".dcm", ".dicom", ".ima", ".dcm.gz", ".dicom.gz", ".ima.gz")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.4{suffix}" for suffix in ("", ".1", ".3", ".4")}
+# What pydicom raises on values, lengths and types of values that make no sense, when it reads or converts them.
+_HEADER_ERRORS = (
+    InvalidDicomError, BytesLengthException, EOFError, OSError, zlib.error, struct.error, ValueError, TypeError,
+    KeyError, IndexError, AttributeError, NotImplementedError, OverflowError, RecursionError,
+)  # fmt: skip
 _quiet_lock = threading.RLock()
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file on a filesystem that fsspec knows; `str()` of it is what messages show."""
-
-    filesystem: Any
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
-
-    @property
-    def has_dicom_name(self) -> bool:
-        """Whether the name promises DICOM, so that anything else inside is a fault and not a bystander."""
-        return self.path.lower().endswith(DICOM_NAMES)
 
 
 @contextmanager
@@ -59,31 +41,16 @@ def tolerant_headers() -> Iterator[None]:
         yield
 
 
-def list_sources(path: str) -> tuple[list[Source], bool]:
-    """List the file that `path` names, or the files directly in the folder that it names, by name.
-
-    Returns
-    -------
-    sources
-        The files, sorted by name.
-    is_folder
-        Whether `path` names a folder.
-
-    Raises
-    ------
-    VolumeError
-        `missing` when there is nothing, `unreadable` when it cannot be listed.
-    """
-    try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        if not filesystem.exists(inner):
-            raise VolumeError("missing", f"{path}: no such file or folder; expected DICOM; correct the column path")
-        if not filesystem.isdir(inner):
-            return [Source(filesystem, inner)], False
-        found = [entry["name"] for entry in filesystem.ls(inner, detail=True) if entry["type"] == "file"]
-    except OSError as error:
-        raise VolumeError("unreadable", f"{path}: cannot be listed ({error.strerror or error})") from error
-    return [Source(filesystem, name) for name in sorted(found) if not _is_bookkeeping(name)], True
+@contextmanager
+def looking_into(source: Source) -> Iterator[None]:
+    """Read values of a file's header: pydicom's remarks are silenced, its complaints become a `VolumeError`."""
+    with tolerant_headers():
+        try:
+            yield
+        except VolumeError:
+            raise
+        except _HEADER_ERRORS as error:
+            raise broken(source, error) from error
 
 
 def read_header(source: Source) -> pydicom.Dataset | None:
@@ -96,7 +63,7 @@ def read_header(source: Source) -> pydicom.Dataset | None:
     """
     start = b""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, _unpacked(raw, source, UNPACK_LIMIT) as stream:
+        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, UNPACK_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
                 if source.has_dicom_name:
@@ -110,11 +77,13 @@ def read_header(source: Source) -> pydicom.Dataset | None:
                 )
     except (OSError, EOFError, zlib.error) as error:
         if start or source.has_dicom_name:
-            raise _broken(source, error) from error
+            raise broken(source, error) from error
         return None  # a damaged file of some other kind
     if "Rows" in dataset:
         return dataset
-    if _says_mr_image(dataset):
+    with looking_into(source):
+        says_mr_image = _says_mr_image(dataset)
+    if says_mr_image:
         raise VolumeError(
             "unreadable", f"{source}: the header ends before the image is described; cut off; copy it again"
         )
@@ -124,13 +93,14 @@ def read_header(source: Source) -> pydicom.Dataset | None:
 def read_series_uid(source: Source) -> str | None:
     """Read the SeriesInstanceUID alone, quickly; None where the file is no DICOM that can be read so far."""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, _unpacked(raw, source, UNPACK_LIMIT) as stream:
+        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, UNPACK_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
                 return None
             stream.seek(0)
             dataset = _parse(stream, source, start, header_only=True, tags=("SeriesInstanceUID",))
-        return str(dataset.get("SeriesInstanceUID") or "")
+        with looking_into(source):
+            return str(dataset.get("SeriesInstanceUID") or "")
     except (OSError, EOFError, zlib.error, VolumeError):
         return None
 
@@ -161,84 +131,24 @@ def read_whole(source: Source, limit_bytes: int | None) -> tuple[pydicom.Dataset
     try:
         size = source.filesystem.size(source.path)
         if size is not None and size > limit:
-            raise _too_large(source, limit)
+            raise too_large(source, limit)
         content: bytes = source.filesystem.cat_file(source.path)
-        with _unpacked(io.BytesIO(content), source, limit) as stream:
-            unpacked = stream.read()
+        with unpacked(io.BytesIO(content), source, limit) as stream:
+            data = stream.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise _broken(source, error) from error
-    if not looks_like_dicom(unpacked[:1024]):
-        raise not_dicom(source, unpacked[:1024])
-    dataset = _parse(io.BytesIO(unpacked), source, unpacked[:1024])
+        raise broken(source, error) from error
+    if not looks_like_dicom(data[:1024]):
+        raise not_dicom(source, data[:1024])
+    dataset = _parse(io.BytesIO(data), source, data[:1024])
     if "PixelData" not in dataset:  # pydicom gives what it has when encapsulated data ends too early
         raise VolumeError("unreadable", f"{source}: no pixel data, or its end is missing; cut off; copy it again")
     return dataset, hashlib.sha256(content).digest()
-
-
-def hash_file(source: Source) -> bytes:
-    """SHA-256 of a file's bytes on disk, without unpacking."""
-    try:
-        with source.filesystem.open(source.path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise _broken(source, error) from error
-
-
-def combine_digests(digests: Sequence[bytes]) -> str:
-    """One hexadecimal name for the files of a volume: a lone file's own SHA-256, else that of all digests in order."""
-    return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def looks_like_dicom(start: bytes) -> bool:
     """Whether the first bytes of a file are DICOM's, with its preamble or (older exports) without."""
     bare = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00" and len(start) > 132
     return start[128:132] == b"DICM" or bare
-
-
-def not_dicom(source: Source, start: bytes) -> VolumeError:
-    """Say that a file is not the DICOM that it was given as."""
-    if not start:
-        return VolumeError("unreadable", f"{source}: the file is empty; expected DICOM")
-    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
-    found = "text" if printable > 0.9 * len(start) else "other data"
-    return VolumeError(
-        "unreadable", f"{source}: holds {found}, not DICOM; correct path or format, or copy the file again"
-    )
-
-
-class _Bounded(io.RawIOBase):
-    """A stream that gives at most `limit` bytes: what a few kilobytes of gzip unpack to is not known beforehand."""
-
-    def __init__(self, stream: BinaryIO, source: Source, limit: int) -> None:
-        self._stream, self._source, self._limit = stream, source, limit
-        self.name = source.path  # pydicom asks for it
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        chunk = self._stream.read(len(view))
-        if self._stream.tell() > self._limit:
-            raise _too_large(self._source, self._limit)
-        view[: len(chunk)] = chunk
-        return len(chunk)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
-def _unpacked(raw: BinaryIO, source: Source, limit: int) -> io.BufferedReader:
-    gzipped = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if gzipped else raw
-    return io.BufferedReader(_Bounded(stream, source, limit), buffer_size=1 << 16)
 
 
 def _parse(
@@ -251,36 +161,12 @@ def _parse(
     if _DEFLATED in start:  # pydicom would inflate it whole, whatever its size
         raise VolumeError("unsupported", f"{source}: deflated transfer syntax; expected another; convert it (dcmconv)")
     force = start[128:132] != b"DICM"
-    try:
-        with tolerant_headers():
-            return pydicom.dcmread(
-                stream, stop_before_pixels=header_only, force=force, specific_tags=list(tags) if tags else None
-            )
-    except VolumeError:
-        raise
-    except (InvalidDicomError, EOFError, OSError, zlib.error, ValueError, KeyError, AttributeError, TypeError,
-            NotImplementedError, OverflowError, RecursionError) as error:  # fmt: skip
-        raise _broken(source, error) from error
-
-
-def _broken(source: Source, error: Exception) -> VolumeError:
-    what = " ".join(str(error).split())[:160] or type(error).__name__
-    if isinstance(error, FileNotFoundError):
-        return VolumeError("missing", f"{source}: no such file; correct path")
-    return VolumeError("unreadable", f"{source}: cannot be read as DICOM, cut off or damaged ({what}); copy it again")
-
-
-def _too_large(source: Source, limit: int) -> VolumeError:
-    return VolumeError(
-        "too_large", f"{source}: unpacks to more than {limit} bytes, the limit; give workers more memory"
-    )
+    with looking_into(source):
+        return pydicom.dcmread(
+            stream, stop_before_pixels=header_only, force=force, specific_tags=list(tags) if tags else None
+        )
 
 
 def _says_mr_image(dataset: pydicom.Dataset) -> bool:
     stated = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
     return str(stated) in _MR_IMAGES
-
-
-def _is_bookkeeping(name: str) -> bool:
-    last = name.rsplit("/", 1)[-1]
-    return last.startswith(".") or last.upper() == "DICOMDIR"

@@ -9,10 +9,20 @@ from dataclasses import dataclass
 import pydicom
 
 from augment.errors import VolumeError
-from augment.readers.dicom_files import Source, tolerant_headers
+from augment.readers.dicom_bytes import Source
+from augment.readers.dicom_files import looking_into
 from augment.readers.dicom_headers import Facts, HeaderValue, find, header_facts, number
-from augment.readers.dicom_kinds import computed_word, frame_kind
+from augment.readers.dicom_kinds import computed_word
 from augment.readers.dicom_mosaic import is_mosaic, mosaic_layout
+from augment.readers.dicom_values import (
+    acquired_at,
+    acquisition_order,
+    counted_slices,
+    kind_of,
+    several,
+    unit_of_values,
+    whole,
+)
 from manifests.header import Kind
 
 Vector = tuple[float, float, float]
@@ -105,27 +115,19 @@ def frames_of(dataset: pydicom.Dataset, source: Source) -> list[Frame]:
         `unsupported` where an object has no geometry or is of an unknown kind, `unreadable` where its values make no
         sense.
     """
-    with tolerant_headers():
-        try:
-            if not is_mr(dataset):
-                found = str(dataset.get("Modality") or "none")[:16]
-                raise VolumeError("unsupported", f"{source}: modality {found}; expected MR; take the row out")
-            if "PerFrameFunctionalGroupsSequence" in dataset:
-                return _enhanced_frames(dataset, source)
-            if is_mosaic(dataset):
-                return _mosaic_frames(dataset, source)
-            if (number(dataset.get("NumberOfFrames")) or 1) > 1:
-                raise VolumeError(
-                    "unsupported", f"{source}: several frames without functional groups; expected Enhanced MR"
-                )
-            return [_frame(dataset, None, source, 0)]
-        except VolumeError:
-            raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            what = " ".join(str(error).split())[:160]
+    with looking_into(source):
+        if not is_mr(dataset):
+            found = str(dataset.get("Modality") or "none")[:16]
+            raise VolumeError("unsupported", f"{source}: modality {found}; expected MR; take the row out")
+        if "PerFrameFunctionalGroupsSequence" in dataset:
+            return _enhanced_frames(dataset, source)
+        if is_mosaic(dataset):
+            return _mosaic_frames(dataset, source)
+        if (number(dataset.get("NumberOfFrames")) or 1) > 1:
             raise VolumeError(
-                "unreadable", f"{source}: header with an impossible value ({what}); export it again"
-            ) from error
+                "unsupported", f"{source}: several frames without functional groups; expected Enhanced MR"
+            )
+        return [_frame(dataset, None, source, 0)]
 
 
 def is_mr(dataset: pydicom.Dataset) -> bool:
@@ -172,7 +174,7 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
     spacing = _floats(get("PixelSpacing", "PixelMeasuresSequence"), 2, "PixelSpacing", source)
     if min(spacing) <= 0:
         raise VolumeError("unreadable", f"{source}: PixelSpacing {spacing}; expected two positive values in mm")
-    image_type = [str(word) for word in _several(get("FrameType", "MRImageFrameTypeSequence") or get("ImageType"))]
+    image_type = [str(word) for word in several(get("FrameType", "MRImageFrameTypeSequence") or get("ImageType"))]
     technique = get("VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence")
     te_ms = number(get("EffectiveEchoTime", "MREchoSequence"))
     facts = header_facts(dataset, group, image_type)
@@ -183,82 +185,22 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
         position=(position[0], position[1], position[2]),
         row_direction=_unit(cosines[:3], source), column_direction=_unit(cosines[3:], source),
         thickness_mm=_thickness(get),
-        kind=_kind(dataset, group, image_type),
+        kind=kind_of(dataset, group, image_type),
         computed=computed_word([*image_type, str(technique or "")]),
         series=str(dataset.get("SeriesInstanceUID") or ""),
         instance=str(dataset.get("SOPInstanceUID") or ""),
         number=int(number(dataset.get("InstanceNumber")) or 0),
         te_ms=facts.te_ms if te_ms is None else te_ms,
-        echo=_whole(dataset.get("EchoNumbers")),
-        time=_whole(get("TemporalPositionIndex", "FrameContentSequence") or dataset.get("TemporalPositionIdentifier")),
-        order=_order(get),
-        acquired=_acquired(dataset, group),
-        num_expected=_philips_slices(dataset),
+        echo=whole(dataset.get("EchoNumbers")),
+        time=whole(get("TemporalPositionIndex", "FrameContentSequence") or dataset.get("TemporalPositionIdentifier")),
+        order=acquisition_order(get),
+        acquired=acquired_at(dataset, group),
+        num_expected=counted_slices(dataset),
         slope=_slope(number(get("RescaleSlope", "PixelValueTransformationSequence"))),
         intercept=number(get("RescaleIntercept", "PixelValueTransformationSequence")) or 0.0,
-        unit=_unit_of_values(dataset, group),
+        unit=unit_of_values(dataset, group),
         facts=facts,
     )  # fmt: skip
-
-
-def _kind(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Kind:
-    component = find(dataset, group, "ComplexImageComponent", "MRImageFrameTypeSequence")
-    ge_type = dataset.private_block(0x43, "GEMS_PARM_01")[0x2F].value if _has_ge_type(dataset) else None
-    ge_number = _whole(ge_type)
-    return frame_kind(
-        image_type, component, _unit_of_values(dataset, group), ge_number, str(dataset.get("SeriesDescription") or "")
-    )
-
-
-def _unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
-    """Unit of the rescaled values; a code of "1" or "US" says none."""
-    unit = str(find(dataset, group, "RescaleType", "PixelValueTransformationSequence") or "US").upper()
-    mapping = find(dataset, group, "MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
-    if mapping and unit in ("US", "NORMALIZED", "UNSPECIFIED"):
-        unit = str(mapping[0].get("CodeValue") or "").upper()
-    return "" if unit in ("US", "1", "NORMALIZED", "UNSPECIFIED") else unit
-
-
-def _has_ge_type(dataset: pydicom.Dataset) -> bool:
-    try:
-        return 0x2F in dataset.private_block(0x43, "GEMS_PARM_01")
-    except KeyError:
-        return False
-
-
-def _philips_slices(dataset: pydicom.Dataset) -> int | None:
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        return None
-    try:
-        return _whole(dataset.private_block(0x2001, "Philips Imaging DD 001")[0x18].value)
-    except KeyError:
-        return None
-
-
-def _order(get: Callable[..., HeaderValue]) -> tuple[tuple[float, ...], ...]:
-    """Everything that may differ between two real images of one position and echo, most telling first."""
-    direction = get("DiffusionGradientOrientation", "MRDiffusionSequence")
-    when = f"{get('AcquisitionDate') or ''}{get('AcquisitionTime') or ''}" or str(get("AcquisitionDateTime") or "")
-    return (
-        _key(get("AcquisitionNumber")),
-        _key(get("DiffusionBValue", "MRDiffusionSequence")),
-        _key(direction),
-        _key(get("InversionTimes", "MRModifierSequence") or get("InversionTime")),
-        _key(get("NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence") or get("TriggerTime")),
-        _key(get("FrameAcquisitionNumber", "FrameContentSequence")),
-        _key("".join(c for c in when if c.isdigit() or c == ".")),
-        _key(get("DimensionIndexValues", "FrameContentSequence")),
-    )
-
-
-def _key(value: HeaderValue) -> tuple[float, ...]:
-    return tuple(found for item in _several(value) if (found := number(item)) is not None)
-
-
-def _acquired(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
-    frame_time = find(dataset, group, "FrameAcquisitionDateTime", "FrameContentSequence")
-    parts = (dataset.get("AcquisitionDate"), dataset.get("AcquisitionTime"))
-    return str(frame_time or dataset.get("AcquisitionDateTime") or "".join(str(part) for part in parts if part))
 
 
 def _thickness(get: Callable[..., HeaderValue]) -> float:
@@ -276,7 +218,7 @@ def _slope(value: float | None) -> float:
 
 
 def _floats(value: HeaderValue, count: int, keyword: str, source: Source) -> tuple[float, ...]:
-    items = [number(item) for item in _several(value)]
+    items = [number(item) for item in several(value)]
     found = tuple(item for item in items if item is not None)
     if len(found) != count or len(items) != count:
         shown = "none" if value is None else str(value)[:60]
@@ -292,14 +234,3 @@ def _unit(vector: Sequence[float], source: Source) -> Vector:
         )
     x, y, z = vector
     return (x / length, y / length, z / length)
-
-
-def _several(value: HeaderValue) -> list[HeaderValue]:
-    if value is None or isinstance(value, (str, bytes, int, float)):
-        return [] if value is None or value == "" else [value]
-    return list(value) if hasattr(value, "__iter__") else [value]
-
-
-def _whole(value: HeaderValue) -> int | None:
-    items = [number(item) for item in _several(value)]
-    return int(items[0]) if items and items[0] is not None else None

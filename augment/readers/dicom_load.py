@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import VolumeError
-from augment.readers.dicom_files import Source, list_sources, read_header, read_series_uid, read_whole
+from augment.readers.dicom_bytes import Source, list_sources
+from augment.readers.dicom_files import looking_into, read_header, read_series_uid, read_whole
 from augment.readers.dicom_frames import Frame, frames_of, is_mr
 from augment.readers.dicom_geometry import Placement
 from augment.readers.dicom_pixels import check_encoding, decode_frames, transfer_syntax
@@ -56,13 +57,17 @@ def load_frames(path: str, series: str | None) -> tuple[list[Frame], bool]:
         dataset = read_header(source)
         if dataset is None and not is_folder:
             raise VolumeError("unreadable", f"{source}: no DICOM image in it; expected MR; correct path or format")
-        if dataset is None or (is_folder and not is_mr(dataset)):
+        if dataset is None:
             continue
+        with looking_into(source):
+            uid = str(dataset.get("SeriesInstanceUID") or "")
+            if is_folder and not is_mr(dataset):
+                continue
         try:
             check_encoding(dataset, source)
             frames += frames_of(dataset, source)
         except VolumeError as error:
-            faults.setdefault(str(dataset.get("SeriesInstanceUID") or ""), error)
+            faults.setdefault(uid, error)
     for uid, fault in faults.items():
         if not frames or uid in {frame.series for frame in frames}:
             raise fault
@@ -103,7 +108,8 @@ def load_values(placement: Placement, limit_bytes: int | None, name: str) -> Loa
         planes = decode_frames(dataset, [placement.frames[place] for place in places])
         stacked[places] = planes.values
         num_padding += planes.num_padding
-        syntax = str(transfer_syntax(dataset).keyword or transfer_syntax(dataset).name)
+        with looking_into(source):
+            syntax = str(transfer_syntax(dataset).keyword or transfer_syntax(dataset).name)
     found: dict[str, Any] = {"transfer_syntax": syntax, "num_files": len(slots)}
     if num_padding:
         found["padding_pixels"] = num_padding

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from augment.errors import VolumeError
 from augment.readers.dicom import place_magnitude
-from augment.readers.dicom_files import combine_digests, hash_file, list_sources, read_series_uid
+from augment.readers.dicom_bytes import combine_digests, hash_file, list_sources
+from augment.readers.dicom_files import read_series_uid
 from augment.readers.dicom_frames import Frame
 from augment.readers.dicom_geometry import Placement, place_frames
 from augment.readers.dicom_load import load_frames, load_values, sources_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from augment.errors import VolumeError
-from augment.readers.dicom_files import Source, tolerant_headers
+from augment.readers.dicom_bytes import Source
+from augment.readers.dicom_files import looking_into
 from augment.readers.dicom_frames import Frame
 
 
@@ -43,7 +45,7 @@ def check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
     VolumeError
         `unsupported`.
     """
-    with tolerant_headers():
+    with looking_into(source):
         _check_encoding(dataset, source)
 
 
@@ -84,7 +86,7 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
         `unreadable` where pixel data is missing, too short or damaged, `unsupported` as in `check_encoding`.
     """
     source = frames[0].source
-    with tolerant_headers():
+    with looking_into(source):
         check_encoding(dataset, source)
         if "PixelData" not in dataset or not dataset.PixelData:
             raise VolumeError("unreadable", f"{source}: no pixel data; copy it again")
@@ -130,7 +132,9 @@ def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) ->
             dataset, indices=indices, raw=True, decoding_plugin=decoder_name(syntax) or ""
         )
         arrays = [_used_bits(array, dataset, syntax) for array, _ in decoded]
-    except (ValueError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, MemoryError) as error:
+    except (
+        ValueError, TypeError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, struct.error,
+    ) as error:  # fmt: skip
         what = " ".join(str(error).split())[:200]
         raise VolumeError(
             "unreadable", f"{source}: pixel data is cut off or damaged ({what}); copy it again"

@@ -10,7 +10,8 @@ import pydicom
 from fsspec.implementations.local import LocalFileSystem
 
 from augment.errors import VolumeError
-from augment.readers.dicom_files import Source, read_header, tolerant_headers
+from augment.readers.dicom_bytes import Source
+from augment.readers.dicom_files import looking_into, read_header
 from augment.readers.dicom_frames import Frame, frames_of, is_mr
 from augment.readers.dicom_geometry import Placement, place_frames
 from augment.readers.dicom_headers import number
@@ -77,18 +78,18 @@ def probe_dicom(folder: Path, files: Sequence[Path]) -> Probed:
 def _open(dataset: pydicom.Dataset, source: Source) -> _File:
     frames: tuple[Frame, ...] = ()
     left_out: Kind | None = None
-    if not is_mr(dataset):
-        left_out = "non_mr"
-    else:
-        try:
-            check_encoding(dataset, source)
-            frames = tuple(frames_of(dataset, source))
-        except VolumeError:
-            left_out = _kind_without_geometry(dataset)
-            if left_out == "magnitude":
-                raise
-    with tolerant_headers():
-        count = int(number(dataset.get("NumberOfFrames")) or 1)
+    with looking_into(source):
+        if not is_mr(dataset):
+            left_out = "non_mr"
+        else:
+            try:
+                check_encoding(dataset, source)
+                frames = tuple(frames_of(dataset, source))
+            except VolumeError:
+                left_out = _kind_without_geometry(dataset)
+                if left_out == "magnitude":
+                    raise
+        sizes = [int(number(dataset.get(keyword)) or 0) for keyword in ("NumberOfFrames", "Rows", "Columns")]
         return _File(
             source=source,
             series=str(dataset.get("SeriesInstanceUID") or ""),
@@ -96,17 +97,16 @@ def _open(dataset: pydicom.Dataset, source: Source) -> _File:
             study=str(dataset.get("StudyInstanceUID") or ""),
             frames=frames,
             left_out=left_out,
-            shape=(count, int(number(dataset.get("Rows")) or 0), int(number(dataset.get("Columns")) or 0)),
+            shape=(sizes[0] or 1, sizes[1], sizes[2]),
         )
 
 
 def _kind_without_geometry(dataset: pydicom.Dataset) -> Kind:
     """Screen saves, reports as pictures and coloured maps have no place in space; they are no faults either."""
-    with tolerant_headers():
-        image_type = dataset.get("ImageType") or []
-        words = [image_type] if isinstance(image_type, str) else list(image_type)
-        component = dataset.get("ComplexImageComponent")
-        return frame_kind(words, component, description=str(dataset.get("SeriesDescription") or ""))
+    image_type = dataset.get("ImageType") or []
+    words = [image_type] if isinstance(image_type, str) else list(image_type)
+    component = dataset.get("ComplexImageComponent")
+    return frame_kind(words, component, description=str(dataset.get("SeriesDescription") or ""))
 
 
 def _subject(dataset: pydicom.Dataset) -> str:
