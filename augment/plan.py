@@ -45,8 +45,11 @@ class Plan:
         Workers; the memory limit of each, None where another scheduler decides; what the largest volume needs.
     too_large
         Shapes seen that a worker would refuse.
-    seconds, seconds_per_slice
-        Of the whole build and of a slice in one worker, None where nothing could be measured.
+    exact
+        True where every size is known, not extrapolated.
+    seconds, seconds_per_slice, seconds_per_volume
+        Of the build of what is not committed yet; in one worker of a slice, and of a volume apart from its slices. None
+        where no size is known.
     free_bytes
         On the corpus's disk, None where that is not known.
     unreadable
@@ -60,12 +63,14 @@ class Plan:
     num_slices: int
     num_bytes: int
     sizes_from: str
+    exact: bool
     num_workers: int
     worker_bytes: int | None
     needed_bytes: int
     too_large: list[Shape] = field(default_factory=list)
     seconds: float | None = None
     seconds_per_slice: float | None = None
+    seconds_per_volume: float | None = None
     free_bytes: int | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -88,7 +93,7 @@ class Plan:
         """Say it in words."""
         tile = self.recipe["tile"]
         model = f", {self.recipe['nfe']} evaluations of the network a slice" if self.recipe["nfe"] else ""
-        exact = "" if self.sizes_from == "the manifest" else "about "
+        exact = "" if self.exact else "about "
         lines = [
             f"corpus:   {self.corpus}",
             f"phase:    {self.recipe['phase']}{model}, seed {self.recipe['seed']}, {tile['slices']} slice(s) a call",
@@ -162,6 +167,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         num_slices=round(sizes.num_slices),
         num_bytes=round(sizes.num_voxels * BYTES_PER_VOXEL),
         sizes_from=sizes.source,
+        exact=sizes.exact,
         num_workers=shape.num_workers if local else options.num_workers or 1,
         worker_bytes=shape.memory_limit if local else None,
         needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
@@ -170,9 +176,11 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         unreadable=sizes.unreadable,
     )
     if sizes.num_slices:
-        plan.seconds_per_slice = _measure_slice(recipe, options, device, sizes.matrix)
+        per_volume, per_slice = _measure_times(recipe, options, device, sizes.matrix)
         equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
-        plan.seconds = plan.seconds_per_slice * equal_slices * plan._open_part / plan.num_workers
+        plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
+        work = per_volume * sizes.num_volumes + per_slice * equal_slices
+        plan.seconds = work * plan._open_part / plan.num_workers
     return plan
 
 
@@ -196,19 +204,23 @@ def _free_bytes(root: str) -> int | None:
     return shutil.disk_usage(folder).free
 
 
-def _measure_slice(recipe: Recipe, options: BuildOptions, device: str, matrix: tuple[int, int]) -> float:
-    """Build a small volume of noise in a temporary corpus, twice, and time the second."""
-    num_slices = max(2, recipe.tile.slices)
+def _measure_times(recipe: Recipe, options: BuildOptions, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
+    """Build small volumes of noise in a temporary corpus: seconds per volume without slices, seconds per slice."""
+    few, many = recipe.tile.slices, 3 * recipe.tile.slices
+    # real phase needs a second file; taking no phase costs about as much
+    timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
     with tempfile.TemporaryDirectory(prefix="phasegen-plan-") as folder:
-        path = Path(folder) / "noise.npy"
-        np.save(path, np.random.default_rng(0).rayleigh(size=(num_slices, *matrix)).astype(np.float32))
-        CorpusStore.create(f"{folder}/c.zarr", recipe.attributes())
-        # real phase needs a second file; taking no phase costs about as much
-        timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
+        CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
         bench = open_workbench(
             f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=checkpoint_path(options)
         )
-        build_volume(Task(ManifestRow(line=1, volume_id="first", path=str(path))), bench)
-        start = time.perf_counter()
-        build_volume(Task(ManifestRow(line=2, volume_id="second", path=str(path))), bench)
-        return (time.perf_counter() - start) / num_slices
+        times = []
+        for number, num_slices in enumerate((few, few, many)):  # the first one warms everything up
+            path = Path(folder) / f"{number}.npy"
+            noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
+            np.save(path, noise.astype(np.float32))
+            start = time.perf_counter()
+            build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), bench)
+            times.append(time.perf_counter() - start)
+    per_slice = max((times[2] - times[1]) / (many - few), times[2] / many / 10)
+    return max(times[1] - few * per_slice, 0.0), per_slice

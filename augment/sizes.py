@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 class Sizes:
     """Sizes of everything that is asked for, replicas counted.
 
-    `num_slices` and `num_voxels` are exact where no header was needed, else extrapolated from those read. `largest`
+    `num_slices` and `num_voxels` are extrapolated from the headers that were read where not `exact`. `largest`
     is the shape (slices, height, width) of the largest volume seen, `matrix` the (height, width) that most slices have.
     """
 
@@ -32,6 +32,7 @@ class Sizes:
     matrix: tuple[int, int] = (0, 0)
     shapes: Counter[Shape] = field(default_factory=Counter)
     headers_read: int = 0
+    exact: bool = True
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -46,20 +47,18 @@ class Sizes:
 def measure_sizes(manifest: Manifest, replicas: int, progress: Callable[[], None] | None = None) -> Sizes:
     """Add up a manifest's sizes; where rows do not tell, read at most `MOST_HEADERS` headers spread over them."""
     sizes = Sizes(num_rows=len(manifest))
-    untold: list[int] = []
-    untold_copies = 0
+    untold: list[tuple[int, int]] = []
     slices_of: Counter[tuple[int, int]] = Counter()
     for number, row in enumerate(manifest):
         copies = row.replicas or replicas
         sizes.num_volumes += copies
         shape = stated_shape(row)
         if shape is None:
-            untold.append(number)
-            untold_copies += copies
+            untold.append((number, copies))
         else:
             _count(sizes, slices_of, shape, copies)
     if untold:
-        _sample(manifest, untold, untold_copies, sizes, slices_of, progress)
+        _sample(manifest, untold, sizes, slices_of, progress)
     if slices_of:
         sizes.matrix = slices_of.most_common(1)[0][0]
     return sizes
@@ -83,25 +82,23 @@ def _count(sizes: Sizes, slices_of: Counter[tuple[int, int]], shape: Shape, copi
 
 def _sample(
     manifest: Manifest,
-    untold: list[int],
-    untold_copies: int,
+    untold: list[tuple[int, int]],
     sizes: Sizes,
     slices_of: Counter[tuple[int, int]],
     progress: Callable[[], None] | None,
 ) -> None:
     chosen = untold[:: -(-len(untold) // MOST_HEADERS)]
-    shapes: list[Shape] = []
-    for number in chosen:
+    # headers that could not be read stand for other volumes that cannot be built
+    weight = sum(copies for _, copies in untold) / sum(copies for _, copies in chosen)
+    sizes.exact = len(chosen) == len(untold)
+    for number, copies in chosen:
         row = manifest[number]
         sizes.headers_read += 1
         try:
-            shapes.append(describe_row(row))
+            _count(sizes, slices_of, describe_row(row), copies * weight)
         except VolumeError as error:
             sizes.unreadable.append((row.volume_id, f"{error.reason}: {error}"))
         except Exception as error:  # a plan must come to its end over any file
             sizes.unreadable.append((row.volume_id, f"failed: {type(error).__name__}: {error}"))
         if progress is not None:
             progress()
-    for shape in shapes:
-        # those that could not be read stand for others that cannot be built
-        _count(sizes, slices_of, shape, untold_copies / len(chosen))
