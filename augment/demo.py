@@ -15,14 +15,14 @@ from augment.loader import KSpaceSlices
 
 Command = Callable[[Sequence[str]], int]
 
-# volume_id, package, file in it, manifest columns
+# volume_id, package, file in it, manifest columns; the Siemens mosaics inside nibabel hold a ramp, no image
 _VOLUMES = (
-    ("nifti-epi-0", "nibabel", "tests/data/example4d.nii.gz", {"frame": "0", "contrast": "DWI", "licence": "MIT"}),
-    ("nifti-epi-1", "nibabel", "tests/data/example4d.nii.gz", {"frame": "1", "contrast": "DWI", "licence": "MIT"}),
-    ("siemens-mosaic-0", "nibabel", "nicom/tests/data/0.dcm", {"licence": "PDDL-1.0"}),
-    ("siemens-mosaic-1", "nibabel", "nicom/tests/data/1.dcm", {"licence": "PDDL-1.0"}),
-    ("dicom-mr-small", "pydicom", "data/test_files/MR_small.dcm", {"licence": "MIT"}),
-    ("dicom-mr-overlay", "pydicom", "data/test_files/examples_overlay.dcm", {"licence": "MIT"}),
+    ("nifti-diffusion-0", "nibabel", "tests/data/example4d.nii.gz", {"frame": "0", "contrast": "DWI"}),
+    ("nifti-diffusion-1", "nibabel", "tests/data/example4d.nii.gz", {"frame": "1", "contrast": "DWI"}),
+    ("nifti-functional", "nibabel", "tests/data/functional.nii", {"frame": "0", "contrast": "BOLD"}),
+    ("dicom-small", "pydicom", "data/test_files/MR_small.dcm", {}),
+    ("dicom-small-jpeg-ls", "pydicom", "data/test_files/MR_small_jpeg_ls_lossless.dcm", {}),
+    ("dicom-overlay", "pydicom", "data/test_files/examples_overlay.dcm", {}),
 )
 
 
@@ -42,7 +42,7 @@ def write_demo_manifest(path: Path) -> None:
             source = Path(str(files(package))) / name
             if not source.is_file():
                 raise RequestError(f"{source}: no such file; reinstall {package} from its wheel, which holds it")
-            writer.writerow({"volume_id": volume_id, "path": str(source), "source": package} | more)
+            writer.writerow({"volume_id": volume_id, "path": str(source), "licence": "MIT", "source": package} | more)
 
 
 def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
