@@ -16,7 +16,7 @@ from augment.loader import KSpaceSlices
 Command = Callable[[Sequence[str]], int]
 
 # volume_id, package, file in it, manifest columns; the Siemens mosaics inside nibabel hold a ramp, no image
-_VOLUMES = (
+_VOLUMES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("nifti-diffusion-0", "nibabel", "tests/data/example4d.nii.gz", {"frame": "0", "contrast": "DWI"}),
     ("nifti-diffusion-1", "nibabel", "tests/data/example4d.nii.gz", {"frame": "1", "contrast": "DWI"}),
     ("nifti-functional", "nibabel", "tests/data/functional.nii", {"frame": "0", "contrast": "BOLD"}),

@@ -38,7 +38,7 @@ class Volume:
     segmentation
         uint8 of the same shape where the row names one, else None.
     te_ms, field_t, contrast, anatomy
-        From the manifest where given, else from the header, else None. `contrast` is one of `manifests.record.CONTRASTS`.
+        From the manifest where given, else from the header, else None. `contrast`: see `manifests.record.CONTRASTS`.
     acquisition
         Facts without identity that audits read, JSON values only: `image_type`, `acquired_matrix` (as
         [height, width] of the stored axes), `transfer_syntax`, `percent_sampling`, `bits_stored`, `source_format`, ...
