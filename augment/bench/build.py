@@ -1,0 +1,106 @@
+"""How fast a corpus is built, end to end: read, sample smooth phase, transform, commit; with one and more workers."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
+from augment.bench.phantom import open_bench, write_volumes
+from augment.options import BuildOptions
+from augment.pipeline import build_volume
+from augment.report.runs import read_runs
+from augment.run import build
+from augment.workbench import Task
+from manifests.parse import read_manifest
+
+_HERE = "this process, no cluster"
+
+
+def bench_build(
+    num_volumes: int = 16,
+    num_slices: int = 24,
+    size: int = 192,
+    workers: Sequence[int] = (1, 2),
+    folder: Path | None = None,
+) -> BenchResult:
+    """Build generated volumes in a temporary folder: without a cluster first, then with each number of workers.
+
+    Parameters
+    ----------
+    num_volumes, num_slices, size
+        Of the volumes; `size` is height and width.
+    workers
+        Worker processes of the local cluster.
+    folder
+        Where the temporary folder is made: the disk is part of what is measured. The system's place where None.
+    """
+    machine = describe_machine()
+    with tempfile.TemporaryDirectory(prefix="phasegen-bench-", dir=folder) as temporary:
+        manifest = write_volumes(Path(temporary), num_volumes, num_slices, size)
+        write_volumes(Path(temporary) / "warm", 1, num_slices, size)
+        _here(Path(temporary) / "warm" / "manifest.csv", Path(temporary) / "warm.zarr")
+        runs = {_HERE: _here(manifest, Path(temporary) / "0.zarr")}
+        for count in workers:
+            runs[f"{count} worker{'' if count == 1 else 's'}"] = _on_cluster(manifest, Path(temporary), count)
+    total = num_volumes * num_slices
+    settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "phase": "smooth"}
+    tables = [_speed_table(runs, total), _stage_table(runs, total)]
+    notes = ["work: from the first task to the last commit; start-up of the workers is in the column all"]
+    return BenchResult("build", machine, settings, tables, notes)
+
+
+class _Timed:
+    """One build: seconds of work, seconds with start-up, seconds by stage."""
+
+    def __init__(self, work_s: float, all_s: float, stages: Counter[str]) -> None:
+        self.work_s, self.all_s, self.stages = work_s, all_s, stages
+
+
+def _here(manifest: Path, root: Path) -> _Timed:
+    begin = time.perf_counter()
+    bench = open_bench(root)
+    start = time.perf_counter()
+    stages: Counter[str] = Counter()
+    with one_thread():
+        for row in read_manifest(manifest):
+            outcome = build_volume(Task(row), bench)
+            if outcome.status != "built":
+                raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")
+            stages.update(outcome.seconds)
+    end = time.perf_counter()
+    return _Timed(end - start, end - begin, stages)
+
+
+def _on_cluster(manifest: Path, folder: Path, count: int) -> _Timed:
+    root = str(folder / f"{count}.zarr")
+    options = BuildOptions(phase="smooth", num_workers=count, dashboard_address="127.0.0.1:0")
+    begin = time.perf_counter()
+    summary = build(read_manifest(manifest), root, options, say=lambda _: None, progress=False)
+    end = time.perf_counter()
+    if summary.exit_status:
+        raise RuntimeError("\n".join(summary.lines()))
+    return _Timed(summary.seconds, end - begin, read_runs(root)[-1].seconds)
+
+
+def _speed_table(runs: dict[str, _Timed], total: int) -> Table:
+    columns = ("workers", "work (s)", "all (s)", "slices/s", "times the first line")
+    first = runs[_HERE].work_s
+    rows: list[tuple[Value, ...]] = [
+        (name, rounded(run.work_s), rounded(run.all_s), rounded(total / run.work_s), rounded(first / run.work_s))
+        for name, run in runs.items()
+    ]
+    return Table("Building", columns, rows)
+
+
+def _stage_table(runs: dict[str, _Timed], total: int) -> Table:
+    """Stages of all runs; a stage that one of them did not have took it 0 s."""
+    stages = dict.fromkeys(stage for run in runs.values() for stage in run.stages)
+    columns = ("stage", *(f"{name} (ms/slice)" for name in runs))
+    rows: list[tuple[Value, ...]] = [
+        (stage, *(rounded(1000 * run.stages[stage] / total) for run in runs.values())) for stage in stages
+    ]
+    return Table("Stages, summed over workers and their threads", columns, rows)

@@ -1,0 +1,177 @@
+"""What every benchmark gives: a table with the machine's name on it; and how time is taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of results.
+
+    Attributes
+    ----------
+    title
+        What was measured.
+    columns
+        Names with units, the same in text and JSON.
+    rows
+        One value per column; None where it does not apply.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Value, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give every row as an object."""
+        return {"title": self.title, "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows]}
+
+    def lines(self) -> list[str]:
+        """Give the table as text, numbers set to the right."""
+        cells = [self.columns, *(tuple(_shown(value) for value in row) for row in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
+        numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+        drawn = ["  ".join(_set(*cell) for cell in zip(row, widths, numeric, strict=True)).rstrip() for row in cells]
+        return [self.title, drawn[0], "  ".join("-" * width for width in widths), *drawn[1:]]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A benchmark that ran.
+
+    Attributes
+    ----------
+    benchmark
+        `sampler`, `build` or `loader`.
+    machine
+        As `describe_machine` gives it: figures mean nothing without it.
+    settings
+        What was asked for.
+    tables
+        The results.
+    notes
+        What must be known to read them.
+    """
+
+    benchmark: str
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    tables: list[Table]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as one JSON object."""
+        return {**asdict(self), "tables": [table.to_json() for table in self.tables]}
+
+    def lines(self) -> list[str]:
+        """Say all of it in text."""
+        machine = self.machine
+        lines = [
+            f"phasegen bench {self.benchmark}",
+            f"{machine['cpu']}, {machine['cores']} cores; device {machine['device']}; torch {machine['torch']}, "
+            f"Python {machine['python']}; load {machine['load']} before the run",
+            ", ".join(f"{key} {_shown(value)}" for key, value in self.settings.items() if value is not None),
+        ]
+        for table in self.tables:
+            lines += ["", *table.lines()]
+        return [*lines, *([""] if self.notes else []), *(f"note: {note}" for note in self.notes)]
+
+
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """Name what the figures belong to.
+
+    Parameters
+    ----------
+    device
+        "cpu" or "cuda": where the network runs.
+    """
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rounds: int = 3) -> list[float]:
+    """Give the median time of each call, after one that warms up.
+
+    The calls take turns, so that a machine that is busy for a while slows all of them, and their ratios hold.
+
+    Parameters
+    ----------
+    calls
+        What is measured; done when it returns.
+    budget_s
+        Seconds for each of them in all; more where fewer than `rounds` calls fit into it.
+    rounds
+        Turns.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    for _ in range(rounds):
+        for call, taken in zip(calls, times, strict=True):
+            end = time.perf_counter() + budget_s / rounds
+            while True:
+                start = time.perf_counter()
+                call()
+                now = time.perf_counter()
+                taken.append(now - start)
+                if now >= end:
+                    break
+    return [sorted(taken)[len(taken) // 2] for taken in times]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread, as a worker does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rounded(value: float) -> float:
+    """Keep four digits: the rest is noise."""
+    return float(f"{value:.4g}")
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown CPU"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _set(text: str, width: int, numeric: bool) -> str:
+    return text.rjust(width) if numeric else text.ljust(width)

@@ -1,0 +1,70 @@
+"""Volumes to measure with: an ellipse with texture and air around it, the same ones every time."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.environment import environment_class
+from augment.index import write_index
+from augment.options import BuildOptions
+from augment.pipeline import build_volume
+from augment.recipe import make_recipe
+from augment.request import open_corpus
+from augment.workbench import Task, Workbench, open_workbench
+from manifests.parse import read_manifest
+
+
+def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.float32]:
+    """Make a magnitude volume `(slice size size)`, 0 to about 4,000 as a scanner stores it."""
+    random = np.random.default_rng(seed)
+    position = np.linspace(-1.0, 1.0, size, dtype=np.float32)
+    inside = (position[:, None] / 0.85) ** 2 + (position / 0.65) ** 2 < 1
+    texture = random.normal(1.0, 0.1, (num_slices, size, size)).astype(np.float32)
+    shading = 1 + 0.3 * np.cos(3 * position[:, None] + 2 * position)
+    noise = random.rayleigh(5.0, texture.shape)
+    magnitude: NDArray[np.float32] = np.round(2000 * texture * shading * inside + noise).astype(np.float32)
+    return magnitude
+
+
+def write_volumes(folder: Path, num_volumes: int, num_slices: int, size: int) -> Path:
+    """Write `.npy` volumes and their manifest into a folder; gives the manifest's path."""
+    manifest = folder / "manifest.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["volume_id", "path", "num_slices", "height", "width"])
+        for number in range(num_volumes):
+            name = f"v{number:04d}.npy"
+            np.save(folder / name, make_magnitude(num_slices, size, number))
+            writer.writerow([f"v{number:04d}", name, num_slices, size, size])
+    return manifest
+
+
+def open_bench(root: Path) -> Workbench:
+    """Begin a corpus with smooth phase, to be built in this process."""
+    recipe = make_recipe(BuildOptions(phase="smooth"))
+    open_corpus(str(root), recipe, overwrite=False)
+    return open_workbench(str(root), recipe, environment_class("cpu"))
+
+
+def build_here(manifest: Path, root: Path) -> Workbench:
+    """Build a corpus in this process, without a cluster, and index it.
+
+    Raises
+    ------
+    RuntimeError
+        If a volume fails, which generated ones do not.
+    """
+    bench = open_bench(root)
+    names = []
+    for row in read_manifest(manifest):
+        outcome = build_volume(Task(row), bench)
+        if outcome.status != "built":
+            raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")
+        names.append(outcome.name)
+    write_index(bench.store, names)
+    return bench

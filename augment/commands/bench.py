@@ -1,0 +1,116 @@
+"""`phasegen bench sampler`, `build` and `loader`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from augment.commands.answer import Answer, Commands, add_command, add_json, count
+from augment.errors import RequestError
+
+
+def register(commands: Commands) -> None:
+    """Add the command and its kinds."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure this machine",
+        description="Measure how fast this machine samples phase, builds a corpus, or loads slices for training.\n"
+        "Figures and ratios come from one run, with the machine named beside them; each kind takes about a minute.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
+    _add_sampler(kinds)
+    _add_build(kinds)
+    _add_loader(kinds)
+
+
+def _add_sampler(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "sampler",
+        run_sampler,
+        "phase: ms a slice of every generator",
+        "Measure every phase generator that is available, the learned one with several numbers of evaluations.",
+        "phasegen bench sampler\nphasegen bench sampler --sizes 320 --steps 1 4 --json",
+    )
+    parser.add_argument("--sizes", type=count, nargs="+", default=[128, 256], metavar="N", help="(default: 128 256)")
+    parser.add_argument("--steps", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N", help="(default: 1 2 4 8)")
+    parser.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: the shipped ones)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="for each line (default: 1.5)")
+    add_json(parser)
+
+
+def _add_build(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "build",
+        run_build,
+        "a whole build with smooth phase, by stage",
+        "Build generated volumes in a temporary folder: without a cluster, then with each number of workers.",
+        "phasegen bench build\nphasegen bench build --workers 1 4 16 --folder /scratch --json",
+    )
+    _add_sizes(parser, volumes=16, slices=24, size=192)
+    parser.add_argument("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    add_json(parser)
+
+
+def _add_loader(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "loader",
+        run_loader,
+        "reading slices: ours, plain zarr, HDF5",
+        "Read every slice of a generated corpus in random order: through our loader, plain zarr, uncompressed HDF5.",
+        "phasegen bench loader\nphasegen bench loader --workers 0 4 --size 320 --json",
+    )
+    _add_sizes(parser, volumes=4, slices=32, size=256)
+    parser.add_argument("--workers", type=_count_or_none, nargs="+", default=[0, 2], metavar="N", help="(default: 0 2)")
+    add_json(parser)
+
+
+def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int) -> None:
+    parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"(default: {volumes})")
+    parser.add_argument("--slices", type=count, default=slices, metavar="N", help=f"of a volume (default: {slices})")
+    parser.add_argument("--size", type=count, default=size, metavar="N", help=f"height and width (default: {size})")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")
+
+
+def run_sampler(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench sampler`."""
+    from augment.bench.sampler import bench_sampler
+    from augment.environment import device_kind
+
+    device = arguments.device or device_kind()
+    if device == "cuda" and device_kind() != "cuda":
+        raise RequestError("--device cuda: torch sees no usable GPU; expected one; take --device cpu")
+    result = bench_sampler(arguments.sizes, arguments.steps, arguments.checkpoint, device, arguments.seconds)
+    return Answer(0, result.lines(), result.to_json())
+
+
+def run_build(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench build`."""
+    from augment.bench.build import bench_build
+
+    _check_folder(arguments.folder)
+    result = bench_build(arguments.volumes, arguments.slices, arguments.size, arguments.workers, arguments.folder)
+    return Answer(0, result.lines(), result.to_json())
+
+
+def run_loader(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench loader`."""
+    from augment.bench.loader import bench_loader
+
+    _check_folder(arguments.folder)
+    sizes = (arguments.volumes, arguments.slices, arguments.size)
+    result = bench_loader(*sizes, arguments.workers, folder=arguments.folder)
+    return Answer(0, result.lines(), result.to_json())
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else count(text)
+
+
+def _check_folder(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise RequestError(f"--folder {folder}: no such folder; expected one for temporary files; make it first")
