@@ -32,7 +32,9 @@ def gallery(store: CorpusStore, chosen: Iterable[Candidate], num_volumes: int) -
         return section("pictures", "Pictures", element("p", words))
     words = (
         f"{len(shown)} of {num_volumes:,} volumes, spread over contrasts and matrices; of each the slice with the most "
-        "signal near the middle, computed from the stored k-space. Pixels are not smoothed."
+        "signal near the middle, computed from the stored k-space. Pixels are not smoothed and stand as stored: height "
+        "downwards, width to the right, at their true proportions. The orientation names the patient directions (LPS "
+        "letters) in which slice, height and width grow."
     )
     return section("pictures", "Pictures", element("p", words), _legend(), *(_volume(store, one) for one in shown))
 
@@ -68,6 +70,7 @@ def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:
     yield f"slice {sample.slice_index} of {chosen.num_slices} (counted from 0)"
     yield describe_shape(chosen.shape)
     yield f"{receipt['spacing_mm'][1]:.3g} × {receipt['spacing_mm'][2]:.3g} mm"
+    yield f"orientation {receipt['orientation']}"
     yield from (receipt[key] for key in ("contrast", "anatomy", "split") if receipt[key] is not None)
     if receipt["field_t"] is not None:
         yield f"{receipt['field_t']:.3g} T"

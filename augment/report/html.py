@@ -46,7 +46,9 @@ def table(
     header: Sequence[str],
     rows: Iterable[Sequence[object]],
     numbers: Collection[int] = (),
+    *,
     show_caption: bool = True,
+    narrow: bool = False,
 ) -> Markup:
     """Make a table; the first cell of a row names it. `numbers` are the columns that are set to the right."""
 
@@ -59,7 +61,9 @@ def table(
     title = element("caption", caption, **({} if show_caption else {"class_": "unseen"}))
     head = element("thead", element("tr", *(cell(i, name, "col" if name else "") for i, name in enumerate(header))))
     lines = [element("tr", *(cell(i, value, "" if i else "row") for i, value in enumerate(values))) for values in rows]
-    return element("div", element("table", title, head, element("tbody", *lines)), class_="scroll")
+    return element(
+        "div", element("table", title, head, element("tbody", *lines)), class_="scroll narrow" if narrow else "scroll"
+    )
 
 
 class _Cell(Markup):

@@ -107,8 +107,8 @@ def _tally(heading: str, counts: Counter[str]) -> Markup:
 
 
 def _ranges(ranges: Mapping[str, tuple[float, float, int]]) -> Markup:
-    rows = [(name, f"{low:g}", f"{high:g}", f"{count:,}") for name, (low, high, count) in ranges.items()]
-    return table("Sizes", ("", "Smallest", "Largest", "Volumes that say"), rows, numbers=(1, 2, 3))
+    rows = [(name, f"{low:.4g}", f"{high:.4g}", f"{count:,}") for name, (low, high, count) in ranges.items()]
+    return table("Sizes", ("", "Smallest", "Largest", "Volumes that say"), rows, (1, 2, 3), narrow=True)
 
 
 def sources(facts: CorpusFacts) -> Markup:
@@ -181,7 +181,7 @@ def speed(runs: Sequence[Run]) -> Markup:
             for stage, value in seconds.most_common()
         ]
         columns = ("Stage", "Time", "ms a slice", "Part", "")
-        tables.append(table("Stages, summed over workers and threads", columns, stages, numbers=(1, 2, 3)))
+        tables.append(table("Stages, summed over workers and threads", columns, stages, (1, 2, 3), narrow=True))
     return section("speed", "How fast", *tables)
 
 

@@ -40,6 +40,7 @@ dl.tiles dd { margin: 0; font-size: 1.45rem; font-weight: 600; line-height: 1.25
 dl.tiles dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
 .columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem 2rem; }
 .scroll { overflow-x: auto; }
+.scroll.narrow { max-width: 46rem; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; margin: .7rem 0; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 caption.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -53,7 +54,7 @@ td.bar span { display: block; height: .6rem; min-width: 2px; border-radius: .15r
   background: var(--card); border: 1px solid var(--line); border-radius: .7rem; padding: 1rem 1.2rem; margin: 1rem 0;
 }
 .volume > p { margin: 0 0 .8rem; max-width: none; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(12.5rem, 44%), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 .frame {
   aspect-ratio: 1; display: flex; align-items: center; justify-content: center; background: var(--frame);
