@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from augment.bench.build import bench_build
-from augment.bench.loader import Hdf5Slices, PlainZarrSlices, bench_loader
+from augment.bench.loader import bench_loader
 from augment.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
 from augment.bench.phantom import build_here, make_magnitude, write_volumes
+from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5
 from augment.bench.sampler import bench_sampler
 from augment.commands.bench import register
 from augment.errors import RequestError
@@ -82,11 +83,9 @@ def test_loader_compares_three_ways_and_leaves_nothing_behind(tmp_path):
 
 
 def test_every_way_of_the_loader_benchmark_reads_the_same_arrays(tmp_path):
-    from augment.bench.loader import _copy_to_hdf5
-
     build_here(write_volumes(tmp_path, 2, 3, 12), tmp_path / "c.zarr")
     ours = KSpaceSlices(tmp_path / "c.zarr")
-    _copy_to_hdf5(tmp_path / "c.zarr", tmp_path, ours.volumes)
+    copy_to_hdf5(tmp_path / "c.zarr", tmp_path, ours.volumes)
     ways = [Hdf5Slices(tmp_path, ours.volumes, 3), PlainZarrSlices(tmp_path / "c.zarr", ours.volumes, 3)]
     assert [len(way) for way in ways] == [len(ours)] * 2 == [6, 6]
     for index in range(6):

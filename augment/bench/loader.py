@@ -8,53 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import zarr
 from torch.utils.data import DataLoader, Dataset
 
 from augment.bench.measure import BenchResult, Table, Value, describe_machine, rounded, seconds_per_call
 from augment.bench.phantom import build_here, write_volumes
+from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5
 from augment.loader import KSpaceSlices
-
-_ARRAYS = ("kspace", "reconstruction_esc")
-
-
-class PlainZarrSlices(Dataset[Any]):
-    """The same slices through the zarr package, arrays opened once a process."""
-
-    def __init__(self, root: Path, volumes: Sequence[str], num_slices: int) -> None:
-        self.root, self.volumes, self.num_slices = root, list(volumes), num_slices
-        self._open: dict[str, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.volumes) * self.num_slices
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Read one slice."""
-        volume, number = divmod(index, self.num_slices)
-        return tuple(self._array(f"{self.volumes[volume]}/{name}")[number] for name in _ARRAYS)
-
-    def _array(self, key: str) -> Any:  # noqa: ANN401 - zarr's own type
-        if key not in self._open:
-            self._open[key] = zarr.open_array(self.root / "volumes" / key, mode="r")
-        return self._open[key]
-
-
-class Hdf5Slices(Dataset[Any]):
-    """The same slices out of a fastMRI-like file per volume, opened for every slice as fastMRI does."""
-
-    def __init__(self, folder: Path, volumes: Sequence[str], num_slices: int) -> None:
-        self.folder, self.volumes, self.num_slices = folder, list(volumes), num_slices
-
-    def __len__(self) -> int:
-        return len(self.volumes) * self.num_slices
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Read one slice."""
-        volume, number = divmod(index, self.num_slices)
-        with h5py.File(self.folder / f"{self.volumes[volume]}.h5", "r") as file:
-            return tuple(file[name][number] for name in _ARRAYS)
 
 
 def bench_loader(
@@ -83,7 +43,7 @@ def bench_loader(
         root = Path(temporary) / "c.zarr"
         build_here(write_volumes(Path(temporary), num_volumes, num_slices, size), root)
         ours = KSpaceSlices(root)
-        _copy_to_hdf5(root, Path(temporary), ours.volumes)
+        copy_to_hdf5(root, Path(temporary), ours.volumes)
         ways: dict[str, Dataset[Any]] = {
             "KSpaceSlices": ours,
             "plain zarr": PlainZarrSlices(root, ours.volumes, num_slices),
@@ -141,10 +101,3 @@ def _rates(ways: dict[str, Dataset[Any]], order: Sequence[int], num_workers: int
         name: len(order) / seconds
         for name, seconds in zip(loaders, seconds_per_call(calls, budget_s=0.0, rounds=epochs), strict=True)
     }
-
-
-def _copy_to_hdf5(root: Path, folder: Path, volumes: Sequence[str]) -> None:
-    for name in volumes:
-        with h5py.File(folder / f"{name}.h5", "w") as file:
-            for array in _ARRAYS:
-                file.create_dataset(array, data=zarr.open_array(root / "volumes" / name / array, mode="r")[...])
