@@ -20,6 +20,7 @@ from augment.magnitude import PreparedMagnitude, prepare_magnitude
 from augment.readers import read_volume
 from augment.receipts import target_statistics
 from augment.recipe import row_hash
+from augment.room import VOLUME_FACTOR
 from augment.volume import Volume
 from augment.workbench import Outcome, Task, Workbench
 from diffusion.generators import Conditions, SliceKey
@@ -93,7 +94,8 @@ def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
 
 def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
     with _timed(seconds, "read"):
-        volume = read_volume(task.row, limit_bytes)
+        volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
+        _check_size(task, volume.magnitude.nbytes, limit_bytes)
     with _timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
         audit = audit_volume(volume, prepared.clipped)
@@ -111,6 +113,16 @@ def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[s
     return Outcome(
         task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
     )
+
+
+def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
+    """The reader was held to the memory that the whole work may take; what follows needs it for this magnitude."""
+    if limit_bytes is not None and num_bytes > limit_bytes:
+        raise VolumeError(
+            "too_large",
+            f"{task.where}: takes {num_bytes / 1e6:.0f} MB as float32; expected at most {limit_bytes / 1e6:.0f} MB; "
+            "give workers more memory with --memory-limit or fewer --workers",
+        )
 
 
 def sample_phasor(

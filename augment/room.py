@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PROCESS_BYTES = 700 * 2**20
+PROCESS_BYTES = 500 * 2**20
 """Of a worker before it holds a volume: interpreter, torch, the model."""
 
 VOLUME_FACTOR = 11

@@ -1,0 +1,22 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def scheduler() -> Iterator[str]:
+    """Address of a running scheduler with two worker processes, as `--cluster` takes it; started once."""
+    from cluster.local import local_shape, start_local
+
+    with warnings.catch_warnings():
+        # Dask's own: sockets of closing connections are left to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        with start_local(local_shape(2), "127.0.0.1:0") as cluster:
+            yield cluster.scheduler_address
+    logging.getLogger("distributed").setLevel(logging.WARNING)
