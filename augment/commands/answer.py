@@ -60,6 +60,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Parse whole numbers of 1 or more between commas, for argparse."""
+    return tuple(count(part.strip()) for part in text.split(","))
+
+
 def size(text: str) -> int:
     """Parse bytes with a unit, such as 8GB or 500MiB, for argparse."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, count, names
+from augment.commands.answer import Answer, Commands, add_command, add_json, counts, names
 
 
 def register(commands: Commands) -> None:
@@ -38,7 +38,7 @@ def _register_phase(inner: Commands) -> None:
         "real phase per session: wrapped gradients, structure function, residues. The real phase of another echo or\n"
         "run stands beside them as the floor.",
         "phasegen evaluate phase --real pairs.csv --split val\n"
-        "phasegen evaluate phase --real pairs.csv --checkpoint runs/mine/mine.safetensors --steps 1 --json",
+        "phasegen evaluate phase --real pairs.csv --checkpoint runs/mine/mine.safetensors --steps 1,2,4 --json",
     )
     phase.add_argument(
         "--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase"
@@ -51,7 +51,9 @@ def _register_phase(inner: Commands) -> None:
         help="of diffusion, smooth, sinus, zero, white (default: all; diffusion where there are weights)",
     )
     phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
-    phase.add_argument("--steps", type=count, metavar="N", help="evaluations of the network a slice (default: 4)")
+    phase.add_argument(
+        "--steps", type=counts, metavar="N,M", help="evaluations of the network a slice, one or several (default: 4)"
+    )
     phase.add_argument("--seed", type=int, default=0, metavar="S", help="of the generators (default: 0)")
     add_json(phase)
 
@@ -74,7 +76,11 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
     with_model = arguments.checkpoint is not None or default_checkpoint() is not None
     chosen = arguments.generators or (*(("diffusion",) if with_model else ()), *BASELINES)
     try:
-        generators = [make_generator(name, arguments.checkpoint, arguments.steps) for name in chosen]
+        generators = [
+            make_generator(name, arguments.checkpoint, steps)
+            for name in chosen
+            for steps in ((arguments.steps or (None,)) if name == "diffusion" else (None,))
+        ]
     except ValueError as error:  # an unknown name, or weights that cannot be used
         raise RequestError(str(error)) from None
     status = evaluate_phase_command(arguments.real, arguments.split, generators, arguments.seed, arguments.json)
