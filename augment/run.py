@@ -65,15 +65,19 @@ def build(
     if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
         device = device_kind() if checkpoint_path(options) is not None else "cpu"
         check_corpus(root, make_recipe(options, device), options.overwrite)
-    with ExitStack() as stack:
-        lease = stack.enter_context(Lease(root, options.break_lease))
-        connection = stack.enter_context(connected(options))
-        plan = prepare_workers(connection, root, options)
-        stack.callback(forget_workers, connection)
-        say(f"dashboard: {connection.dashboard}")
-        summary = _Run(manifest, plan, options, connection, lease, say).go(progress)
-        if options.keep_open and not summary.interrupted:
-            _keep_open(connection, say)
+    with Lease(root, options.break_lease) as lease, ExitStack() as stack:
+        with connected(options) as connection:
+            plan = prepare_workers(connection, root, options)
+            say(f"dashboard: {connection.dashboard}")
+            run = stack.enter_context(_Run(manifest, plan, options, connection, lease, say))
+            try:
+                summary = run.go(progress)
+            finally:
+                forget_workers(connection)
+            if options.keep_open and not summary.interrupted:
+                run.finish()
+                _keep_open(connection, say)
+        run.finish()  # workers that were stopped have committed their last volume by now
     return summary
 
 
@@ -95,15 +99,23 @@ class _Run:
         self._index = IndexBuilder(self._store)
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
+        self._finished = False
+        self._log = RunLog(plan.root, self._facts())
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.close()
 
     def go(self, progress: bool) -> BuildSummary:
         """Hand everything out; Ctrl-C ends it early and cleanly."""
         start = time.monotonic()
-        with RunLog(self._plan.root, self._facts()) as log, self._bar(progress) as bar:
+        with self._bar(progress) as bar:
             try:
-                for finished in run_window(self._connection, run_task, self._tasks(log), lambda task: task.name):
+                for finished in run_window(self._connection, run_task, self._tasks(), lambda task: task.name):
                     if finished is not None:
-                        self._take(finished, log, bar)
+                        self._take(finished, bar)
                     self._lease.check()
                     self._refresh_index()
                     if self._summary.stopped:
@@ -114,10 +126,15 @@ class _Run:
                 self._say("interrupted: stopping the workers; what is committed stays")
             except ClusterError as error:
                 self._summary.stopped = str(error)
-            self._summary.seconds = time.monotonic() - start
-            self._index.write(self._wanted.names)
-            log.end(self._summary.to_json())
+        self._summary.seconds = time.monotonic() - start
         return self._summary
+
+    def finish(self) -> None:
+        """Write the index and the end of the log, once."""
+        if not self._finished:
+            self._finished = True
+            self._index.write(self._wanted.names)
+            self._log.end(self._summary.to_json())
 
     def _facts(self) -> dict[str, object]:
         plan = self._plan
@@ -133,17 +150,17 @@ class _Run:
             "cluster": self._options.cluster,
         }
 
-    def _tasks(self, log: RunLog) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[Task]:
         tasks = all_tasks(self._manifest, self._options.replicas)
         if self._options.retry_failed:
             return tasks
         left_out: list[Task] = []
-        kept = split_failed(tasks, dict(log.failures), self._plan.recipe, left_out)
-        return self._list_left_out(kept, left_out, log)
+        kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, left_out)
+        return self._list_left_out(kept, left_out)
 
-    def _list_left_out(self, kept: Iterator[Task], left_out: list[Task], log: RunLog) -> Iterator[Task]:
+    def _list_left_out(self, kept: Iterator[Task], left_out: list[Task]) -> Iterator[Task]:
         yield from kept
-        self._summary.left_out = {task.name: log.failures[task.name] for task in left_out}
+        self._summary.left_out = {task.name: self._log.failures[task.name] for task in left_out}
 
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
@@ -157,7 +174,7 @@ class _Run:
         ) as bar:
             yield bar
 
-    def _take(self, finished: Finished[Task], log: RunLog, bar: tqdm) -> None:
+    def _take(self, finished: Finished[Task], bar: tqdm) -> None:
         task = finished.item
         outcome: Outcome = finished.value if finished.error is None else self._lost(finished)
         summary = self._summary
@@ -165,9 +182,10 @@ class _Run:
         if outcome.disk_full:
             summary.stopped = f"{outcome.message}; make room and run the same command again"
             return
-        log.record(outcome, row_fingerprint(task.row) if outcome.status == "failed" else "", self._plan.recipe.hash)
+        fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
+        self._log.record(outcome, fingerprint, self._plan.recipe.hash)
         if outcome.status == "failed":
-            summary.failed[outcome.name] = log.failures[outcome.name]
+            summary.failed[outcome.name] = self._log.failures[outcome.name]
         if outcome.receipt is not None:
             self._index.add(outcome.name, outcome.receipt)
         elapsed = bar.format_dict["elapsed"]

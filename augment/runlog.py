@@ -31,7 +31,7 @@ class Failure:
 
 
 class RunLog:
-    """Writes the log of one run; a `with` block closes it.
+    """Writes the log of one run, until it is closed.
 
     On an object store, which cannot append, the lines are kept in memory and written at intervals as a whole.
     """
@@ -49,10 +49,8 @@ class RunLog:
             self._file = path.open("w", encoding="utf-8", buffering=1)
         self._line({"event": "start", **facts})
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Write what is still kept in memory."""
         self.flush()
         if self._file is not None:
             self._file.close()

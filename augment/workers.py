@@ -127,6 +127,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     try:
         install_state(connection.client, _STATE, prepare_worker, (plan,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
+        forget_workers(connection)
         raise RequestError(f"a worker cannot be made ready: {error}") from None
     return plan
 

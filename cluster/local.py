@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -109,9 +110,9 @@ def free_address(address: str) -> str:
         with socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return f"{host}:{port}"
     except OSError as error:
-        if isinstance(error, socket.gaierror):
-            raise ClusterError(f"dashboard address {address!r}: {error}; expected HOST:PORT of this machine") from None
-        return f"{host}:0"
+        if error.errno == errno.EADDRINUSE:
+            return f"{host}:0"
+        raise ClusterError(f"dashboard address {address!r}: {error}; expected HOST:PORT of this machine") from None
 
 
 def _scheduler_spec(dashboard_address: str) -> dict[str, Any]:

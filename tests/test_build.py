@@ -1,0 +1,308 @@
+"""Builds on real Dask workers: the same bytes in every way, and after every kind of death."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from volumes import phantom, volume_bytes, write_manifest, write_volumes
+
+from augment.errors import RequestError
+from augment.index import read_index
+from augment.lease import Lease
+from augment.options import BuildOptions
+from augment.run import build
+from augment.runlog import read_failures, read_run, run_names
+from augment.status import read_status
+from augment.store import CorpusStore
+from augment.summary import BuildSummary
+from augment.verify import verify_corpus
+from augment.workbench import Outcome
+from cluster.errors import ClusterError
+from cluster.window import Finished
+from manifests.parse import read_manifest
+
+NUM_LONG = 10
+"""Volumes of a build that takes long enough to be killed in the middle."""
+
+
+def run_build(scheduler: str, manifest: Path, root: Path, **options) -> BuildSummary:
+    options = {"phase": "smooth", "cluster": scheduler, **options}
+    kept = options.get("keep_columns", ())
+    return build(read_manifest(manifest, kept), str(root), BuildOptions(**options), say=lambda _: None, progress=False)
+
+
+def test_batch_size_order_and_workers_change_no_byte_and_the_seed_does(scheduler, tmp_path):
+    manifest = write_volumes(tmp_path, 5)
+    lines = manifest.read_text().splitlines()
+    turned = write_manifest(tmp_path / "turned.csv", lines[:0:-1])
+    assert run_build(scheduler, manifest, tmp_path / "a.zarr", replicas=2).exit_status == 0
+    assert run_build(scheduler, turned, tmp_path / "b.zarr", replicas=2, batch_size=1).exit_status == 0
+    assert run_build("local", manifest, tmp_path / "c.zarr", replicas=2, num_workers=1, batch_size=2).exit_status == 0
+    assert run_build(scheduler, manifest, tmp_path / "d.zarr", replicas=2, seed=1).exit_status == 0
+    expected = volume_bytes(tmp_path / "a.zarr")
+    assert len([name for name in expected if "/c." in name]) == 2 * 10
+    assert volume_bytes(tmp_path / "b.zarr") == expected
+    assert volume_bytes(tmp_path / "c.zarr") == expected
+    other = volume_bytes(tmp_path / "d.zarr")
+    shards = [name for name in expected if "/kspace/c." in name]
+    assert len(shards) == 10 and all(other[name] != expected[name] for name in shards)
+
+
+def test_second_build_skips_and_index_is_in_manifest_order(scheduler, tmp_path):
+    manifest = write_volumes(tmp_path, 4)
+    root = tmp_path / "c.zarr"
+    first = run_build(scheduler, manifest, root)
+    assert (first.built, first.skipped, first.num_slices) == (4, 0, 12)
+    before = volume_bytes(root)
+    np.save(tmp_path / "late.npy", phantom(9))
+    lines = manifest.read_text().splitlines()[1:]
+    write_manifest(manifest, ["late,late.npy", *lines[::-1]])
+    second = run_build(scheduler, manifest, root, replicas=1)
+    assert (second.built, second.skipped, second.exit_status) == (1, 4, 0)
+    after = volume_bytes(root)
+    assert {name: after[name] for name in before} == before
+    assert read_index(root).names == ["late", "v3", "v2", "v1", "v0"]
+    assert verify_corpus(root).faults == []
+
+
+def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
+    (tmp_path / "v1.npy").unlink()
+    (tmp_path / "text.nii.gz").write_text("not an image")
+    with manifest.open("a") as file:
+        file.write("text,text.nii.gz\n")
+
+    first = run_build(scheduler, manifest, root)
+    assert (first.built, first.exit_status, set(first.failed)) == (2, 1, {"v1", "text"})
+    assert (first.failed["v1"].reason, first.failed["text"].reason) == ("missing", "unreadable")
+    text = "\n".join(first.lines())
+    assert "2 volumes failed" in text and "v1.npy" in text and "text.nii.gz" in text
+
+    np.save(tmp_path / "v1.npy", phantom(1))  # mended, but nobody says so
+    second = run_build(scheduler, manifest, root)
+    assert (second.built, second.skipped, set(second.left_out), second.exit_status) == (0, 2, {"v1", "text"}, 1)
+    assert "--retry-failed" in "\n".join(second.lines())
+
+    third = run_build(scheduler, manifest, root, retry_failed=True)
+    assert (third.built, set(third.failed), set(third.left_out)) == (1, {"text"}, set())
+    assert set(read_failures(str(root))) == {"text"}
+
+    np.save(tmp_path / "text.npy", phantom(7))
+    manifest.write_text(manifest.read_text().replace("text.nii.gz", "text.npy"))
+    fourth = run_build(scheduler, manifest, root)
+    assert (fourth.built, fourth.exit_status, read_failures(str(root))) == (1, 0, {})
+
+
+def test_another_recipe_is_refused_with_what_differs_and_overwritten_when_told(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 2), tmp_path / "c.zarr"
+    run_build(scheduler, manifest, root)
+    before = volume_bytes(root)
+    with pytest.raises(RequestError, match=r"(?s)another recipe.*seed: 0 there, 4 asked.*--overwrite"):
+        run_build(scheduler, manifest, root, seed=4)
+    assert volume_bytes(root) == before
+    summary = run_build(scheduler, manifest, root, seed=4, overwrite=True)
+    assert (summary.built, CorpusStore.open(root).attributes["seed"]) == (2, 4)
+    assert verify_corpus(root).faults == []
+
+
+def test_machines_of_another_kind_may_not_carry_on(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 2), tmp_path / "c.zarr"
+    run_build(scheduler, manifest, root)
+    receipt = root / "volumes" / "v0" / "zarr.json"
+    document = json.loads(receipt.read_text())
+    document["attributes"]["environment"]["torch"] = "0.1"
+    receipt.write_text(json.dumps(document))
+    with pytest.raises(RequestError, match=r"another kind .*0\.1.*--allow-mixed-devices"):
+        run_build(scheduler, manifest, root)
+    assert run_build(scheduler, manifest, root, allow_mixed_devices=True).exit_status == 0
+
+
+def test_what_a_run_did_is_in_its_log(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
+    run_build(scheduler, manifest, root)
+    lines = list(read_run(str(root), run_names(str(root))[-1]))
+    assert [line["event"] for line in lines] == ["start", "volume", "volume", "volume", "end"]
+    assert {line["name"] for line in lines[1:4]} == {"v0", "v1", "v2"}
+    assert lines[0]["num_volumes"] == 3 and lines[-1]["built"] == 3
+    status = read_status(str(root))
+    assert (status.num_committed, status.num_unfinished, status.failures) == (3, 0, {})
+    assert status.last_run is not None and status.last_run.ended and status.last_run.counts == {"built": 3}
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A `phasegen` process in a process group of its own, of which nothing is left behind."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "augment.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def wait_for_receipts(root: Path, count: int, process: subprocess.Popen[str], timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while len(list(root.glob("volumes/*/zarr.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no volume was committed"
+        time.sleep(0.01)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "a process was left behind"
+
+
+@pytest.fixture(scope="module")
+def long_build(scheduler, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A manifest whose build takes some seconds, and the bytes that it ends in when nothing happens."""
+    folder = tmp_path_factory.mktemp("long")
+    manifest = write_volumes(folder, NUM_LONG, shape=(12, 160, 160))
+    assert run_build(scheduler, manifest, folder / "reference.zarr").exit_status == 0
+    return manifest, volume_bytes(folder / "reference.zarr")
+
+
+def build_arguments(manifest: Path, root: Path) -> tuple[str, ...]:
+    options = ("--phase", "smooth", "--workers", "2", "--dashboard-address", "127.0.0.1:0")
+    return ("build", str(manifest), str(root), *options)
+
+
+def test_killed_worker_costs_time_only(long_build, tmp_path):
+    manifest, expected = long_build
+    root = tmp_path / "c.zarr"
+    with running(*build_arguments(manifest, root), "--json") as process:
+        wait_for_receipts(root, 2, process)
+        workers = workers_of(process)
+        assert len(workers) == 2
+        workers[0].kill()
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["failed"] == {}
+    assert "Traceback" not in errors
+    assert volume_bytes(root) == expected
+
+
+def test_killed_build_is_carried_on_to_the_same_bytes(scheduler, long_build, tmp_path):
+    manifest, expected = long_build
+    root = tmp_path / "c.zarr"
+    with running(*build_arguments(manifest, root)) as process:
+        wait_for_receipts(root, 2, process)
+        family = [psutil.Process(process.pid), *workers_of(process)]
+        for one in family:
+            one.kill()
+        process.wait()
+        assert_gone(family)
+    committed = set(CorpusStore.open(root).names())
+    assert 2 <= len(committed) < NUM_LONG
+    summary = run_build(scheduler, manifest, root)
+    assert (summary.skipped, summary.built) == (len(committed), NUM_LONG - len(committed))
+    assert volume_bytes(root) == expected
+    assert verify_corpus(root).faults == []
+
+
+def test_ctrl_c_ends_in_one_line_and_tells_how_to_go_on(long_build, tmp_path):
+    manifest, _ = long_build
+    root = tmp_path / "c.zarr"
+    with running(*build_arguments(manifest, root)) as process:
+        wait_for_receipts(root, 1, process)
+        workers = workers_of(process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone gets it
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in output + errors
+    assert errors.count("interrupted") == 1
+    assert f"phasegen build {manifest} {root} --phase smooth" in output
+    assert_gone(workers)
+    committed = CorpusStore.open(root).names()
+    assert 1 <= len(committed) < NUM_LONG
+    assert read_index(root).names == sorted(committed, key=lambda name: int(name[1:]))
+    assert verify_corpus(root).faults == []
+    last = list(read_run(str(root), run_names(str(root))[-1]))[-1]
+    assert last["event"] == "end" and last["interrupted"]
+
+
+def fake_window(*finished):
+    """Stands for `run_window`: gives these, in which a callable makes an outcome of its task."""
+
+    def window(connection, function, tasks, name):
+        for task, what in zip(tasks, finished, strict=False):
+            if isinstance(what, ClusterError):
+                raise what
+            yield what(task)
+            yield None
+
+    return window
+
+
+def lost(task):
+    return Finished(task, error=RuntimeError("killed"), worker_lost=True)
+
+
+def crashed(task):
+    return Finished(task, error=ZeroDivisionError("a defect\nof two lines"))
+
+
+def full(task):
+    return Finished(task, value=Outcome(task.name, "failed", "failed", "no space left", disk_full=True))
+
+
+def test_a_volume_that_kills_its_workers_is_named_with_its_reason(scheduler, tmp_path, monkeypatch):
+    manifest, root = write_volumes(tmp_path, 2), tmp_path / "c.zarr"
+    monkeypatch.setattr("augment.run.run_window", fake_window(lost, crashed))
+    summary = run_build(scheduler, manifest, root)
+    assert (summary.exit_status, summary.failed["v0"].reason, summary.failed["v1"].reason) == (
+        1,
+        "worker_lost",
+        "failed",
+    )
+    assert "--memory-limit" in summary.failed["v0"].message
+    assert "unexpected ZeroDivisionError: a defect of two lines" in summary.failed["v1"].message
+    assert set(read_failures(str(root))) == {"v0", "v1"}
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [(full, "no space left; make room"), (ClusterError("the scheduler does not answer"), "scheduler")]
+)
+def test_what_no_volume_survives_stops_the_build_and_blames_no_volume(scheduler, tmp_path, monkeypatch, what, why):
+    manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("augment.run.run_window", fake_window(what))
+        summary = run_build(scheduler, manifest, root)
+    assert (summary.exit_status, summary.num_open, summary.failed) == (1, 3, {})
+    assert why in (summary.stopped or "") and "stopped with 3 volumes to go" in "\n".join(summary.lines())
+    assert run_build(scheduler, manifest, root).built == 3
+
+
+def test_a_second_builder_is_refused_while_the_first_one_works(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 1), tmp_path / "c.zarr"
+    with Lease(str(root)), pytest.raises(RequestError, match="held by process"):
+        run_build(scheduler, manifest, root)
+    assert not root.exists()
+    assert run_build(scheduler, manifest, root).built == 1

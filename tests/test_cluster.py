@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+import worker_tasks
+
+from cluster.connect import check_spec, connect
+from cluster.errors import ClusterError
+from cluster.local import free_address, local_shape, start_local
+from cluster.plugin import ask_workers, install_state, remove_state, worker_state
+from cluster.window import PER_THREAD, run_window
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("slurm:cluster.toml", "slurm is not yet supported by this version"),
+        ("ssh:a,b", "ssh is not yet supported by this version"),
+        ("kubernetes", "expected local, tcp://HOST:PORT or tls://HOST:PORT"),
+        ("tcp:10.0.0.1", "expected local"),
+        ("", "expected local"),
+    ],
+)
+def test_what_is_not_understood_is_refused_before_anything_starts(spec, match):
+    with pytest.raises(ClusterError, match=match):
+        check_spec(spec)
+    with pytest.raises(ClusterError, match=match), connect(spec):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    start = time.monotonic()
+    with (
+        pytest.raises(ClusterError, match=f"--cluster {address}: no answer within 0.5 s"),
+        connect(address, timeout=0.5),
+    ):
+        pass
+    assert time.monotonic() - start < 10
+
+
+def test_tls_without_certificates_is_refused():
+    with pytest.raises(ClusterError, match="certificates"), connect("tls://127.0.0.1:1", timeout=0.5):
+        pass
+
+
+def test_workers_that_do_not_come_are_counted(scheduler):
+    with pytest.raises(ClusterError, match=r"2 of 3 workers came within 0.3 s"):  # noqa: SIM117
+        with connect(scheduler, num_workers=3, timeout=0.3):
+            pass
+
+
+def test_a_shape_shares_the_machine():
+    one, four = local_shape(1), local_shape(4)
+    assert (four.num_workers, one.threads) == (4, four.threads)
+    assert abs(four.memory_limit * 4 - one.memory_limit) <= 4
+    assert one.memory_limit < psutil.virtual_memory().total
+    assert local_shape(2, memory_limit=10**9).memory_limit == 10**9
+
+
+def test_a_taken_port_gives_way():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert free_address(f"127.0.0.1:{port}") == "127.0.0.1:0"
+    assert free_address(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("address", ["here", "127.0.0.1:", "127.0.0.1:99999", "no.such.host.invalid:8787"])
+def test_an_impossible_dashboard_address_is_refused(address):
+    with pytest.raises(ClusterError, match="expected HOST:PORT"):
+        free_address(address)
+
+
+def test_state_is_made_once_per_process_and_shared(scheduler):
+    with connect(scheduler) as connection:
+        install_state(connection.client, "test", worker_tasks.make_state, ("x",))
+        answers = [one.value for one in run_window(connection, worker_tasks.read_state, iter(range(40)), str) if one]
+        remove_state(connection.client, "test")
+        assert sorted(answer["item"] for answer in answers) == list(range(40))
+        assert all(answer["pid"] == answer["seen_by"] and answer["label"] == "x" for answer in answers)
+        assert len({answer["pid"] for answer in answers}) == 2
+        assert len({answer["made"] for answer in answers}) == 2
+        gone = [one.error for one in run_window(connection, worker_tasks.read_state, iter([0]), str) if one]
+        assert isinstance(gone[0], ClusterError)
+
+
+def test_what_a_workers_setup_raises_comes_back(scheduler):
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with connect(scheduler) as connection:
+        with pytest.raises(ValueError, match="this worker is not ready"):
+            install_state(connection.client, "broken", worker_tasks.refuse)
+        remove_state(connection.client, "broken")
+
+
+def test_state_outside_of_a_task_is_an_error():
+    with pytest.raises(ClusterError, match="has no state"):
+        worker_state("test")
+
+
+def test_every_worker_is_asked(scheduler):
+    with connect(scheduler) as connection:
+        answers = ask_workers(connection.client, worker_tasks.os.getpid)
+        assert len(set(answers.values())) == connection.num_workers() == 2
+
+
+def test_the_window_is_bounded(scheduler):
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with connect(scheduler) as connection:
+        returned = 0
+        for finished in run_window(connection, abs, items(), str):
+            assert len(taken) - returned <= PER_THREAD * connection.num_threads()
+            returned += finished is not None
+    assert returned == len(taken) == 100
+
+
+def test_an_error_in_the_function_comes_back_with_its_item(scheduler):
+    with connect(scheduler) as connection:
+        found = [one for one in run_window(connection, worker_tasks.raise_on_bad, iter(["a", "bad"]), str) if one]
+    by_item = {one.item: one for one in found}
+    assert by_item["a"].value == "a"
+    assert str(by_item["bad"].error) == "bad item" and not by_item["bad"].worker_lost
+
+
+def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
+    """One cluster of its own, because its workers die."""
+    items = ["poison", *(f"item{number}" for number in range(12))]
+    with connect("local", num_workers=2, dashboard_address="127.0.0.1:0") as connection:
+        install_state(connection.client, "test", worker_tasks.make_state, ("again",))
+        before = set(ask_workers(connection.client, worker_tasks.os.getpid).values())
+        found = [one for one in run_window(connection, worker_tasks.die_on_poison, iter(items), str) if one]
+        assert sorted(one.value for one in found if one.value) == sorted(item.upper() for item in items[1:])
+        lost = [one for one in found if one.worker_lost]
+        assert [one.item for one in lost] == ["poison"] and len(found) == len(items)
+        connection.client.wait_for_workers(2, timeout=30)
+        after = ask_workers(connection.client, worker_tasks.os.getpid)
+        assert set(after.values()) - before, "no worker was started again"
+        answers = [one.value for one in run_window(connection, worker_tasks.read_state, iter(range(20)), str) if one]
+        assert {answer["pid"] for answer in answers} <= set(after.values())
+        children = {child.pid for child in psutil.Process().children(recursive=True)}
+        assert set(after.values()) <= children
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in after.values()):
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(pid) for pid in after.values()), "a worker outlived its cluster"
+
+
+def test_work_is_given_up_when_no_worker_comes_back():
+    with start_local(local_shape(1), "127.0.0.1:0") as cluster, connect(cluster.scheduler_address) as connection:
+        closing = threading.Timer(0.3, lambda: cluster.scale(0))
+        closing.start()
+        with pytest.raises(ClusterError, match=r"no worker came back within 0.5 s"):
+            list(run_window(connection, time.sleep, iter([0.1] * 200), lambda _: "nap", workerless_s=0.5))
+        closing.join()
+
+
+def test_workers_are_deaf_to_ctrl_c(scheduler):
+    with connect(scheduler) as connection:
+        blocked = ask_workers(connection.client, worker_tasks.blocked_signals)
+    assert all(signal.SIGINT in signals for signals in blocked.values())

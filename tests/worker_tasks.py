@@ -1,0 +1,41 @@
+"""Functions that test clusters run: workers import them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from cluster.plugin import worker_state
+
+
+def make_state(label: str) -> dict[str, Any]:
+    return {"label": label, "pid": os.getpid(), "made": time.time_ns()}
+
+
+def refuse() -> None:
+    raise ValueError("this worker is not ready")
+
+
+def read_state(item: object) -> dict[str, Any]:
+    time.sleep(0.02)
+    return {**worker_state("test"), "item": item, "seen_by": os.getpid()}
+
+
+def die_on_poison(item: str) -> str:
+    """Neighbours are at work when the poisonous item kills their worker."""
+    time.sleep(0.1)
+    if item == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item.upper()
+
+
+def raise_on_bad(item: str) -> str:
+    if item == "bad":
+        raise RuntimeError("bad item")
+    return item
+
+
+def blocked_signals() -> set[signal.Signals]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
