@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from augment.environment import device_kind, environment_class
+from augment.environment import device_kind
 from augment.options import BuildOptions
-from augment.pipeline import build_volume
-from augment.recipe import Recipe, checkpoint_path, make_recipe
+from augment.recipe import checkpoint_path, make_recipe
 from augment.request import check_corpus, corpus_exists, count_wanted
 from augment.room import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
 from augment.sizes import Shape, measure_sizes
 from augment.store import CorpusStore
 from augment.summary import format_bytes, format_seconds
-from augment.workbench import Task, open_workbench
+from augment.timing import measure_reading, measure_work
 from augment.workers import check_cluster
 from cluster.local import local_shape
 from manifests.manifest import Manifest
-from manifests.record import ManifestRow
 
 BYTES_PER_VOXEL = 10.2
 """On disk: complex64 k-space hardly compresses (1.1 times), the float32 target does (by a third or more)."""
@@ -132,7 +126,7 @@ class Plan:
             return "not known: no size is known"
         return (
             f"about {format_seconds(self.seconds)} with {self.num_workers} workers "
-            f"({format_seconds(self.seconds_per_slice)} a slice in one worker, measured here on a slice of noise)"
+            f"({format_seconds(self.seconds_per_slice)} a slice in one worker, measured here on little of it)"
         )
 
 
@@ -176,7 +170,8 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         unreadable=sizes.unreadable,
     )
     if sizes.num_slices:
-        per_volume, per_slice = _measure_times(recipe, options, device, sizes.matrix)
+        per_volume, per_slice = measure_work(recipe, options, device, sizes.matrix)
+        per_slice += measure_reading(manifest) * sizes.matrix[0] * sizes.matrix[1]
         equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
         plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
         work = per_volume * sizes.num_volumes + per_slice * equal_slices
@@ -202,25 +197,3 @@ def _free_bytes(root: str) -> int | None:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _measure_times(recipe: Recipe, options: BuildOptions, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
-    """Build small volumes of noise in a temporary corpus: seconds per volume without slices, seconds per slice."""
-    few, many = recipe.tile.slices, 3 * recipe.tile.slices
-    # real phase needs a second file; taking no phase costs about as much
-    timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
-    with tempfile.TemporaryDirectory(prefix="phasegen-plan-") as folder:
-        CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
-        bench = open_workbench(
-            f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=checkpoint_path(options)
-        )
-        times = []
-        for number, num_slices in enumerate((few, few, many)):  # the first one warms everything up
-            path = Path(folder) / f"{number}.npy"
-            noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
-            np.save(path, noise.astype(np.float32))
-            start = time.perf_counter()
-            build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), bench)
-            times.append(time.perf_counter() - start)
-    per_slice = max((times[2] - times[1]) / (many - few), times[2] / many / 10)
-    return max(times[1] - few * per_slice, 0.0), per_slice

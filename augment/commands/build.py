@@ -24,7 +24,8 @@ def register(commands: Commands) -> None:
         plan_build,
         "say what a build would do",
         "Say what a build with the same arguments would do: volumes, slices, bytes on disk, memory per worker, time.\n"
-        "Sizes come from the manifest, else from at most 256 headers. Nothing is started and nothing is written.",
+        "Sizes come from the manifest, else from at most 256 headers; the time from trying out a few slices here.\n"
+        "Nothing is started and nothing is written.",
         "phasegen plan brain.csv brain.zarr\nphasegen plan brain.csv brain.zarr --phase smooth --json",
     )
     _add_build_options(plan)
