@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 
 from tqdm import tqdm
 
@@ -73,10 +74,10 @@ def build(
             try:
                 summary = run.go(progress)
             finally:
-                forget_workers(connection)
+                forget_workers(connection, plan)
             if options.keep_open and not summary.interrupted:
                 run.finish()
-                _keep_open(connection, say)
+                _keep_open(connection, [*summary.lines(), ""], say)
         run.finish()  # workers that were stopped have committed their last volume by now
     return summary
 
@@ -111,9 +112,10 @@ class _Run:
     def go(self, progress: bool) -> BuildSummary:
         """Hand everything out; Ctrl-C ends it early and cleanly."""
         start = time.monotonic()
+        work = partial(run_task, self._plan.state)
         with self._bar(progress) as bar:
             try:
-                for finished in run_window(self._connection, run_task, self._tasks(), lambda task: task.name):
+                for finished in run_window(self._connection, work, self._tasks(), lambda task: task.name):
                     if finished is not None:
                         self._take(finished, bar)
                     self._lease.check()
@@ -226,7 +228,9 @@ def _next_interrupt_kills() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _keep_open(connection: Connection, say: Say) -> None:
+def _keep_open(connection: Connection, lines: list[str], say: Say) -> None:
+    for line in lines:
+        say(line)
     say(f"the cluster stays open: {connection.dashboard}; Ctrl-C closes it")
     try:
         threading.Event().wait()

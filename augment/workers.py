@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,13 +27,15 @@ from cluster.connect import Connection, check_spec, connect
 from cluster.errors import ClusterError
 from cluster.plugin import ask_workers, install_state, remove_state, worker_state
 
-_STATE = "phasegen"
-
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What every worker process needs to make its workbench ready."""
+    """What every worker process needs to make its workbench ready.
 
+    `state` names the bench in the workers, for this run alone: another build may work on the same cluster.
+    """
+
+    state: str
     root: str
     recipe: Recipe
     device: str
@@ -61,9 +64,9 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
     )
 
 
-def run_task(task: Task) -> Outcome:
-    """Build one volume in a worker."""
-    bench: Workbench = worker_state(_STATE)
+def run_task(state: str, task: Task) -> Outcome:
+    """Build one volume in a worker, on the bench of this name."""
+    bench: Workbench = worker_state(state)
     return build_volume(task, bench)
 
 
@@ -114,6 +117,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     check_environment(store, classes, options)
     threads = max(connection.num_threads() // connection.num_workers(), 1)
     plan = BenchPlan(
+        state=f"phasegen-{uuid.uuid4().hex}",
         root=store.root,
         recipe=recipe,
         device=device,
@@ -125,14 +129,14 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
         overwrite=options.overwrite,
     )
     try:
-        install_state(connection.client, _STATE, prepare_worker, (plan,))
+        install_state(connection.client, plan.state, prepare_worker, (plan,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
-        forget_workers(connection)
+        forget_workers(connection, plan)
         raise RequestError(f"a worker cannot be made ready: {error}") from None
     return plan
 
 
-def forget_workers(connection: Connection) -> None:
+def forget_workers(connection: Connection, plan: BenchPlan) -> None:
     """Leave a cluster that was there before as it was."""
     if not connection.local and connection.client.status == "running":
-        remove_state(connection.client, _STATE)
+        remove_state(connection.client, plan.state)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
     config = {"distributed.scheduler.allowed-failures": STRIKES - 1}
     with dask.config.set(config), _quiet():
         try:
-            with _interrupts_blocked():
+            with _interrupts_blocked(), warnings.catch_warnings():
+                # taken by someone else since free_address looked; Dask takes another port, and that one is shown
+                warnings.filterwarnings("ignore", "(?s)Port .* is already in use", UserWarning)
                 cluster = SpecCluster(
                     scheduler=_scheduler_spec(free_address(dashboard_address)),
                     workers=_worker_specs(shape),

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from volumes import phantom, volume_bytes
 
 from augment import pipeline
 from augment.environment import environment_class
-from augment.errors import VolumeError
+from augment.errors import RequestError, VolumeError
 from augment.layout import from_json
 from augment.options import BuildOptions
 from augment.pipeline import batches, build_volume
@@ -19,6 +21,8 @@ from augment.recipe import make_recipe
 from augment.room import Limits, Room, magnitude_limits
 from augment.store import CorpusStore
 from augment.workbench import Task, Workbench, open_workbench
+from diffusion.checkpoint import save_checkpoint
+from diffusion.network import ComplexUNet, NetworkConfig
 from manifests.record import ManifestRow
 
 
@@ -287,3 +291,41 @@ def test_receipt_is_what_the_store_wrote(tmp_path):
     outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr"))
     document = from_json((tmp_path / "c.zarr" / "volumes" / "a" / "zarr.json").read_bytes())
     assert outcome.receipt == document["attributes"]
+
+
+TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return save_tiny(tmp_path / "tiny.safetensors", seed=0)
+
+
+def save_tiny(path, seed: int):
+    torch.manual_seed(seed)
+    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 0.01, 0.02]]), {"name": "tiny"}, path)
+    return path
+
+
+def test_a_networks_bytes_do_not_depend_on_the_batch_but_on_seed_and_steps(tmp_path, checkpoint):
+    row = make_row(tmp_path, shape=(5, 19, 21))
+    base = BuildOptions(checkpoint=checkpoint, steps=2)
+    for size in (None, 1, 2):
+        outcome = build_volume(
+            Task(row), make_bench(tmp_path / f"{size}.zarr", base, checkpoint=checkpoint, batch_size=size)
+        )
+        assert outcome.status == "built", outcome.message
+        assert (outcome.receipt["phase_generator"], outcome.receipt["nfe"]) == ("diffusion", 2)
+    expected = volume_bytes(tmp_path / "None.zarr")
+    assert volume_bytes(tmp_path / "1.zarr") == volume_bytes(tmp_path / "2.zarr") == expected
+    for name, options in {"seed": replace(base, seed=1), "steps": replace(base, steps=1)}.items():
+        build_volume(Task(row), make_bench(tmp_path / f"{name}.zarr", options, checkpoint=checkpoint))
+        other = volume_bytes(tmp_path / f"{name}.zarr")
+        assert other["a/kspace/c.0.0.0"] != expected["a/kspace/c.0.0.0"]
+        assert other["a/reconstruction_esc/c.0.0.0"] == expected["a/reconstruction_esc/c.0.0.0"]
+
+
+def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
+    other = save_tiny(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(RequestError, match="not the weights of the recipe"):
+        make_bench(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
