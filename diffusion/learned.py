@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint
-from diffusion.flow import compress, compress_magnitude, sample_flow, time_grid
+from diffusion.flow import compress_magnitude, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
 from diffusion.generators import Conditions, SliceKey
-from diffusion.grid import from_grid, grid_size, to_grid
+from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
-from diffusion.noise import Stream, random_phasor, uniform, volume_key
+from diffusion.measurement import add_noise, estimate_sigma
+from diffusion.noise import Stream, complex_normal, uniform, volume_key
 from diffusion.source import source_phasor
 from diffusion.training import pad_to_multiple
 
 DEFAULT_STEPS = 4
 GPU_TILE = 16
-NOISE_FLOOR = float(compress(torch.tensor(0.003)))
-"""Weight of the random phase of air: that of a magnitude of 0.3 % of the slice's 99th percentile."""
+_FEWEST_RAMPS = 8
 
 
 class FlowGenerator:
@@ -61,14 +61,10 @@ class FlowGenerator:
         weight = compress_magnitude(to_grid(magnitude, *grid))
         known = self._conditions(conditions, (height, width), grid)
         source = torch.stack([source_phasor(key, *grid, known[0, :2], conditions.slice_mm) for key in keys])
-        x_1 = self._flow(weight * source, weight, known)
-        image = from_grid(x_1, height, width)
-        floor = torch.stack([random_phasor(key, Stream.FLOOR, height, width, device=self.device) for key in keys])
-        image = image + NOISE_FLOOR * floor
-        ramp = self._ramp(keys[0], conditions)
-        phase_0 = 2.0 * math.pi * float(uniform(volume_key(keys[0]), Stream.GAUGE, 1)[0])
-        image = image * ramp_phasor(ramp.to(self.device), height, width)
-        return _unit(image * complex(math.cos(phase_0), math.sin(phase_0)))
+        phasor = _unit(from_grid(self._flow(weight * source, weight, known), height, width))
+        noise = torch.stack([complex_normal(key, Stream.NOISE, height, width, self.device) for key in keys])
+        noisy = add_noise(phasor, magnitude, estimate_sigma(magnitude), noise)
+        return _unit(noisy * self._gauge(keys[0], conditions, height, width))
 
     def _flow(self, x_0: Tensor, weight: Tensor, conditions: Tensor) -> Tensor:
         """Pad to the tile's size, sample, crop: complex64 `(slice height width)`."""
@@ -88,17 +84,20 @@ class FlowGenerator:
         rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
         return torch.tensor([steps + rest], dtype=torch.float32, device=self.device)
 
-    def _ramp(self, key: SliceKey, conditions: Conditions) -> Tensor:
-        """Draw the volume's linear phase in radians per pixel, from training volumes of a similar TE where known."""
+    def _gauge(self, key: SliceKey, conditions: Conditions, height: int, width: int) -> Tensor:
+        """Draw the volume's global and linear phase, phasors `(height width)`.
+
+        The ramp is that of a training volume, of similar TE where it is known, with random signs.
+        """
         pool = self.gauge
         if conditions.te_ms is not None and conditions.te_ms > 0:
             near = (torch.log(pool[:, 0] / conditions.te_ms).abs() < math.log(2.0)).nonzero()[:, 0]
-            pool = pool[near] if len(near) >= 8 else pool
-        draws = uniform(volume_key(key), Stream.GAUGE, 4)[1:].tolist()
-        ramp = pool[int(draws[0] * len(pool)), 1:].clone()
-        signs = torch.tensor([1.0 if draw < 0.5 else -1.0 for draw in draws[1:]])
-        spacing = torch.tensor(conditions.spacing_mm or (1.5, 1.5))
-        return ramp * signs * spacing
+            pool = pool[near] if len(near) >= _FEWEST_RAMPS else pool
+        first, *signs, phase = uniform(volume_key(key), Stream.GAUGE, 4).tolist()
+        ramp = pool[int(first * len(pool)), 1:] * torch.tensor([1.0 if sign < 0.5 else -1.0 for sign in signs])
+        ramp = ramp * torch.tensor(conditions.spacing_mm or (GRID_MM, GRID_MM))
+        angle = 2.0 * math.pi * phase
+        return ramp_phasor(ramp.to(self.device), height, width) * complex(math.cos(angle), math.sin(angle))
 
 
 def _unit(image: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Stream(IntEnum):
     """Which draw of a slice: streams of one key never overlap."""
 
     SOURCE = 0
-    FLOOR = 1
+    NOISE = 1
     GAUGE = 2
     BASELINE = 3
 
@@ -75,6 +75,14 @@ def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str
     radius = torch.sqrt(-2.0 * torch.log1p(-pairs[0]))
     angle = 2.0 * math.pi * pairs[1]
     return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)))[:count]
+
+
+def complex_normal(
+    key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw complex numbers whose real and imaginary parts are standard normal, complex64 `(height width)`."""
+    real, imag = normal(key, stream, 2 * height * width, device).reshape(2, height, width)
+    return torch.complex(real, imag)
 
 
 def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
