@@ -107,10 +107,17 @@ def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
 def split_failed(
     tasks: Iterator[Task], failures: dict[str, Failure], recipe: Recipe, left_out: list[Task]
 ) -> Iterator[Task]:
-    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `left_out`."""
+    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `left_out`.
+
+    What had `changed` is looked at again: that is cheap, and `--overwrite` or the old source mends it.
+    """
     for task in tasks:
         failure = failures.get(task.name)
-        if failure and (failure.row, failure.recipe_hash) == (row_fingerprint(task.row), recipe.hash):
+        if (
+            failure
+            and failure.reason != "changed"
+            and (failure.row, failure.recipe_hash) == (row_fingerprint(task.row), recipe.hash)
+        ):
             left_out.append(task)
         else:
             yield task
