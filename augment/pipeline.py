@@ -6,21 +6,24 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from augment.attributes import make_attributes
 from augment.audit import audit_volume
 from augment.committed import find_committed
 from augment.errors import Reason, VolumeError
 from augment.kspace import make_kspace, real_phasor
-from augment.magnitude import PreparedMagnitude, prepare_magnitude
+from augment.layout import ArrayLayout
+from augment.magnitude import prepare_magnitude
 from augment.readers import read_volume
-from augment.receipts import target_statistics
-from augment.recipe import row_hash
 from augment.room import VOLUME_FACTOR
+from augment.shards import decode_shard
+from augment.store import encode_array
 from augment.volume import Volume
 from augment.workbench import Outcome, Task, Workbench
 from diffusion.generators import Conditions, SliceKey
@@ -35,7 +38,6 @@ _PASSING = {
 }  # fmt: skip
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 
 
 def build_volume(task: Task, bench: Workbench) -> Outcome:
@@ -63,6 +65,24 @@ def build_volume(task: Task, bench: Workbench) -> Outcome:
             if delay is None:
                 return _failed(task, error, seconds)
         time.sleep(delay)
+
+
+def warm_up(bench: Workbench) -> None:
+    """Use every library once, before several threads do so for the first time.
+
+    Libraries load and register parts of themselves at their first use, and not all of them guard that against threads.
+    """
+    import_module("augment.readers.companions")
+    magnitude = np.ones((1, 16, 16), dtype=np.float32)
+    prepared = prepare_magnitude(magnitude)
+    phasor = np.ones(magnitude.shape, dtype=np.complex64)
+    if bench.generator is not None:
+        key = SliceKey(0, "warm-up", 0, 0)
+        phasor = bench.generator.sample_phase(torch.from_numpy(magnitude), [key], Conditions()).cpu().numpy()
+    kspace = make_kspace(prepared.stored, phasor)
+    layout = ArrayLayout.of("kspace", kspace.shape)
+    for _, chunks, data in encode_array(layout, kspace):
+        list(decode_shard(data, layout, len(chunks)))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -163,53 +183,6 @@ def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterat
     step = -(-wanted // tile_slices) * tile_slices
     for start in range(0, num_slices, step):
         yield slice(start, min(start + step, num_slices))
-
-
-def make_attributes(
-    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], bench: Workbench
-) -> dict[str, Any]:
-    """Give the receipt's attributes, without what the store adds; nothing of the source but pseudonyms and hashes."""
-    row, recipe = task.row, bench.recipe
-    num_slices, height, width = prepared.stored.shape
-    maximum, norm = target_statistics(prepared.stored)
-    attributes: dict[str, Any] = {
-        "row_hash": row_hash(row, volume.source_sha256),
-        "recipe_hash": recipe.hash,
-        "source_sha256": volume.source_sha256,
-        "environment": bench.environment,
-        "acquisition": _PLANES.get(volume.orientation[:1], "") + (volume.contrast or ""),
-        "max": maximum,
-        "norm": norm,
-        "patient_id": row.subject_id or row.volume_id,
-        "split": row.split,
-        "contrast": volume.contrast,
-        "anatomy": volume.anatomy,
-        "field_t": volume.field_t,
-        "te_ms": volume.te_ms,
-        "spacing_mm": [float(step) for step in volume.spacing_mm],
-        "affine": [[float(value) for value in line] for line in volume.affine],
-        "orientation": volume.orientation,
-        "transposed": volume.transposed,
-        "phase_encode": volume.phase_encode,
-        "scale": prepared.scale,
-        "phase_generator": recipe.phase,
-        "nfe": recipe.nfe,
-        "noise_sigma": 0.0,
-        "oversampling": 1.0,
-        "encoding_size": [height, width, 1],
-        "recon_size": [height, width, 1],
-        "padding_left": 0,
-        "padding_right": width,
-        "storage": "kspace",
-        "licence": row.licence,
-        "audit": audit,
-        "num_slices": num_slices,
-        "seed": recipe.seed,
-        "replica": task.replica,
-    }
-    if recipe.keep_columns:
-        attributes["columns"] = dict(row.extra)
-    return attributes
 
 
 def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:

@@ -18,7 +18,7 @@ from augment.environment import (
 )
 from augment.errors import RequestError
 from augment.options import BuildOptions
-from augment.pipeline import build_volume
+from augment.pipeline import build_volume, warm_up
 from augment.recipe import Recipe, checkpoint_path, make_recipe
 from augment.request import check_environment, open_corpus
 from augment.room import Limits, magnitude_limits
@@ -52,7 +52,7 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
     environment = environment_class(plan.device)
     if environment not in plan.classes and not plan.allow_mixed:
         raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
-    return open_workbench(
+    bench = open_workbench(
         plan.root,
         plan.recipe,
         environment,
@@ -62,6 +62,8 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
         limits=plan.limits,
         overwrite=plan.overwrite,
     )
+    warm_up(bench)
+    return bench
 
 
 def run_task(state: str, task: Task) -> Outcome:

@@ -47,7 +47,8 @@ def test_batch_size_and_order_change_no_byte_and_the_seed_does(scheduler, tmp_pa
     manifest = write_volumes(tmp_path, 5)
     lines = manifest.read_text().splitlines()
     turned = write_manifest(tmp_path / "turned.csv", lines[:0:-1])
-    assert run_build(scheduler, manifest, tmp_path / "a.zarr", replicas=2).exit_status == 0
+    first = run_build(scheduler, manifest, tmp_path / "a.zarr", replicas=2)
+    assert first.exit_status == 0, first.lines()
     assert run_build(scheduler, turned, tmp_path / "b.zarr", replicas=2, batch_size=1).exit_status == 0
     assert run_build(scheduler, manifest, tmp_path / "d.zarr", replicas=2, seed=1).exit_status == 0
     expected = volume_bytes(tmp_path / "a.zarr")

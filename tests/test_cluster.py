@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -155,6 +156,17 @@ def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
     while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in after.values()):
         time.sleep(0.05)
     assert not any(psutil.pid_exists(pid) for pid in after.values()), "a worker outlived its cluster"
+
+
+def test_a_worker_that_is_not_ready_yet_keeps_its_tasks_waiting(tmp_path):
+    """The scheduler gives tasks to a new worker while its state is still being made."""
+    work = partial(worker_tasks.die_once, flag=tmp_path / "flag")
+    with connect("local", num_workers=1, dashboard_address="127.0.0.1:0") as connection:
+        install_state(connection.client, "test", worker_tasks.make_state_slowly, ("slow",))
+        found = [one for one in run_window(connection, work, iter(range(20)), str) if one]
+    assert (tmp_path / "flag").exists()
+    assert [one.error for one in found if one.error] == []
+    assert sorted(one.value for one in found) == list(range(20))
 
 
 def test_work_is_given_up_when_no_worker_comes_back():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from cluster.plugin import worker_state
@@ -12,6 +13,21 @@ from cluster.plugin import worker_state
 
 def make_state(label: str) -> dict[str, Any]:
     return {"label": label, "pid": os.getpid(), "made": time.time_ns()}
+
+
+def make_state_slowly(label: str) -> dict[str, Any]:
+    time.sleep(1.5)
+    return make_state(label)
+
+
+def die_once(item: int, flag: Path) -> int:
+    """Needs its state; one item kills its worker, but only the first time."""
+    worker_state("test")
+    time.sleep(0.05)
+    if item == 5 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
 
 
 def refuse() -> None:
