@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from augment.errors import RequestError, VolumeError
 from augment.index import CorpusIndex, read_index
-from augment.layout import DTYPES, ArrayLayout, volume_prefix
+from augment.layout import DTYPES, ArrayLayout, receipt_key, volume_prefix
 from augment.shards import ShardError, SliceReader
 from augment.storage import open_storage
 
@@ -118,7 +118,8 @@ class KSpaceSlices(Dataset[Any]):
             return self._reader.read_slice(_layout(row, array), slice_index)
         except (ShardError, OSError) as error:
             where = f"{self.root}: volume {row['name']}, slice {slice_index}, {array}"
-            mend = f"run 'phasegen verify {self.root}', then 'phasegen repair {self.root}'"
+            receipt = f"{self.root}/{receipt_key(row['name'])}"
+            mend = f"run 'phasegen verify {self.root}'; delete {receipt} and run the same 'phasegen build' again"
             raise VolumeError("unreadable", f"{where}: {error}; {mend}") from error
 
     def _mask(self, row: dict[str, Any]) -> NDArray[np.float32] | None:
@@ -135,7 +136,10 @@ def _select(index: CorpusIndex, wanted: dict[str, str | Collection[str]]) -> lis
         allowed = {words} if isinstance(words, str) else set(words)
         values = index.columns[column]
         kept = [row for row in rows if values[row] in allowed]
-        if not kept:
+        # each name must be there: a list with a slip in it would else silently shrink
+        unknown = allowed - set(values) if column == "name" else set()
+        if unknown or not kept:
+            allowed = unknown or allowed
             present = sorted({str(values[row]) for row in rows})
             shown = ", ".join(present[:10]) + (", ..." if len(present) > 10 else "")
             asked = ", ".join(sorted(map(str, allowed)))

@@ -161,7 +161,11 @@ class CorpusStore:
         try:
             return group_attributes(document, f"{self.root}/{receipt_key(name)}")
         except ValueError as error:
-            raise VolumeError("unreadable", f"{error}; run 'phasegen repair {self.root}'") from None
+            raise VolumeError("unreadable", f"{error}; {self.mend(name)}") from None
+
+    def mend(self, name: str) -> str:
+        """Say how a damaged volume is made again."""
+        return f"delete {self.root}/{receipt_key(name)} and run the same 'phasegen build' again"
 
     def names(self) -> list[str]:
         """Name the committed volumes, sorted."""

@@ -38,6 +38,7 @@ class VolumeCheck:
     num_bytes: int
     faults: list[str]
     row: dict[str, Any] | None
+    recipe_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class VerifyResult:
         (volume name, what is wrong), one line each; the name is empty for a fault of the corpus itself.
     unfinished
         Volumes that were begun and not committed: no fault, the next build makes them again.
+    other_recipe
+        Volumes made by another recipe than the corpus names: sound, but a build that overwrites has left them.
     """
 
     num_volumes: int
@@ -59,6 +62,7 @@ class VerifyResult:
     num_bytes: int
     faults: list[tuple[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    other_recipe: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -102,6 +106,9 @@ def verify_corpus(
         num_bytes=sum(check.num_bytes for check in checks),
         faults=faults,
         unfinished=store.unfinished(),
+        other_recipe=[
+            check.name for check in checks if check.recipe_hash not in (None, store.attributes.get("recipe_hash"))
+        ],
     )
 
 
@@ -121,7 +128,8 @@ def verify_volume(store: CorpusStore, name: str) -> VolumeCheck:
     if faults:
         return VolumeCheck(name, 0, 0, faults, None)
     num_bytes, faults = _check_arrays(store, name, receipt)
-    return VolumeCheck(name, receipt["num_slices"], num_bytes, faults, index_row(name, receipt))
+    row = index_row(name, receipt)
+    return VolumeCheck(name, receipt["num_slices"], num_bytes, faults, row, receipt["recipe_hash"])
 
 
 def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:

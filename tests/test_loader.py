@@ -181,3 +181,9 @@ def test_opening_reads_no_receipt(root):
         (root / "volumes" / name / "zarr.json").unlink()
         (root / "volumes" / name / "kspace/zarr.json").unlink()
     assert KSpaceSlices(root)[5][4] == "a"
+
+
+def test_a_name_that_is_not_there_is_an_error_and_not_a_smaller_dataset(tmp_path):
+    write_index(make_corpus(tmp_path / "c", a={}, b={"seed": 2}), ["a", "b"])
+    with pytest.raises(RequestError, match="no volumes with name nope; there are: a, b"):
+        KSpaceSlices(tmp_path / "c", volumes=["a", "nope"])

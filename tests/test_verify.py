@@ -203,3 +203,12 @@ def test_chunks_that_were_never_written_are_found(root, monkeypatch):
 def test_no_corpus_is_a_request_error(tmp_path):
     with pytest.raises(RequestError, match="no corpus here"):
         verify_corpus(tmp_path)
+
+
+def test_sound_volumes_of_another_recipe_are_named_but_no_fault(root):
+    store = CorpusStore.open(root)
+    arrays = make_arrays(seed=1)
+    store.commit_volume("a", arrays, make_attributes(arrays, recipe_hash="b" * 64))
+    write_index(store, ["a", "b"])
+    result = verify_corpus(root)
+    assert result.ok and result.other_recipe == ["a"]

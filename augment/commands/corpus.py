@@ -55,6 +55,11 @@ def verify_corpus(arguments: argparse.Namespace) -> Answer:
         lines.append(f"and {len(result.faults) - _SHOWN} more faults, all of them with --json")
     if result.unfinished:
         lines.append(f"{len(result.unfinished)} volumes were begun and not committed; the next build makes them again")
+    if result.other_recipe:
+        lines.append(
+            f"{len(result.other_recipe)} volumes were made by another recipe than the corpus names, such as "
+            f"{result.other_recipe[0]}; 'phasegen build --overwrite' with all rows makes them alike"
+        )
     lines.append(f"{arguments.corpus}: {checked}: {len(result.faults) or 'no'} faults")
     return Answer(0 if result.ok else 1, lines, {**asdict(result), "ok": result.ok})
 
