@@ -20,6 +20,9 @@ Reason = Literal[
     "failed",  # an unexpected error, named in the message
 ]
 
+RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer --workers"
+"""The mend where memory was short; without --retry-failed the volume would be left out."""
+
 
 class VolumeError(ValueError):
     """One volume cannot be built.
@@ -39,3 +42,11 @@ class VolumeError(ValueError):
 
 class RequestError(ValueError):
     """The request as a whole is wrong; nothing was started. The message may have several lines, one a fault."""
+
+
+def unwritable(root: str, error: OSError) -> RequestError:
+    """Say that a corpus cannot be opened or made at a path or URL, and why."""
+    why = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return RequestError(
+        f"{root}: cannot be written ({why}); expected a place where this user may write; choose another place"
+    )

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from augment.errors import RequestError
+from augment.errors import RequestError, unwritable
 from augment.storage import run_folder
 
 HEARTBEAT_S = 10.0
@@ -65,7 +65,8 @@ class Lease:
     Raises
     ------
     RequestError
-        On entering, if another builder holds the corpus: who, since when, and the mend.
+        On entering, if another builder holds the corpus: who, since when, and the mend. Also if nothing can be
+        written beside the corpus.
     """
 
     def __init__(
@@ -99,13 +100,11 @@ class Lease:
             raise RequestError(f"{self._root}: another builder took the lease over; this one stops, the other goes on")
 
     def __enter__(self) -> Lease:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            holder = self._read()
-            if holder is not None:
-                self._refuse(holder)
-            self._started = time.time()
-            self._write()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._take()
+        except OSError as error:
+            raise unwritable(self._root, error) from None
         self._thread = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
         self._thread.start()
         return self
@@ -120,6 +119,14 @@ class Lease:
             holder = self._read()
             if holder is not None and holder.get("token") == self._token:
                 self._path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        with self._locked():
+            holder = self._read()
+            if holder is not None:
+                self._refuse(holder)
+            self._started = time.time()
+            self._write()
 
     def _refuse(self, holder: dict[str, Any]) -> None:
         """Raise unless this holder may be taken over."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from augment.attributes import make_attributes
 from augment.audit import audit_volume
 from augment.committed import find_committed
-from augment.errors import Reason, VolumeError
+from augment.errors import RETRY_WITH_MEMORY, Reason, VolumeError
 from augment.kspace import make_kspace, real_phasor
 from augment.layout import ArrayLayout
 from augment.magnitude import prepare_magnitude
@@ -141,7 +141,7 @@ def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
         raise VolumeError(
             "too_large",
             f"{task.where}: takes {num_bytes / 1e6:.0f} MB as float32; expected at most {limit_bytes / 1e6:.0f} MB; "
-            "give workers more memory with --memory-limit or fewer --workers",
+            "give workers more memory",
         )
 
 
@@ -191,12 +191,14 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
     if isinstance(error, VolumeError):
         reason, message = error.reason, text
     elif isinstance(error, MemoryError):
-        reason, message = "too_large", f"{task.where}: ran out of memory; give workers more, or start fewer of them"
+        reason, message = "too_large", f"{task.where}: ran out of memory; give workers more memory"
     elif isinstance(error, OSError):
         reason = "missing" if isinstance(error, FileNotFoundError) else "failed"
         message = f"{task.where}: {text}"
     else:
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
+    if reason == "too_large":  # every such message ends in "give workers more memory"; this says how
+        message = f"{message}: {RETRY_WITH_MEMORY}"
     disk_full = isinstance(error, OSError) and error.errno in _DISK_FULL
     return Outcome(task.name, "failed", reason, message, disk_full=disk_full, seconds=seconds)
 

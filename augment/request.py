@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from augment.environment import MIXED_HELP, describe_class
-from augment.errors import RequestError, VolumeError
+from augment.errors import RequestError, VolumeError, unwritable
 from augment.options import BuildOptions
 from augment.recipe import Recipe, describe_differences, row_fingerprint
 from augment.runlog import Failure
@@ -29,14 +30,38 @@ def corpus_exists(root: str) -> bool:
     return open_storage(root).exists("zarr.json")
 
 
+def check_place(root: str) -> None:
+    """Check that a corpus lies there or can be made there, as far as looking tells.
+
+    Raises
+    ------
+    RequestError
+        If a file or a folder with something else lies there, or it cannot be looked at.
+    """
+    try:
+        storage = open_storage(root)
+        if storage.exists("zarr.json"):
+            return
+        if "://" not in storage.root and Path(storage.root).is_file():
+            raise RequestError(f"{root}: is a file; expected a corpus or a path where there is nothing yet")
+        foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
+    except OSError as error:
+        raise unwritable(root, error) from None
+    if foreign:
+        raise RequestError(
+            f"{root}: no corpus, and not empty ({foreign[0]}); expected a corpus or a path where there is nothing yet"
+        )
+
+
 def check_corpus(root: str, recipe: Recipe, overwrite: bool) -> None:
     """Check that a corpus that is there already was made by the same recipe.
 
     Raises
     ------
     RequestError
-        If it was not and is not to be overwritten; the message lists the options that differ.
+        If it was not and is not to be overwritten; the message lists the options that differ. As `check_place`, too.
     """
+    check_place(root)
     if not corpus_exists(root):
         return
     attributes = CorpusStore.open(root).attributes
@@ -54,14 +79,17 @@ def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
     Raises
     ------
     RequestError
-        As `check_corpus`, or if something else lies there.
+        As `check_corpus`, or if it cannot be read or written.
     """
-    check_corpus(root, recipe, overwrite)
-    if not corpus_exists(root):
-        return CorpusStore.create(root, recipe.attributes())
-    store = CorpusStore.open(root)
-    if store.attributes.get("recipe_hash") != recipe.hash:
-        store.write_attributes(recipe.attributes())
+    try:
+        check_corpus(root, recipe, overwrite)
+        if not corpus_exists(root):
+            return CorpusStore.create(root, recipe.attributes())
+        store = CorpusStore.open(root)
+        if store.attributes.get("recipe_hash") != recipe.hash:
+            store.write_attributes(recipe.attributes())
+    except OSError as error:
+        raise unwritable(root, error) from None
     return store
 
 

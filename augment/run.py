@@ -14,11 +14,12 @@ from functools import partial
 from tqdm import tqdm
 
 from augment.environment import device_kind
+from augment.errors import RETRY_WITH_MEMORY
 from augment.index import IndexBuilder
 from augment.lease import Lease
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
-from augment.request import all_tasks, check_corpus, count_wanted, open_corpus, split_failed
+from augment.request import all_tasks, check_corpus, check_place, count_wanted, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.summary import BuildSummary
 from augment.workbench import Outcome, Task
@@ -63,6 +64,7 @@ def build(
     """
     root, say = root.rstrip("/") or root, say or _say
     check_cluster(options)
+    check_place(root)
     if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
         device = device_kind() if checkpoint_path(options) is not None else "cpu"
         check_corpus(root, make_recipe(options, device), options.overwrite)
@@ -201,7 +203,7 @@ class _Run:
         if finished.worker_lost:
             message = (
                 f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
-                "into memory; give workers more with --memory-limit, or look whether the file crashes its reader"
+                f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
             )
             return Outcome(task.name, "failed", "worker_lost", message)
         message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"

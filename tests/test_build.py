@@ -294,7 +294,7 @@ def test_a_volume_that_kills_its_workers_is_named_with_its_reason(scheduler, tmp
         "worker_lost",
         "failed",
     )
-    assert "--memory-limit" in summary.failed["v0"].message
+    assert "run again with --retry-failed --memory-limit" in summary.failed["v0"].message
     assert "unexpected ZeroDivisionError: a defect of two lines" in summary.failed["v1"].message
     assert set(read_failures(str(root))) == {"v0", "v1"}
 

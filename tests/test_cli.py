@@ -87,6 +87,28 @@ def test_a_wrong_manifest_is_named_and_nothing_starts(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("v0.npy", "is a file; expected"),
+        ("v0.npy/c.zarr", "v0.npy/c.zarr: cannot be written (Not a directory); expected"),
+        ("/proc/none/c.zarr", "/proc/none/c.zarr: cannot be written (No such file or directory); expected"),
+        (".", "no corpus, and not empty"),
+    ],
+)
+def test_a_place_where_no_corpus_can_be_is_refused_before_anything_starts(
+    tmp_path, capsys, monkeypatch, place, expected
+):
+    manifest = write_volumes(tmp_path / "volumes", 1)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("augment.run.connected", lambda _: pytest.fail("a cluster was started"))
+    root = manifest.parent / place
+    assert main(["build", str(manifest), str(root), "--phase", "zero"]) == 2
+    message = capsys.readouterr().err
+    assert expected in message and message.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--phase", "fancy"], "invalid choice: 'fancy'"),

@@ -257,6 +257,7 @@ def test_large_volume_gets_the_worker_for_itself_and_a_larger_one_is_refused(tmp
     assert build_volume(Task(row), make_bench(tmp_path / "c.zarr", limits=limits)).status == "built"
     outcome = build_volume(Task(row), make_bench(tmp_path / "d.zarr", limits=Limits(shared=8_000, alone=16_000)))
     assert (outcome.status, outcome.reason) == ("failed", "too_large")
+    assert "; give workers more memory: run again with --retry-failed --memory-limit SIZE" in outcome.message
 
 
 def test_limits_leave_a_task_its_share():

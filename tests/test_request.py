@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
-from augment.errors import Reason
+from augment.errors import Reason, RequestError
 from augment.options import BuildOptions
 from augment.recipe import make_recipe, row_fingerprint
-from augment.request import split_failed
+from augment.request import open_corpus, split_failed
 from augment.runlog import Failure
+from augment.storage import LocalStorage
 from augment.workbench import Task
 from manifests.record import ManifestRow
 
@@ -19,3 +23,12 @@ def test_a_changed_volume_is_looked_at_again_so_that_overwrite_mends_it(reason: 
     left_out: list[Task] = []
     tried = list(split_failed(iter([task]), {"a": failure}, recipe, left_out))
     assert (tried, left_out) == (([task], []) if is_tried else ([], [task]))
+
+
+def test_a_corpus_that_cannot_be_written_is_a_wrong_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(storage: LocalStorage, key: str, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", key)
+
+    monkeypatch.setattr(LocalStorage, "put", full)
+    with pytest.raises(RequestError, match=r"c.zarr: cannot be written \(Read-only file system\); expected"):
+        open_corpus(str(tmp_path / "c.zarr"), make_recipe(BuildOptions(phase="zero")), overwrite=False)
