@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from distributed import Client
 
 from cluster.errors import ClusterError
-from cluster.local import local_shape, start_local
+from cluster.local import interrupts_held, local_shape, start_local
 
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 SCHEDULER_SCHEMES = ("tcp", "tls")
@@ -94,7 +94,9 @@ def connect(
             yield _ready(client, num_workers or 1, timeout, spec)
         return
     shape = local_shape(num_workers, threads, memory_limit)
-    with start_local(shape, dashboard_address) as cluster, Client(cluster, set_as_default=False) as client:
+    with start_local(shape, dashboard_address) as cluster, ExitStack() as stack:
+        with interrupts_held():
+            client = stack.enter_context(Client(cluster, set_as_default=False))
         yield _ready(client, shape.num_workers, timeout, spec)
 
 

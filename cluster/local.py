@@ -7,11 +7,14 @@ import logging
 import os
 import signal
 import socket
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from types import FrameType
 from typing import Any
 
 import dask
@@ -84,9 +87,9 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
         If no port can be opened.
     """
     config = {"distributed.scheduler.allowed-failures": STRIKES - 1}
-    with dask.config.set(config), _quiet():
+    with dask.config.set(config), _quiet(), ExitStack() as stack:
         try:
-            with _interrupts_blocked(), warnings.catch_warnings():
+            with interrupts_held(), _interrupts_blocked(), warnings.catch_warnings():
                 # taken by someone else since free_address looked; Dask takes another port, and that one is shown
                 warnings.filterwarnings("ignore", "(?s)Port .* is already in use", UserWarning)
                 cluster = SpecCluster(
@@ -95,12 +98,20 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
                     name="phasegen",
                     silence_logs=logging.CRITICAL,
                 )
+                stack.callback(_close, cluster)
         except OSError as error:
             raise ClusterError(f"cannot start workers on this machine: {error}; free a port or use --cluster") from None
-        try:
-            yield cluster
-        finally:
-            cluster.close(timeout=10)
+        yield cluster
+
+
+def _close(cluster: SpecCluster) -> None:
+    """Stop the workers. What that raises after Ctrl-C is not raised: it would hide the KeyboardInterrupt."""
+    interrupted = isinstance(sys.exception(), KeyboardInterrupt)
+    try:
+        cluster.close(timeout=10)
+    except Exception:
+        if not interrupted:
+            raise
 
 
 def free_address(address: str) -> str:
@@ -136,6 +147,34 @@ def _worker_specs(shape: LocalShape) -> dict[int, dict[str, Any]]:
         i: {"cls": Nanny, "options": {**options, "name": i, "env": environment}}
         for i, environment in enumerate(environments)
     }
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Put Ctrl-C, and SIGTERM where it is handled, off to the end of the block.
+
+    Dask cannot close a cluster or a client that is half started: it fails, or leaves processes behind. Blocking the
+    signals would not do, since threads that were there before may receive them and Python then handles them here.
+    """
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # the only one that is interrupted
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import uuid
 from functools import partial
 
 import psutil
@@ -182,3 +186,49 @@ def test_workers_are_deaf_to_ctrl_c(scheduler):
     with connect(scheduler) as connection:
         blocked = ask_workers(connection.client, worker_tasks.blocked_signals)
     assert all(signal.SIGINT in signals for signals in blocked.values())
+
+
+START = """
+import os, signal, sys, threading
+import distributed.deploy.spec as spec
+from cluster.local import local_shape, start_local
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+correct = spec.SpecCluster._correct_state_internal
+
+async def interrupted(self):
+    if self.scheduler is not None and not self.workers:  # the scheduler is up, and no worker is yet
+        os.kill(os.getpid(), int(sys.argv[1]))
+    await correct(self)
+
+spec.SpecCluster._correct_state_internal = interrupted
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # one that does not block the signals
+try:
+    with start_local(local_shape(1), "127.0.0.1:0"):
+        print("started")
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_cluster_starts_ends_in_one_line_and_leaves_no_process(number):
+    environment = {**os.environ, "PHASEGEN_TEST": uuid.uuid4().hex}
+    command = [sys.executable, "-c", START, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    left = [
+        one for one in psutil.process_iter() if _environment(one).get("PHASEGEN_TEST") == environment["PHASEGEN_TEST"]
+    ]
+    assert left == []
+
+
+def _environment(process):
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
