@@ -189,7 +189,9 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
     text = " ".join(str(error).split())
     reason: Reason = "failed"
     if isinstance(error, VolumeError):
-        reason, message = error.reason, text
+        reason = error.reason
+        # what looks at pixels alone does not know whose they are
+        message = f"{task.where}: {text}" if reason in ("negative", "not_finite") else text
     elif isinstance(error, MemoryError):
         reason, message = "too_large", f"{task.where}: ran out of memory; give workers more memory"
     elif isinstance(error, OSError):
