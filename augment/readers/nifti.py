@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import VolumeError
+from augment.readers.arranged import arranged_volume
 from augment.readers.geometry import Arrangement
 from augment.readers.kinds import (
     contrast_of_name,
@@ -53,24 +54,7 @@ def read_nifti(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume
     if np.iscomplexobj(values):
         phase = np.angle(values).astype(np.float32) if row.phase == row.path else None
         values = np.abs(values)
-    return (
-        Volume(
-            magnitude=np.ascontiguousarray(arrangement.arrange(values)),
-            spacing_mm=arrangement.spacing_mm,
-            affine=arrangement.affine,
-            orientation=arrangement.orientation,
-            transposed=arrangement.transposed,
-            phase_encode=arrangement.phase_encode,
-            source_sha256=digest,
-            phase=None if phase is None else np.ascontiguousarray(arrangement.arrange(phase)),
-            te_ms=row.te_ms,
-            field_t=row.field_t,
-            contrast=row.contrast,
-            anatomy=row.anatomy,
-            acquisition=dict(header.acquisition),
-        ),
-        arrangement,
-    )
+    return arranged_volume(row, values, phase, arrangement, digest, dict(header.acquisition)), arrangement
 
 
 def describe_nifti(row: ManifestRow) -> tuple[int, int, int]:

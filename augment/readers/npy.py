@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import VolumeError
+from augment.readers.arranged import arranged_volume
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.kinds import kind_of_values
 from augment.readers.nifti_file import check_limit
@@ -109,24 +110,7 @@ def plain_volume(
     if "spacing" not in known:
         facts["spacing"] = "assumed: 1 mm"
     facts.update({name: value for name, value in known.items() if name != "spacing"})
-    return (
-        Volume(
-            magnitude=np.ascontiguousarray(arrangement.arrange(values)),
-            spacing_mm=arrangement.spacing_mm,
-            affine=arrangement.affine,
-            orientation=arrangement.orientation,
-            transposed=arrangement.transposed,
-            phase_encode=arrangement.phase_encode,
-            source_sha256=digest,
-            phase=None if phase is None else np.ascontiguousarray(arrangement.arrange(phase)),
-            te_ms=row.te_ms,
-            field_t=row.field_t,
-            contrast=row.contrast,
-            anatomy=row.anatomy,
-            acquisition=facts,
-        ),
-        arrangement,
-    )
+    return arranged_volume(row, values, phase, arrangement, digest, facts), arrangement
 
 
 def _sample(volume: NDArray[Any]) -> NDArray[Any]:

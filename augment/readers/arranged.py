@@ -1,0 +1,38 @@
+"""From stored values and their arrangement to a volume: what every format with an affine ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.readers.geometry import Arrangement
+from augment.volume import Volume
+from manifests.record import ManifestRow
+
+
+def arranged_volume(
+    row: ManifestRow,
+    values: NDArray[np.float32],
+    phase: NDArray[np.float32] | None,
+    arrangement: Arrangement,
+    digest: str,
+    acquisition: dict[str, Any],
+) -> Volume:
+    """Bring stored magnitude and phase, of one shape, into the corpus's axes, with what the manifest says of them."""
+    return Volume(
+        magnitude=np.ascontiguousarray(arrangement.arrange(values)),
+        spacing_mm=arrangement.spacing_mm,
+        affine=arrangement.affine,
+        orientation=arrangement.orientation,
+        transposed=arrangement.transposed,
+        phase_encode=arrangement.phase_encode,
+        source_sha256=digest,
+        phase=None if phase is None else np.ascontiguousarray(arrangement.arrange(phase)),
+        te_ms=row.te_ms,
+        field_t=row.field_t,
+        contrast=row.contrast,
+        anatomy=row.anatomy,
+        acquisition=acquisition,
+    )
