@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from distributed import KilledWorker, as_completed
+from distributed import CancelledError, KilledWorker, as_completed
 
 from cluster.connect import Connection
 from cluster.errors import ClusterError
@@ -22,6 +22,7 @@ WORKERLESS_S = 120.0
 """The work is given up when there was no worker for so long."""
 
 _POLL_S = 0.02
+_RESULT_S = 5.0
 _LOOK_S = 2.0
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ class _Window(Generic[T]):
         self._run = uuid.uuid4().hex[:8]
         self._number = itertools.count()
         self._items: dict[Any, T] = {}
-        self._completed = as_completed(loop=connection.client.loop, with_results=True, raise_errors=False)
+        self._completed = as_completed(loop=connection.client.loop)
         self._size = 0
         self._looked = 0.0
         self._seen_workers = time.monotonic()
@@ -129,8 +130,8 @@ class _Window(Generic[T]):
         """Give what has come back, None where nothing has; go on until the window is empty unless `once`."""
         while self._items:
             batch = self._completed.next_batch(block=False)
-            for future, result in batch:
-                yield self._judge(future, result)
+            for future in batch:
+                yield self._judge(future)
             if not batch:
                 self._look()
                 time.sleep(_POLL_S)
@@ -144,14 +145,22 @@ class _Window(Generic[T]):
             self._connection.client.cancel(list(self._items))
         self._items.clear()
 
-    def _judge(self, future: Any, result: Any) -> Finished[T]:  # noqa: ANN401
-        item = self._items.pop(future)
+    def _judge(self, future: Any) -> Finished[T] | None:  # noqa: ANN401
+        """Say what became of an item; None where its result died with its worker, so that Dask makes it again."""
+        item = self._items[future]
+        finished: Finished[T] | None = None
         if future.status == "finished":
-            return Finished(item, value=result)
-        if future.status != "error":
-            raise ClusterError(f"the scheduler gave {self._name(item)} up ({future.status}); is it still running?")
-        error = result[1]
-        return Finished(item, error=error, worker_lost=isinstance(error, KilledWorker))
+            finished = _fetch(item, future)
+        if finished is None and future.status == "error":
+            error = future.exception()
+            finished = Finished(item, error=error, worker_lost=isinstance(error, KilledWorker))
+        if finished is not None:
+            del self._items[future]
+        elif future.status == "cancelled":
+            raise ClusterError(f"the scheduler gave {self._name(item)} up; is it still running?")
+        else:
+            self._completed.add(future)
+        return finished
 
     def _look(self) -> None:
         """Ask now and then how many threads there are: workers come and go."""
@@ -167,3 +176,13 @@ class _Window(Generic[T]):
         elif now - self._seen_workers > self._workerless_s:
             raise ClusterError(f"no worker came back within {self._workerless_s:g} s; look at why they die")
         self._size = max(PER_THREAD * num_threads, 1)
+
+
+def _fetch(item: T, future: Any) -> Finished[T] | None:  # noqa: ANN401
+    """Fetch a result from its worker; None where that is not to be had."""
+    try:
+        return Finished(item, value=future.result(timeout=_RESULT_S))
+    except (TimeoutError, KilledWorker, CancelledError):
+        return None
+    except Exception as error:  # what the function raised when it was run again, or a value that cannot be read
+        return Finished(item, error=error)

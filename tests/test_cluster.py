@@ -162,6 +162,27 @@ def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
     assert not any(psutil.pid_exists(pid) for pid in after.values()), "a worker outlived its cluster"
 
 
+def test_a_result_that_dies_with_its_worker_is_made_again():
+    """Dask keeps a result on the worker that made it until it is fetched."""
+    with connect("local", num_workers=1, dashboard_address="127.0.0.1:0") as connection:
+        install_state(connection.client, "test", worker_tasks.make_state, ("again",))
+        (pid,) = ask_workers(connection.client, worker_tasks.os.getpid).values()
+        window = run_window(connection, str.upper, iter(["item"]), str)
+        assert next(window) is None
+        (future,) = connection.client.futures.values()
+        _wait_until(lambda: future.status == "finished")
+        os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: future.status != "finished")
+        assert [one.value for one in window if one] == ["ITEM"]
+
+
+def _wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_worker_that_is_not_ready_yet_keeps_its_tasks_waiting(tmp_path):
     """The scheduler gives tasks to a new worker while its state is still being made."""
     work = partial(worker_tasks.die_once, flag=tmp_path / "flag")
