@@ -20,7 +20,7 @@ from augment.errors import RequestError, VolumeError
 from augment.readers import read_volume
 from augment.training_data import TrainingSlice, TrainingSlices, slices_of
 from augment.volume import Volume
-from diffusion.checkpoint import save_checkpoint
+from diffusion.checkpoint import load_checkpoint, save_checkpoint
 from diffusion.gauge import estimate_ramp
 from diffusion.network import NetworkConfig
 from diffusion.training import Trainer, TrainingConfig
@@ -34,7 +34,8 @@ class TrainConfig:
 
     `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
-    `card` is copied into the model card (name, licence, description of the data).
+    `initial` is a checkpoint whose weights the training starts from. `card` is copied into the model card (name,
+    licence, description of the data).
     """
 
     manifest: Path
@@ -43,6 +44,7 @@ class TrainConfig:
     split: str = "train"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    initial: Path | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,6 +67,8 @@ def read_config(path: Path) -> TrainConfig:
             k: tuple(v) if isinstance(v, list) else v for k, v in table.pop("network", {}).items()
         }
         manifest, output = ((path.parent / table.pop(key)).resolve() for key in ("manifest", "output"))
+        if "initial" in table:
+            table["initial"] = (path.parent / table["initial"]).resolve()
         training = TrainingConfig(**table.pop("training", {}))
         return TrainConfig(manifest, output, network=NetworkConfig(**network), training=training, **table)
     except KeyError as error:
@@ -101,10 +105,14 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     if not volumes:
         raise RequestError(f"{config.manifest}: no row of split {config.split!r} with phase could be read")
     slices = [one for volume in volumes for one in slices_of(volume)]
-    trainer = Trainer(config.network, config.training, _batches(slices, config), config.output, device)
+    initial = load_checkpoint(config.initial) if config.initial else None
+    network = None if initial is None else initial.network
+    trainer = Trainer(config.network, config.training, _batches(slices, config), config.output, device, network)
     trainer.run(_progress)
     path = config.output / f"{config.name}.safetensors"
     card = {"name": config.name} | config.card | _facts(config, slices, licences, device)
+    if initial is not None:
+        card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     save_checkpoint(trainer.average, measure_gauge(volumes), card, path)
     return path
 

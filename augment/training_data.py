@@ -13,6 +13,10 @@ from augment.volume import Volume
 from diffusion.fourier import fft2c, ifft2c, resize_kspace
 from diffusion.training import Batch
 
+NOISY_SHARE = 0.25
+"""Share of the slices to which noise is added."""
+NOISE_RANGE = (0.003, 0.05)
+"""Its level, relative to the 99th percentile of the magnitude."""
 CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 
@@ -87,7 +91,9 @@ def augment_slice(
     crop: tuple[int, int] | None,
     turned: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation.
+    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
+
+    Global and linear phase are not changed: the gauge removes both.
 
     Returns the complex image `(height width)` and its conditions `(4)`.
     """
@@ -105,7 +111,18 @@ def augment_slice(
         image, dy, dx = image.transpose(-2, -1), dx, dy
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
+    if random.random() < NOISY_SHARE:
+        image = _add_noise(image, random)
     return image, torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
+
+
+def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:
+    """Add complex noise, as a shorter scan of the same object has; the magnitude becomes noisy with the phase."""
+    level = math.exp(random.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]))) * float(
+        image.abs().quantile(0.99)
+    )
+    normals = torch.from_numpy(random.standard_normal((*image.shape, 2), dtype=np.float32))
+    return image + level * torch.view_as_complex(normals)
 
 
 def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[int, int] | None:

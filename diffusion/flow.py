@@ -1,8 +1,9 @@
 """Flow matching in the complex plane, from a random phase to a real one at the same magnitude.
 
-With `x_0 = w exp(i psi)`, psi independent and uniform, and `x_1 = w exp(i phase)`, the path is
+With `x_0 = w exp(i psi) + noise`, psi smooth and random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
-same modulus `w`, a compressed magnitude, so nothing is transported radially at the ends and air stays air.
+same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
+fine grain out of a smooth source.
 """
 
 from __future__ import annotations
@@ -104,11 +105,23 @@ def flow_loss(
 ) -> Tensor:
     """Mean squared error of the velocity, `(batch)`, relative to the mean power of the target."""
     x_t = interpolate(x_0, x_1, t)
+    return velocity_error(network, x_t, x_1 - x_0, weight, t, conditions)
+
+
+def velocity_error(
+    network: ComplexUNet | Callable[..., Tensor],
+    x_t: Tensor,
+    velocity: Tensor,
+    weight: Tensor,
+    t: Tensor,
+    conditions: Tensor,
+) -> Tensor:
+    """Mean squared error of the network's velocity at `x_t` against a given one, as `flow_loss` measures it."""
     residual = _residual(network, x_t, weight, t, conditions)
     # the velocity is (2 t - 1) / D x_t + F / sqrt(D), so its error is that of F over sqrt(D)
     time, power = t[:, None, None, None], _power(t)
-    velocity = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
-    error = (velocity - (x_1 - x_0)).square().mean(dim=(1, 2, 3))
+    predicted = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
+    error = (predicted - velocity).square().mean(dim=(1, 2, 3))
     return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
 
 
@@ -117,6 +130,21 @@ def time_grid(steps: int) -> list[float]:
     if steps < 1:
         raise ValueError(f"steps = {steps}: expected at least 1")
     return [index / steps for index in range(steps)]
+
+
+def noise_gain(times: list[float]) -> float:
+    """How much of the source's noise the Euler steps over `times` carry to the end, as a factor of its amplitude.
+
+    Noise that is independent at the two ends, of one level, has `t / D x_t` as the mean of its end given x_t, which is
+    the first term of `predict_x_1`. With many steps the factor goes to 1: a flow keeps the distribution. Few steps
+    average noise away; the rest has to be added.
+    """
+    amplitude = 1.0
+    for here, there in zip(times, [*times[1:], 1.0], strict=True):
+        mean = here / (here**2 + (1.0 - here) ** 2)
+        left = (1.0 - there) / (1.0 - here)
+        amplitude *= mean + left * (1.0 - mean)
+    return amplitude
 
 
 @torch.no_grad()
@@ -145,8 +173,13 @@ def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[f
     condition = torch.cat((weight, torch.zeros_like(weight)), dim=1)
     for here, there in zip(times, [*times[1:], 1.0], strict=True):
         t = torch.full((x_t.shape[0],), here, device=x_t.device)
-        x_1 = predict_x_1(network, x_t, condition, t, conditions)
-        # along the straight line from x_t to the estimated end; (1 - there) / (1 - here) of the way is left
-        left = (1.0 - there) / (1.0 - here)
-        x_t = x_1 + left * (x_t - x_1)
+        x_t = euler_step(network, x_t, condition, t, (1.0 - there) / (1.0 - here), conditions)
     return x_t
+
+
+def euler_step(
+    network: ComplexUNet, x_t: Tensor, weight: Tensor, t: Tensor, left: Tensor | float, conditions: Tensor
+) -> Tensor:
+    """Go along the straight line from `x_t` to the estimated end until the part `left` of the way is left."""
+    x_1 = predict_x_1(network, x_t, weight, t, conditions)
+    return x_1 + left * (x_t - x_1)

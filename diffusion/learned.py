@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint
-from diffusion.flow import compress_magnitude, sample_flow, time_grid
+from diffusion.flow import compress_magnitude, noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
-from diffusion.measurement import add_noise, estimate_sigma
+from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normal, uniform, volume_key
 from diffusion.source import source_phasor
 from diffusion.training import pad_to_multiple
@@ -36,6 +36,7 @@ class FlowGenerator:
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
         self.times = time_grid(DEFAULT_STEPS if steps is None else steps)
         self.nfe = len(self.times)
+        self.gain = noise_gain(self.times)
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.gauge = checkpoint.gauge
@@ -58,12 +59,18 @@ class FlowGenerator:
     def _sample_tile(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         height, width = magnitude.shape[-2:]
         grid = grid_size(height, width, conditions.spacing_mm)
-        weight = compress_magnitude(to_grid(magnitude, *grid))
+        on_grid = to_grid(magnitude, *grid)
+        weight = compress_magnitude(on_grid)
         known = self._conditions(conditions, (height, width), grid)
+        sigma = estimate_sigma(on_grid)
         source = torch.stack([source_phasor(key, *grid, known[0, :2], conditions.slice_mm) for key in keys])
-        phasor = _unit(from_grid(self._flow(weight * source, weight, known), height, width))
+        grain = torch.stack([complex_normal(key, Stream.GRAIN, *grid, self.device) for key in keys])
+        x_0 = weight * source + noise_modulus(on_grid, weight, sigma) * grain
+        phasor = _unit(from_grid(self._flow(x_0, weight, known), height, width))
         noise = torch.stack([complex_normal(key, Stream.NOISE, height, width, self.device) for key in keys])
-        noisy = add_noise(phasor, magnitude, estimate_sigma(magnitude), noise)
+        # what few steps averaged away, and what a coarser grid does not hold
+        missing = (estimate_sigma(magnitude).square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
+        noisy = add_noise(phasor, magnitude, missing, noise)
         return _unit(noisy * self._gauge(keys[0], conditions, height, width))
 
     def _flow(self, x_0: Tensor, weight: Tensor, conditions: Tensor) -> Tensor:

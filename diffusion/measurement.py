@@ -43,6 +43,25 @@ def estimate_sigma(magnitude: Tensor) -> Tensor:
     return torch.maximum(sigma, _FLOOR * peak)
 
 
+def noise_modulus(magnitude: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
+    """The noise's standard deviation where the image's modulus is a compressed magnitude.
+
+    Parameters
+    ----------
+    magnitude, weight
+        The magnitude and what it was compressed to, `(*batch height width)`.
+    sigma
+        Of `estimate_sigma`, `(*batch)`.
+
+    Returns
+    -------
+    modulus
+        `(*batch height width)`: the noise-to-signal ratio, at most 1, times the weight; 0 in empty pixels.
+    """
+    level = sigma[..., None, None]
+    return weight * level / torch.maximum(magnitude, level).clamp(min=torch.finfo(torch.float32).tiny)
+
+
 def add_noise(phasor: Tensor, magnitude: Tensor, sigma: Tensor, normals: Tensor) -> Tensor:
     """Give `magnitude * phasor + sigma * normals`.
 

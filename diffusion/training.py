@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +21,7 @@ from torch import Tensor
 from diffusion.flow import compress_magnitude, flow_loss
 from diffusion.gauge import fix_gauge
 from diffusion.layers import to_real
+from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.source import training_source
 
@@ -82,11 +83,38 @@ def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, mult
     dropped = torch.rand(batch.conditions.shape, generator=generator) < dropout
     conditions = batch.conditions.masked_fill(dropped, math.nan)
     x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
+    normals = torch.randn((*magnitude.shape, 2), generator=generator)
+    x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
     blocks = [
         to_real(pad_to_multiple(image, multiple)[:, None])
         for image in (x_0, weight * phasor, weight.to(torch.complex64))
     ]
     return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
+
+
+class Objective(Protocol):
+    """What a network is trained for."""
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """Make what `error` needs of a batch, with everything that is drawn for it; on the CPU."""
+        ...
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The relative squared error of each slice, `(batch)` or a multiple of it."""
+        ...
+
+
+class FlowObjective:
+    """The velocity of the flow; see `diffusion.flow`."""
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """See `prepare_batch`."""
+        return prepare_batch(batch, dropout, generator, multiple)
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """See `diffusion.flow.flow_loss`."""
+        x_0, x_1, weight, t, conditions = tensors
+        return flow_loss(network, x_0, x_1, weight, t, conditions)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
@@ -106,8 +134,8 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 class Trainer:
     """Network, moving average and optimiser of one run, which live in a run folder.
 
-    `batches(step)` gives the batch of a step. The folder holds `state.safetensors` (everything that resuming needs),
-    `ema.safetensors` (the weights to use) and `loss.jsonl`.
+    `batches(step)` gives the batch of a step; `initial` holds weights to start from; `objective` is the flow
+    where None. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to use) and `loss.jsonl`.
     """
 
     def __init__(
@@ -117,10 +145,15 @@ class Trainer:
         batches: Callable[[int], Batch],
         folder: Path,
         device: str = "cpu",
+        initial: ComplexUNet | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        self.objective = objective or FlowObjective()
         self.config, self.batches, self.folder, self.device = config, batches, folder, device
         torch.manual_seed(config.seed)  # only for the initial weights
         self.network = ComplexUNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if initial is not None:
+            self.network.load_state_dict(initial.state_dict())
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
@@ -146,15 +179,15 @@ class Trainer:
 
     def _advance(self, step: int) -> float:
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step)
-        tensors = prepare_batch(
+        tensors = self.objective.prepare(
             self.batches(step), self.config.condition_dropout, generator, self.network.config.multiple
         )
-        x_0, x_1, weight, t, conditions = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        tensors = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(step, self.config)
         half = self.config.precision == "bfloat16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
-            error = flow_loss(self.network, x_0, x_1, weight, t, conditions)
+            error = self.objective.error(self.network, tensors)
         # the logarithm gives clean slices, whose errors are small, the same say as noisy ones
         loss = torch.log(error + _ERROR_FLOOR).mean()
         self.optimiser.zero_grad(set_to_none=True)

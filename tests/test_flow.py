@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from diffusion.flow import compress, compress_magnitude, flow_loss, interpolate, predict_x_1, sample_flow, time_grid
+from diffusion.flow import (
+    compress,
+    compress_magnitude,
+    flow_loss,
+    interpolate,
+    noise_gain,
+    predict_x_1,
+    sample_flow,
+    time_grid,
+)
 from diffusion.layers import to_complex, to_real
 
 UNKNOWN = torch.full((2, 4), math.nan)
@@ -77,6 +86,27 @@ def test_sampler_lands_on_the_end_and_counts_evaluations(steps):
     result = sample_flow(network, x_0, torch.ones(2, 1, 8, 8), time_grid(steps), UNKNOWN)
     assert torch.allclose(to_complex(result), x_1, atol=1e-5)
     assert calls == pytest.approx([index / steps for index in range(steps)])
+
+
+@pytest.mark.parametrize(("steps", "gain"), [(1, 0.0), (2, 0.5), (4, 0.72)])
+def test_noise_gain_of_few_steps(steps, gain):
+    assert noise_gain(time_grid(steps)) == pytest.approx(gain)
+
+
+def test_many_steps_keep_the_level_of_the_noise():
+    gains = [noise_gain(time_grid(steps)) for steps in (8, 64, 512)]
+    assert gains == sorted(gains) and gains[-1] == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_noise_gain_is_that_of_the_sampler_where_the_network_adds_nothing(steps):
+    def silent(x_t, weight, t, conditions):
+        return torch.zeros_like(x_t)
+
+    x_0 = phasors(3)[None, None]
+    times = time_grid(steps)
+    x_1 = to_complex(sample_flow(silent, x_0, torch.ones_like(x_0.real), times, torch.zeros(1, 4)))
+    assert torch.allclose(x_1[0, 0], noise_gain(times) * x_0[0, 0], atol=1e-6)
 
 
 def test_no_steps_are_refused():

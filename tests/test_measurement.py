@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.measurement import add_noise, estimate_sigma
+from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
 
 
 def complex_normals(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -39,3 +39,11 @@ def test_phase_noise_is_sigma_over_magnitude_where_bright_and_uniform_in_air():
     noisy = add_noise(torch.ones(2, 200, 200) + 0j, magnitude, torch.full((2,), 0.02), complex_normals(2, 200, 200))
     assert float(noisy[0].angle().std()) == pytest.approx(0.02, rel=0.05)
     assert float(noisy[1].angle().std()) == pytest.approx(3.1416 / 3**0.5, rel=0.05)
+
+
+def test_the_noise_of_the_flow_has_the_ratio_of_the_image_and_none_where_empty():
+    magnitude = torch.tensor([[[0.0, 0.01, 0.5, 2.0]]])
+    weight = torch.tensor([[[0.0, 0.1, 0.8, 1.2]]])
+    modulus = noise_modulus(magnitude, weight, torch.tensor([0.02]))
+    assert modulus[0, 0].tolist() == pytest.approx([0.0, 0.1, 0.8 * 0.04, 1.2 * 0.01])
+    assert not noise_modulus(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1)).any()

@@ -1,10 +1,12 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from augment import training_data
 from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
 from augment.volume import Volume
 from diffusion.network import NetworkConfig
@@ -66,23 +68,36 @@ def test_batches_are_a_function_of_seed_and_step():
     assert one.image.shape[1:].numel() * len(one.image) <= settings.pixels
 
 
-def test_prepared_targets_have_the_modulus_of_the_source_and_no_gauge():
+def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_its_noise():
     generator = torch.Generator().manual_seed(0)
     settings = config()
     tensors = prepare_batch(data(settings)(0), 1.0, generator, 16)
-    power = [x.square().sum(1) for x in (tensors.x_0, tensors.x_1, tensors.weight)]
-    assert torch.allclose(power[0], power[1], atol=1e-5) and torch.allclose(power[0], power[2], atol=1e-5)
+    modulus = [x.square().sum(1).sqrt() for x in (tensors.x_0, tensors.x_1, tensors.weight)]
+    assert torch.allclose(modulus[1], modulus[2], atol=1e-5)
+    assert not modulus[0][modulus[2] == 0].any()
+    noise = (modulus[0] - modulus[2])[modulus[2] > 0.5]
+    assert 0 < float(noise.std()) < 0.1 and abs(float(noise.mean())) < 0.02
     assert tensors.x_1.shape[-1] % 16 == 0 and tensors.x_1.shape[-2] % 16 == 0
     assert bool(tensors.conditions.isnan().all())
 
 
-def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
+def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes(monkeypatch):
+    monkeypatch.setattr(training_data, "NOISY_SHARE", 0.0)
     one = training_slice(24, 20)
     for seed in range(8):
         image, conditions = augment_slice(one, np.random.default_rng(seed), None, None, turned=True)
         assert image.shape == (20, 24)
         assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
         assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
+
+
+def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
+    monkeypatch.setattr(training_data, "NOISY_SHARE", 1.0)
+    monkeypatch.setattr(training_data, "NOISE_RANGE", (0.02, 0.02))
+    flat = replace(training_slice(64, 64), image=torch.ones(64, 64, dtype=torch.complex64))
+    image, _ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False)
+    assert float(image.real.std()) == pytest.approx(0.02, rel=0.05)
+    assert float(image.imag.std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_coarser_resolution_is_told_to_the_network():
