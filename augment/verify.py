@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
+from augment.errors import RequestError
+from augment.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index
+from augment.layout import CONVENTIONS, group_attributes, group_document
+from augment.receipts import is_volume_name
+from augment.recipe import canonical_hash
+from augment.store import CorpusStore
+from augment.volume_check import VolumeCheck, check_volume
 
-from augment.errors import RequestError, VolumeError
-from augment.index import COLUMNS, INDEX_KEY, index_row, read_index
-from augment.invariants import VolumeValues
-from augment.layout import (
-    DTYPES,
-    ArrayLayout,
-    from_json,
-    group_attributes,
-    sha256,
-    volume_prefix,
-)
-from augment.receipts import is_volume_name, receipt_faults
-from augment.rules import shape_faults
-from augment.shards import ShardError, decode_shard
-from augment.store import CorpusStore, array_document
-
+ROOT_KEY, VOLUMES_KEY = "zarr.json", "volumes/zarr.json"
 _TOP = ("zarr.json", "index", "volumes")
-
-
-@dataclass(frozen=True)
-class VolumeCheck:
-    """What was found in one volume."""
-
-    name: str
-    num_slices: int
-    num_bytes: int
-    faults: list[str]
-    row: dict[str, Any] | None
-    recipe_hash: str | None = None
+_AHEAD = 4
+"""Volumes handed to the threads ahead of the answer that is awaited, per thread."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +37,13 @@ class VerifyResult:
         Volumes that were begun and not committed: no fault, the next build makes them again.
     other_recipe
         Volumes made by another recipe than the corpus names: sound, but a build that overwrites has left them.
+    damaged
+        Of `faults`, the volumes that are to be made again: something of theirs is wrong or gone, or the index and the
+        receipt contradict each other.
+    documents
+        Keys of the corpus's own documents that are to be written again.
+    strays
+        Keys of what lies in the corpus and belongs to nothing in it.
     """
 
     num_volumes: int
@@ -63,6 +52,9 @@ class VerifyResult:
     faults: list[tuple[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     other_recipe: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -89,184 +81,173 @@ def verify_corpus(
     RequestError
         If there is no corpus of format 1 to look at.
     """
-    store = CorpusStore.open(root)
+    return verify_store(CorpusStore.open(root), workers, progress)
+
+
+def verify_store(
+    store: CorpusStore, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> VerifyResult:
+    """Check an open corpus; as `verify_corpus`."""
     names = store.names()
-    checks = []
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count()) as pool:
-        for check in pool.map(lambda name: verify_volume(store, name), names):
-            checks.append(check)
-            if progress is not None:
-                progress(len(checks), len(names))
-    faults = [(check.name, fault) for check in checks for fault in check.faults]
-    faults += [("", fault) for fault in _stray_objects(store, names)]
-    faults += _index_faults(store, {check.name: check.row for check in checks})
+    checks: dict[str, VolumeCheck] = {}
+    for check in _check_all(store, names, workers or os.cpu_count() or 1):
+        checks[check.name] = check
+        if progress is not None:
+            progress(len(checks), len(names))
+    found = _Findings()
+    for name, check in checks.items():
+        found.faults += [(name, fault) for fault in check.faults]
+        found.damaged |= {name: None} if check.faults else {}
+        found.add_strays(check.strays, name)
+    found.add_strays(_stray_keys(store, checks))
+    for key, fault in _document_faults(store):
+        found.add_document(key, fault)
+    _compare_index(store, {name: check.row for name, check in checks.items()}, found)
+    recipe_hash = store.attributes.get("recipe_hash")
     return VerifyResult(
         num_volumes=len(names),
-        num_slices=sum(check.num_slices for check in checks),
-        num_bytes=sum(check.num_bytes for check in checks),
-        faults=faults,
+        num_slices=sum(check.num_slices for check in checks.values()),
+        num_bytes=sum(check.num_bytes for check in checks.values()),
+        faults=found.faults,
         unfinished=store.unfinished(),
-        other_recipe=[
-            check.name for check in checks if check.recipe_hash not in (None, store.attributes.get("recipe_hash"))
-        ],
+        other_recipe=[name for name, check in checks.items() if check.recipe_hash not in (None, recipe_hash)],
+        damaged=sorted(found.damaged),
+        documents=list(found.documents),
+        strays=found.strays,
     )
 
 
-def verify_volume(store: CorpusStore, name: str) -> VolumeCheck:
-    """Check one committed volume; whatever is wrong becomes a line in its faults."""
-    try:
-        receipt = store.receipt(name)
-    except VolumeError as error:
-        return VolumeCheck(name, 0, 0, [str(error)], None)
-    if receipt is None:
-        return VolumeCheck(name, 0, 0, ["the receipt went away while it was checked"], None)
-    faults = receipt_faults(receipt)
-    if not is_volume_name(name):
-        faults.append("not a name that a volume may have")
-    if not faults:
-        faults = _entry_faults(receipt)
-    if faults:
-        return VolumeCheck(name, 0, 0, faults, None)
-    num_bytes, faults = _check_arrays(store, name, receipt)
-    row = index_row(name, receipt)
-    return VolumeCheck(name, receipt["num_slices"], num_bytes, faults, row, receipt["recipe_hash"])
-
-
-def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:
-    """Check the part of a receipt that the store writes: which arrays and objects there are."""
-    entries, checksums = receipt.get("arrays"), receipt.get("checksums")
-    if not isinstance(entries, dict) or not isinstance(checksums, dict):
-        return ["the receipt lacks arrays or checksums"]
-    try:
-        shapes = {key: tuple(int(size) for size in entry["shape"]) for key, entry in entries.items()}
-    except (KeyError, TypeError, ValueError):
-        return ["the receipt's arrays lack their shapes"]
-    faults = shape_faults(shapes, receipt)
-    if faults:
-        return faults
-    expected = set()
-    for key, shape in shapes.items():
-        layout = ArrayLayout.of(key, shape)
-        if entries[key] != {"shape": list(shape), "dtype": DTYPES[key], "chunks_per_shard": layout.chunks_per_shard}:
-            faults.append(f"the receipt describes {key} as {entries[key]}, which is not format 1")
-        expected |= {f"{key}/zarr.json", *(shard for shard, _ in layout.shards())}
-    faults += [f"the receipt has no checksum of {key}" for key in sorted(expected - set(checksums))]
-    faults += [
-        f"the receipt has a checksum of an object that is not format 1: {key}" for key in set(checksums) - expected
-    ]
-    return faults
-
-
-class _VolumeObjects:
-    """Reads a volume's objects, checks each against the receipt, and notes what is wrong."""
-
-    def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
-        self._store = store
-        self._prefix = volume_prefix(name) + "/"
-        self._checksums: Mapping[str, str] = receipt["checksums"]
-        self.num_bytes = 0
-        self.faults: list[str] = []
-
-    def check_document(self, layout: ArrayLayout, array: str) -> None:
-        """Check an array's metadata against the format."""
-        data = self._read(f"{array}/zarr.json")
-        if data is None:
-            return
+def _check_all(store: CorpusStore, names: list[str], workers: int) -> Iterator[VolumeCheck]:
+    """Check volumes in parallel and give them in order, without a future for each of a million."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: deque[Future[VolumeCheck]] = deque()
         try:
-            right = from_json(data) == from_json(array_document(layout))
-        except ValueError:
-            right = False
-        if not right:
-            self.faults.append(f"{array}/zarr.json does not describe the array of the receipt in format 1")
-
-    def chunks(self, layout: ArrayLayout) -> Iterator[NDArray[Any] | None]:
-        """Decode an array chunk by chunk, one shard in memory at a time; None for chunks that cannot be had."""
-        for key, chunks in layout.shards():
-            data = self._read(key.removeprefix(self._prefix))
-            num_good = 0
-            try:
-                if data is not None:
-                    for chunk in decode_shard(data, layout, len(chunks)):
-                        num_good += 1
-                        yield chunk
-            except ShardError as error:
-                self.faults.append(f"{key.removeprefix(self._prefix)}, chunk {num_good}: {error}")
-            yield from [None] * (len(chunks) - num_good)
-
-    def find_strangers(self) -> None:
-        """Note objects under the volume that its receipt does not list."""
-        known = {"zarr.json", *self._checksums}
-        present = [key.removeprefix(self._prefix) for key in self._store.storage.keys(self._prefix.rstrip("/"))]
-        self.faults += [f"{key} is not in the receipt" for key in present if key not in known]
-
-    def _read(self, key: str) -> bytes | None:
-        data = self._store.storage.get(self._prefix + key)
-        if data is None:
-            self.faults.append(f"{key} is missing")
-            return None
-        self.num_bytes += len(data)
-        if sha256(data) != self._checksums[key]:
-            self.faults.append(f"{key} is not what its checksum says")
-            return None
-        return data
+            for name in names:
+                waiting.append(pool.submit(check_volume, store, name))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_arrays(store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> tuple[int, list[str]]:
-    objects = _VolumeObjects(store, name, receipt)
-    shapes = {array: tuple(entry["shape"]) for array, entry in receipt["arrays"].items()}
-    layouts = {array: ArrayLayout.of(array, shape, name) for array, shape in shapes.items()}
-    for array, layout in layouts.items():
-        objects.check_document(layout, array)
-    objects.find_strangers()
-    target = "reconstruction_esc" if len(shapes["kspace"]) == 3 else "reconstruction_rss"
-    values = VolumeValues(receipt)
-    pairs = zip(objects.chunks(layouts["kspace"]), objects.chunks(layouts[target]), strict=True)
-    for number, (kspace, image) in enumerate(pairs):
-        values.take_chunk("kspace", number, kspace)
-        values.take_chunk(target, number, image)
-        values.take_slice(number, kspace, image)
-    for array in sorted(set(layouts) - {"kspace", target}):
-        for number, chunk in enumerate(objects.chunks(layouts[array])):
-            values.take_chunk(array, number, chunk)
-    return objects.num_bytes, objects.faults + values.faults()
+class _Findings:
+    """Collects what is wrong while a corpus is looked at."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[str, str]] = []
+        self.damaged: dict[str, None] = {}
+        self.documents: dict[str, None] = {}
+        self.strays: list[str] = []
+
+    def add_document(self, key: str, fault: str, name: str = "") -> None:
+        self.faults.append((name, fault))
+        self.documents[key] = None
+
+    def add_strays(self, keys: list[str], name: str = "") -> None:
+        self.strays += keys
+        start = len(f"volumes/{name}/") if name else 0
+        what = "is not in the receipt" if name else "is not part of the corpus"
+        self.faults += [(name, f"{key[start:]} {what}") for key in keys]
 
 
-def _stray_objects(store: CorpusStore, names: list[str]) -> list[str]:
+def _stray_keys(store: CorpusStore, committed: Mapping[str, object]) -> list[str]:
     """List what lies in the corpus outside its volumes and does not belong there."""
     storage = store.storage
-    faults = [f"{name} is not part of the corpus" for name in storage.children("") if name not in _TOP]
-    faults += [f"{key} is not part of the corpus" for key in storage.keys("index") if key != INDEX_KEY]
-    committed = set(names)
+    keys = [name for name in storage.children("") if name not in _TOP]
+    keys += [key for key in storage.keys("index") if key != INDEX_KEY]
     for name in storage.children("volumes"):
         if name in committed or name == "zarr.json":
             continue
         if not is_volume_name(name) or storage.exists(f"volumes/{name}"):
-            faults.append(f"volumes/{name} is not part of the corpus")
-    try:
-        group_attributes(storage.get("volumes/zarr.json"), "volumes/zarr.json")
-    except ValueError as error:
-        faults.append(str(error))
+            keys.append(f"volumes/{name}")
+    return keys
+
+
+def _document_faults(store: CorpusStore) -> list[tuple[str, str]]:
+    """Check the corpus's own documents but for the index: (key, what is wrong)."""
+    attributes = store.attributes
+    faults = [(ROOT_KEY, f"{ROOT_KEY}: {fault}") for fault in root_faults(attributes)]
+    expected = {ROOT_KEY: group_document(attributes), VOLUMES_KEY: group_document({})}
+    for key, document in expected.items():
+        found = store.storage.get(key)
+        if found != document and key not in dict(faults):
+            try:
+                group_attributes(found, key)
+                faults.append((key, f"{key}: is not spelled as format 1 spells it"))
+            except ValueError as error:
+                faults.append((key, str(error)))
     return faults
 
 
-def _index_faults(store: CorpusStore, rows: Mapping[str, dict[str, Any] | None]) -> list[tuple[str, str]]:
+def root_faults(attributes: Mapping[str, Any]) -> list[str]:
+    """List where the attributes of a corpus contradict each other or the format."""
+    recipe = attributes.get("recipe")
+    if not isinstance(recipe, dict):
+        return ["attribute recipe is missing"]
+    faults = []
+    if attributes.get("recipe_hash") != canonical_hash(recipe):
+        faults.append("recipe_hash is not the hash of the recipe")
+    for key, expected in (
+        ("seed", recipe.get("seed")),
+        ("checkpoint_hash", recipe.get("checkpoint_sha256")),
+        ("conventions", CONVENTIONS),
+    ):
+        if key not in attributes or attributes[key] != expected:
+            faults.append(f"attribute {key} is {attributes.get(key)!r}; expected {expected!r}")
+    return faults
+
+
+def _compare_index(store: CorpusStore, rows: Mapping[str, dict[str, Any] | None], found: _Findings) -> None:
     """Compare the index with what the receipts say; volumes with faults of their own count as present."""
     try:
         index = read_index(store.root)
     except RequestError as error:
-        return [("", str(error))]
-    faults = [(name, "committed, but not in the index") for name in sorted(set(rows) - set(index.names))]
+        found.add_document(INDEX_KEY, str(error))
+        return
+    if not all(isinstance(name, str) for name in index.names):
+        found.add_document(INDEX_KEY, f"{INDEX_KEY}: some names are not strings")
+        return
+    before = len(found.faults)
+    for name in sorted(set(rows) - set(index.names)):
+        found.add_document(INDEX_KEY, "committed, but not in the index", name)
+    digests = {row["receipt_sha256"] for name, row in rows.items() if row is not None and name not in set(index.names)}
     seen: set[str] = set()
     for row in index.rows():
         name = row["name"]
         if name in seen:
-            faults.append((name, "twice in the index"))
+            found.add_document(INDEX_KEY, "twice in the index", name)
         seen.add(name)
         if name not in rows:
-            faults.append((name, "in the index, but not committed"))
+            found.add_document(INDEX_KEY, "in the index, but not committed", name)
+            if row["receipt_sha256"] not in digests:  # else it is there, and the index has its name wrong
+                found.damaged[name] = None
             continue
         expected = rows[name]
         if expected is not None:
-            wrong = [column for column in COLUMNS if row[column] != expected[column]]
-            faults += [(name, f"the index says {key} is {row[key]!r}; expected {expected[key]!r}") for key in wrong]
-    return faults
+            _compare_row(name, row, expected, found)
+    if len(found.faults) == before and None not in rows.values():
+        _compare_spelling(store, index, {name: row for name, row in rows.items() if row is not None}, found)
+
+
+def _compare_row(name: str, row: Mapping[str, Any], expected: Mapping[str, Any], found: _Findings) -> None:
+    wrong = [column for column in COLUMNS if row[column] != expected[column]]
+    for column in wrong:
+        what = f"the index says {column} is {row[column]!r}; expected {expected[column]!r}"
+        found.add_document(INDEX_KEY, what, name)
+    if "receipt_sha256" in wrong:  # either of the two is wrong; making the volume again tells which
+        found.damaged[name] = None
+
+
+def _compare_spelling(
+    store: CorpusStore, index: CorpusIndex, rows: Mapping[str, dict[str, Any]], found: _Findings
+) -> None:
+    """Compare the index's bytes with those that the receipts give in the index's own order."""
+    names = index.names
+    columns = {column: [rows[name][column] for name in names] for column in COLUMNS}
+    documents = [group_document({"num_volumes": len(names), "columns": columns}, indent=None)]
+    if not names:
+        documents.append(group_document({}))  # a corpus that was begun and has none yet
+    if store.storage.get(INDEX_KEY) not in documents:
+        found.add_document(INDEX_KEY, f"{INDEX_KEY}: is not spelled as format 1 spells it")

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from augment.recipe import canonical_hash
 from augment.store import CorpusStore
 
-ROOT_ATTRIBUTES = {"recipe": {"phase": "smooth"}, "recipe_hash": "a" * 64, "checkpoint_hash": None, "seed": 7}
+RECIPE = {"phase": "smooth", "seed": 7, "checkpoint_sha256": None}
+ROOT_ATTRIBUTES = {"recipe": RECIPE, "recipe_hash": canonical_hash(RECIPE), "checkpoint_hash": None, "seed": 7}
 
 
 def make_arrays(
@@ -33,7 +35,7 @@ def make_attributes(arrays: dict[str, NDArray[Any]], **changes: Any) -> dict[str
     target = arrays["reconstruction_esc" if kspace.ndim == 3 else "reconstruction_rss"]
     return {
         "row_hash": "1" * 64,
-        "recipe_hash": "a" * 64,
+        "recipe_hash": ROOT_ATTRIBUTES["recipe_hash"],
         "source_sha256": "2" * 64,
         "environment": {"device": "cpu", "torch": "2.13.0"},
         "acquisition": "AXT1",

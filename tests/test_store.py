@@ -45,7 +45,7 @@ def test_plain_zarr_reads_every_array_and_attribute_without_a_warning(tmp_path):
         root = zarr.open_group(tmp_path / "c.zarr", mode="r")
         assert {name for name, _ in root.members()} == {"index", "volumes"}
         assert root.attrs["format"] == 1
-        assert root.attrs["recipe"] == {"phase": "smooth"}
+        assert root.attrs["recipe"] == ROOT_ATTRIBUTES["recipe"]
         members = dict(root.members(max_depth=None))
         group = root["volumes/a.b_c-1@2"]
         assert dict(group.attrs)["spacing_mm"] == [4.0, 1.0, 1.0]

@@ -12,7 +12,7 @@ from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_c
 import augment.store
 from augment.errors import RequestError
 from augment.index import INDEX_KEY, write_index
-from augment.layout import ArrayLayout
+from augment.layout import ArrayLayout, group_document
 from augment.store import CorpusStore, encode_array
 from augment.verify import VerifyResult, verify_corpus
 
@@ -31,11 +31,11 @@ def faults_of(root: Path) -> list[tuple[str, str]]:
 
 
 def edit_receipt(root: Path, name: str, change: Any) -> None:
-    """Change a receipt on disk and make the index agree, so that only the change itself can be found."""
+    """Change a receipt on disk and spell it as the format does, so that only the change itself can be found."""
     path = root / "volumes" / name / "zarr.json"
     document = json.loads(path.read_text())
     change(document["attributes"])
-    path.write_text(json.dumps(document))
+    path.write_bytes(group_document(document["attributes"]))
 
 
 def replace_values(root: Path, name: str, array: str, values: np.ndarray) -> None:
