@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _BLOCK_ROWS = 8192
+_LONGEST_LINE = 1 << 20
 _BYTE_ORDER_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
@@ -60,7 +62,8 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
     try:
         with closing(_open(location)) as file:
             manifest = _read(location, file, tuple(keep_columns), faults)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        error = error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))
         faults.add(1, f"cannot be read ({error.strerror or error}); expected a CSV file; check the path")
         manifest = None
     faults.raise_if_any()
@@ -69,13 +72,15 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
 
 def _open(location: str) -> IO[bytes]:
     if not is_url(location):
+        if Path(location).exists() and not Path(location).is_file():
+            raise OSError(errno.EINVAL, "is a folder, a pipe or a device")  # to open a pipe waits for ever
         return Path(location).open("rb")
     import fsspec
 
     return cast("IO[bytes]", fsspec.open(location, "rb").open())
 
 
-def _read(location: str, file: Iterable[bytes], keep_columns: Sequence[str], faults: Faults) -> Manifest | None:
+def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], faults: Faults) -> Manifest | None:
     reader = csv.reader(_decoded(file, faults), strict=True, skipinitialspace=True)
     records = _records(reader, faults)
     header_line, header = next(records, (1, []))
@@ -105,9 +110,12 @@ def _read(location: str, file: Iterable[bytes], keep_columns: Sequence[str], fau
     return Manifest(location, lines, columns, keep_columns)
 
 
-def _decoded(file: Iterable[bytes], faults: Faults) -> Iterator[str]:
+def _decoded(file: IO[bytes], faults: Faults) -> Iterator[str]:
     """Decode line by line, so that a fault has its line; a faulty line goes on as an empty one to keep the count."""
-    for line, raw in enumerate(file, start=1):
+    for line, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
+        if len(raw) == _LONGEST_LINE:  # a file without line ends must not be read as one line, whole
+            faults.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; the file may be no CSV at all")
+            return
         if line == 1:
             encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
             if encoding:

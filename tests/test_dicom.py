@@ -343,10 +343,10 @@ def test_time_series_of_mosaics(tmp_path):
 def test_several_series_must_be_named(tmp_path):
     save_series(tmp_path, [classic(k) for k in range(3)])
     save_series(tmp_path, [classic(k, SeriesInstanceUID=phantom.SERIES + ".2", EchoTime=9) for k in range(3)], "other")
-    refused(tmp_path, "ambiguous", phantom.SERIES + " (3 magnitude)", phantom.SERIES + ".2 (3", "column series")
+    refused(tmp_path, "ambiguous", "holds 2 series: 3 magnitude, 3 magnitude", "column series")
     assert read(tmp_path, series=phantom.SERIES + ".2").te_ms == 9
     refused(tmp_path, "unreadable", series="1.2.3")
-    refused(tmp_path / "im000.dcm", "mismatch", "no series 1.2.3", series="1.2.3")
+    refused(tmp_path / "im000.dcm", "mismatch", "holds 1 series", "none of them", series="1.2.3")
 
 
 def test_series_of_another_kind_in_the_folder_does_not_disturb_a_named_one(tmp_path):

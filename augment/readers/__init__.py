@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ __all__ = ["describe_row", "hash_source", "probe", "read_volume"]
 
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_LEAST_MM, _MOST_MM = 1e-4, 1e5
 
 
 def read_volume(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
@@ -45,6 +47,7 @@ def read_volume(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
         ) from error
     num_slices, height, width = volume.magnitude.shape
     _check_sizes(row, (num_slices, height, width))
+    _check_geometry(row, volume)
     return volume
 
 
@@ -170,3 +173,17 @@ def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:
             f"{row.path}: is {shape[0]} slices of {shape[1]} x {shape[2]}; the manifest says num_slices, height, width "
             f"{', '.join('-' if n is None else str(n) for n in stated)}; correct them or leave them empty",
         )
+
+
+def _check_geometry(row: ManifestRow, volume: Volume) -> None:
+    """Refuse what no scanner writes: the network is told the spacing, and a reader of the corpus trusts the affine."""
+    numbers = [*volume.spacing_mm, *(value for line in volume.affine for value in line)]
+    finite = all(math.isfinite(value) for value in numbers)
+    if finite and min(volume.spacing_mm) >= _LEAST_MM and max(map(abs, numbers)) <= _MOST_MM:
+        return
+    shown = " x ".join(f"{value:g}" for value in volume.spacing_mm)
+    raise VolumeError(
+        "unreadable",
+        f"{row.path}: its header places voxels of {shown} mm or a volume out of this world; expected {_LEAST_MM:g} mm "
+        f"to {_MOST_MM / 1000:g} m; mend the header",
+    )

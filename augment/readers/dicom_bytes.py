@@ -5,19 +5,23 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 
 from augment.errors import VolumeError
+from augment.readers.sources import check_local
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 # A DICOM element says its length in 32 bits, so no honest file unpacks to more than its pixels and some header.
 UNPACK_LIMIT = 4 << 30
+# Functional groups of some ten thousand frames and private blocks stay far below it.
+HEADER_LIMIT = 256 << 20
+_PIECE_BYTES = 1 << 20
 DICOM_NAMES = (".dcm", ".dicom", ".ima", ".dcm.gz", ".dicom.gz", ".ima.gz")
 
 
@@ -57,11 +61,36 @@ def list_sources(path: str) -> tuple[list[Source], bool]:
         if not filesystem.exists(inner):
             raise VolumeError("missing", f"{path}: no such file or folder; expected DICOM; correct the column path")
         if not filesystem.isdir(inner):
+            if _is_local(filesystem):
+                check_local(inner)
             return [Source(filesystem, inner)], False
-        found = [entry["name"] for entry in filesystem.ls(inner, detail=True) if entry["type"] == "file"]
+        entries = [entry for entry in filesystem.ls(inner, detail=True) if not _is_bookkeeping(entry["name"])]
+        found = [entry["name"] for entry in entries if _is_file(filesystem, entry)]
     except OSError as error:
         raise VolumeError("unreadable", f"{path}: cannot be listed ({error.strerror or error})") from error
-    return [Source(filesystem, name) for name in sorted(found) if not _is_bookkeeping(name)], True
+    return [Source(filesystem, name) for name in sorted(found)], True
+
+
+def _is_local(filesystem: Any) -> bool:  # noqa: ANN401 - fsspec has no types
+    return "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+
+
+def _is_file(filesystem: Any, entry: Mapping[str, Any]) -> bool:  # noqa: ANN401
+    """Whether an entry of a folder is a file, or a link to one, which fsspec's listing does not call a file.
+
+    Raises
+    ------
+    VolumeError
+        `incomplete` for a link whose target is gone and that may have been a slice.
+    """
+    if not entry.get("islink"):
+        return bool(entry["type"] == "file")
+    name = str(entry["name"])
+    if filesystem.exists(name):
+        return bool(filesystem.info(name)["type"] == "file")
+    if Source(filesystem, name).has_dicom_name or "." not in name.rsplit("/", 1)[-1]:
+        raise VolumeError("incomplete", f"{name}: links to a file that is not there; expected a slice; fetch it")
+    return False
 
 
 def hash_file(source: Source) -> bytes:
@@ -92,7 +121,8 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
+        # In pieces: a header that claims gigabytes must not make anyone ask for them at once.
+        view = memoryview(buffer).cast("B")[:_PIECE_BYTES]
         chunk = self._stream.read(len(view))
         if self._stream.tell() > self._limit:
             raise too_large(self._source, self._limit)

@@ -14,11 +14,13 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
 
 from augment.errors import VolumeError
-from augment.readers.dicom_bytes import UNPACK_LIMIT, Source, broken, not_dicom, too_large, unpacked
+from augment.readers.dicom_bytes import HEADER_LIMIT, UNPACK_LIMIT, Source, broken, not_dicom, too_large, unpacked
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.4{suffix}" for suffix in ("", ".1", ".3", ".4")}
 # What pydicom raises on values, lengths and types of values that make no sense, when it reads or converts them.
@@ -63,14 +65,14 @@ def read_header(source: Source) -> pydicom.Dataset | None:
     """
     start = b""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, UNPACK_LIMIT) as stream:
+        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, HEADER_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
                 if source.has_dicom_name:
                     raise not_dicom(source, start)
                 return None
             stream.seek(0)
-            dataset = _parse(stream, source, start, header_only=True)
+            dataset = _parse(stream, source, header_only=True)
             if "Rows" in dataset and stream.read(4) not in _PIXEL_TAGS:
                 raise VolumeError(
                     "unreadable", f"{source}: no pixel data after the header; cut off or empty; copy it again"
@@ -93,12 +95,12 @@ def read_header(source: Source) -> pydicom.Dataset | None:
 def read_series_uid(source: Source) -> str | None:
     """Read the SeriesInstanceUID alone, quickly; None where the file is no DICOM that can be read so far."""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, UNPACK_LIMIT) as stream:
+        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, HEADER_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
                 return None
             stream.seek(0)
-            dataset = _parse(stream, source, start, header_only=True, tags=("SeriesInstanceUID",))
+            dataset = _parse(stream, source, header_only=True, tags=("SeriesInstanceUID",))
         with looking_into(source):
             return str(dataset.get("SeriesInstanceUID") or "")
     except (OSError, EOFError, zlib.error, VolumeError):
@@ -139,7 +141,7 @@ def read_whole(source: Source, limit_bytes: int | None) -> tuple[pydicom.Dataset
         raise broken(source, error) from error
     if not looks_like_dicom(data[:1024]):
         raise not_dicom(source, data[:1024])
-    dataset = _parse(io.BytesIO(data), source, data[:1024])
+    dataset = _parse(io.BytesIO(data), source)
     if "PixelData" not in dataset:  # pydicom gives what it has when encapsulated data ends too early
         raise VolumeError("unreadable", f"{source}: no pixel data, or its end is missing; cut off; copy it again")
     return dataset, hashlib.sha256(content).digest()
@@ -154,17 +156,24 @@ def looks_like_dicom(start: bytes) -> bool:
 def _parse(
     stream: BinaryIO | io.BufferedReader,
     source: Source,
-    start: bytes,
     header_only: bool = False,
     tags: Sequence[str] | None = None,
 ) -> pydicom.Dataset:
-    if _DEFLATED in start:  # pydicom would inflate it whole, whatever its size
-        raise VolumeError("unsupported", f"{source}: deflated transfer syntax; expected another; convert it (dcmconv)")
-    force = start[128:132] != b"DICM"
     with looking_into(source):
+        has_preamble = read_preamble(stream, force=True) is not None
+        meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
+        if meta.get("TransferSyntaxUID") == _DEFLATED:  # pydicom would inflate it whole, whatever its size
+            raise VolumeError(
+                "unsupported", f"{source}: deflated transfer syntax; expected another; convert it (dcmconv)"
+            )
+        stream.seek(0)
         return pydicom.dcmread(
-            stream, stop_before_pixels=header_only, force=force, specific_tags=list(tags) if tags else None
+            stream, stop_before_pixels=header_only, force=not has_preamble, specific_tags=list(tags) if tags else None
         )
+
+
+def _behind_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag.group != 2)
 
 
 def _says_mr_image(dataset: pydicom.Dataset) -> bool:

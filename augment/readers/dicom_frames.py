@@ -26,6 +26,7 @@ from augment.readers.dicom_values import (
 from manifests.header import Kind
 
 Vector = tuple[float, float, float]
+_MOST_SKEW = 0.02  # cosine of the angle between rows and columns: headers round, but not by a degree
 MR_CLASSES = "1.2.840.10008.5.1.4.1.1.4"
 
 
@@ -174,6 +175,9 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
     spacing = _floats(get("PixelSpacing", "PixelMeasuresSequence"), 2, "PixelSpacing", source)
     if min(spacing) <= 0:
         raise VolumeError("unreadable", f"{source}: PixelSpacing {spacing}; expected two positive values in mm")
+    row_direction, column_direction = _unit(cosines[:3], source), _unit(cosines[3:], source)
+    if abs(sum(a * b for a, b in zip(row_direction, column_direction, strict=True))) > _MOST_SKEW:
+        raise VolumeError("unreadable", f"{source}: rows and columns are not at right angles; export it again")
     image_type = [str(word) for word in several(get("FrameType", "MRImageFrameTypeSequence") or get("ImageType"))]
     technique = get("VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence")
     te_ms = number(get("EffectiveEchoTime", "MREchoSequence"))
@@ -183,7 +187,7 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
         rows=int(dataset.Rows), columns=int(dataset.Columns),
         spacing_mm=(spacing[0], spacing[1]),
         position=(position[0], position[1], position[2]),
-        row_direction=_unit(cosines[:3], source), column_direction=_unit(cosines[3:], source),
+        row_direction=row_direction, column_direction=column_direction,
         thickness_mm=_thickness(get),
         kind=kind_of(dataset, group, image_type),
         computed=computed_word([*image_type, str(technique or "")]),
@@ -196,8 +200,8 @@ def _frame(dataset: pydicom.Dataset, group: pydicom.Dataset | None, source: Sour
         order=acquisition_order(get),
         acquired=acquired_at(dataset, group),
         num_expected=counted_slices(dataset),
-        slope=_slope(number(get("RescaleSlope", "PixelValueTransformationSequence"))),
-        intercept=number(get("RescaleIntercept", "PixelValueTransformationSequence")) or 0.0,
+        slope=_slope(_rescale("RescaleSlope", get, 1.0)),
+        intercept=_rescale("RescaleIntercept", get, 0.0),
         unit=unit_of_values(dataset, group),
         facts=facts,
     )  # fmt: skip
@@ -211,10 +215,21 @@ def _thickness(get: Callable[..., HeaderValue]) -> float:
     return 1.0
 
 
-def _slope(value: float | None) -> float:
+def _rescale(keyword: str, get: Callable[..., HeaderValue], default: float) -> float:
+    """Read a number that every pixel depends on: one that is there and is no number must not become the default."""
+    value = get(keyword, "PixelValueTransformationSequence")
+    if value is None or value == "":
+        return default
+    found = number(value)
+    if found is None:
+        raise ValueError(f"{keyword} {str(value)[:40]}")
+    return found
+
+
+def _slope(value: float) -> float:
     if value == 0:
         raise ValueError("RescaleSlope 0")
-    return 1.0 if value is None else value
+    return value
 
 
 def _floats(value: HeaderValue, count: int, keyword: str, source: Source) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from nibabel.nicom import csareader
 
 Vector = tuple[float, float, float]
+_MOST_SLICES = 4096  # a mosaic has a few hundred at most; a damaged count must not become as many frames
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def mosaic_layout(dataset: pydicom.Dataset, rows: int, columns: int, normal: Vec
             "export it again without removing private tags",
         )
     grid = math.ceil(math.sqrt(num_slices))
-    if rows % grid or columns % grid:
+    if num_slices > _MOST_SLICES or min(rows, columns) < grid or rows % grid or columns % grid:
         raise VolumeError(
             "unsupported",
             f"{name}: a mosaic of {num_slices} slices has {grid}x{grid} tiles, but {rows}x{columns} pixels "

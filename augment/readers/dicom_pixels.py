@@ -63,6 +63,13 @@ def _check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
         raise VolumeError(
             "unsupported", f"{source}: values through a modality lookup table; expected slope and intercept"
         )
+    stored = int(dataset.get("BitsStored") or bits)
+    if not 0 < stored <= bits or int(dataset.get("HighBit") or stored - 1) != stored - 1:
+        raise VolumeError(
+            "unsupported",
+            f"{source}: {stored} of {bits} bits stored, the highest {dataset.get('HighBit')}; expected the lower bits, "
+            "the highest one less than their number; convert it",
+        )
     syntax = transfer_syntax(dataset)
     if decoder_name(syntax) is None:
         raise VolumeError(
@@ -90,6 +97,7 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
         check_encoding(dataset, source)
         if "PixelData" not in dataset or not dataset.PixelData:
             raise VolumeError("unreadable", f"{source}: no pixel data; copy it again")
+        _check_length(dataset, source)
         indices = sorted({frame.index for frame in frames})
         stored = dict(zip(indices, _decode(dataset, indices, source), strict=True))
         padding = _padding_range(dataset)
@@ -98,12 +106,30 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
     for plane, frame in zip(planes, frames, strict=True):
         top, left = frame.tile or (0, 0)
         values = stored[frame.index][top : top + frame.rows, left : left + frame.columns]
-        plane[:] = values.astype(np.float64) * frame.slope + frame.intercept
+        with np.errstate(over="ignore"):  # infinity is refused, with its place, where values are judged
+            plane[:] = values.astype(np.float64) * frame.slope + frame.intercept
         if padding is not None:
             outside = (values >= padding[0]) & (values <= padding[1])
             plane[outside] = 0.0
             num_padding += int(outside.sum())
     return Planes(planes, num_padding)
+
+
+def _check_length(dataset: pydicom.Dataset, source: Source) -> None:
+    """Refuse more pixels than the header speaks of: rows of the wrong length would be cut out of them, unnoticed.
+
+    Padding behind the last row, of zeros or less than a row, is common.
+    """
+    if transfer_syntax(dataset).is_encapsulated:
+        return
+    row = int(dataset.Columns) * (int(dataset.BitsAllocated) // 8)
+    expected = row * int(dataset.Rows) * int(dataset.get("NumberOfFrames") or 1)
+    if len(dataset.PixelData) >= expected + max(row, 2) and any(dataset.PixelData[expected:]):
+        raise VolumeError(
+            "unreadable",
+            f"{source}: holds {len(dataset.PixelData)} bytes of pixels where its header speaks of {expected}; expected "
+            "as many; copy it again",
+        )
 
 
 def decoder_name(syntax: UID) -> str | None:

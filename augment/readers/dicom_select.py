@@ -91,16 +91,22 @@ def _one_series(frames: Sequence[Frame], row: ManifestRow) -> Sequence[Frame]:
     if row.series is not None:
         chosen = [frame for frame in frames if frame.series == row.series]
         if not chosen:
-            raise VolumeError("mismatch", f"{row.path}: no series {row.series}; {_series_list(frames)}")
+            raise VolumeError(
+                "mismatch", f"{row.path}: {_series_list(frames)}, none of them the row's; correct the column series"
+            )
         return chosen
     if len(found) > 1:
-        raise VolumeError("ambiguous", f"{row.path}: {_series_list(frames)}; name one in the column series")
+        raise VolumeError(
+            "ambiguous",
+            f"{row.path}: {_series_list(frames)}; name one in the column series ('phasegen manifest scan' does)",
+        )
     return frames
 
 
 def _series_list(frames: Sequence[Frame]) -> str:
+    """Describe the series without their UIDs, which identify: the message goes into the run log."""
     groups = _grouped(frames, [frame.series for frame in frames])
-    shown = [f"{uid or 'without UID'} ({len(group)} {group[0].kind})" for uid, group in list(groups.items())[:8]]
+    shown = [f"{len(group)} {group[0].kind}" for group in list(groups.values())[:8]]
     more = f" and {len(groups) - 8} more" if len(groups) > 8 else ""
     return f"holds {len(groups)} series: {', '.join(shown)}{more}"
 

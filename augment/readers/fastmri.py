@@ -50,8 +50,10 @@ def fastmri_facts(header: bytes | str | None, attributes: Mapping[str, Any]) -> 
 
 
 def _element(text: str, name: str) -> str:
-    found = re.search(rf"<(?:\w+:)?{name}>(.*?)</(?:\w+:)?{name}>", text, re.DOTALL)
-    return found.group(1) if found else ""
+    # Two searches: one pattern for both tags would look for an end from every beginning, for hours in a hostile file.
+    start = re.search(rf"<(?:\w+:)?{name}>", text)
+    end = re.compile(rf"</(?:\w+:)?{name}>").search(text, start.end()) if start else None
+    return text[start.end() : end.start()] if start and end else ""
 
 
 def _triple(text: str) -> tuple[float, float, float] | None:

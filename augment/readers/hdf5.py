@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from augment.errors import VolumeError
 from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace
 from augment.readers.geometry import Arrangement, as_displayed
+from augment.readers.hdf5_links import find_object
 from augment.readers.nifti_file import check_limit
 from augment.readers.npy import as_volume, plain_volume
 from augment.readers.sources import hash_file, local_path, one_line
@@ -23,6 +24,7 @@ from manifests.header import Kind, Probed, SeriesHeader
 from manifests.record import ManifestRow
 
 _RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
+_LARGEST_HEADER = 1 << 24
 
 
 def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -36,7 +38,7 @@ def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume,
     """
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
-        facts = _facts(file)
+        facts = _facts(file, name)
         values = _image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, limit_bytes)
         digest = hash_file(path)
     volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
@@ -47,7 +49,7 @@ def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
     """Say the shape (slices, height, width) without reading the data."""
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
-        facts = _facts(file)
+        facts = _facts(file, name)
         if row.kspace:
             return _image_sizes(file, name, facts)
         shape = as_volume(_empty(_chosen(file, row)), name).shape
@@ -59,16 +61,33 @@ def _opened(path: Path, name: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except VolumeError:
+        raise
+    # ValueError, TypeError: types, sizes and attributes that NumPy has no word for
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise VolumeError(
             "unreadable", f"{name}: cannot be read ({one_line(error)}); expected HDF5; fetch it again or correct format"
         ) from error
 
 
-def _facts(file: h5py.File) -> FastmriFacts:
-    header = file.get("ismrmrd_header")
-    text = header[()] if isinstance(header, h5py.Dataset) and header.shape == () else None
-    return fastmri_facts(text if isinstance(text, bytes | str) else None, dict(file.attrs))
+def _facts(file: h5py.File, name: str) -> FastmriFacts:
+    header, text = find_object(file, "ismrmrd_header", name), None
+    if isinstance(header, h5py.Dataset) and header.shape == () and not _lies_elsewhere(header):
+        text = header[()] if header.dtype.itemsize <= _LARGEST_HEADER else None
+    return fastmri_facts(text if isinstance(text, bytes | str) else None, _attributes(file))
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    """The one attribute that tells something: the others may be of any type and size, and damaged."""
+    try:
+        size = file.attrs.get_id("acquisition").get_storage_size()
+        return {"acquisition": file.attrs["acquisition"]} if size <= _LARGEST_HEADER else {}
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        return {}
+
+
+def _lies_elsewhere(dataset: h5py.Dataset) -> bool:
+    return bool(dataset.is_virtual or dataset.external)
 
 
 def _known(facts: FastmriFacts) -> dict[str, Any]:
@@ -94,10 +113,11 @@ def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume
 def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
     if row.dataset is not None:
         return _dataset(file, row.dataset, row.path)
-    known = [key for key in _RECONSTRUCTIONS if key in file]
+    known = [key for key in _RECONSTRUCTIONS if find_object(file, key, row.path) is not None]
     if known:
         # A single-coil file has both: esc is its own target there, rss the one of the multi-coil original.
-        single = "reconstruction_esc" in known and getattr(file.get("kspace"), "ndim", 3) == 3
+        kspace = find_object(file, "kspace", row.path)
+        single = "reconstruction_esc" in known and getattr(kspace, "ndim", 3) == 3
         return _dataset(file, "reconstruction_esc" if single else known[0], row.path)
     keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
     raise VolumeError(
@@ -106,11 +126,11 @@ def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
 
 
 def _dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
-    found = file.get(key)
+    found = find_object(file, key, name)
     if not isinstance(found, h5py.Dataset):
         keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
         raise VolumeError("mismatch", f"{name}: has no dataset {key}; expected one of {keys}; correct the manifest")
-    if found.is_virtual or found.external:
+    if _lies_elsewhere(found):
         raise VolumeError("unsupported", f"{name}: {key} lies in other files; expected one file; repack it")
     return found
 
@@ -137,15 +157,15 @@ def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | N
             f"{name}: kspace has type {kspace.dtype} and shape {kspace.shape}; expected complex values of three "
             "or four dimensions; convert it",
         )
-    if "mask" in file:
+    if find_object(file, "mask", name) is not None:
         raise VolumeError("unsupported", f"{name}: its k-space is undersampled; expected all of it; take another file")
     check_limit(kspace.size * (kspace.dtype.itemsize + 8), limit_bytes, name)
-    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts))
+    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts, name))
 
 
-def _size(file: h5py.File, facts: FastmriFacts) -> tuple[int, int] | None:
+def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | None:
     for key in _RECONSTRUCTIONS:
-        found = file.get(key)
+        found = find_object(file, key, name)
         if isinstance(found, h5py.Dataset) and found.ndim == 3:
             return int(found.shape[1]), int(found.shape[2])
     return facts.recon_size
@@ -153,7 +173,7 @@ def _size(file: h5py.File, facts: FastmriFacts) -> tuple[int, int] | None:
 
 def _image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:
     num_slices, *_, height, width = _dataset(file, "kspace", name).shape
-    wanted = _size(file, facts) or (height, width)
+    wanted = _size(file, facts, name) or (height, width)
     return int(num_slices), min(wanted[0], int(height)), min(wanted[1], int(width))
 
 
@@ -162,7 +182,7 @@ def probe_hdf5(path: Path) -> Probed:
     row = ManifestRow(line=0, volume_id="", path=str(path))
     try:
         with _opened(path, str(path)) as file:
-            if not any(key in file for key in (*_RECONSTRUCTIONS, "kspace")):
+            if not any(find_object(file, key, row.path) is not None for key in (*_RECONSTRUCTIONS, "kspace")):
                 return Probed()
             return Probed(headers=_headers(path, file, row))
     except VolumeError as error:
@@ -170,12 +190,12 @@ def probe_hdf5(path: Path) -> Probed:
 
 
 def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader]:
-    facts = _facts(file)
+    facts = _facts(file, row.path)
     headers = []
-    if any(key in file for key in _RECONSTRUCTIONS):
+    if any(find_object(file, key, row.path) is not None for key in _RECONSTRUCTIONS):
         shape = as_volume(_empty(_chosen(file, row)), row.path).shape
         headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
-    if "kspace" in file and "mask" not in file:
+    if find_object(file, "kspace", row.path) is not None and find_object(file, "mask", row.path) is None:
         headers.append(_header(path, file, facts, "kspace", _image_sizes(file, row.path, facts)))
     return headers
 

@@ -36,6 +36,7 @@ _IMAGE_TYPE: dict[str, Kind] = {
     "FIELD_MAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
 }  # fmt: skip
 
+_LARGEST_SIDECAR = 1 << 20
 _SIGNED_SHARE = 0.25
 _WRAP_SHARE = 0.01
 _TURNS = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradians"), (180.0, "degrees"))
@@ -73,10 +74,10 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """Read the JSON file that BIDS and dcm2niix put beside an image; empty where there is none or it is none."""
     sidecar = path.with_name(f"{stem_of(path)}.json")
     try:
-        if sidecar.stat().st_size > 1 << 20:
+        if not sidecar.is_file() or sidecar.stat().st_size > _LARGEST_SIDECAR:
             return {}
         content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -28,8 +28,10 @@ _HEADER_BYTES = 540
 _CIFTI_INTENTS = range(3000, 3100)
 _LARGEST_OFFSET = 1 << 26
 _DEFLATE_RATIO = 1032  # zlib's limit: a larger promise cannot be kept
-_TAIL_BYTES = 1 << 20
+_PADDING_BYTES = 4096
+_BLOCK_BYTES = 1 << 17
 _LARGEST_PLANE = 1 << 24
+_LARGEST_SAMPLE = 1 << 23  # voxels: few planes of a large picture tell as much as six of a small one
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -174,7 +176,7 @@ def _check_promise(header: NiftiHeader, file_bytes: int, packed: bool) -> None:
 def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int | None) -> NDArray[Any]:
     """Read one volume: float32, or complex64 of complex data.
 
-    The rest of a gzip stream is read too, as far as the header promises, because its checksum stands at the end.
+    The rest of a gzip stream is read too, because its checksum stands at the end.
 
     Parameters
     ----------
@@ -193,11 +195,11 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     Raises
     ------
     VolumeError
-        `too_large`.
+        `too_large`; `unreadable` where the file holds more than its header speaks of.
     """
     check_frame(header, limit_bytes)
     raw = _read_raw(header, stream, frame)
-    _drain(stream, header.promised_bytes)
+    _drain(header, stream)
     if header.dtype.kind == "c":
         with np.errstate(over="ignore", invalid="ignore"):
             return (raw * header.slope + header.intercept).astype(np.complex64)
@@ -229,20 +231,34 @@ def sample_planes(header: NiftiHeader, stream: Stream, num_planes: int = 6) -> N
     if header.shape[0] * header.shape[1] > _LARGEST_PLANE:
         sizes = f"{header.shape[0]} x {header.shape[1]}"
         raise VolumeError("unsupported", f"{header.name}: has planes of {sizes} voxels; expected MR images; check it")
+    num_planes = max(1, min(num_planes, _LARGEST_SAMPLE // (header.shape[0] * header.shape[1])))
     middle = header.shape[2] // 2
     first = max(0, middle - num_planes // 2)
     wanted = (slice(None), slice(None), slice(first, first + num_planes), *((0,) if header.num_frames > 1 else ()))
     shape = (*header.shape, header.num_frames) if header.num_frames > 1 else header.shape
     raw = fileslice(stream, wanted, shape, header.dtype, header.offset, order="F")
-    return np.asarray(raw.T * header.slope + header.intercept)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(raw.T * header.slope + header.intercept)
 
 
-def _drain(stream: Stream, promised_bytes: int) -> None:
-    if not isinstance(stream, gzip.GzipFile):
-        return
-    end = promised_bytes + _TAIL_BYTES
-    while stream.tell() < end and stream.read(min(io.DEFAULT_BUFFER_SIZE * 16, end - stream.tell())):
-        pass
+def _drain(header: NiftiHeader, stream: Stream) -> None:
+    """Go on to the end, where gzip's checksum stands, and refuse more voxels than the header speaks of.
+
+    Then the sizes are wrong, and rows of a wrong length were cut out of the file, unnoticed.
+    """
+    plane = header.shape[0] * header.shape[1] * header.dtype.itemsize
+    most = header.promised_bytes + max(plane, _PADDING_BYTES)
+    if isinstance(stream, gzip.GzipFile):
+        while stream.tell() < most and stream.read(min(_BLOCK_BYTES, most - stream.tell())):
+            pass
+    else:
+        stream.seek(0, io.SEEK_END)
+    if stream.tell() >= most:
+        raise VolumeError(
+            "unreadable",
+            f"{header.name}: goes on behind the {header.promised_bytes} bytes that its header speaks of; its sizes or "
+            "its type are damaged; convert it again",
+        )
 
 
 def check_limit(num_bytes: int, limit_bytes: int | None, name: str) -> None:

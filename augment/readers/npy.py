@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from augment.readers.nifti_file import check_limit
 from augment.readers.sources import hash_file, local_path, one_line
 from augment.volume import Volume
 from manifests.record import ManifestRow
+
+# What NumPy raises on a header that is none, deep brackets and sizes beyond any memory included.
+_HEADER_ERRORS = (
+    OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError,
+    IndexError, KeyError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def read_npy(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -60,7 +67,7 @@ def _map(path: Path, name: str) -> NDArray[Any]:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except VolumeError:
         raise
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except _HEADER_ERRORS as error:
         raise VolumeError(
             "unreadable", f"{name}: cannot be read ({one_line(error)}); expected a .npy array of numbers; save it again"
         ) from error

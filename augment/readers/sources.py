@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,15 +31,36 @@ def local_path(location: str) -> Iterator[Path]:
     if location.startswith("file://"):
         location = unquote(urlsplit(location).path)
     if not is_url(location):
-        path = Path(location)
-        if not path.exists():
-            raise VolumeError(
-                "missing", f"{location}: is not there; expected a file or folder; correct the manifest's path"
-            )
-        yield path
+        check_local(location)
+        yield Path(location)
         return
     with tempfile.TemporaryDirectory(prefix="phasegen-") as folder:
         yield _fetch(location, Path(folder))
+
+
+def check_local(location: str) -> None:
+    """Make sure that a local path is a file or a folder, before anything opens it: opening a pipe waits for ever.
+
+    Raises
+    ------
+    VolumeError
+        `missing` where nothing is there, `unreadable` where it may not be looked at, or is neither.
+    """
+    try:
+        mode = Path(location).stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        code = error.errno if isinstance(error, OSError) else errno.ENOENT
+        if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise VolumeError(
+                "missing", f"{location}: is not there; expected a file or folder; correct the manifest's path"
+            ) from None
+        raise VolumeError(
+            "unreadable", f"{location}: cannot be looked at ({one_line(error)}); expected a readable file; check it"
+        ) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise VolumeError(
+            "unreadable", f"{location}: is a pipe, a socket or a device; expected a file or folder; name one"
+        )
 
 
 def _fetch(location: str, folder: Path) -> Path:
