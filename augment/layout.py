@@ -60,7 +60,10 @@ def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
 
 def from_json(document: bytes) -> dict[str, Any]:
     """Parse a JSON object; raises ValueError where it is none."""
-    parsed = json.loads(document)
+    try:
+        parsed = json.loads(document)
+    except RecursionError:
+        raise ValueError("brackets too deep") from None
     if not isinstance(parsed, dict):
         raise ValueError(f"expected a JSON object, got {type(parsed).__name__}")
     return parsed

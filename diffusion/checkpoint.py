@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from diffusion.network import ComplexUNet, NetworkConfig
 
 PROCESSES = ("flow",)
+_LARGEST_CARD = 1 << 24
+_LARGEST_COUNT = 4096
+_MOST_LEVELS, _MOST_BLOCKS = 8, 64
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
@@ -73,7 +76,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); get the file again") from error
-    network = ComplexUNet(_network_config(card, card_path))
+    config = _network_config(card, card_path)
+    _check_size(config, path)
+    network = ComplexUNet(config)
     gauge = tensors.pop("gauge", None)
     if gauge is None or gauge.ndim != 2 or gauge.shape[1] != 3 or not len(gauge):
         raise CheckpointError(f"{path}: no tensor 'gauge' of shape (count, 3); expected one written by phasegen train")
@@ -91,8 +96,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _LARGEST_CARD:
+            raise ValueError(f"more than {_LARGEST_CARD} bytes")
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error}); get the file again") from error
     if not isinstance(card, dict) or card.get("format") != 1:
         raise CheckpointError(f"{path}: not a model card of format 1")
@@ -107,9 +114,35 @@ def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
         if not isinstance(fields, dict):
             raise TypeError("no object 'network'")
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        _check_fields(values)
         return NetworkConfig(**values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: unknown architecture ({error})") from error
+
+
+def _check_fields(fields: dict[str, Any]) -> None:
+    """Refuse what is no size of a network before layers are made of it."""
+    for key, value in fields.items():
+        known = NetworkConfig.__dataclass_fields__.get(key)
+        if known is None or known.type not in ("int", "tuple[int, ...]"):
+            continue
+        counts = value if isinstance(value, tuple) else (value,)
+        if len(counts) > _MOST_LEVELS or not all(type(n) is int and 0 < n <= _LARGEST_COUNT for n in counts):
+            raise ValueError(f"{key} is {str(value)[:60]}; expected whole numbers of 1 to {_LARGEST_COUNT}")
+    if fields.get("blocks", 1) > _MOST_BLOCKS:
+        raise ValueError(f"blocks is {fields['blocks']}; expected at most {_MOST_BLOCKS}")
+
+
+def _check_size(config: NetworkConfig, path: Path) -> None:
+    """Refuse an architecture far larger than the weights, before memory is taken for it."""
+    with torch.device("meta"):
+        network = ComplexUNet(config)
+    needed = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    stored = path.stat().st_size
+    if needed > 8 * stored + _LARGEST_CARD:  # weights may be stored in fewer bits
+        raise CheckpointError(
+            f"{path}: weights do not fit the architecture: {stored} bytes where {needed} are needed; get both again"
+        )
 
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
