@@ -11,7 +11,7 @@ from torch import Tensor
 
 from augment.volume import Volume
 from diffusion.fourier import fft2c, ifft2c, resize_kspace
-from diffusion.training import Batch
+from diffusion.objective import Batch
 
 NOISY_SHARE = 0.25
 """Share of the slices to which noise is added."""

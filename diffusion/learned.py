@@ -16,8 +16,8 @@ from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normal, uniform, volume_key
+from diffusion.objective import pad_to_multiple
 from diffusion.source import source_phasor
-from diffusion.training import pad_to_multiple
 
 DEFAULT_STEPS = 4
 GPU_TILE = 16

@@ -1,4 +1,4 @@
-"""The training loop of the flow: batches in, a network and its moving average out.
+"""The training loop of all processes: batches in, a network and its moving average out.
 
 The batch and the noise of a step are functions of the seed and the step's number alone, so a run that was interrupted
 and resumed follows the same loss curve.
@@ -12,18 +12,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusion.flow import compress_magnitude, flow_loss
-from diffusion.gauge import fix_gauge
-from diffusion.layers import to_real
-from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet, NetworkConfig
-from diffusion.source import training_source
+from diffusion.objective import Batch, FlowObjective, Objective
 
 
 @dataclass(frozen=True)
@@ -56,73 +51,6 @@ class TrainingConfig:
 _ERROR_FLOOR = 1e-3
 
 
-class Batch(NamedTuple):
-    """Complex slices `(batch height width)` of one size, and their conditions `(batch 4)`, NaN where not known."""
-
-    image: Tensor
-    conditions: Tensor
-
-
-class Tensors(NamedTuple):
-    """What one step needs: source, target and weight as real blocks, times and conditions."""
-
-    x_0: Tensor
-    x_1: Tensor
-    weight: Tensor
-    t: Tensor
-    conditions: Tensor
-
-
-def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> Tensors:
-    """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
-    magnitude = batch.image.abs()
-    weight = compress_magnitude(magnitude)
-    phasor = fix_gauge(batch.image)
-    phasor = phasor / phasor.abs().clamp(min=1e-20)
-    t = torch.rand(len(magnitude), generator=generator)
-    dropped = torch.rand(batch.conditions.shape, generator=generator) < dropout
-    conditions = batch.conditions.masked_fill(dropped, math.nan)
-    x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
-    normals = torch.randn((*magnitude.shape, 2), generator=generator)
-    x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
-    blocks = [
-        to_real(pad_to_multiple(image, multiple)[:, None])
-        for image in (x_0, weight * phasor, weight.to(torch.complex64))
-    ]
-    return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
-
-
-class Objective(Protocol):
-    """What a network is trained for."""
-
-    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Make what `error` needs of a batch, with everything that is drawn for it; on the CPU."""
-        ...
-
-    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The relative squared error of each slice, `(batch)` or a multiple of it."""
-        ...
-
-
-class FlowObjective:
-    """The velocity of the flow; see `diffusion.flow`."""
-
-    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """See `prepare_batch`."""
-        return prepare_batch(batch, dropout, generator, multiple)
-
-    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """See `diffusion.flow.flow_loss`."""
-        x_0, x_1, weight, t, conditions = tensors
-        return flow_loss(network, x_0, x_1, weight, t, conditions)
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad the last two axes with zeros, at the end, to multiples of a number."""
-    height, width = image.shape[-2:]
-    return torch.nn.functional.pad(image, (0, -width % multiple, 0, -height % multiple))
-
-
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear warm-up, then a cosine to a hundredth."""
     if step < config.warmup:
@@ -134,8 +62,9 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 class Trainer:
     """Network, moving average and optimiser of one run, which live in a run folder.
 
-    `batches(step)` gives the batch of a step; `initial` holds weights to start from; `objective` is the flow
-    where None. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to use) and `loss.jsonl`.
+    `batches(step)` gives the batch of a step; `initial` holds weights to start from; `objective` is the flow where
+    None. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to use)
+    and `loss.jsonl`.
     """
 
     def __init__(

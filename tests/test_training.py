@@ -10,7 +10,8 @@ from augment import training_data
 from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
 from augment.volume import Volume
 from diffusion.network import NetworkConfig
-from diffusion.training import Trainer, TrainingConfig, learning_rate, prepare_batch
+from diffusion.objective import prepare_batch
+from diffusion.training import Trainer, TrainingConfig, learning_rate
 
 TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 

@@ -1,0 +1,79 @@
+"""Distillation: a student whose few long steps land where the teacher's many short ones do.
+
+The flow's path from a source is deterministic, so its end is a function of the start: the student learns that function
+by regression, segment by segment (as progressive distillation does, Salimans & Ho, arXiv 2202.00512, but in one go).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.flow import euler_step, interpolate, time_grid, velocity_error
+from diffusion.network import ComplexUNet
+from diffusion.objective import Batch, prepare_batch
+
+STARTS = ("path", "data")
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How a student is taught; stored with its checkpoint.
+
+    The student makes `evaluations` steps where the teacher makes `teacher_steps`. With `start = "path"` it is shown
+    the states that the teacher passes through on its way from the source, with "data" mixtures of source and real
+    phase, which cost a part of the evaluations of the teacher only.
+    """
+
+    evaluations: int = 2
+    teacher_steps: int = 16
+    start: str = "path"
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
+            raise ValueError(
+                f"teacher_steps = {self.teacher_steps}: expected a multiple of evaluations = {self.evaluations}, at "
+                "least twice as many"
+            )
+        if self.start not in STARTS:
+            raise ValueError(f"start {self.start!r}: expected one of {', '.join(STARTS)}")
+
+
+class DistillationObjective:
+    """What a student is trained for; see `diffusion.training.Objective`."""
+
+    def __init__(self, teacher: ComplexUNet, config: DistillationConfig) -> None:
+        self.teacher, self.config = teacher, config
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """As for the flow; the times become those of the student's evaluations."""
+        tensors = prepare_batch(batch, dropout, generator, multiple)
+        segments = self.config.evaluations
+        return tuple(tensors._replace(t=(tensors.t * segments).floor() / segments))
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """Error of the student's mean velocity over a segment: `(batch)`, or `(evaluations * batch)` on the path."""
+        x_0, x_1, weight, t, conditions = tensors
+        if self.config.start == "data":
+            start = interpolate(x_0, x_1, t)
+            velocity = self._teach(start, weight, t, conditions)
+            return velocity_error(network, start, velocity, weight, t, conditions)
+        errors, state = [], x_0
+        for here in time_grid(self.config.evaluations):
+            time = torch.full_like(t, here)
+            velocity = self._teach(state, weight, time, conditions)
+            errors.append(velocity_error(network, state, velocity, weight, time, conditions))
+            state = state + velocity / self.config.evaluations
+        return torch.cat(errors)
+
+    @torch.no_grad()
+    def _teach(self, start: Tensor, weight: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """The mean velocity of the teacher's path over one segment of the student's."""
+        state = start
+        for index in range(self.config.teacher_steps // self.config.evaluations):
+            here = t + index / self.config.teacher_steps
+            left = (1.0 - 1.0 / (self.config.teacher_steps * (1.0 - here)))[:, None, None, None]
+            state = euler_step(self.teacher, state, weight, here, left, conditions)
+        return (state - start) * self.config.evaluations
