@@ -161,7 +161,7 @@ def read_index(root: str | os.PathLike[str]) -> CorpusIndex:
     storage = open_storage(root)
     attributes = open_attributes(storage)
     where = f"{storage.root}/{INDEX_KEY}"
-    mend = "run the same 'phasegen build' again to write it"
+    mend = f"write it anew with 'phasegen repair {storage.root}'"
     document = storage.get(INDEX_KEY)
     if document is None:
         raise RequestError(f"{where}: the corpus has no index; {mend}")

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from augment.errors import RequestError, VolumeError
 from augment.index import CorpusIndex, read_index
-from augment.layout import DTYPES, ArrayLayout, receipt_key, volume_prefix
+from augment.layout import DTYPES, ArrayLayout, volume_prefix
 from augment.shards import ShardError, SliceReader
 from augment.storage import open_storage
 
@@ -118,8 +118,7 @@ class KSpaceSlices(Dataset[Any]):
             return self._reader.read_slice(_layout(row, array), slice_index)
         except (ShardError, OSError) as error:
             where = f"{self.root}: volume {row['name']}, slice {slice_index}, {array}"
-            receipt = f"{self.root}/{receipt_key(row['name'])}"
-            mend = f"run 'phasegen verify {self.root}'; delete {receipt} and run the same 'phasegen build' again"
+            mend = f"'phasegen verify {self.root}' lists what is damaged, 'phasegen repair {self.root}' makes it again"
             raise VolumeError("unreadable", f"{where}: {error}; {mend}") from error
 
     def _mask(self, row: dict[str, Any]) -> NDArray[np.float32] | None:

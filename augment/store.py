@@ -165,7 +165,7 @@ class CorpusStore:
 
     def mend(self, name: str) -> str:
         """Say how a damaged volume is made again."""
-        return f"delete {self.root}/{receipt_key(name)} and run the same 'phasegen build' again"
+        return f"make {name} again with 'phasegen repair {self.root}'"
 
     def names(self) -> list[str]:
         """Name the committed volumes, sorted."""
