@@ -22,6 +22,7 @@ from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, SpecCluster
 from distributed.system import MEMORY_LIMIT
 
+from cluster.environ import WORKER_ENVIRON
 from cluster.errors import ClusterError
 
 CPU_THREADS = 2
@@ -86,7 +87,10 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
     ClusterError
         If no port can be opened.
     """
-    config = {"distributed.scheduler.allowed-failures": STRIKES - 1}
+    config = {
+        "distributed.scheduler.allowed-failures": STRIKES - 1,
+        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
+    }
     with dask.config.set(config), _quiet(), ExitStack() as stack:
         try:
             with interrupts_held(), _interrupts_blocked(), warnings.catch_warnings():

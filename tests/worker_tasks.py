@@ -55,3 +55,9 @@ def raise_on_bad(item: str) -> str:
 
 def blocked_signals() -> set[signal.Signals]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def environ() -> dict[str, str]:
+    """The environment that the process was started with, as the C library saw it."""
+    block = Path("/proc/self/environ").read_bytes()
+    return dict(entry.split("=", 1) for entry in block.decode().split("\0") if "=" in entry)
