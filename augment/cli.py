@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from augment.commands import bench, build, corpus, demo, manifest, model
+from augment.commands import bench, build, corpus, demo, export, manifest, model
 from augment.commands.answer import Answer
 
-GROUPS = (manifest, build, corpus, model, bench, demo)
+GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
 WRONG_REQUEST = 2
 INTERRUPTED = 130

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 PLACES = {
     "pydicom": ("augment/readers/",),
     "nibabel": ("augment/readers/",),
-    "h5py": ("augment/readers/", "augment/bench/"),
+    "h5py": ("augment/readers/", "augment/exports/", "augment/bench/"),
     "gdcm": ("augment/readers/",),
     "zarr": (
         "augment/store.py",

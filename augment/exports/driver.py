@@ -1,0 +1,195 @@
+"""The export of a corpus, volume by volume: what is finished is skipped, what fails is listed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from augment.errors import RequestError, VolumeError
+from augment.exports.place import Place
+from augment.exports.select import Wanted, choose
+from augment.exports.source import SourceVolume
+from augment.exports.stamp import Stamp
+from augment.exports.summary import ExportSummary
+from augment.index import read_index
+from augment.store import CorpusStore
+
+FORMATS = ("fastmri", "bart", "ismrmrd")
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SPARE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported and how.
+
+    Attributes
+    ----------
+    file_format
+        One of `FORMATS`.
+    splits, contrasts, volumes
+        Keep the volumes of these; None keeps all.
+    by_split
+        A sub-folder for every split.
+    compression
+        `none`, or `gzip` for fastMRI's files.
+    check
+        Read finished volumes back too, and make again what differs.
+    """
+
+    file_format: str = "fastmri"
+    splits: Collection[str] | None = None
+    contrasts: Collection[str] | None = None
+    volumes: Collection[str] | None = None
+    by_split: bool = False
+    compression: str = "none"
+    check: bool = False
+
+
+def export_corpus(
+    root: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    options: ExportOptions | None = None,
+    progress: Callable[[Iterable[Wanted]], Iterable[Wanted]] = iter,
+) -> ExportSummary:
+    """Write volumes of a corpus as files of another format. Run it again to carry on.
+
+    Parameters
+    ----------
+    root
+        Path or URL of the corpus.
+    folder
+        A folder on a local disk; made where it is missing.
+    options
+        Default: everything, in fastMRI's format.
+    progress
+        Wraps the list of volumes, as `tqdm` does.
+
+    Returns
+    -------
+    summary
+        What was written, skipped and failed; an interrupt and a full disk end the work and are told here too.
+
+    Raises
+    ------
+    RequestError
+        If there is no such corpus, no volume is left to export, or the folder is not to be written; nothing was
+        started.
+    """
+    options = options or ExportOptions()
+    kind = _format(options)
+    where = _local(folder)
+    filters = {"split": options.splits, "contrast": options.contrasts, "name": options.volumes}
+    wanted = choose(read_index(root), where, kind.SUFFIX, options.by_split, filters)
+    store = CorpusStore.open(root)
+    summary = ExportSummary(store.root, str(where), len(wanted))
+    start = time.monotonic()
+    with Place.held(where) as place:
+        try:
+            for volume in progress(wanted):
+                _take(volume, store, place, kind, options, summary)
+                if summary.stopped:
+                    break
+        except KeyboardInterrupt:
+            summary.interrupted = True
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def _format(options: ExportOptions) -> ModuleType:
+    if options.file_format not in FORMATS:
+        raise RequestError(f"--format {options.file_format}: unknown; expected {', '.join(FORMATS)}")
+    from augment.exports import bart, fastmri, ismrmrd
+
+    kind: ModuleType = {"fastmri": fastmri, "bart": bart, "ismrmrd": ismrmrd}[options.file_format]
+    if options.compression not in kind.COMPRESSIONS:
+        raise RequestError(
+            f"--compression {options.compression}: not in --format {options.file_format}; expected "
+            f"{' or '.join(kind.COMPRESSIONS)}"
+        )
+    kind.check_package()
+    return kind
+
+
+def _local(folder: str | os.PathLike[str]) -> Path:
+    text = os.fspath(folder)
+    if "://" in text:
+        raise RequestError(f"{text}: is a URL; expected a folder on a local disk; export there and copy it")
+    path = Path(text).absolute()
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"{path}: is a file; expected a folder; choose another path")
+    return path
+
+
+def _take(
+    wanted: Wanted, store: CorpusStore, place: Place, kind: ModuleType, options: ExportOptions, summary: ExportSummary
+) -> None:
+    """Export one volume, or skip it; whatever goes wrong with it alone is recorded."""
+    try:
+        if _is_finished(wanted, kind, options):
+            summary.skipped += 1
+            return
+        volume = SourceVolume.open(store, wanted.name)
+        _write(volume, wanted.target, place, kind, options)
+        summary.take(volume.shape("kspace")[0], volume.num_bytes)
+    except VolumeError as error:
+        summary.fail(wanted.name, error.reason, str(error))
+    except (OSError, RuntimeError) as error:  # h5py raises both
+        if _is_disk_full(error):
+            summary.stopped = f"{place.folder}: the disk is full ({_one_line(error)}); make room or choose another disk"
+        else:
+            summary.fail(wanted.name, "failed", f"{wanted.target}: {_one_line(error)}; run the same command again")
+
+
+def _stamp(receipt_sha256: str, options: ExportOptions) -> Stamp:
+    return Stamp(receipt_sha256, f"{options.file_format}, {options.compression}")
+
+
+def _is_finished(wanted: Wanted, kind: ModuleType, options: ExportOptions) -> bool:
+    if not wanted.target.exists():
+        return False
+    if kind.is_foreign(wanted.target):
+        raise VolumeError(
+            "changed",
+            f"{wanted.target}: was not written by this export; expected nothing there or an earlier export; remove it "
+            "or choose another folder",
+        )
+    found: Stamp | None = kind.read_stamp(wanted.target)
+    if found is None or not found.is_of(_stamp(wanted.receipt_sha256, options)):
+        return False
+    return not options.check or _holds(wanted.target, found, kind)
+
+
+def _holds(path: Path, stamp: Stamp, kind: ModuleType) -> bool:
+    try:
+        return bool(kind.read_digests(path) == stamp.sha256)
+    except (OSError, RuntimeError, ValueError, KeyError):  # what is damaged may fail in any way
+        return False
+
+
+def _write(volume: SourceVolume, target: Path, place: Place, kind: ModuleType, options: ExportOptions) -> None:
+    needed = volume.num_bytes if options.compression == "none" else 0
+    if shutil.disk_usage(place.unfinished).free < needed + _SPARE_BYTES:
+        # HDF5 copes badly with a disk that becomes full while a file is open, so look first
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: the volume takes {needed / 1e6:.1f} MB", str(target))
+    with place.writing(target) as partial:
+        written = kind.write(volume, partial, _stamp(volume.receipt_sha256, options), options.compression)
+        if kind.read_stamp(partial) != written or not _holds(partial, written, kind):
+            raise OSError(errno.EIO, "what was read back is not what was written", str(target))
+
+
+def _is_disk_full(error: Exception) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    # h5py puts the number of the cause into its text only
+    return number in _DISK_FULL or any(f"errno = {code}," in str(error) for code in _DISK_FULL)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,87 @@
+"""fastMRI's HDF5: one file a volume, `kspace`, the target, the mask where there is one, header and attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from augment.exports.attributes import export_attributes
+from augment.exports.hdf5 import is_foreign, read_stamp
+from augment.exports.header import ismrmrd_header
+from augment.exports.source import SourceVolume
+from augment.exports.stamp import STAMP_KEY, Digests, Stamp
+
+__all__ = ["COMPRESSIONS", "SUFFIX", "check_package", "is_foreign", "read_digests", "read_stamp", "write"]
+
+SUFFIX = ".h5"
+COMPRESSIONS = ("none", "gzip")
+_HEADER = "ismrmrd_header"
+
+
+def check_package() -> None:
+    """Do nothing: h5py is always there."""
+
+
+def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> Stamp:
+    """Write one file; the stamp comes last.
+
+    Parameters
+    ----------
+    volume
+        To be read slice by slice.
+    path
+        Where nothing is yet.
+    stamp
+        Without checksums.
+    compression
+        One of `COMPRESSIONS`. Uncompressed arrays are contiguous; gzip has a chunk a slice.
+
+    Returns
+    -------
+    stamp
+        As written, with the checksums of what was read from the corpus.
+    """
+    digests = Digests()
+    header = ismrmrd_header(volume.name, volume.receipt, volume.num_coils or 1)
+    digests.take(_HEADER, header)
+    with h5py.File(path, "w") as file:
+        file[_HEADER] = np.bytes_(header)
+        for array in volume.arrays:
+            _write_array(file, volume, array, digests, compression)
+        file.attrs.update(export_attributes(volume.name, volume.receipt))
+        done = Stamp(stamp.receipt_sha256, stamp.options, digests.result())
+        file.attrs[STAMP_KEY] = done.to_json()
+    return done
+
+
+def _write_array(file: h5py.File, volume: SourceVolume, array: str, digests: Digests, compression: str) -> None:
+    shape = volume.shape(array)
+    packed = {} if compression == "none" else {"compression": compression, "chunks": (1, *shape[1:])}
+    if len(shape) == 1:  # a mask: one piece, and small
+        packed = {}
+    dataset = file.create_dataset(array, shape, volume.dtype(array), **packed)
+    for number, values in enumerate(digests.passing(array, volume.slices(array))):
+        dataset[number if len(shape) > 1 else ...] = values
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """Read a file and give the checksums of what it holds.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    digests = Digests()
+    with h5py.File(path, "r") as file:
+        for array, dataset in file.items():
+            if dataset.shape == ():
+                digests.take(array, bytes(dataset[()]))
+            elif dataset.ndim == 1:
+                digests.take(array, dataset[...])
+            else:
+                for number in range(len(dataset)):
+                    digests.take(array, dataset[number])
+    return digests.result()

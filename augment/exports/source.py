@@ -1,0 +1,107 @@
+"""A committed volume as an export reads it: its receipt, and its arrays slice by slice, every checksum checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.errors import VolumeError
+from augment.layout import ArrayLayout, group_document, sha256
+from augment.receipts import receipt_faults
+from augment.rules import shape_faults
+from augment.shards import ShardError, SliceReader
+from augment.store import CorpusStore
+
+
+@dataclass(frozen=True)
+class SourceVolume:
+    """One volume of a corpus.
+
+    Attributes
+    ----------
+    name
+        In the corpus.
+    receipt
+        Its attributes.
+    receipt_sha256
+        Names the volume's exact bytes: the receipt holds the checksum of each of them.
+    """
+
+    name: str
+    receipt: Mapping[str, Any]
+    receipt_sha256: str
+    store: CorpusStore
+    reader: SliceReader
+
+    @classmethod
+    def open(cls, store: CorpusStore, name: str) -> SourceVolume:
+        """Read a volume's receipt.
+
+        Raises
+        ------
+        VolumeError
+            If it is not committed, its receipt is not that of format 1, or its coils are yet to be expanded.
+        """
+        where = f"{store.root}: volume {name}"
+        receipt = store.receipt(name)
+        if receipt is None:
+            raise VolumeError("missing", f"{where}: is not committed; expected a receipt; {store.mend(name)}")
+        faults = receipt_faults(receipt)
+        if not faults:
+            shapes = {key: tuple(entry["shape"]) for key, entry in receipt.get("arrays", {}).items()}
+            faults = shape_faults(shapes, receipt)
+        if faults:
+            raise VolumeError("unreadable", f"{where}: {faults[0]}; {store.mend(name)}")
+        if receipt["storage"] != "kspace":
+            raise VolumeError(
+                "unsupported",
+                f"{where}: is stored as {receipt['storage']}; expected kspace; build it with the k-space stored",
+            )
+        return cls(name, receipt, sha256(group_document(receipt)), store, SliceReader(store.storage, keep=16))
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays that there are, `kspace` first."""
+        return sorted(self.receipt["arrays"], key=lambda name: (name != "kspace", name))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays before compression."""
+        return sum(int(np.prod(self.shape(name))) * self.dtype(name).itemsize for name in self.arrays)
+
+    @property
+    def num_coils(self) -> int:
+        """Coils of the k-space; 0 where it has no coil axis."""
+        shape = self.shape("kspace")
+        return shape[1] if len(shape) == 4 else 0
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return tuple(int(size) for size in self.receipt["arrays"][array]["shape"])
+
+    def dtype(self, array: str) -> np.dtype[Any]:
+        """Type of an array."""
+        return np.dtype(self._layout(array).dtype)
+
+    def slices(self, array: str) -> Iterator[NDArray[Any]]:
+        """Read an array slice by slice, an array of one axis in one piece.
+
+        Raises
+        ------
+        VolumeError
+            If a chunk is missing or damaged.
+        """
+        layout = self._layout(array)
+        for number in range(layout.num_chunks):
+            try:
+                yield self.reader.read_slice(layout, number)
+            except (ShardError, FileNotFoundError) as error:
+                where = f"{self.store.root}: volume {self.name}, slice {number}, {array}"
+                raise VolumeError("unreadable", f"{where}: {error}; {self.store.mend(self.name)}") from error
+
+    def _layout(self, array: str) -> ArrayLayout:
+        return ArrayLayout.of(array, self.shape(array), self.name)
