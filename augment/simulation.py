@@ -1,0 +1,231 @@
+"""Simulated complex slices: training data whose phase comes from physics instead of a scanner.
+
+Random anatomy (a body with organs, fat, bone and air) gives a susceptibility map; its field follows from the dipole
+kernel in k-space (Salomir et al., Concepts Magn Reson B 2003; Marques and Bowtell, Concepts Magn Reson B 2005), is
+shimmed, and acts over the echo time; fat has its chemical shift; receive and transmit add a smooth phase. Values of
+susceptibility are those of Schenck, Med Phys 1996. The magnitude has decay, dephasing within a voxel, and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from augment.training_data import TrainingSlice
+
+GYROMAGNETIC = 42.577
+"""Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
+FAT_SHIFT_PPM = -3.4
+_EVERY = 3
+_DEPTH = 36
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """How many simulated volumes are added to the training rows, and their seed; 0 adds none."""
+
+    volumes: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.volumes < 0:
+            raise ValueError(f"volumes = {self.volumes}: expected 0 or more")
+
+
+class Tissue(NamedTuple):
+    """Ranges of a tissue: signal, susceptibility relative to water (ppm), relaxation rate R2* (1/s), share of fat."""
+
+    signal: tuple[float, float]
+    susceptibility: tuple[float, float]
+    rate: tuple[float, float]
+    fat: float
+
+
+ORGAN = Tissue((0.3, 1.2), (-0.08, 0.08), (10.0, 60.0), 0.0)
+FAT = Tissue((0.6, 1.4), (0.4, 0.7), (10.0, 30.0), 1.0)
+BONE = Tissue((0.05, 0.25), (-2.2, -1.2), (80.0, 200.0), 0.2)
+AIR = Tissue((0.0, 0.0), (9.3, 9.5), (0.0, 0.0), 0.0)
+_INSIDE = (ORGAN, FAT, BONE, AIR)
+_SHARES = (0.68, 0.12, 0.1, 0.1)
+
+
+class Anatomy(NamedTuple):
+    """Maps `(slice height width)`: signal, susceptibility (ppm, relative to water), R2* (1/s), share of fat."""
+
+    signal: Tensor
+    susceptibility: Tensor
+    rate: Tensor
+    fat: Tensor
+
+
+def simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
+    """Simulate the volumes of a configuration, each a list of slices; a function of seed and number alone."""
+    for number in range(config.volumes):
+        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])))
+
+
+def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
+    """Simulate one volume and give every third of its inner slices.
+
+    Parameters
+    ----------
+    random
+        Draws the anatomy, the geometry and the acquisition.
+    """
+    height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
+    in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
+    spacing = (through, in_plane, in_plane)
+    anatomy = draw_anatomy((_DEPTH, height, width), spacing, random)
+    axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
+    field_ppm = shim(dipole_field(anatomy.susceptibility, spacing, axis), anatomy.signal, random.uniform(0.7, 1.0))
+    field_t = float(random.choice((1.5, 3.0)))
+    te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(30.0))))
+    refocused = random.random() < 0.25  # a spin echo has no phase of the field
+    image = acquire(anatomy, field_ppm, 0.0 if refocused else te_ms, field_t, spacing)
+    image = image * _receive(image.shape, spacing, random)
+    peak = float(image.abs().flatten().quantile(0.99))
+    level = peak * 10.0 ** random.uniform(-2.7, -1.4)
+    image = image + level * torch.view_as_complex(_normals((*image.shape, 2), random))
+    te_known = math.nan if refocused else te_ms
+    inner = range(_EVERY, len(image) - _EVERY, _EVERY)
+    return [TrainingSlice(image[index].clone(), spacing[1:], te_known, field_t) for index in inner]
+
+
+def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float], axis: int) -> Tensor:
+    """The relative field that a susceptibility makes, in its unit.
+
+    Parameters
+    ----------
+    susceptibility
+        `(slice height width)`; the surroundings repeat it.
+    spacing_mm
+        Of the three axes.
+    axis
+        Along which the main field points.
+
+    Returns
+    -------
+    field
+        Same shape: the convolution with `1/3 - k_axis^2 / k^2` in k-space, mean 0.
+    """
+    squares = [
+        torch.fft.fftfreq(size, step).square().reshape([-1 if i == j else 1 for j in range(3)])
+        for i, (size, step) in enumerate(zip(susceptibility.shape, spacing_mm, strict=True))
+    ]
+    total = squares[0] + squares[1] + squares[2]
+    kernel = 1.0 / 3.0 - squares[axis] / total.clamp(min=torch.finfo(torch.float32).tiny)
+    kernel[0, 0, 0] = 0.0
+    field: Tensor = torch.fft.ifftn(torch.fft.fftn(susceptibility) * kernel).real
+    return field
+
+
+def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
+    """Take `share` of what polynomials of second order explain away, as a scanner's shim coils do.
+
+    The fit is over the object: where `signal` is above a tenth of its maximum.
+    """
+    axes = [torch.linspace(-1.0, 1.0, size) for size in field.shape]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    terms = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, x * z, x * x - y * y, z * z - x * x, z * z])
+    inside = signal > 0.1 * signal.max()
+    fit = torch.linalg.lstsq(terms[:, inside].T.double(), field[inside][:, None].double()).solution[:, 0].float()
+    explained: Tensor = torch.tensordot(fit, terms, dims=1)
+    return field - share * explained
+
+
+def acquire(
+    anatomy: Anatomy, field_ppm: Tensor, te_ms: float, field_t: float, spacing_mm: tuple[float, float, float]
+) -> Tensor:
+    """The complex image of a gradient echo, `(slice height width)`; TE 0 is a spin echo.
+
+    Phase is 2 pi times the frequency offset times TE. The gradient of the field along the slice axis dephases a
+    voxel: its signal falls with the sinc of the cycles across it.
+    """
+    cycles_per_ppm = GYROMAGNETIC * field_t * te_ms * 1e-3
+    water_and_fat = (1.0 - anatomy.fat) + anatomy.fat * complex(
+        math.cos(2 * math.pi * cycles_per_ppm * FAT_SHIFT_PPM), math.sin(2 * math.pi * cycles_per_ppm * FAT_SHIFT_PPM)
+    )
+    across = cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
+    signal = anatomy.signal * torch.exp(-anatomy.rate * te_ms * 1e-3) * torch.sinc(across).abs()
+    return signal * water_and_fat * torch.polar(torch.ones_like(signal), 2 * math.pi * cycles_per_ppm * field_ppm)
+
+
+def draw_anatomy(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], random: np.random.Generator
+) -> Anatomy:
+    """Draw a body in air, with a layer of fat and 8 to 24 structures in it; edges are a pixel soft."""
+    grid = _positions(shape, spacing_mm)
+    extent = torch.tensor([n * mm for n, mm in zip(shape, spacing_mm, strict=True)])
+    bend = 0.09 * smooth_field(shape, spacing_mm, 60.0, random)
+    maps = [torch.zeros(shape) for _ in range(4)]
+    _paint(maps, torch.ones(shape), AIR, random)
+    radii = extent * torch.tensor([random.uniform(0.6, 1.5), random.uniform(0.3, 0.44), random.uniform(0.3, 0.44)])
+    body = _ellipsoid(grid, torch.zeros(3), radii, 0.0) + bend
+    soft = float(radii[1:].min()) / spacing_mm[1]
+    _paint(maps, _soft_mask(body, soft), FAT, random)
+    thickness = random.uniform(0.02, 0.15)
+    _paint(maps, _soft_mask(body + thickness, soft), ORGAN, random)
+    for _ in range(random.integers(8, 25)):
+        size = math.exp(random.uniform(math.log(0.04), math.log(0.35)))
+        inner = radii * size * torch.from_numpy(random.uniform(0.5, 1.8, 3)).float()
+        place = radii * torch.from_numpy(random.uniform(-0.7, 0.7, 3)).float()
+        part = _ellipsoid(grid, place, inner, random.uniform(0, math.pi)) + 1.5 * bend
+        mask = _soft_mask(part, float(inner[1:].min()) / spacing_mm[1]) * _soft_mask(body + thickness, soft)
+        _paint(maps, mask, _INSIDE[random.choice(len(_INSIDE), p=_SHARES)], random)
+    texture = 1.0 + 0.1 * smooth_field(shape, spacing_mm, 6.0, random)
+    vessels = 0.03 * smooth_field(shape, spacing_mm, 5.0, random) * (maps[0] > 0)
+    return Anatomy(maps[0] * texture.clamp(min=0.2), maps[1] + vessels, maps[2], maps[3])
+
+
+def smooth_field(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], correlation_mm: float, random: np.random.Generator
+) -> Tensor:
+    """A Gaussian random field of zero mean and unit deviation; its correlation falls to 1/e over `correlation_mm`."""
+    exponent = torch.zeros(shape)
+    for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
+        frequency = torch.fft.fftfreq(size, step).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        exponent = exponent + (math.pi * correlation_mm * frequency).square()
+    field: Tensor = torch.fft.ifftn(torch.fft.fftn(_normals(shape, random)) * torch.exp(-0.5 * exponent)).real
+    return (field - field.mean()) / field.std().clamp(min=1e-12)
+
+
+def _receive(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
+    """Sensitivity of receive and transmit: smooth in magnitude and phase."""
+    modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random))
+    phase = random.uniform(0.3, 1.5) * smooth_field(shape, spacing_mm, random.uniform(80.0, 160.0), random)
+    return torch.polar(modulus, phase)
+
+
+def _normals(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+    values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(values)
+
+
+def _positions(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Tensor:
+    axes = [(torch.arange(n) - n // 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _ellipsoid(grid: Tensor, place: Tensor, radii: Tensor, turn: float) -> Tensor:
+    """Distance from the place in units of the radii, minus 1: negative inside. `turn` rotates it in the plane."""
+    z, y, x = grid - place[:, None, None, None]
+    y, x = math.cos(turn) * y - math.sin(turn) * x, math.sin(turn) * y + math.cos(turn) * x
+    return torch.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2) - 1.0
+
+
+def _soft_mask(distance: Tensor, pixels: float) -> Tensor:
+    """1 inside, 0 outside; `pixels` are the pixels of a radius."""
+    return torch.sigmoid(-2.0 * pixels * distance)
+
+
+def _paint(maps: list[Tensor], mask: Tensor, tissue: Tissue, random: np.random.Generator) -> None:
+    values = [random.uniform(*bounds) for bounds in tissue[:3]] + [tissue.fat]
+    for index, value in enumerate(values):
+        maps[index] = maps[index] + mask * (value - maps[index])
