@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from augment.store import CorpusStore
 FORMATS = ("fastmri", "bart", "ismrmrd")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SPARE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _take(
     except VolumeError as error:
         summary.fail(wanted.name, error.reason, str(error))
     except (OSError, RuntimeError) as error:  # h5py raises both
-        if _is_disk_full(error):
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             summary.stopped = f"{place.folder}: the disk is full ({_one_line(error)}); make room or choose another disk"
         else:
             summary.fail(wanted.name, "failed", f"{wanted.target}: {_one_line(error)}; run the same command again")
@@ -175,20 +173,10 @@ def _holds(path: Path, stamp: Stamp, kind: ModuleType) -> bool:
 
 
 def _write(volume: SourceVolume, target: Path, place: Place, kind: ModuleType, options: ExportOptions) -> None:
-    needed = volume.num_bytes if options.compression == "none" else 0
-    if shutil.disk_usage(place.unfinished).free < needed + _SPARE_BYTES:
-        # HDF5 copes badly with a disk that becomes full while a file is open, so look first
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: the volume takes {needed / 1e6:.1f} MB", str(target))
     with place.writing(target) as partial:
         written = kind.write(volume, partial, _stamp(volume.receipt_sha256, options), options.compression)
         if kind.read_stamp(partial) != written or not _holds(partial, written, kind):
             raise OSError(errno.EIO, "what was read back is not what was written", str(target))
-
-
-def _is_disk_full(error: Exception) -> bool:
-    number = error.errno if isinstance(error, OSError) else None
-    # h5py puts the number of the cause into its text only
-    return number in _DISK_FULL or any(f"errno = {code}," in str(error) for code in _DISK_FULL)
 
 
 def _one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from augment.exports.attributes import export_attributes
-from augment.exports.hdf5 import is_foreign, read_stamp
+from augment.exports.hdf5 import creating, is_foreign, read_stamp
 from augment.exports.header import ismrmrd_header
 from augment.exports.source import SourceVolume
 from augment.exports.stamp import STAMP_KEY, Digests, Stamp
@@ -46,7 +46,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
     digests = Digests()
     header = ismrmrd_header(volume.name, volume.receipt, volume.num_coils or 1)
     digests.take(_HEADER, header)
-    with h5py.File(path, "w") as file:
+    with creating(path) as file:
         file[_HEADER] = np.bytes_(header)
         for array in volume.arrays:
             _write_array(file, volume, array, digests, compression)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from augment.errors import RequestError
 from augment.exports.attributes import export_attributes
-from augment.exports.hdf5 import is_foreign, read_stamp
+from augment.exports.hdf5 import creating, is_foreign, read_stamp
 from augment.exports.header import ismrmrd_header
 from augment.exports.source import SourceVolume
 from augment.exports.stamp import STAMP_KEY, Digests, Stamp
@@ -52,7 +52,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
     digests = Digests()
     header = ismrmrd_header(volume.name, volume.receipt, volume.num_coils or 1)
     digests.take("xml", header)
-    with h5py.File(path, "w") as file:
+    with creating(path) as file:
         group = file.create_group(GROUP)
         text = group.create_dataset("xml", (1,), h5py.special_dtype(vlen=bytes))
         text[0] = header
