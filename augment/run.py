@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from augment.environment import device_kind
 from augment.errors import RETRY_WITH_MEMORY
-from augment.index import IndexBuilder
+from augment.index import IndexBuilder, read_names
 from augment.lease import Lease
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
-from augment.request import all_tasks, check_corpus, check_place, count_wanted, open_corpus, split_failed
+from augment.request import check_corpus, check_place, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.summary import BuildSummary
+from augment.work import Work, work_of
 from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
 from cluster.connect import Connection
@@ -62,17 +63,32 @@ def build(
     RequestError
         If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
     """
-    root, say = root.rstrip("/") or root, say or _say
+    root = root.rstrip("/") or root
+    check_request(root, options)
+    work = work_of(manifest, options.replicas, options.retry_failed)
+    with Lease(root, options.break_lease) as lease:
+        return do_work(work, root, options, lease, say, progress)
+
+
+def check_request(root: str, options: BuildOptions) -> None:
+    """Check what can be checked before anything starts; raises RequestError."""
     check_cluster(options)
     check_place(root)
     if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
         device = device_kind() if checkpoint_path(options) is not None else "cpu"
         check_corpus(root, make_recipe(options, device), options.overwrite)
-    with Lease(root, options.break_lease) as lease, ExitStack() as stack:
+
+
+def do_work(
+    work: Work, root: str, options: BuildOptions, lease: Lease, say: Say | None = None, progress: bool = True
+) -> BuildSummary:
+    """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`."""
+    say = say or _say
+    with ExitStack() as stack:
         with connected(options) as connection:
             plan = prepare_workers(connection, root, options)
             say(f"dashboard: {connection.dashboard}")
-            run = stack.enter_context(_Run(manifest, plan, options, connection, lease, say))
+            run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
             try:
                 summary = run.go(progress)
             finally:
@@ -88,17 +104,18 @@ class _Run:
     """One run over the tasks: it counts, logs, shows and indexes what comes back."""
 
     def __init__(
-        self, manifest: Manifest, plan: BenchPlan, options: BuildOptions, connection: Connection, lease: Lease, say: Say
+        self, work: Work, plan: BenchPlan, options: BuildOptions, connection: Connection, lease: Lease, say: Say
     ) -> None:
-        self._manifest = manifest
+        self._work = work
         self._plan = plan
         self._options = options
         self._connection = connection
         self._lease = lease
         self._say = say
-        self._wanted = count_wanted(manifest, options.replicas)
-        self._summary = BuildSummary(plan.root, len(self._wanted.names))
+        self._done: set[str] = set()
+        self._summary = BuildSummary(plan.root, len(work.names))
         self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
+        self._before = set(read_names(self._store.storage))
         self._index = IndexBuilder(self._store)
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
@@ -137,14 +154,27 @@ class _Run:
         """Write the index and the end of the log, once."""
         if not self._finished:
             self._finished = True
-            self._index.write(self._wanted.names)
+            self._index.write(self._work.order)
+            if self._summary.num_open:
+                self._count_unseen()
+            self._summary.sort(self._work.names)
             self._log.end(self._summary.to_json())
+
+    def _count_unseen(self) -> None:
+        """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
+        unseen = set(self._work.names) - self._done
+        for name in read_names(self._store.storage):
+            if name in unseen:
+                receipt = None if name in self._before else self._store.receipt(name)
+                self._summary.take_unseen(receipt)
 
     def _facts(self) -> dict[str, object]:
         plan = self._plan
         return {
-            "num_volumes": len(self._wanted.names),
-            "num_slices": self._wanted.num_slices,
+            "manifest": self._work.manifest,
+            "checkpoint": None if plan.checkpoint is None else str(plan.checkpoint),
+            "num_volumes": len(self._work.names),
+            "num_slices": self._work.num_slices,
             "recipe_hash": plan.recipe.hash,
             "recipe": plan.recipe.to_json(),
             "environments": plan.classes,
@@ -155,8 +185,8 @@ class _Run:
         }
 
     def _tasks(self) -> Iterator[Task]:
-        tasks = all_tasks(self._manifest, self._options.replicas)
-        if self._options.retry_failed:
+        tasks = self._work.tasks()
+        if self._work.retry_failed:
             return tasks
         left_out: list[Task] = []
         kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, left_out)
@@ -169,7 +199,7 @@ class _Run:
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
         with tqdm(
-            total=len(self._wanted.names),
+            total=len(self._work.names),
             unit="volume",
             disable=not progress,
             dynamic_ncols=True,
@@ -183,9 +213,12 @@ class _Run:
         outcome: Outcome = finished.value if finished.error is None else self._lost(finished)
         summary = self._summary
         summary.take(outcome)
+        if self._work.seen is not None:
+            self._work.seen(outcome)
         if outcome.disk_full:
             summary.stopped = f"{outcome.message}; make room and run the same command again"
             return
+        self._done.add(outcome.name)
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
         self._log.record(outcome, fingerprint, self._plan.recipe.hash)
         if outcome.status == "failed":
@@ -214,7 +247,7 @@ class _Run:
         start = time.monotonic()
         if start - self._indexed < self._index_every:
             return
-        self._index.write(self._wanted.names)
+        self._index.write(self._work.order)
         self._indexed = time.monotonic()
         self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from augment.runlog import Failure
 from augment.workbench import Outcome
@@ -68,6 +72,21 @@ class BuildSummary:
             self.num_bytes += outcome.num_bytes
         elif outcome.status == "skipped":
             self.skipped += 1
+
+    def take_unseen(self, receipt: Mapping[str, Any] | None) -> None:
+        """Count a committed volume whose outcome never came: its receipt, or None where it was committed before."""
+        if receipt is None:
+            self.skipped += 1
+            return
+        self.built += 1
+        self.num_slices += receipt["num_slices"]
+        arrays = receipt["arrays"].items()
+        self.num_bytes += sum(math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize for _, array in arrays)
+
+    def sort(self, names: Sequence[str]) -> None:
+        """Bring failures, which come as they happen, into the manifest's order."""
+        place = {name: number for number, name in enumerate(names)}
+        self.failed = dict(sorted(self.failed.items(), key=lambda item: place.get(item[0], len(place))))
 
     def to_json(self) -> dict[str, Any]:
         """Give all of it as a JSON object."""
