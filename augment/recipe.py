@@ -156,16 +156,17 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
 
 
 def _describe_model(path: Path, steps: int | None, device: str) -> tuple[int, str, Tile]:
-    from diffusion.checkpoint import CheckpointError, load_checkpoint
+    from diffusion.checkpoint import load_checkpoint
     from diffusion.learned import GPU_TILE, FlowGenerator
 
     try:
         checkpoint = load_checkpoint(path)
-    except CheckpointError as error:
+        nfe = FlowGenerator(checkpoint, steps).nfe
+    except ValueError as error:
         raise RequestError(str(error)) from None
     slices = 1 if device == "cpu" else GPU_TILE
     tile = Tile(slices=slices, multiple=checkpoint.network.config.multiple)
-    return FlowGenerator(checkpoint, steps).nfe, checkpoint.sha256, tile
+    return nfe, checkpoint.sha256, tile
 
 
 def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

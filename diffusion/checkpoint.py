@@ -30,8 +30,8 @@ class Checkpoint:
     """A trained network and what a sampler must know of it.
 
     `gauge` holds measured linear phases of the training volumes, `(count 3)`: TE in ms (NaN where not known), ramp
-    along height and width in rad/mm. `sha256` covers the weights file and the architecture. `card` is the whole model
-    card.
+    along height and width in rad/mm. `sha256` covers the weights file and what else changes a sample. `card` is the
+    whole model card.
     """
 
     network: ComplexUNet
@@ -39,6 +39,18 @@ class Checkpoint:
     gauge: torch.Tensor
     sha256: str
     card: dict[str, Any]
+
+    @property
+    def steps(self) -> int | None:
+        """Evaluations that the weights are meant for; None where any number will do."""
+        steps: int | None = self.card.get("steps")
+        return steps
+
+    @property
+    def teacher_steps(self) -> int | None:
+        """For a distilled network: evaluations of the teacher that it stands for."""
+        steps: int | None = self.card.get("distillation", {}).get("teacher_steps")
+        return steps
 
 
 def default_checkpoint() -> Path | None:
@@ -105,7 +117,21 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a model card of format 1")
     if card.get("process") not in PROCESSES:
         raise CheckpointError(f"{path}: process {card.get('process')!r}; expected one of {', '.join(PROCESSES)}")
+    _check_steps(card, path)
     return card
+
+
+def _check_steps(card: dict[str, Any], path: Path) -> None:
+    distillation = card.get("distillation", {})
+    if not isinstance(distillation, dict):
+        raise CheckpointError(f"{path}: distillation is {str(distillation)[:60]!r}; expected an object")
+    counts = {"steps": card.get("steps"), "teacher_steps": distillation.get("teacher_steps")}
+    for key, value in counts.items():
+        if value is not None and (type(value) is not int or not 0 < value <= _LARGEST_COUNT):
+            found = str(value)[:60]
+            raise CheckpointError(f"{path}: {key} is {found}; expected a whole number of 1 to {_LARGEST_COUNT}")
+    if ("distillation" in card) != (counts["teacher_steps"] is not None):
+        raise CheckpointError(f"{path}: distillation without teacher_steps; expected a card of phasegen distill")
 
 
 def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
@@ -147,7 +173,7 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
     """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
-    wiring = {key: card[key] for key in ("format", "process", "network")}
+    wiring = {key: card[key] for key in ("format", "process", "network", "distillation") if key in card}
     digest = hashlib.sha256(path.read_bytes())
     digest.update(json.dumps(wiring, sort_keys=True).encode())
     return digest.hexdigest()

@@ -34,9 +34,10 @@ class FlowGenerator:
     name = "diffusion"
 
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.times = time_grid(DEFAULT_STEPS if steps is None else steps)
+        self.times = time_grid(_choose_steps(checkpoint, steps))
         self.nfe = len(self.times)
-        self.gain = noise_gain(self.times)
+        # a student has learned to carry as much noise to the end as its teacher does in many steps
+        self.gain = noise_gain(time_grid(checkpoint.teacher_steps) if checkpoint.teacher_steps else self.times)
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.gauge = checkpoint.gauge
@@ -105,6 +106,12 @@ class FlowGenerator:
         ramp = ramp * torch.tensor(conditions.spacing_mm or (GRID_MM, GRID_MM))
         angle = 2.0 * math.pi * phase
         return ramp_phasor(ramp.to(self.device), height, width) * complex(math.cos(angle), math.sin(angle))
+
+
+def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
+    if checkpoint.teacher_steps and steps not in (None, checkpoint.steps):
+        raise ValueError(f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out")
+    return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps
 
 
 def _unit(image: Tensor) -> Tensor:

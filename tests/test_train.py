@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from augment.errors import RequestError
-from augment.train import measure_gauge, read_config, train, train_command
+from augment.train import train, train_command
+from augment.train_config import TrainConfig, read_config
+from augment.training_set import measure_gauge
 from augment.volume import Volume
 from diffusion.checkpoint import load_checkpoint
 
@@ -61,23 +63,23 @@ def test_training_makes_a_checkpoint_that_says_what_it_is(config, capfd):
 
 
 def test_equal_recipes_give_equal_weights(config):
-    first = train(read_config(config)).read_bytes()
+    first = train(read_config(config, TrainConfig)).read_bytes()
     for file in (config.parent / "run").iterdir():
         file.unlink()
-    assert train(read_config(config)).read_bytes() == first
+    assert train(read_config(config, TrainConfig)).read_bytes() == first
 
 
 def test_nothing_to_train_on_is_an_error_that_says_so(config):
     config.write_text(CONFIG.replace('split = "train"', 'split = "test"'))
     with pytest.raises(RequestError, match="no row of split 'test'"):
-        train(read_config(config))
+        train(read_config(config, TrainConfig))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("manifest = 3 4", "not TOML"),
-        ('output = "run"', "no entry 'manifest'"),
+        ('output = "run"', "no entry .manifest."),
         (CONFIG.replace("steps = 3", "stepz = 3"), "stepz"),
         (CONFIG.replace("steps = 3", 'precision = "half"'), "expected float32 or bfloat16"),
         (CONFIG.replace("[4, 8]", "[3, 8]"), "multiples of groups"),
@@ -88,7 +90,7 @@ def test_wrong_configurations_are_refused(tmp_path, text, message):
     path = tmp_path / "config.toml"
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
-        read_config(path)
+        read_config(path, TrainConfig)
 
 
 def test_gauge_is_measured_in_radians_per_mm():
@@ -102,6 +104,6 @@ def test_gauge_is_measured_in_radians_per_mm():
 
 
 def test_loss_is_kept_in_the_run_folder(config):
-    train(read_config(config))
+    train(read_config(config, TrainConfig))
     rows = [json.loads(line) for line in (config.parent / "run" / "loss.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]

@@ -1,11 +1,11 @@
-"""`phasegen train` and `evaluate phase`."""
+"""`phasegen train`, `distill` and `evaluate phase`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, counts, names
+from augment.commands.answer import Answer, Commands, add_command, add_json, count, counts, names
 
 
 def register(commands: Commands) -> None:
@@ -20,8 +20,21 @@ def register(commands: Commands) -> None:
         "are in the output folder.",
         "phasegen train brain.toml\nphasegen train brain.toml --device cuda",
     )
-    train.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
-    train.add_argument("--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda if any)")
+    distill = add_command(
+        commands,
+        "distill",
+        distill_model,
+        "teach trained weights to need 1, 2 or 4 evaluations",
+        "Make a student of a trained model by a TOML configuration: the teacher's checkpoint, the manifest with real\n"
+        "phase, the output folder, the evaluations. The same command goes on after an interruption. The student's\n"
+        "checkpoint says how many evaluations it needs, so --steps can be left out when it is used.",
+        "phasegen distill two_steps.toml\nphasegen distill two_steps.toml --device cuda",
+    )
+    for parser in (train, distill):
+        parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
+        parser.add_argument(
+            "--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda if any)"
+        )
     evaluate = commands.add_parser(
         "evaluate", help="judge generated phase on real data", description="Judge what is generated on real data."
     )
@@ -34,11 +47,16 @@ def _register_phase(inner: Commands) -> None:
         "phase",
         evaluate_phase,
         "compare generated with real phase",
-        "Give the magnitude of real complex volumes to generators, and compare the distributions of generated and\n"
-        "real phase per session: wrapped gradients, structure function, residues. The real phase of another echo or\n"
-        "run stands beside them as the floor.",
-        "phasegen evaluate phase --real pairs.csv --split val\n"
-        "phasegen evaluate phase --real pairs.csv --checkpoint runs/mine/mine.safetensors --steps 1,2,4 --json",
+        "Give the magnitude of real complex volumes to generators, and compare generated with real phase per session:\n"
+        "circular statistics, gradients, structure function, residues, spectrum, symmetry, a partial Fourier\n"
+        "reconstruction, diversity, and a classifier. The real phase of another echo or run stands beside them as the\n"
+        "floor. With -o, a JSON file, the tables and a page with pictures are written into the folder, which also\n"
+        "keeps what networks sampled: the same command goes on after an interruption. augment/EVALUATION.md defines\n"
+        "every figure.",
+        "phasegen evaluate phase --real pairs.csv --split val -o runs/judged\n"
+        "phasegen evaluate phase --real pairs.csv --split val --steps 1,2,4,128 -o runs/judged\n"
+        "phasegen evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
+        "phasegen evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json",
     )
     phase.add_argument(
         "--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase"
@@ -48,13 +66,37 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help="of diffusion, smooth, sinus, zero, white (default: all; diffusion where there are weights)",
+        help="diffusion and the names that --phase of build takes (default: all; diffusion where there are weights)",
     )
     phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
     phase.add_argument(
-        "--steps", type=counts, metavar="N,M", help="evaluations of the network a slice, one or several (default: 4)"
+        "--steps",
+        type=counts,
+        metavar="N,M",
+        help="evaluations of the network a slice, one or several (default: its own)",
     )
+    phase.add_argument("--against", type=Path, metavar="C", help="a second checkpoint to be no worse than")
+    phase.add_argument(
+        "--against-steps", type=counts, metavar="N,M", help="its evaluations a slice (default: as --steps)"
+    )
+    phase.add_argument(
+        "--max-slices", type=int, metavar="N", help="slices of each volume, evenly spaced pairs; 0: all (default: 8)"
+    )
+    phase.add_argument("--seeds", type=count, metavar="N", help="draws of a slice for the diversity (default: 2)")
     phase.add_argument("--seed", type=int, default=0, metavar="S", help="of the generators (default: 0)")
+    phase.add_argument(
+        "--config", type=Path, metavar="T.toml", help="margins, classifier, limits (default: the package's)"
+    )
+    phase.add_argument("--no-classifier", action="store_true", help="leave the classifier out")
+    phase.add_argument(
+        "--group-column", metavar="NAME", help="a column that says which rows may show one person (default: subject_id)"
+    )
+    phase.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE", help="cpu (default) or cuda"
+    )
+    phase.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="write the results there, keep samples there"
+    )
     add_json(phase)
 
 
@@ -65,23 +107,45 @@ def train_model(arguments: argparse.Namespace) -> Answer:
     return Answer(train_command(arguments.config, arguments.device))
 
 
+def distill_model(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen distill`."""
+    from augment.distill import distill_command
+
+    return Answer(distill_command(arguments.config, arguments.device))
+
+
 def evaluate_phase(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen evaluate phase`."""
-    from augment.errors import RequestError
-    from augment.evaluate import evaluate_phase_command
-    from diffusion.baselines import BASELINES
-    from diffusion.checkpoint import default_checkpoint
-    from diffusion.select import make_generator
+    from dataclasses import replace
 
-    with_model = arguments.checkpoint is not None or default_checkpoint() is not None
-    chosen = arguments.generators or (*(("diffusion",) if with_model else ()), *BASELINES)
+    from augment.errors import RequestError
+    from augment.evaluation.config import read_config
+    from augment.evaluation.contestants import Choice, make_contestants
+    from augment.evaluation.run import Request, evaluate
+    from augment.evaluation.tables import markdown
+
+    config = read_config(arguments.config)
+    changes = {"max_slices": arguments.max_slices, "seeds": arguments.seeds}
     try:
-        generators = [
-            make_generator(name, arguments.checkpoint, steps)
-            for name in chosen
-            for steps in ((arguments.steps or (None,)) if name == "diffusion" else (None,))
-        ]
-    except ValueError as error:  # an unknown name, or weights that cannot be used
-        raise RequestError(str(error)) from None
-    status = evaluate_phase_command(arguments.real, arguments.split, generators, arguments.seed, arguments.json)
-    return Answer(status)
+        config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    except ValueError as error:
+        raise RequestError(f"--max-slices, --seeds: {error}") from None
+    choice = Choice(
+        arguments.generators,
+        arguments.checkpoint,
+        arguments.steps or (),
+        arguments.against,
+        arguments.against_steps or (),
+        arguments.device,
+    )
+    request = Request(
+        arguments.real,
+        arguments.split,
+        arguments.seed,
+        arguments.output,
+        arguments.group_column,
+        not arguments.no_classifier,
+        arguments.device,
+    )
+    result = evaluate(request, make_contestants(choice), config)
+    return Answer(1 if result.left_out else 0, [markdown(result)], result.to_json())

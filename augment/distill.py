@@ -1,0 +1,58 @@
+"""`phasegen distill`: from a trained network to one that needs 1, 2 or 4 evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from augment.errors import RequestError
+from augment.train import default_device, open_checkpoint, run_training
+from augment.train_config import DistillConfig, read_config
+from augment.training_set import read_training_set
+from diffusion.distillation import DistillationObjective
+
+
+def distill(config: DistillConfig, device: str = "cpu") -> Path:
+    """Distil, or go on with a run that was interrupted, and write the student's checkpoint.
+
+    The student keeps the teacher's architecture and measured gauge. The number of its evaluations is in its card and is
+    what a sampler takes where none is asked for.
+
+    Parameters
+    ----------
+    config
+        Whose student, on what data, and how.
+    device
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    path
+        Of the checkpoint.
+
+    Raises
+    ------
+    RequestError
+        No row of the manifest can be trained on, or the teacher cannot be used.
+    """
+    teacher = open_checkpoint(config.teacher)
+    if teacher.process != "flow":
+        raise RequestError(f"{config.teacher}: its process is {teacher.process}; expected flow; name another teacher")
+    if "distillation" in teacher.card:
+        raise RequestError(f"{config.teacher}: is itself a student; expected a trained teacher; name that one")
+    data = replace(read_training_set(config.manifest, config.split), gauge=teacher.gauge)
+    network = teacher.network.config
+    card = {
+        "steps": config.distillation.evaluations,
+        "distillation": asdict(config.distillation)
+        | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
+    }
+    objective = DistillationObjective(teacher.network.to(device), config.distillation)
+    return run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
+
+
+def distill_command(config_path: Path, device: str | None = None) -> int:
+    """Run `phasegen distill`; the exit status."""
+    path = distill(read_config(config_path, DistillConfig), device or default_device())
+    print(f"checkpoint: {path}")  # noqa: T201
+    return 0

@@ -1,0 +1,91 @@
+"""The configurations of `phasegen train` and `phasegen distill`: TOML, checked before anything is read."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from augment.errors import RequestError
+from diffusion.distillation import DistillationConfig
+from diffusion.network import NetworkConfig
+from diffusion.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What training and distillation share; relative paths are relative to the configuration file.
+
+    `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
+    empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
+    `card` is copied into the model card (name, licence, description of the data).
+    """
+
+    manifest: Path
+    output: Path
+    name: str = "model"
+    split: str = "train"
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """The configuration of `phasegen train`; `initial` is a checkpoint whose weights the training starts from."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    initial: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(RunConfig):
+    """The configuration of `phasegen distill`; `teacher` is the checkpoint that the student starts from and follows."""
+
+    teacher: Path
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+
+
+Config = TypeVar("Config", bound=RunConfig)
+_SECTIONS = {"network": NetworkConfig, "training": TrainingConfig, "distillation": DistillationConfig}
+_PATHS = ("manifest", "output", "initial", "teacher")
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """Read a TOML configuration of one kind.
+
+    Raises
+    ------
+    RequestError
+        The file is missing, is not TOML, or holds an unknown or impossible entry.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}; expected a TOML configuration") from error
+    except ValueError as error:
+        raise RequestError(f"{path}: not TOML ({error})") from error
+    known = {one.name for one in fields(kind)}
+    missing = [name for name in ("manifest", "output", "teacher") if name in known and name not in table]
+    if missing:
+        raise RequestError(f"{path}: no entry {missing[0]!r}; add it")
+    unknown = sorted(table.keys() - known)
+    if unknown:
+        raise RequestError(f"{path}: unknown entry {unknown[0]!r}; expected of {', '.join(sorted(known))}")
+    try:
+        return kind(**{key: _value(path, key, value) for key, value in table.items()})
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{path}: {error}") from error
+
+
+def _value(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  # whatever TOML holds
+    if key in _PATHS:
+        if not isinstance(value, str):
+            raise TypeError(f"{key} = {value!r}: expected a path between quotes")
+        return (path.parent / value).resolve()
+    if key not in _SECTIONS:
+        return value
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} = {value!r}: expected a section [{key}]")
+    values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+    return _SECTIONS[key](**values)

@@ -1,0 +1,78 @@
+"""What a manifest gives to train on: slices with real phase, their licences, and the linear phase of their volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from augment.errors import RequestError, VolumeError
+from augment.readers import read_volume
+from augment.training_data import TrainingSlice, slices_of
+from augment.volume import Volume
+from diffusion.gauge import estimate_ramp
+from manifests.parse import read_manifest
+from manifests.record import ManifestRow
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Slices of the rows of one split. `gauge` is that of `measure_gauge`, `facts` what a model card tells of them."""
+
+    slices: list[TrainingSlice]
+    gauge: torch.Tensor
+    facts: dict[str, Any]
+
+
+def read_training_set(manifest: Path, split: str) -> TrainingSet:
+    """Read the rows of a split (all where it is empty) that have real phase; say on standard error what is left out.
+
+    Raises
+    ------
+    RequestError
+        The manifest is wrong, or no row of it can be trained on.
+    """
+    slices: list[TrainingSlice] = []
+    ramps, licences = [], Counter[str]()
+    for row, volume in _read([row for row in read_manifest(manifest) if not split or row.split == split]):
+        slices += slices_of(volume)
+        ramps.append(measure_gauge([volume]))
+        licences[row.licence or "not stated"] += len(volume.magnitude)
+    if not slices:
+        raise RequestError(f"{manifest}: no row{f' of split {split!r}' if split else ''} with phase could be read")
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    facts = {"split": split, "slices": len(slices), "licences": dict(licences), "manifest_sha256": digest}
+    return TrainingSet(slices, torch.cat(ramps), facts)
+
+
+def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:
+    """The linear phase of each volume, median over its slices: `(volume 3)`, TE in ms (or NaN) and rad/mm."""
+    rows = []
+    for volume in volumes:
+        if volume.phase is None:
+            continue
+        image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+        ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
+        te_ms = math.nan if volume.te_ms is None else volume.te_ms
+        rows.append([te_ms, *ramp.median(dim=0).values.tolist()])
+    return torch.tensor(rows)
+
+
+def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
+    for row in tqdm(rows, desc="reading", unit="volume", disable=None):
+        try:
+            volume = read_volume(row)
+            if volume.phase is None:
+                raise VolumeError("mismatch", f"{row.volume_id}: no `phase` or `kspace` in its row")
+        except VolumeError as error:
+            print(f"left out: {error}", file=sys.stderr)  # noqa: T201
+            continue
+        yield row, volume

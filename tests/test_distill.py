@@ -1,0 +1,110 @@
+import json
+
+import numpy as np
+import pytest
+
+from augment.distill import distill, distill_command
+from augment.errors import RequestError
+from augment.train import train
+from augment.train_config import DistillConfig, TrainConfig, read_config
+from augment.training_data import TrainingSlices
+from augment.training_set import read_training_set
+from diffusion.checkpoint import CheckpointError, load_checkpoint
+from diffusion.distillation import DistillationObjective
+from diffusion.select import make_generator
+from diffusion.training import Trainer
+
+COMMON = """
+manifest = "pairs.csv"
+output = "{name}"
+name = "{name}"
+
+[training]
+steps = {steps}
+pixels = 1024
+seed = 5
+save_every = 2
+"""
+NETWORK = """
+[network]
+channels = [4, 8]
+blocks = 1
+groups = 2
+embedding = 8
+"""
+DISTILL = 'teacher = "teacher/teacher.safetensors"\n' + COMMON.format(name="student", steps=4)
+DISTILL += "[distillation]\nevaluations = 2\nteacher_steps = 4\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    y, x = np.mgrid[-1:1:24j, -1:1:20j]
+    magnitude = np.exp(-3 * (x**2 + y**2)).astype(np.float32)
+    np.save(tmp_path / "m.npy", np.stack([magnitude] * 3))
+    np.save(tmp_path / "p.npy", np.stack([2 * magnitude**2] * 3).astype(np.float32))
+    (tmp_path / "pairs.csv").write_text("volume_id,path,phase,split\na,m.npy,p.npy,train\n")
+    (tmp_path / "teacher.toml").write_text(COMMON.format(name="teacher", steps=3) + NETWORK)
+    (tmp_path / "student.toml").write_text(DISTILL)
+    train(read_config(tmp_path / "teacher.toml", TrainConfig))
+    return tmp_path
+
+
+def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
+    assert distill_command(folder / "student.toml", "cpu") == 0
+    teacher = load_checkpoint(folder / "teacher" / "teacher.safetensors")
+    path = folder / "student" / "student.safetensors"
+    student = load_checkpoint(path)
+    assert student.steps == 2 and student.teacher_steps == 4
+    assert student.card["distillation"]["teacher"] == {"name": "teacher", "sha256": teacher.sha256}
+    assert student.network.config == teacher.network.config
+    assert student.gauge.nan_to_num().equal(teacher.gauge.nan_to_num())
+    assert make_generator("diffusion", path).nfe == 2
+    with pytest.raises(RequestError, match="itself a student"):
+        (folder / "again.toml").write_text(DISTILL.replace("teacher/teacher", "student/student"))
+        distill(read_config(folder / "again.toml", DistillConfig))
+
+
+def test_an_interrupted_distillation_goes_on_to_the_same_student(folder):
+    whole = distill(read_config(folder / "student.toml", DistillConfig)).read_bytes()
+    (folder / "half.toml").write_text(DISTILL.replace('output = "student"', 'output = "half"'))
+    config = read_config(folder / "half.toml", DistillConfig)
+    objective = DistillationObjective(load_checkpoint(config.teacher).network, config.distillation)
+    slices = TrainingSlices(read_training_set(config.manifest, "train").slices, 1024, 5)
+    network = load_checkpoint(config.teacher).network
+    Trainer(network.config, config.training, slices, config.output, "cpu", network, objective).run(until=2)
+    assert distill(config).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DISTILL.replace("teacher = ", "tutor = "), "no entry 'teacher'"),
+        (DISTILL.replace("teacher/teacher", "gone"), "gone.safetensors: no such file"),
+        (DISTILL.replace("evaluations = 2", "evaluations = 3"), "multiple of evaluations = 3"),
+        (DISTILL.replace("evaluations = 2", "evaluation = 2"), "evaluation"),
+        (DISTILL + NETWORK, "unknown entry 'network'"),
+        (DISTILL.replace('teacher = "teacher/teacher.safetensors"', "teacher = 3"), "expected a path"),
+    ],
+)
+def test_wrong_requests_are_refused(folder, text, message):
+    (folder / "wrong.toml").write_text(text)
+    with pytest.raises(RequestError, match=message):
+        distill(read_config(folder / "wrong.toml", DistillConfig))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": True}, "steps is True"),
+        ({"distillation": []}, "expected an object"),
+        ({"distillation": {}}, "without teacher_steps"),
+        ({"distillation": {"teacher_steps": "many"}}, "teacher_steps is many"),
+    ],
+)
+def test_cards_with_impossible_steps_are_refused(folder, change, message):
+    path = folder / "teacher" / "teacher.safetensors"
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
