@@ -46,7 +46,16 @@ class RequestError(ValueError):
 
 def unwritable(root: str, error: OSError) -> RequestError:
     """Say that a corpus cannot be opened or made at a path or URL, and why."""
-    why = " ".join((error.strerror or str(error) or type(error).__name__).split())
     return RequestError(
-        f"{root}: cannot be written ({why}); expected a place where this user may write; choose another place"
+        f"{root}: cannot be written ({_reason(error)}); expected a place where this user may write; choose another "
+        "place"
     )
+
+
+def unreadable(root: str, error: OSError) -> RequestError:
+    """Say that a corpus cannot be looked at, and why."""
+    return RequestError(f"{root}: cannot be read ({_reason(error)}); expected a corpus that this user may read")
+
+
+def _reason(error: OSError) -> str:
+    return " ".join((error.strerror or str(error) or type(error).__name__).split())

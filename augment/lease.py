@@ -1,21 +1,19 @@
 """One builder at a time: a lease beside the corpus, `<corpus>.run/lease.json`, with a heartbeat.
 
-Every look at the lease and every change of it happens under a lock on a file beside it, so two builders that start at
-the same moment, or that both find an expired lease, cannot both win. The lock is held for moments; the heartbeat is
-what tells builders on other machines that the holder is alive. Their clocks must agree to within some seconds.
+Every change of the lease names the version that it replaces (`augment.exclusive`), so two builders that start at the
+same moment, or that both find a silent holder, cannot both win. No decision trusts a clock that shows the time of day:
+clocks of two machines differ, and all of them jump. Whether a process on this machine lives is asked of the machine;
+whether a holder elsewhere lives is watched, for as long as a lease may be silent, by a clock that only counts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,41 +22,61 @@ from typing import Any
 import psutil
 
 from augment.errors import RequestError, unwritable
-from augment.storage import run_folder
+from augment.exclusive import open_exclusive
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
 
+_LOOKS = 12
+"""Looks at a lease while it is watched."""
 
-def _pid_space() -> str:
-    """Name the space in which process ids count: containers of one host name have one each."""
+
+def _kernel_text(path: str) -> str:
     try:
-        return str(Path("/proc/self/ns/pid").readlink())
+        return str(Path(path).readlink()) if "/ns/" in path else Path(path).read_text().strip()
     except OSError:
         return ""
 
 
+def _this_machine() -> dict[str, str]:
+    """Name the place in which process ids count: host names repeat, and containers have ids of their own."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _kernel_text("/proc/sys/kernel/random/boot_id"),
+        "pid_space": _kernel_text("/proc/self/ns/pid"),
+    }
+
+
 def _process_started(pid: int) -> float | None:
+    """When a living process was started, by a clock that does not jump; None where there is no such process."""
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return None
+        after_name = _kernel_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        return float(after_name[19]) if after_name else float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def _now() -> float:
+    """Seconds of a clock that only counts, also while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Lease:
     """Hold a corpus for building, for the time of a `with` block.
 
     A lease whose process died on this machine is taken over without asking, so a killed build is resumed by the same
-    command. One that expired elsewhere is taken over with `break_lease`.
+    command. One whose holder was elsewhere is taken over with `break_lease`, once it was watched in vain for a sign
+    of life.
 
     Parameters
     ----------
     root
-        The corpus. An object store has no exclusive create that every service keeps, so its lease is held on this
-        machine, in the user's runtime folder: it does not keep builders on other machines away.
+        The corpus. On an object store other than S3 the lease is held on this machine, in the user's runtime folder: it
+        does not keep builders on other machines away.
     break_lease
-        Take over a lease that has expired.
+        Take over a lease whose holder is dead.
     heartbeat_s, expiry_s
         Time between two signs of life, and after which a lease without one has expired.
 
@@ -78,30 +96,49 @@ class Lease:
         expiry_s: float = EXPIRY_S,
     ) -> None:
         self._root = os.fspath(root).removeprefix("file://")
-        self._folder = _lease_folder(self._root)
-        self._path = self._folder / "lease.json"
+        self._place = open_exclusive(self._root, "lease.json")
         self._break = break_lease
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
-        self._token = uuid.uuid4().hex
-        self._started = time.time()
+        self._beats = 0
+        self._holder: dict[str, Any] = {
+            **_this_machine(),
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "started": time.time(),
+            "token": uuid.uuid4().hex,
+        }
+        self._tag = ""
+        self._renewed = 0.0
+        self._renewing = threading.Lock()
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def lost(self) -> bool:
-        """True once another builder has taken the lease over, or its file has gone."""
+        """True once another builder has taken the lease over, or its document has gone."""
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise RequestError where the lease was lost: stop writing, another builder is at work."""
+        """Raise RequestError where the lease was lost: stop writing, another builder is at work.
+
+        Where it could not be renewed for so long that another builder may have taken it (the network was away, the
+        machine slept), it is renewed here and now, or counts as lost.
+        """
+        if not self.lost and _now() - self._renewed > self._expiry_s:
+            try:
+                self._renew()
+            except OSError as error:
+                raise RequestError(
+                    f"{self._root}: the lease could not be renewed for {_now() - self._renewed:.0f} s ({error}); "
+                    "another builder may take it over, so this one stops; run the same command again to carry on"
+                ) from None
         if self.lost:
             raise RequestError(f"{self._root}: another builder took the lease over; this one stops, the other goes on")
 
     def __enter__(self) -> Lease:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             self._take()
         except OSError as error:
             raise unwritable(self._root, error) from None
@@ -115,81 +152,83 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        with self._locked():
-            holder = self._read()
-            if holder is not None and holder.get("token") == self._token:
-                self._path.unlink(missing_ok=True)
+        try:
+            if not self.lost:
+                self._place.remove(self._tag)
+        except OSError:  # it stays behind, as after a kill: the next builder finds this process dead
+            pass
 
     def _take(self) -> None:
-        with self._locked():
-            holder = self._read()
-            if holder is not None:
-                self._refuse(holder)
-            self._started = time.time()
-            self._write()
+        while True:
+            found = self._place.read()
+            holder = None if found is None else _parse(found[0])
+            if found is not None and holder is not None:
+                self._refuse(holder, found[1])
+            started = _now()
+            tag = self._place.replace(self._document(), None if found is None else found[1])
+            if tag is not None:  # otherwise another builder was faster: look who
+                self._tag, self._renewed = tag, started
+                return
 
-    def _refuse(self, holder: dict[str, Any]) -> None:
+    def _refuse(self, holder: dict[str, Any], tag: str) -> None:
         """Raise unless this holder may be taken over."""
-        here = holder.get("host") == socket.gethostname() and holder.get("pid_space") == _pid_space()
+        here = {key: holder.get(key) for key in _this_machine()} == _this_machine()
         if here and _process_started(int(holder["pid"])) != holder.get("process_started"):
-            return
-        silent_s = time.time() - float(holder["renewed"])
-        expired = silent_s > self._expiry_s and not here
-        if expired and self._break:
             return
         since = datetime.fromtimestamp(float(holder["started"]), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         who = f"{self._root}: held by process {holder['pid']} on {holder['host']} since {since}"
-        if expired:
-            raise RequestError(f"{who}, without a sign of life for {silent_s:.0f} s; take it over with --break-lease")
-        mend = "wait for it, or stop it" if here else f"wait for it, or stop it and wait {self._expiry_s:.0f} s"
-        raise RequestError(f"{who}, alive {max(silent_s, 0):.0f} s ago; {mend}")
+        if here:
+            raise RequestError(f"{who}, alive; wait for it, or stop it")
+        if not self._break:
+            seen = time.time() - float(holder["renewed"])
+            raise RequestError(
+                f"{who}, last sign of life {max(seen, 0):.0f} s ago by the clocks of both; wait for it, or where it is "
+                f"dead take it over with --break-lease, which watches it for {self._expiry_s:.0f} s first"
+            )
+        if not self._silent(tag):
+            raise RequestError(f"{who}, alive: it gave a sign of life just now; wait for it, or stop it")
+
+    def _silent(self, tag: str) -> bool:
+        """Watch a lease: False as soon as it changes, True where it does not for as long as a living one may not."""
+        deadline = time.monotonic() + self._expiry_s
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(self._expiry_s / _LOOKS, left))
+            found = self._place.read()
+            if found is None:
+                return True
+            if found[1] != tag:
+                return False
+        return True
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             try:
-                with self._locked():
-                    holder = self._read()
-                    if holder is None or holder.get("token") != self._token:
-                        self._lost.set()
-                        return
-                    self._write()
-            except OSError:
-                continue  # a full disk or a file server away for a while: the next beat may succeed
+                self._renew()
+            except (OSError, RequestError):
+                continue  # a full disk or a server away for a while: the next beat may succeed
+            if self.lost:
+                return
 
-    def _read(self) -> dict[str, Any] | None:
-        """Read the lease; None where there is none or it is no lease: it is only ever replaced whole."""
-        try:
-            holder = json.loads(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        needed = ("host", "pid", "started", "renewed")
-        return holder if isinstance(holder, dict) and all(key in holder for key in needed) else None
+    def _renew(self) -> None:
+        with self._renewing:
+            started = _now()
+            tag = self._place.replace(self._document(), self._tag)
+            if tag is None:
+                self._lost.set()
+            else:
+                self._tag, self._renewed = tag, started
 
-    def _write(self) -> None:
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "pid_space": _pid_space(),
-            "process_started": _process_started(os.getpid()),
-            "started": self._started,
-            "renewed": time.time(),
-            "token": self._token,
-        }
-        fresh = self._path.with_suffix(f".{self._token}")
-        fresh.write_text(json.dumps(holder, indent=2) + "\n")
-        fresh.replace(self._path)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._folder / "lease.lock").open("w") as file:
-            with contextlib.suppress(OSError):  # a file system without locks: the window is some milliseconds wide
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _document(self) -> bytes:
+        self._beats += 1
+        return json.dumps(self._holder | {"renewed": time.time(), "beat": self._beats}, indent=2).encode() + b"\n"
 
 
-def _lease_folder(root: str) -> Path:
-    if "://" not in root:
-        return Path(run_folder(str(Path(root).absolute())))
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or str(Path.home() / ".cache")
-    readable = "".join(letter if letter.isalnum() else "_" for letter in root)
-    return Path(runtime) / "phasegen" / readable
+def _parse(document: bytes) -> dict[str, Any] | None:
+    """Read a lease; None where it is none: it is only ever replaced whole."""
+    try:
+        holder = json.loads(document)
+        for key in ("pid", "started", "renewed"):
+            float(holder[key])
+        return holder if "host" in holder else None
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,4 +1,4 @@
-"""Objects under a corpus's root, on a local disk or behind any fsspec URL: whole objects in, whole objects out.
+"""Objects under a corpus's root, on a local disk, in S3 or behind an fsspec URL: whole objects in, whole objects out.
 
 `put` is atomic in both worlds: on a disk by a temporary file, `fsync` and a rename, on an object store by nature. A
 temporary file stands in `<corpus>.run/partial` beside the corpus, so that a killed process never leaves a file inside
@@ -13,9 +13,10 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import fsspec
+_BLOCK = 1 << 20
+"""Bytes that are read back at once."""
 
 
 class Storage(Protocol):
@@ -35,6 +36,10 @@ class Storage(Protocol):
         """Write an object whole or not at all, and make it last."""
         ...
 
+    def holds(self, key: str, data: bytes) -> bool:
+        """Read an object back, from where it lasts, and tell whether it is these very bytes."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
         ...
@@ -45,6 +50,10 @@ class Storage(Protocol):
 
     def children(self, prefix: str) -> list[str]:
         """Name what lies directly under a prefix, sorted; empty where there is nothing."""
+        ...
+
+    def children_with(self, prefix: str, name: str) -> list[str]:
+        """Name the children of a prefix that have an object of this name directly under them, sorted."""
         ...
 
     def keys(self, prefix: str) -> list[str]:
@@ -62,11 +71,23 @@ def run_folder(root: str) -> str:
 
 
 def open_storage(root: str | os.PathLike[str]) -> Storage:
-    """Open a local path or a URL (`s3://...`); nothing is created."""
-    text = os.fspath(root)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    return FsspecStorage(text) if "://" in text else LocalStorage(text)
+    """Open a local path or a URL (`s3://...`); nothing is created.
+
+    Raises
+    ------
+    RequestError
+        If the URL is wrong, or what it needs is not installed.
+    """
+    text = os.fspath(root).removeprefix("file://")
+    if text.startswith("s3://"):
+        from augment.s3 import S3Storage
+
+        return S3Storage(text)
+    if "://" in text:
+        from augment.fsspec_storage import FsspecStorage
+
+        return FsspecStorage(text)
+    return LocalStorage(text)
 
 
 @contextlib.contextmanager
@@ -86,6 +107,17 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fetch_from_disk(descriptor: int) -> None:
+    """Let the next reading of a flushed file come from the disk: memory would only be compared with itself.
+
+    The disk begins to deliver at once, while the caller still works on something else.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # only advice: some file systems take none
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 class LocalStorage:
@@ -116,18 +148,26 @@ class LocalStorage:
         """Write a temporary file, flush it, rename it into place and flush the folder."""
         path = self._base / key
         with _naming(path):
-            self._make_folder(path.parent)
             partial = self._partial(path)
             try:
-                with partial.open("wb", buffering=0) as file:
-                    view = memoryview(data)
-                    while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
-                        view = view[file.write(view) :]
-                    os.fsync(file.fileno())
+                _write_flushed(partial, data)
                 self._move(partial, path, data)
             finally:
                 partial.unlink(missing_ok=True)
             _sync_folder(path.parent)
+
+    def holds(self, key: str, data: bytes) -> bool:
+        """Read a file back and tell whether it is these very bytes; it is never in memory as a whole."""
+        position = 0
+        try:
+            with (self._base / key).open("rb", buffering=0) as file:
+                while block := file.read(_BLOCK):
+                    if data[position : position + len(block)] != block:
+                        return False
+                    position += len(block)
+        except FileNotFoundError:
+            return False
+        return position == len(data)
 
     def delete(self, key: str) -> None:
         """Remove a file and the folders that it leaves empty."""
@@ -152,6 +192,10 @@ class LocalStorage:
                 return sorted(entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def children_with(self, prefix: str, name: str) -> list[str]:
+        """Name the folders under a prefix that hold a file of this name, sorted."""
+        return [child for child in self.children(prefix) if self.exists(f"{prefix}/{child}/{name}")]
 
     def keys(self, prefix: str) -> list[str]:
         """List every file under a prefix, as keys from the root, sorted."""
@@ -179,21 +223,34 @@ class LocalStorage:
         return folder / f"{path.name}.{uuid.uuid4().hex}"
 
     def _move(self, partial: Path, path: Path, data: bytes) -> None:
-        try:
-            partial.replace(path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            # The corpus is a mount point of its own, so the temporary file must lie inside it.
-            inside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        for last in (False, False, True):
             try:
-                with inside.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                inside.replace(path)
-            finally:
-                inside.unlink(missing_ok=True)
+                self._make_folder(path.parent)
+                partial.replace(path)
+                return
+            except FileNotFoundError:  # another process that makes the same volume removed the empty folder
+                if last:
+                    raise
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # The corpus is a mount point of its own, so the temporary file must lie inside it.
+                inside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+                try:
+                    _write_flushed(inside, data)
+                    inside.replace(path)
+                finally:
+                    inside.unlink(missing_ok=True)
+                return
+
+
+def _write_flushed(path: Path, data: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+        _fetch_from_disk(file.fileno())
 
 
 def _remove_empty(folder: Path) -> bool:
@@ -202,73 +259,3 @@ def _remove_empty(folder: Path) -> bool:
     except OSError:  # not empty, or another process was faster
         return False
     return True
-
-
-class FsspecStorage:
-    """Objects behind an fsspec URL. The file system is opened anew in a forked or unpickled process."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self._opened: tuple[int, Any, str] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_opened": None}
-
-    def _open(self) -> tuple[Any, str]:
-        if self._opened is None or self._opened[0] != os.getpid():
-            # A cached file system keeps the event loop of the process that it was forked from: it would hang.
-            fresh = self._opened is not None
-            filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))
-            self._opened = (os.getpid(), filesystem, str(base).rstrip("/"))
-        return self._opened[1], self._opened[2]
-
-    def get(self, key: str) -> bytes | None:
-        """Read an object, None where there is none."""
-        filesystem, base = self._open()
-        try:
-            return bytes(filesystem.cat_file(f"{base}/{key}"))
-        except (FileNotFoundError, IsADirectoryError):
-            return None
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end where negative)."""
-        filesystem, base = self._open()
-        if start < 0:
-            start = max(int(filesystem.size(f"{base}/{key}")) + start, 0)
-        return bytes(filesystem.cat_file(f"{base}/{key}", start=start, end=start + length))
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object in one request: an object store shows it whole or not at all."""
-        filesystem, base = self._open()
-        filesystem.pipe_file(f"{base}/{key}", data)
-
-    def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
-        filesystem, base = self._open()
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm_file(f"{base}/{key}")
-
-    def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
-        filesystem, base = self._open()
-        return bool(filesystem.isfile(f"{base}/{key}"))
-
-    def children(self, prefix: str) -> list[str]:
-        """Name what lies directly under a prefix, sorted."""
-        filesystem, base = self._open()
-        filesystem.invalidate_cache()
-        try:
-            found = filesystem.ls(f"{base}/{prefix}".rstrip("/"), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
-
-    def keys(self, prefix: str) -> list[str]:
-        """List every object under a prefix, as keys from the root, sorted."""
-        filesystem, base = self._open()
-        filesystem.invalidate_cache()
-        found = filesystem.find(f"{base}/{prefix}".rstrip("/"))
-        return sorted(str(path).removeprefix(base).lstrip("/") for path in found)
-
-    def clear_partials(self) -> None:
-        """Do nothing: an object store drops what was not sent whole."""

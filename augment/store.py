@@ -7,6 +7,7 @@ implicit groups) touches the corpus.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from augment.errors import RequestError, VolumeError
+from augment.errors import RequestError, VolumeError, unreadable
 from augment.layout import (
     CONVENTIONS,
     DTYPES,
@@ -169,12 +170,11 @@ class CorpusStore:
 
     def names(self) -> list[str]:
         """Name the committed volumes, sorted."""
-        return [name for name in self.storage.children("volumes") if self.storage.exists(receipt_key(name))]
+        return self.storage.children_with("volumes", "zarr.json")
 
     def unfinished(self) -> list[str]:
         """Name the volumes that were begun and not committed, sorted."""
-        names = self.storage.children("volumes")
-        lone = (name for name in names if not self.storage.exists(receipt_key(name)))
+        lone = sorted(set(self.storage.children("volumes")) - set(self.names()))
         return [name for name in lone if not self.storage.exists(f"volumes/{name}")]
 
     def clear_partials(self) -> None:
@@ -222,15 +222,14 @@ class CorpusStore:
             key: {"shape": list(layout.shape), "dtype": layout.dtype, "chunks_per_shard": layout.chunks_per_shard}
             for key, layout in layouts.items()
         }
-        if self._is_committed(name, plain, layouts, arrays):
+        there = self.storage.get(receipt_key(name))
+        if there is not None and self._is_committed(there, name, plain, layouts, arrays):
             return self.receipt(name) or {}
-        self._clear(name, layouts)
+        self._clear(name, layouts, there is not None)
         plain["checksums"] = {}
         for key, layout in layouts.items():
             plain["checksums"] |= self._write_array(name, layout, arrays[key])
-        document = group_document(plain)
-        self.storage.put(receipt_key(name), document)
-        self._read_back(receipt_key(name), sha256(document))
+        self._write_receipt(name, group_document(plain))
         return plain
 
     def _check(self, name: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,16 +255,17 @@ class CorpusStore:
 
     def _is_committed(
         self,
+        there: bytes,
         name: str,
         plain: Mapping[str, Any],
         layouts: Mapping[str, ArrayLayout],
         arrays: Mapping[str, NDArray[Any]],
     ) -> bool:
         try:
-            present = self.receipt(name)
-        except VolumeError:
+            present = group_attributes(there, receipt_key(name))
+        except ValueError:
             return False
-        if present is None or {**present, "checksums": None} != {**plain, "checksums": None}:
+        if {**present, "checksums": None} != {**plain, "checksums": None}:
             return False
         expected = {}
         for key, layout in layouts.items():
@@ -276,15 +276,19 @@ class CorpusStore:
             }
         if present.get("checksums") != expected:
             return False
-        stored = {key: self.storage.get(f"{volume_prefix(name)}/{key}") for key in expected}
-        return all(data is not None and sha256(data) == expected[key] for key, data in stored.items())
+        if there != group_document(present):
+            return False
+        stored = ((key, self.storage.get(f"{volume_prefix(name)}/{key}")) for key in expected)
+        return all(data is not None and sha256(data) == expected[key] for key, data in stored)
 
-    def _clear(self, name: str, layouts: Mapping[str, ArrayLayout]) -> None:
+    def _clear(self, name: str, layouts: Mapping[str, ArrayLayout], has_receipt: bool) -> None:
         """Remove the receipt, then whatever will not be overwritten.
 
-        What will be is left in place: another process may be committing it, with the same bytes.
+        What will be is left in place: another process may be committing it, with the same bytes. So is a receipt that
+        was not there a moment ago: it is that process's, and it is right.
         """
-        self.storage.delete(receipt_key(name))
+        if has_receipt:
+            self.storage.delete(receipt_key(name))
         keep = {f"{layout.prefix}/zarr.json" for layout in layouts.values()}
         keep |= {key for layout in layouts.values() for key, _ in layout.shards()}
         for key in self.storage.keys(volume_prefix(name)):
@@ -293,31 +297,40 @@ class CorpusStore:
 
     def _write_array(self, name: str, layout: ArrayLayout, values: NDArray[Any]) -> dict[str, str]:
         document = array_document(layout)
-        checksums = {f"{layout.prefix}/zarr.json": sha256(document)}
-        self.storage.put(f"{layout.prefix}/zarr.json", document)
-        self._read_back(f"{layout.prefix}/zarr.json", sha256(document))
+        checksums = {f"{layout.prefix}/zarr.json": self._write(f"{layout.prefix}/zarr.json", document)}
         for key, chunks, data in encode_array(layout, values):
-            checksums[key] = sha256(data)
-            self.storage.put(key, data)
-            del data
-            stored = self._read_back(key, checksums[key])
-            self._compare(key, layout, chunks, stored, values)
+            part = values[chunks.start : chunks.stop] if len(layout.shape) > 1 else values[np.newaxis]
+            checksums[key] = self._write(key, data, layout, part)
         start = len(volume_prefix(name)) + 1
         return {key[start:]: digest for key, digest in checksums.items()}
 
-    def _read_back(self, key: str, digest: str) -> bytes:
-        stored = self.storage.get(key)
-        if stored is None or sha256(stored) != digest:
-            raise OSError(errno.EIO, "what was read back is not what was written", f"{self.root}/{key}")
-        return stored
+    def _write(
+        self, key: str, data: bytes, layout: ArrayLayout | None = None, values: NDArray[Any] | None = None
+    ) -> str:
+        """Write an object, and check it: decoded it is the values, read back it is the bytes. Gives its checksum.
 
-    def _compare(self, key: str, layout: ArrayLayout, chunks: range, stored: bytes, values: NDArray[Any]) -> None:
+        The object is read back last, when the disk has had time to deliver it.
+        """
+        self.storage.put(key, data)
+        digest = sha256(data)
+        if layout is not None and values is not None:
+            self._compare(key, layout, data, values)
+        if not self.storage.holds(key, data):
+            raise OSError(errno.EIO, "what was read back is not what was written", f"{self.root}/{key}")
+        return digest
+
+    def _write_receipt(self, name: str, document: bytes) -> None:
         try:
-            decoded = decode_shard(stored, layout, len(chunks))
-            same = all(
-                _same_bits(part, values[number] if len(layout.shape) > 1 else values)
-                for number, part in zip(chunks, decoded, strict=True)
-            )
+            self._write(receipt_key(name), document)
+        except OSError:
+            with contextlib.suppress(OSError):  # a receipt that may be damaged must not say that the volume exists
+                self.storage.delete(receipt_key(name))
+            raise
+
+    def _compare(self, key: str, layout: ArrayLayout, data: bytes, values: NDArray[Any]) -> None:
+        try:
+            decoded = decode_shard(data, layout, len(values))
+            same = all(_same_bits(part, value) for part, value in zip(decoded, values, strict=True))
         except ShardError as error:
             raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
         if not same:
@@ -332,7 +345,10 @@ def open_attributes(storage: Storage) -> dict[str, Any]:
     RequestError
         If there is no corpus, or one of another format.
     """
-    document = storage.get("zarr.json")
+    try:
+        document = storage.get("zarr.json")
+    except OSError as error:
+        raise unreadable(storage.root, error) from None
     if document is None:
         raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'phasegen build'")
     try:

@@ -7,13 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from augment.errors import RequestError
-from augment.lease import Lease
+from augment.lease import Lease, _this_machine
 
 HOLD = """
 import sys, time
@@ -48,6 +52,26 @@ def write_holder(root: Path, **changes: object) -> Path:
     return path
 
 
+@contextmanager
+def beating(path: Path, ahead_s: float = 0.0) -> Iterator[None]:
+    """A holder elsewhere that lives: its lease changes. Its clock is wrong by so much."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.05):
+            fresh = path.with_suffix(".fresh")
+            fresh.write_text(json.dumps(json.loads(path.read_text()) | {"renewed": time.time() + ahead_s}))
+            fresh.replace(path)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_the_lease_stands_beside_the_corpus_and_goes_with_the_block(tmp_path):
     with Lease(tmp_path / "c.zarr"):
         holder = json.loads((tmp_path / "c.zarr.run/lease.json").read_text())
@@ -59,7 +83,8 @@ def test_the_lease_stands_beside_the_corpus_and_goes_with_the_block(tmp_path):
         pass
 
 
-def test_a_second_builder_is_told_who_holds_it_and_a_killed_one_is_succeeded(tmp_path):
+def test_a_second_builder_is_told_who_holds_it_and_a_killed_one_is_succeeded(tmp_path, record_property):
+    record_property("fault", "two builders on one corpus")
     process = hold_in_process(tmp_path / "c.zarr")
     try:
         for break_lease in (False, True):
@@ -78,8 +103,7 @@ def test_a_second_builder_is_told_who_holds_it_and_a_killed_one_is_succeeded(tmp
 
 
 def test_a_process_id_that_was_given_to_another_process_does_not_hold(tmp_path):
-    space = str(Path("/proc/self/ns/pid").readlink())
-    write_holder(tmp_path / "c", host=socket.gethostname(), pid=os.getpid(), pid_space=space, process_started=12.0)
+    write_holder(tmp_path / "c", **_this_machine(), pid=os.getpid(), process_started=12.0)
     with Lease(tmp_path / "c"):
         pass
 
@@ -88,15 +112,63 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
     path = write_holder(tmp_path / "c")
     for break_lease in (False, True):
         with (
-            pytest.raises(RequestError, match=r"held by process 7 on elsewhere .* alive"),
-            Lease(tmp_path / "c", break_lease),
+            beating(path),
+            pytest.raises(RequestError, match=r"held by process 7 on elsewhere since 2.*; wait for it"),
+            Lease(tmp_path / "c", break_lease, expiry_s=2.0),
         ):
             pass
     path = write_holder(tmp_path / "c", renewed=time.time() - 100)
-    with pytest.raises(RequestError, match="without a sign of life for 100 s; take it over with --break-lease"):
+    with pytest.raises(RequestError, match="last sign of life 10. s ago .* take it over with --break-lease, which wat"):
         Lease(tmp_path / "c").__enter__()
-    with Lease(tmp_path / "c", break_lease=True):
+    with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1):
         assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("jump_s", [-1e9, -4000.0, 4000.0, 1e9])
+def test_jumping_clocks_neither_kill_a_living_holder_nor_keep_a_dead_one_alive(tmp_path, jump_s, record_property):
+    record_property("fault", "clock jumps")
+    path = write_holder(tmp_path / "c", renewed=time.time() + jump_s)
+    with beating(path, jump_s), pytest.raises(RequestError, match="it gave a sign of life just now"):
+        Lease(tmp_path / "c", break_lease=True, expiry_s=2.0).__enter__()
+    with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1) as lease:
+        lease.check()
+
+
+def test_a_clock_that_jumps_here_does_not_make_a_living_process_dead(tmp_path, monkeypatch, record_property):
+    record_property("fault", "clock jumps")
+    process = hold_in_process(tmp_path / "c")
+    try:
+        # what psutil derives from the time of day moves when the clock is set; what the lease goes by must not
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 12.0)
+        monkeypatch.setattr(time, "time", lambda: 4e9)
+        with pytest.raises(RequestError, match=f"held by process {process.pid} .* alive; wait for it, or stop it"):
+            Lease(tmp_path / "c", break_lease=True).__enter__()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_another_machine_of_the_same_name_is_not_this_one(tmp_path):
+    write_holder(tmp_path / "c", **(_this_machine() | {"boot": "another"}), pid=os.getpid(), process_started=12.0)
+    with pytest.raises(RequestError, match="take it over with --break-lease"):
+        Lease(tmp_path / "c").__enter__()
+
+
+def test_a_holder_that_could_not_renew_for_too_long_renews_or_stops(tmp_path):
+    with Lease(tmp_path / "c", heartbeat_s=1000.0, expiry_s=0.0) as lease:
+        path = tmp_path / "c.run/lease.json"
+        first = json.loads(path.read_text())["beat"]
+        lease.check()
+        assert json.loads(path.read_text())["beat"] > first
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(RequestError, match=r"could not be renewed for .* run the same command again"):
+            lease.check()
+        path.rmdir()
+        write_holder(tmp_path / "c")
+        with pytest.raises(RequestError, match="took the lease over"):
+            lease.check()
 
 
 def test_the_heartbeat_renews(tmp_path):
@@ -132,14 +204,15 @@ def test_a_damaged_lease_holds_nobody_off(tmp_path):
 def contend(root: str, start: float, won: str) -> None:
     time.sleep(max(start - time.time(), 0))
     try:
-        with Lease(root, break_lease=True):
+        with Lease(root, break_lease=True, expiry_s=0.3):
             Path(won, str(os.getpid())).touch()
             time.sleep(1.5)
     except RequestError:
         pass
 
 
-def test_of_two_that_break_one_expired_lease_at_once_one_wins(tmp_path):
+def test_of_two_that_break_one_expired_lease_at_once_one_wins(tmp_path, record_property):
+    record_property("fault", "two builders on one corpus")
     write_holder(tmp_path / "c", renewed=time.time() - 100)
     (tmp_path / "won").mkdir()
     context = multiprocessing.get_context("spawn")
