@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from augment.training_set import TrainingSet, read_training_set
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.network import NetworkConfig
 from diffusion.objective import Objective
+from diffusion.ranks import joined, started_by_torchrun
 from diffusion.training import Trainer
 
 
@@ -63,10 +66,17 @@ def run_training(
     """Train a network for an objective and write its checkpoint; `card` adds to the model card."""
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed)
     start = None if initial is None else initial.network
-    trainer = Trainer(network, config.training, batches, config.output, device, start, objective)
-    trainer.run(_progress)
     path = config.output / f"{config.name}.safetensors"
-    save_checkpoint(trainer.average, data.gauge, _describe(config, data, device) | card, path)
+    ranks = started_by_torchrun()
+    with joined(ranks, device) as own:
+        try:
+            trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
+        except ValueError as error:
+            raise RequestError(f"training: {error}") from error
+        with _bar(trainer) as progress:
+            trainer.run(progress)
+    if ranks.first:
+        save_checkpoint(trainer.average, data.gauge, _describe(config, data, device) | card, path)
     return path
 
 
@@ -96,9 +106,26 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _progress(steps: Iterable[int]) -> Iterable[int]:
-    progress: Iterable[int] = tqdm(steps, desc="training", unit="step", disable=None, mininterval=1.0)
-    return progress
+@contextmanager
+def _bar(trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
+    """Give a `progress(step, loss)` that draws a bar with a running mean of the loss."""
+    mean = math.nan
+    with tqdm(
+        desc="training",
+        unit="step",
+        total=trainer.config.steps,
+        initial=trainer.step,
+        disable=None if trainer.ranks.first else True,
+        mininterval=1.0,
+    ) as bar:
+
+        def progress(step: int, loss: float) -> None:
+            nonlocal mean
+            mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
+            bar.set_postfix_str(f"loss {mean:.3f}", refresh=False)
+            bar.update()
+
+        yield progress
 
 
 def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:

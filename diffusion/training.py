@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,17 @@ from torch import Tensor
 
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.objective import Batch, FlowObjective, Objective
+from diffusion.prefetch import prefetch
+from diffusion.ranks import Ranks
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained; stored with the checkpoint.
 
-    `pixels` is the size of a batch in pixels: a batch holds as many slices as fit. `precision` is the type in which
-    convolutions run: "float32" or "bfloat16".
+    `pixels` is the size of a batch in pixels: a batch holds as many slices as fit. A step takes the mean of `batches`
+    of them, which several processes share among themselves. `precision` is the type in which convolutions run:
+    "float32" or "bfloat16". `prefetch` batches are prepared ahead, each by a thread of its own; that changes no result.
     """
 
     steps: int = 10_000
@@ -40,15 +44,24 @@ class TrainingConfig:
     precision: str = "float32"
     seed: int = 0
     save_every: int = 500
+    batches: int = 1
+    prefetch: int = 2
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r}: expected float32 or bfloat16")
-        if min(self.steps, self.pixels, self.save_every) < 1 or self.learning_rate <= 0:
-            raise ValueError("steps, pixels, save_every and learning_rate: expected positive numbers")
+        if min(self.steps, self.pixels, self.save_every, self.batches) < 1 or self.learning_rate <= 0:
+            raise ValueError("steps, pixels, save_every, batches and learning_rate: expected positive numbers")
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch = {self.prefetch}: expected 0 or more")
 
 
 _ERROR_FLOOR = 1e-3
+
+
+def log_error(error: Tensor) -> Tensor:
+    """The loss of relative squared errors: the logarithm gives clean slices, whose errors are small, the same say."""
+    return torch.log(error + _ERROR_FLOOR).mean()
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -59,12 +72,16 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))))
 
 
+Progress = Callable[[int, float], None]
+
+
 class Trainer:
     """Network, moving average and optimiser of one run, which live in a run folder.
 
-    `batches(step)` gives the batch of a step; `initial` holds weights to start from; `objective` is the flow where
-    None. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to use)
-    and `loss.jsonl`.
+    `batches(number)` gives a batch; step n takes `config.batches` of them from number `n * config.batches` on.
+    `initial` holds weights to start from; `objective` is the flow where None; `ranks` are the processes that train
+    together. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to
+    use) and `loss.jsonl`.
     """
 
     def __init__(
@@ -76,8 +93,11 @@ class Trainer:
         device: str = "cpu",
         initial: ComplexUNet | None = None,
         objective: Objective | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.objective = objective or FlowObjective()
+        self.objective, self.ranks = objective or FlowObjective(), ranks or Ranks()
+        if config.batches % self.ranks.count:
+            raise ValueError(f"batches = {config.batches}: expected a multiple of the {self.ranks.count} processes")
         self.config, self.batches, self.folder, self.device = config, batches, folder, device
         torch.manual_seed(config.seed)  # only for the initial weights
         self.network = ComplexUNet(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,39 +112,70 @@ class Trainer:
         if (folder / "state.safetensors").exists():
             self._load()
 
-    def run(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter, until: int | None = None) -> None:
-        """Train up to the configured number of steps (or `until`), saving at intervals and at the end."""
+    def run(
+        self,
+        progress: Progress | None = None,
+        until: int | None = None,
+        watchers: Sequence[tuple[int, Callable[[], None]]] = (),
+    ) -> None:
+        """Train up to the configured number of steps (or `until`), saving at intervals and at the end.
+
+        `progress(step, loss)` is called after every step, and each watcher of the first process after every so many.
+        """
+        end = min(until or self.config.steps, self.config.steps)
         losses: list[dict[str, float]] = []
-        for step in progress(range(self.step, min(until or self.config.steps, self.config.steps))):
-            loss = self._advance(step)
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"step {step}: the loss is {loss}; lower learning_rate or use float32")
-            losses.append({"step": step, "loss": loss})
-            self.step = step + 1
-            if self.step % self.config.save_every == 0:
-                self._save(losses)
-                losses = []
+        with closing(self._prepared(end)) as prepared:
+            for step in range(self.step, end):
+                loss = self._advance(step, prepared)
+                if not math.isfinite(loss):
+                    raise FloatingPointError(f"step {step}: the loss is {loss}; lower learning_rate or use float32")
+                losses.append({"step": step, "loss": loss})
+                self.step = step + 1
+                if progress is not None:
+                    progress(step, loss)
+                if self.step % self.config.save_every == 0:
+                    self._save(losses)
+                    losses = []
+                for every, watcher in watchers:
+                    if self.ranks.first and (self.step % every == 0 or self.step == self.config.steps):
+                        watcher()
         self._save(losses)
 
-    def _advance(self, step: int) -> float:
-        generator = torch.Generator().manual_seed((self.config.seed << 32) + step)
-        tensors = self.objective.prepare(
-            self.batches(step), self.config.condition_dropout, generator, self.network.config.multiple
-        )
-        tensors = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+    def _prepared(self, end: int) -> Generator[tuple[Tensor, ...], None, None]:
+        """What this process needs of the batches of all steps up to `end`."""
+        count = self.config.batches
+        numbers = range(self.step * count + self.ranks.index, end * count, self.ranks.count)
+        return prefetch(self._prepare, numbers, self.config.prefetch)
+
+    def _prepare(self, number: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
+        dropout, multiple = self.config.condition_dropout, self.network.config.multiple
+        tensors = self.objective.prepare(self.batches(number), dropout, generator, multiple)
+        # only pinned memory is copied to a GPU without making it wait
+        return tuple(tensor.pin_memory() for tensor in tensors) if self.device.startswith("cuda") else tensors
+
+    def _advance(self, step: int, prepared: Iterator[tuple[Tensor, ...]]) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(step, self.config)
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
-            error = self.objective.error(self.network, tensors)
-        # the logarithm gives clean slices, whose errors are small, the same say as noisy ones
-        loss = torch.log(error + _ERROR_FLOOR).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = torch.zeros((), device=self.device)
+        for _ in range(self.config.batches // self.ranks.count):
+            loss = self._loss(next(prepared)) / self.config.batches
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        gradients = [value.grad for value in self.network.parameters() if value.grad is not None]
+        self.ranks.add_up([*gradients, total])
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self._follow(step)
-        return float(loss.detach())
+        return float(total)
+
+    def _loss(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        tensors = tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
+            error = self.objective.error(self.network, tensors)
+        return log_error(error)
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -133,6 +184,8 @@ class Trainer:
             mean.lerp_(value, 1.0 - decay)
 
     def _save(self, losses: list[dict[str, float]]) -> None:
+        if not self.ranks.first:
+            return
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         names = [name for name, _ in self.network.named_parameters()]

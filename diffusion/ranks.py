@@ -1,0 +1,73 @@
+"""Several processes that train one network together, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Number of a process and how many there are. `local` is its number on this machine, which is that of its GPU."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.index == 0
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all processes; all are sent in one message."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.reshape(tensor.shape))
+
+
+def started_by_torchrun() -> Ranks:
+    """Read what torchrun tells its processes; a process that was started alone is the only one.
+
+    Raises
+    ------
+    ValueError
+        The variables contradict each other.
+    """
+    try:
+        index, count, local = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    except ValueError as error:
+        raise ValueError(f"RANK, WORLD_SIZE or LOCAL_RANK: {error}; expected whole numbers, as torchrun sets") from None
+    if not 0 <= index < count or local < 0:
+        raise ValueError(f"RANK = {index} of WORLD_SIZE = {count}: expected a number below it, as torchrun sets")
+    return Ranks(index, count, local)
+
+
+@contextmanager
+def joined(ranks: Ranks, device: str) -> Iterator[str]:
+    """Connect the processes for the time of a `with` block: over NCCL on GPUs, else over gloo.
+
+    Gives the device of this process, for example "cuda:1".
+    """
+    own = f"cuda:{ranks.local}" if device == "cuda" and ranks.count > 1 else device
+    if ranks.count == 1:
+        yield own
+        return
+    if own.startswith("cuda"):
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if own.startswith("cuda") else "gloo")
+    try:
+        yield own
+    finally:
+        distributed.destroy_process_group()
