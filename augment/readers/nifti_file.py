@@ -32,6 +32,7 @@ _PADDING_BYTES = 4096
 _BLOCK_BYTES = 1 << 17
 _LARGEST_PLANE = 1 << 24
 _LARGEST_SAMPLE = 1 << 23  # voxels: few planes of a large picture tell as much as six of a small one
+_LINE_ENDS = ((0, 0, 0, 0), (13, 10, 26, 10))
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -107,6 +108,8 @@ def _read_header(start: bytes, name: str) -> NiftiHeader:
         header = kind(binaryblock=start[: kind.template_dtype.itemsize], check=False)
         if bytes(header["magic"])[:2] not in (b"n+", b"ni") or bytes(header["magic"])[1:2] == b"i":
             raise VolumeError("unsupported", f"{name}: is one of a pair of files; expected one .nii; convert it")
+        if kind is nib.Nifti2Header and tuple(header["eol_check"].tolist()) not in _LINE_ENDS:
+            raise ValueError("line ends were converted in it")
         slope, intercept = header.get_slope_inter()
         return _judged(header, float(1 if slope is None else slope), float(intercept or 0), name)
     except (HeaderDataError, ValueError, KeyError, TypeError, OverflowError, np.linalg.LinAlgError) as error:
@@ -236,13 +239,16 @@ def sample_planes(header: NiftiHeader, stream: Stream, num_planes: int = 6) -> N
     first = max(0, middle - num_planes // 2)
     wanted = (slice(None), slice(None), slice(first, first + num_planes), *((0,) if header.num_frames > 1 else ()))
     shape = (*header.shape, header.num_frames) if header.num_frames > 1 else header.shape
-    raw = fileslice(stream, wanted, shape, header.dtype, header.offset, order="F")
+    try:
+        raw = fileslice(stream, wanted, shape, header.dtype, header.offset, order="F")
+    except ValueError as error:  # nibabel's word for it
+        raise EOFError(one_line(error)) from error
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(raw.T * header.slope + header.intercept)
 
 
 def _drain(header: NiftiHeader, stream: Stream) -> None:
-    """Go on to the end, where gzip's checksum stands, and refuse more voxels than the header speaks of.
+    """Go on to the end, where gzip's checksum stands, and refuse fewer or more voxels than the header speaks of.
 
     Then the sizes are wrong, and rows of a wrong length were cut out of the file, unnoticed.
     """
@@ -253,6 +259,8 @@ def _drain(header: NiftiHeader, stream: Stream) -> None:
             pass
     else:
         stream.seek(0, io.SEEK_END)
+    if stream.tell() < header.promised_bytes:  # bytes lost anywhere before would have moved all that follows
+        raise EOFError(f"{stream.tell()} of {header.promised_bytes} bytes")
     if stream.tell() >= most:
         raise VolumeError(
             "unreadable",
