@@ -47,7 +47,8 @@ __all__ = ["CorpusStore", "array_document", "encode_array", "positive_zeros"]
 def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
     dtype = np.dtype(layout.dtype)
     typesize = 1 if dtype.kind == "u" else 4  # shuffles the 4-byte parts of complex numbers, not pairs of them
-    compressors = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
+    level = layout.compression_level
+    compressors = (BloscCodec(cname="lz4", clevel=level, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
     return zarr.create_array(
         MemoryStore(buffers),
         shape=layout.shape,
