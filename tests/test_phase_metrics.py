@@ -1,66 +1,166 @@
 import numpy as np
 import pytest
+import torch
 
-from augment.phase_metrics import (
+from augment.evaluation.circular import NUM_BINS, circular_distance, diversity, phase_density, resultant_lengths
+from augment.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries
+from augment.evaluation.phase_volume import PhaseVolume
+from augment.evaluation.spatial import (
     LAGS,
-    gradient_distance,
-    measure_phase,
-    object_support,
-    residue_distance,
-    structure_distance,
+    gradient_quantiles,
+    residue_density,
+    structure_function,
+    through_slice_quantiles,
 )
+from augment.evaluation.spectral import NUM_RINGS, homodyne, homodyne_errors, radial_spectrum, symmetry_defects
+from augment.evaluation.support import object_support
+from diffusion.fourier import fft2c
 
 
-def measure(phase: np.ndarray, spacing=(1.0, 1.0), support=None):
-    phasor = np.exp(1j * phase).astype(np.complex64)
-    return measure_phase([phasor], [np.ones(phase.shape, bool) if support is None else support], [spacing])
+def volume(phase: np.ndarray, spacing=(1.0, 1.0, 1.0), support=None, slices=None, magnitude=None) -> PhaseVolume:
+    magnitude = np.ones(phase.shape, np.float32) if magnitude is None else magnitude
+    support = np.ones(phase.shape, bool) if support is None else support
+    slices = tuple(range(len(phase))) if slices is None else slices
+    return PhaseVolume(np.exp(1j * phase).astype(np.complex64), magnitude, support, spacing, slices)
 
 
 def ramp(dy: float, dx: float, shape=(2, 40, 50)) -> np.ndarray:
     return np.broadcast_to(dy * np.arange(shape[1])[:, None] + dx * np.arange(shape[2]), shape)
 
 
+def white(shape=(4, 128, 128), seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-np.pi, np.pi, shape)
+
+
+def blob(count=2, side=64) -> np.ndarray:
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    return np.exp(-3 * (x**2 + 2 * y**2)).astype(np.float32)[None].repeat(count, 0)
+
+
 def test_a_ramp_has_one_gradient_in_rad_per_mm_whatever_the_wraps():
-    statistics = measure(ramp(0.6, -1.0), spacing=(2.0, 4.0))
-    np.testing.assert_allclose(statistics.gradients[0], 0.3, atol=1e-4)
-    np.testing.assert_allclose(statistics.gradients[1], -0.25, atol=1e-4)
-    assert statistics.residues == 0.0
+    one = [volume(ramp(0.6, -1.0), spacing=(1.0, 2.0, 4.0))]
+    np.testing.assert_allclose(gradient_quantiles(one)[0], 0.3, atol=1e-4)
+    np.testing.assert_allclose(gradient_quantiles(one)[1], -0.25, atol=1e-4)
+    assert residue_density(one) == 0.0
 
 
 def test_structure_function_of_a_ramp_is_one_minus_cosine():
-    statistics = measure(ramp(0.1, 0.1))
-    np.testing.assert_allclose(statistics.structure, 1 - np.cos(0.1 * np.array(LAGS)), atol=1e-3)
+    np.testing.assert_allclose(
+        structure_function([volume(ramp(0.1, 0.1))]), 1 - np.cos(0.1 * np.array(LAGS)), atol=1e-3
+    )
 
 
 def test_lags_beyond_the_matrix_are_not_measured():
-    assert np.isnan(measure(ramp(0, 0, (1, 6, 6))).structure).tolist() == [lag >= 6 for lag in LAGS]
+    assert np.isnan(structure_function([volume(ramp(0, 0, (1, 6, 6)))])).tolist() == [lag >= 6 for lag in LAGS]
 
 
 def test_a_vortex_is_one_residue():
     y, x = np.mgrid[-10:10, -10:10] + 0.5
-    statistics = measure(np.arctan2(y, x)[None])
-    assert statistics.residues == pytest.approx(1000 / 19**2)
+    assert residue_density([volume(np.arctan2(y, x)[None])]) == pytest.approx(1000 / 19**2)
 
 
 def test_white_phase_has_residues_in_a_third_of_the_pixels():
     """The known density of singularities of independent uniform phases is 1/3."""
-    statistics = measure(np.random.default_rng(0).uniform(-np.pi, np.pi, (4, 128, 128)))
-    assert statistics.residues == pytest.approx(333, abs=10)
+    assert residue_density([volume(white())]) == pytest.approx(333, abs=10)
+
+
+def test_through_slice_gradient_takes_neighbours_only():
+    phase = np.broadcast_to(np.array([0.0, 0.5, 3.0])[:, None, None], (3, 8, 8))
+    np.testing.assert_allclose(through_slice_quantiles([volume(phase, (5.0, 1, 1), slices=(2, 3, 9))]), 0.1, atol=1e-6)
+    assert np.isnan(through_slice_quantiles([volume(phase, slices=(0, 4, 8))])).all()
 
 
 def test_only_the_object_counts():
     phase = np.zeros((1, 20, 20))
-    phase[:, :, 10:] = np.random.default_rng(0).uniform(-np.pi, np.pi, (1, 20, 10))
+    phase[:, :, 10:] = white((1, 20, 10))
     support = np.zeros(phase.shape, bool)
     support[:, :, :10] = True
-    assert residue_distance(measure(phase, support=support), measure(ramp(0, 0))) == 0.0
-    assert gradient_distance(measure(phase, support=support), measure(ramp(0, 0))) < 1e-6
     magnitude = np.where(support, 1.0, 0.01).astype(np.float32)
     assert np.array_equal(object_support(magnitude), support)
+    inside = measure_phase([volume(phase, support=support)])
+    assert inside["residues"] == 0.0 and np.abs(inside["gradient"]).max() < 1e-6 and inside["structure"][0] < 1e-6
 
 
-def test_distances_are_zero_for_equal_and_the_shift_for_shifted():
-    one, two = measure(ramp(0.1, 0.2)), measure(ramp(0.4, 0.5))
-    assert gradient_distance(one, one) == structure_distance(one, one) == residue_distance(one, one) == 0.0
-    assert gradient_distance(one, two) == pytest.approx(0.3, abs=1e-4)
-    assert structure_distance(one, two) > 0.05
+def test_global_and_linear_phase_do_not_change_what_is_measured_without_gauge():
+    magnitude, bend = blob(), 0.4 * np.sin(ramp(0.2, 0.1, (2, 64, 64)))
+    plain = volume(bend, magnitude=magnitude)
+    moved = volume(bend + 1.0 + ramp(0.3, -0.2, (2, 64, 64)), magnitude=magnitude)
+    for name in ("resultant", "density", "spectrum", "symmetry", "homodyne"):
+        assert distances(measure_phase([plain]), measure_phase([moved]))[name] < 0.02, name
+    assert distances(measure_phase([plain]), measure_phase([moved]))["gradient"] > 0.1
+
+
+def test_resultant_length_is_one_for_no_phase_and_none_for_white_phase():
+    assert resultant_lengths([volume(np.zeros((2, 16, 16)))]) == pytest.approx([1, 1])
+    assert resultant_lengths([volume(white((1, 128, 128)))])[0] < 0.03
+
+
+def test_two_phases_of_equal_share_have_the_cosine_of_half_their_distance():
+    """|(exp(ia) + exp(-ia)) / 2| = cos a; halves in a checkerboard, so that no ramp fits."""
+    board = np.where(np.indices((16, 16)).sum(axis=0) % 4 < 2, 0.7, -0.7)[None]
+    assert resultant_lengths([volume(board)])[0] == pytest.approx(np.cos(0.7), abs=0.02)
+
+
+def test_circular_distance_is_the_way_along_the_circle():
+    one, other = np.zeros(NUM_BINS), np.zeros(NUM_BINS)
+    one[0], other[NUM_BINS - 3] = 1.0, 1.0
+    assert circular_distance(one, other) == pytest.approx(3 * 2 * np.pi / NUM_BINS)
+    assert circular_distance(one, one) == 0.0
+    flat = phase_density([volume(white())])
+    assert flat.sum() == pytest.approx(1) and circular_distance(one, flat) == pytest.approx(np.pi / 2, abs=0.03)
+
+
+def test_symmetry_defect_is_that_of_k_space():
+    """Against its definition: the least distance of k-space and its turned conjugate over all turns."""
+    one = volume(white((1, 16, 16)) * 0.3, magnitude=blob(1, 16))
+    k = fft2c(torch.from_numpy(one.image[0])).numpy()
+    mirrored = np.roll(k[::-1, ::-1], (1, 1), (0, 1)).conj()  # index n // 2 is the centre, sizes are even
+    turns = np.exp(1j * np.linspace(0, 2 * np.pi, 2000))
+    least = min(np.linalg.norm(k - turn * mirrored) for turn in turns) / np.linalg.norm(k)
+    assert symmetry_defects([one])[0] == pytest.approx(least, abs=1e-3)
+
+
+def test_symmetry_defect_is_none_for_zero_and_root_two_for_white_phase():
+    assert symmetry_defects([volume(np.zeros((1, 32, 32)))])[0] < 1e-3
+    assert symmetry_defects([volume(white((1, 128, 128)))])[0] == pytest.approx(np.sqrt(2), abs=0.02)
+
+
+def test_homodyne_brings_an_image_of_slow_phase_back_and_loses_one_of_white_phase():
+    magnitude = blob()
+    slow = 0.5 * np.cos(ramp(0.05, 0.05, (2, 64, 64)))
+    assert homodyne_errors([volume(slow, magnitude=magnitude)]).max() < 0.02
+    assert homodyne_errors([volume(white((2, 64, 64)), magnitude=magnitude)]).min() > 0.5
+    full = homodyne((magnitude * np.exp(1j * slow)).astype(np.complex64), fraction=1.0)
+    np.testing.assert_allclose(full, magnitude, atol=0.01)
+
+
+def test_spectrum_of_a_single_wave_stands_in_its_ring():
+    side, cycles = 64, 12
+    phase = np.broadcast_to(np.where(np.arange(side) * cycles % side < side // 2, 0.0, np.pi), (1, side, side))
+    spectrum = radial_spectrum([volume(phase)])
+    assert spectrum.argmax() == int(cycles / (side / 2) * NUM_RINGS) and spectrum.max() == 0.0
+    assert radial_spectrum([volume(white())]).min() > -4.0  # a few points make the innermost ring
+
+
+def test_diversity_is_none_for_equal_draws_and_known_for_independent_ones():
+    """The mean of |z_1 + z_2| / 2 for independent uniform phases is 2 / pi."""
+    draws = [volume(white((1, 128, 128), seed)) for seed in (0, 1)]
+    assert diversity([draws[0], draws[0]]) == pytest.approx(0, abs=1e-6)
+    assert diversity(draws) == pytest.approx(1 - 2 / np.pi, abs=0.01)
+    assert np.isnan(diversity(draws[:1]))
+
+
+def test_sample_distance_is_the_shift():
+    values = np.array([0.1, 0.4, 0.9])
+    assert sample_distance(values, values + 0.25) == pytest.approx(0.25)
+    assert sample_distance(values, values) == 0.0
+
+
+def test_every_metric_is_zero_for_equal_and_positive_for_unequal_phase():
+    magnitude = blob()
+    one = measure_phase([volume(np.zeros((2, 64, 64)), magnitude=magnitude)])
+    other = measure_phase([volume(white((2, 64, 64)), magnitude=magnitude)])
+    same, apart = distances(one, one), distances(one, other)
+    assert set(same) == set(METRIC_NAMES) == set(summaries(one))
+    assert all(value == 0.0 for value in same.values())
+    assert all(value > 0.05 for value in apart.values()), apart

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from augment.phase_metrics import SUPPORT
+from augment.evaluation.support import SUPPORT
 
 NUM_HUES = 120
 """Steps of the colour circle; a PNG palette holds them twice, plain and faded."""
@@ -76,7 +76,7 @@ def phase_index(image: NDArray[np.complex64]) -> NDArray[np.uint8]:
 
 
 def signal_mask(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which pixels of a slice `(height width)` belong to the object, as `phase_metrics` does.
+    """Tell which pixels of a slice `(height width)` belong to the object, as `augment.evaluation` does.
 
     Where almost all of it is empty, the 99th percentile is nothing but rounding: then 0.1 % of the maximum counts.
     """

@@ -1,0 +1,102 @@
+"""The list of metrics: how each is measured, compared, and said in one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from augment.evaluation.circular import circular_distance, phase_density, resultant_lengths
+from augment.evaluation.phase_volume import PhaseVolume
+from augment.evaluation.spatial import gradient_quantiles, residue_density, structure_function, through_slice_quantiles
+from augment.evaluation.spectral import homodyne_errors, radial_spectrum, symmetry_defects
+
+Statistics = Mapping[str, NDArray[np.float64]]
+"""What was measured of some volumes, by the metric's name."""
+
+_NUM_QUANTILES = 200
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    `measure` gives a statistic of pooled volumes, `distance` how far two of them are apart in `unit` (0: alike),
+    `summary` one number that says what the statistic is. `gap` marks the metrics of which it is said how much of the
+    way from the smooth baseline to the floor a generator goes.
+    """
+
+    name: str
+    title: str
+    unit: str
+    measure: Callable[[Sequence[PhaseVolume]], NDArray[np.float64]]
+    distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+    summary: Callable[[NDArray[np.float64]], float]
+    gap: bool = False
+
+
+def mean_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Mean absolute difference of two arrays of one shape, where both are known; of quantiles, Wasserstein-1."""
+    difference = np.abs(one - other)
+    known = np.isfinite(difference)
+    return float(difference[known].mean()) if known.any() else float("nan")
+
+
+def sample_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Wasserstein-1 distance of two samples, one number for each slice, by their quantiles."""
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return float("nan")
+    levels = (np.arange(_NUM_QUANTILES) + 0.5) / _NUM_QUANTILES
+    return float(np.abs(np.quantile(one, levels) - np.quantile(other, levels)).mean())
+
+
+def _root_mean_square(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.nanmean((one - other) ** 2))) if np.isfinite(one - other).any() else float("nan")
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _mean_modulus(values: NDArray[np.float64]) -> float:
+    return _mean(np.abs(values))
+
+
+def _resultant_of_density(density: NDArray[np.float64]) -> float:
+    angle = (np.arange(len(density)) + 0.5) * (2.0 * np.pi / len(density))
+    return float(np.abs((density * np.exp(1j * angle)).sum()))
+
+
+METRICS = (
+    Metric("gradient", "wrapped gradient", "rad/mm", gradient_quantiles, mean_difference, _mean_modulus, gap=True),
+    Metric("structure", "structure function", "", structure_function, mean_difference, _mean, gap=True),
+    Metric("residues", "residues", "per 1,000 px", residue_density, mean_difference, _mean, gap=True),
+    Metric(
+        "through_slice", "through-slice gradient", "rad/mm", through_slice_quantiles, mean_difference, _mean_modulus
+    ),
+    Metric("resultant", "mean resultant length", "", resultant_lengths, sample_distance, _mean),
+    Metric("density", "distribution of the phase", "rad", phase_density, circular_distance, _resultant_of_density),
+    Metric("spectrum", "radial log-spectrum", "dB", radial_spectrum, _root_mean_square, _mean),
+    Metric("symmetry", "conjugate-symmetry defect", "", symmetry_defects, sample_distance, _mean),
+    Metric("homodyne", "homodyne 5/8 error", "", homodyne_errors, sample_distance, _mean),
+)
+METRIC_NAMES = tuple(metric.name for metric in METRICS)
+
+
+def measure_phase(volumes: Sequence[PhaseVolume]) -> Statistics:
+    """Measure every metric's statistic of several volumes, pooled."""
+    if not volumes:
+        raise ValueError("no volume to measure; expected one or more")
+    return {metric.name: metric.measure(volumes) for metric in METRICS}
+
+
+def distances(one: Statistics, other: Statistics) -> dict[str, float]:
+    """How far two statistics are apart, by metric; NaN where one could not be measured."""
+    return {metric.name: metric.distance(one[metric.name], other[metric.name]) for metric in METRICS}
+
+
+def summaries(statistics: Statistics) -> dict[str, float]:
+    """One number for each statistic: means over the slices, mean modulus for gradients."""
+    return {metric.name: metric.summary(statistics[metric.name]) for metric in METRICS}

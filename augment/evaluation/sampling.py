@@ -1,0 +1,148 @@
+"""Generated phase for real slices: each made once, kept in the output folder, and taken from there the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from augment.evaluation.sessions import RealVolume
+from diffusion.generators import PhaseGenerator, SliceKey
+
+LEVELS = 1 << 16
+"""Steps of the circle at which samples are kept, so that one from the folder equals one just made."""
+GPU_SLICES = 16
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A generator in an evaluation.
+
+    `label` is its name in the tables; `role` is "model", "against" (the checkpoint to compare with) or "baseline";
+    `identity` is what its samples depend on beside the slice and the seed, such as the checkpoint's hash.
+    """
+
+    label: str
+    generator: PhaseGenerator
+    identity: str = ""
+    role: str = "baseline"
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of a network a slice."""
+        return self.generator.nfe
+
+
+class Sampler:
+    """Samples phase for real volumes; `folder` keeps what networks made, one file for each slice.
+
+    What a network gives depends on its code too, so the files are filed under a digest of the `diffusion` package.
+    """
+
+    def __init__(
+        self, folder: Path | None, device: str = "cpu", progress: Callable[[int], object] | None = None
+    ) -> None:
+        self.folder, self.slices_a_call = folder, 1 if device == "cpu" else GPU_SLICES
+        self.progress = progress or (lambda count: None)
+
+    def sample(
+        self, contestant: Contestant, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
+    ) -> NDArray[np.complex64]:
+        """Give phasors `(slice height width)` for the volume's slices, or for those at the positions `chosen`."""
+        return decode(self.sample_codes(contestant, volume, seed, chosen))
+
+    def sample_codes(
+        self, contestant: Contestant, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
+    ) -> NDArray[np.uint16]:
+        """The same as steps of the circle, which take a quarter of the memory."""
+        places = list(range(len(volume.real.slices)) if chosen is None else chosen)
+        height, width = volume.real.magnitude.shape[1:]
+        folder = self._folder(contestant, volume)
+        codes = np.zeros((len(places), height, width), np.uint16)
+        missing = [row for row, place in enumerate(places) if not _load(codes[row], _file(folder, seed, volume, place))]
+        self.progress(len(places) - len(missing))
+        for start in range(0, len(missing), self.slices_a_call):
+            rows = missing[start : start + self.slices_a_call]
+            codes[rows] = encode(_generate(contestant.generator, volume, seed, [places[row] for row in rows]))
+            for row in rows:
+                _save(codes[row], _file(folder, seed, volume, places[row]))
+            self.progress(len(rows))
+        return codes
+
+    def _folder(self, contestant: Contestant, volume: RealVolume) -> Path | None:
+        if self.folder is None or not contestant.nfe:  # phase without a network is made faster than it is read
+            return None
+        conditions = volume.conditions
+        facts = [contestant.identity, contestant.label, volume.source_sha256, code_digest(), repr(conditions)]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", contestant.label).strip("-")
+        return self.folder / slug / f"{volume.volume_id}-{digest}"
+
+
+def encode(phasor: NDArray[np.complex64]) -> NDArray[np.uint16]:
+    """Round phases to `LEVELS` steps of the circle; phase 0 is kept exactly."""
+    steps = np.rint((np.angle(phasor).astype(np.float64) + np.pi) * (LEVELS / (2.0 * np.pi)))
+    codes: NDArray[np.uint16] = (steps.astype(np.int64) % LEVELS).astype(np.uint16)
+    return codes
+
+
+def decode(codes: NDArray[np.uint16]) -> NDArray[np.complex64]:
+    """Undo `encode`."""
+    angle = codes.astype(np.float64) * (2.0 * np.pi / LEVELS) - np.pi
+    phasor: NDArray[np.complex64] = np.exp(1j * angle).astype(np.complex64)
+    return phasor
+
+
+@cache
+def code_digest() -> str:
+    """A digest of the sampler's source code."""
+    import diffusion
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(diffusion.__path__[0]).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _generate(generator: PhaseGenerator, volume: RealVolume, seed: int, places: Sequence[int]) -> NDArray[np.complex64]:
+    keys = [SliceKey(seed, volume.volume_id, 0, volume.real.slices[place]) for place in places]
+    magnitude = torch.from_numpy(np.ascontiguousarray(np.abs(volume.real.magnitude[list(places)])))
+    phasor: NDArray[np.complex64] = generator.sample_phase(magnitude, keys, volume.conditions).numpy()
+    return phasor
+
+
+def _file(folder: Path | None, seed: int, volume: RealVolume, place: int) -> Path | None:
+    return None if folder is None else folder / f"{seed}-{volume.real.slices[place]}.npy"
+
+
+def _load(into: NDArray[np.uint16], path: Path | None) -> bool:
+    """Read a kept slice; one that is missing, cut short or of another shape is made again."""
+    if path is None or not path.is_file():
+        return False
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        return False
+    if kept.shape != into.shape or kept.dtype != into.dtype:
+        return False
+    into[:] = kept
+    return True
+
+
+def _save(codes: NDArray[np.uint16], path: Path | None) -> None:
+    """Write beside and rename, so that an interrupted write leaves nothing that looks whole."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, codes, allow_pickle=False)
+    partial.replace(path)

@@ -1,0 +1,97 @@
+"""The real volumes that an evaluation looks at, in sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from augment.errors import VolumeError
+from augment.evaluation.phase_volume import PhaseVolume
+from augment.evaluation.support import object_support
+from augment.readers import read_volume
+from augment.volume import Volume
+from diffusion.generators import Conditions
+from manifests.record import ManifestRow
+
+
+@dataclass(frozen=True)
+class RealVolume:
+    """Slices of a volume with their real phase, and what a generator is told of them.
+
+    `session` is the row's `subject_id` (or the volume's own name); `group` is what must not be split between training
+    and test, which may be wider. `source_sha256` names the bytes that were read.
+    """
+
+    volume_id: str
+    session: str
+    group: str
+    anatomy: str | None
+    real: PhaseVolume
+    conditions: Conditions
+    source_sha256: str
+
+
+def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None) -> RealVolume:
+    """Read a row with real phase and take some of its slices.
+
+    Raises
+    ------
+    VolumeError
+        It cannot be read, has no real phase, or no object.
+    """
+    return real_volume(row, read_volume(row), max_slices, group_column)
+
+
+def real_volume(row: ManifestRow, volume: Volume, max_slices: int, group_column: str | None = None) -> RealVolume:
+    """Take some slices of a volume that was read; see `read_real`."""
+    if volume.phase is None:
+        raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
+    support = object_support(volume.magnitude)
+    if not support.any():
+        raise VolumeError("unsupported", f"{row.volume_id}: no object: the magnitude is zero; leave the row out")
+    slices = choose_slices(len(volume.magnitude), max_slices)
+    chosen = list(slices)
+    session = row.subject_id or row.volume_id
+    return RealVolume(
+        row.volume_id,
+        session,
+        dict(row.extra).get(group_column or "") or session,
+        row.anatomy or volume.anatomy,
+        PhaseVolume(
+            np.exp(1j * volume.phase[chosen]).astype(np.complex64),
+            np.ascontiguousarray(volume.magnitude[chosen]),
+            support[chosen],
+            volume.spacing_mm,
+            slices,
+        ),
+        Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t, volume.spacing_mm[0]),
+        volume.source_sha256,
+    )
+
+
+def choose_slices(count: int, limit: int) -> tuple[int, ...]:
+    """Choose at most `limit` of `count` slices (0: all): neighbouring pairs, spread evenly from end to end.
+
+    Pairs, because the gradient through the slices needs neighbours. An odd limit leaves the last pair half.
+    """
+    if limit == 0 or limit >= count:
+        return tuple(range(count))
+    pairs = (limit + 1) // 2
+    starts = np.floor((np.arange(pairs) + 0.5) * count / pairs - 0.5).astype(int).clip(0, count - 2)
+    chosen = sorted({int(start) + step for start in starts for step in (0, 1)})
+    return tuple(chosen[:limit])
+
+
+def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]:
+    """Collect volumes by session, in the order in which the sessions appear."""
+    sessions: dict[str, list[RealVolume]] = {}
+    for one in volumes:
+        sessions.setdefault(one.session, []).append(one)
+    return sessions
+
+
+def comparable(volumes: Sequence[RealVolume]) -> list[tuple[RealVolume, RealVolume]]:
+    """All pairs of volumes of one session, for the floor."""
+    return [(one, other) for index, one in enumerate(volumes) for other in volumes[index + 1 :]]
