@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _BLOCK_ROWS = 8192
 _LONGEST_LINE = 1 << 20
+_MOST_COLUMNS = 1000
 _BYTE_ORDER_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
@@ -88,6 +90,8 @@ def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], faults: F
         faults.add(1, "is empty; expected a header and rows; write at least the columns volume_id,path")
         return None
     _check_header(header_line, header, keep_columns, faults)
+    if len(header) > _MOST_COLUMNS:
+        return None
     columns = {name: _column(name) for name in header if name in UNDERSTOOD or name in keep_columns}
     lines = array("I")
     ids = DuplicateSearch()
@@ -172,6 +176,9 @@ def _blocks(
 
 def _check_header(line: int, header: list[str], keep_columns: Sequence[str], faults: Faults) -> None:
     header[:] = [name.strip() for name in header]
+    if len(header) > _MOST_COLUMNS:
+        faults.add(line, f"has {len(header)} columns; expected at most {_MOST_COLUMNS}; the file may be no manifest")
+        return
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         faults.add(line, f"has one column {shown(header[0])}; expected commas between columns; save with commas")
         return
@@ -181,8 +188,9 @@ def _check_header(line: int, header: list[str], keep_columns: Sequence[str], fau
         near = next((other for other in header if other.casefold() == name.casefold()), None)
         mend = f"rename {shown(near)}" if near else "add it" if name in REQUIRED_COLUMNS else "add it or keep others"
         faults.add(line, f"column {name!r} is missing; expected it in the header; {mend}")
-    for name in sorted({name for name in header if name and header.count(name) > 1}):
-        faults.add(line, f"column {shown(name)} stands {header.count(name)} times; expected once; remove or rename one")
+    for name, count in sorted(Counter(header).items()):
+        if name and count > 1:
+            faults.add(line, f"column {shown(name)} stands {count} times; expected once; remove or rename one")
 
 
 def _column(name: str) -> Column:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from augment.errors import VolumeError
 from augment.readers.dicom_bytes import Source
+from augment.readers.dicom_codestream import read_codestream
 from augment.readers.dicom_files import looking_into
 from augment.readers.dicom_frames import Frame
 
@@ -132,6 +134,28 @@ def _check_length(dataset: pydicom.Dataset, source: Source) -> None:
         )
 
 
+def _check_codestreams(dataset: pydicom.Dataset, indices: Sequence[int]) -> None:
+    """Hold what is compressed against the header, before a decoder believes it.
+
+    Raises
+    ------
+    ValueError
+        Where they contradict each other.
+    """
+    syntax = transfer_syntax(dataset)
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        return
+    count = int(dataset.get("NumberOfFrames") or 1)
+    for index in indices:
+        found = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=count))
+        told = (int(dataset.Rows), int(dataset.Columns), 1)
+        if (found.rows, found.columns, found.samples) != told or found.bits > int(dataset.BitsAllocated):
+            raise ValueError(
+                f"{found.rows}x{found.columns} of {found.samples} x {found.bits} bits are compressed; the header says "
+                f"{told[0]}x{told[1]} of {dataset.BitsAllocated} bits"
+            )
+
+
 def decoder_name(syntax: UID) -> str | None:
     """Name the decoder of a transfer syntax: "" where none is needed, None where there is none.
 
@@ -154,6 +178,7 @@ def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) ->
     syntax = transfer_syntax(dataset)
     expected = (int(dataset.Rows), int(dataset.Columns))
     try:
+        _check_codestreams(dataset, indices)
         decoded = get_decoder(syntax).iter_array(
             dataset, indices=indices, raw=True, decoding_plugin=decoder_name(syntax) or ""
         )
