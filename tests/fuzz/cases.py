@@ -1,0 +1,51 @@
+"""A case by its number: which target, which seed, which plan. The same number is the same case on any machine."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fuzz.judge import Verdict, judge
+from fuzz.mutate import Plan, draw_plan, mutated
+from fuzz.seeds import Seed, seeds
+
+SHARES = {"dicom": 6, "nifti": 5, "hdf5": 4, "npy": 2, "manifest": 3, "checkpoint": 2, "store": 3}
+"""How many of 25 cases each target has."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: a seed and what is done to it."""
+
+    number: int
+    seed: Seed
+    plan: Plan
+
+    def told(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"case": self.number, "target": self.seed.target, "from": self.seed.name, "plan": asdict(self.plan)}
+
+
+def make_case(seed: int, number: int) -> Case:
+    """Draw a case."""
+    source = random.Random(f"{seed}/{number}")  # noqa: S311
+    target = source.choices(list(SHARES), list(SHARES.values()))[0]
+    choice = source.choice(seeds(target))
+    return Case(number, choice, draw_plan(target, source))
+
+
+def run_case(case: Case, folder: Path) -> Verdict:
+    """Write the case's files into a folder of its own, judge them, remove them."""
+    files = mutated(case.seed, case.plan)
+    place = folder / f"case{case.number}"
+    try:
+        for name, data in files.items():
+            path = place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return judge(case.seed, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

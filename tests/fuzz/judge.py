@@ -1,0 +1,193 @@
+"""What our code makes of one case: refused with a reason, read rightly, or a fault."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load as load_tensors
+
+from augment.errors import RequestError, VolumeError
+from augment.loader import KSpaceSlices
+from augment.magnitude import prepare_magnitude
+from augment.readers import describe_row, hash_source, probe, read_volume
+from augment.verify import verify_corpus
+from diffusion.checkpoint import CheckpointError, load_checkpoint
+from fuzz.oracle import difference
+from fuzz.seeds import Seed
+from manifests.parse import ManifestError, read_manifest
+from manifests.record import ManifestRow
+
+LIMIT_BYTES = 32 << 20
+"""Given to the readers: what one file may take."""
+_VOLUME_ID = re.compile(r"(?!__|\.)[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended; `fault` says what is wrong, None where nothing is."""
+
+    outcome: str
+    fault: str | None = None
+
+
+def judge(seed: Seed, folder: Path) -> Verdict:
+    """Let our code loose on the files in a folder, which are those of a seed or what became of them."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            if seed.target in ("dicom", "nifti", "hdf5", "npy"):
+                return _volume(seed, folder)
+            return {"manifest": _manifest, "checkpoint": _checkpoint, "store": _store}[seed.target](seed, folder)
+        except Exception as error:
+            return Verdict("exception", f"{type(error).__name__}: {str(error)[:300]}")
+
+
+def _volume(seed: Seed, folder: Path) -> Verdict:
+    columns = dict(seed.row)
+    if "kspace" in columns:
+        columns["kspace"] = str(folder / columns["kspace"])
+    row = ManifestRow(line=2, volume_id="v", path=str(folder / seed.path), format=seed.target, **columns)
+    place = Path(row.path)
+    probe(place.parent if place.is_file() else place, [place] if place.is_file() else sorted(place.iterdir()))
+    try:
+        described = describe_row(row)
+    except VolumeError as error:
+        described = None
+        unclear = _unclear(error)
+    else:
+        unclear = None
+    try:
+        volume = read_volume(row, LIMIT_BYTES)
+        prepared = prepare_magnitude(volume.magnitude, "clip")
+    except VolumeError as error:
+        return Verdict(f"refused: {error.reason}", unclear or _unclear(error))
+    if described != volume.magnitude.shape:
+        return Verdict("read", f"is {volume.magnitude.shape}, but was described as {described}")
+    if hash_source(row) != volume.source_sha256:
+        return Verdict("read", "has another digest than hash_source gives")
+    if not np.isfinite(prepared.stored).all() or not all(math.isfinite(value) for value in volume.spacing_mm):
+        return Verdict("read", "is not finite")
+    try:
+        return Verdict("read", difference(seed.target, row, volume))
+    except Exception as error:
+        return Verdict("read", f"was read, where a plain reading fails: {type(error).__name__}: {str(error)[:200]}")
+
+
+def _unclear(error: Exception) -> str | None:
+    text = str(error)
+    if "\n" in text or len(text) > 1200 or not text.isprintable():
+        return f"not one line of text: {text[:200]!r}"
+    return None
+
+
+def _manifest(seed: Seed, folder: Path) -> Verdict:
+    path = folder / seed.path
+    try:
+        rows = list(read_manifest(path))
+    except ManifestError as error:
+        where = re.compile(rf"{re.escape(str(path))}:\d+: ").match
+        wrong = [fault for fault in error.faults if not fault.isprintable() or not where(fault)]
+        return Verdict("refused", f"not a fault's line: {wrong[0][:200]!r}" if wrong else None)
+    text = path.read_bytes().decode("utf-8-sig")
+    plain = [record for record in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if record]
+    header = [name.strip() for name in plain[0]]
+    told = [(record[header.index("volume_id")], record[header.index("path")]) for record in plain[1:]]
+    found = [(row.volume_id, row.path) for row in rows]
+    same = len(told) == len(found) and all(map(_same_row, told, found))
+    if not same:
+        return Verdict("read", "rows are not those of a plain reading")
+    ids = [row.volume_id for row in rows]
+    if len({name.casefold() for name in ids}) < len(ids) or not all(_VOLUME_ID.fullmatch(name) for name in ids):
+        return Verdict("read", "a volume_id that may not be")
+    return Verdict("read")
+
+
+def _same_row(told: tuple[str, str], found: tuple[str, str]) -> bool:
+    last = told[1].rsplit("/", 1)[-1].rstrip(".")
+    return told[0] == found[0] and (found[1] == told[1] or found[1].endswith(last))
+
+
+def _checkpoint(seed: Seed, folder: Path) -> Verdict:
+    path = folder / seed.path
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        return Verdict("refused", _unclear(error) if "\n" in str(error) else None)
+    stored = load_tensors(path.read_bytes())
+    for name, value in checkpoint.network.state_dict().items():
+        if not np.array_equal(value.numpy(), stored[name].astype(np.float32)) or not torch.isfinite(value).all():
+            return Verdict("read", f"{name} is not what the file holds")
+    return Verdict("read")
+
+
+def _store(seed: Seed, folder: Path) -> Verdict:
+    root = folder / seed.path
+    changed = {name for name, data in seed.files.items() if not _holds(folder / name, data)}
+    given = _slices(root)
+    fault = None
+    if isinstance(given, list):
+        whole = _whole_slices(seed, folder)
+        wrong = [item for item in given if item not in whole]
+        if wrong or len(given) + _refused.count < len(whole):
+            fault = f"the loader gave {len(wrong)} wrong slices, and {len(whole) - len(given) - _refused.count} too few"
+    try:
+        ok = verify_corpus(root, workers=1).ok
+    except RequestError:
+        ok = False
+    if ok and changed:
+        fault = fault or f"verify found nothing wrong with {sorted(changed)[0]}"
+    return Verdict("sound" if ok else "found", fault)
+
+
+class _Refused:
+    count = 0
+
+
+_refused = _Refused()
+_whole: dict[str, list[Any]] = {}
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _slices(root: Path) -> list[Any] | None:
+    """Every slice that the loader gives, hashable; None where it refuses the corpus."""
+    try:
+        data = KSpaceSlices(root)
+    except RequestError:
+        return None
+    found, _refused.count = [], 0
+    for index in range(len(data)):
+        try:
+            kspace, mask, target, attributes, name, number = data[index]
+        except VolumeError:
+            _refused.count += 1
+            continue
+        told = sorted((key, repr(value)) for key, value in attributes.items())
+        found.append((kspace.shape, kspace.tobytes(), mask.tobytes(), target.tobytes(), told, name, number))
+    return found
+
+
+def _whole_slices(seed: Seed, folder: Path) -> list[Any]:
+    if seed.name not in _whole:
+        sound = folder / "sound"
+        for name, data in seed.files.items():
+            path = sound / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        _whole[seed.name] = _slices(sound / seed.path) or []
+        refused = _refused.count
+        if refused:
+            raise RuntimeError("the seed itself is damaged")
+        _slices(folder / seed.path)  # counts the refused ones of the case again
+    return _whole[seed.name]

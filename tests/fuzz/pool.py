@@ -1,0 +1,143 @@
+"""Cases in child processes, so that a crash, a hang and hunger for memory are seen from outside and end one case."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import resource
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from fuzz.judge import LIMIT_BYTES, Verdict
+
+SECONDS = 60.0
+"""Of wall time for one case: a machine may be busy, but nothing here needs a second of it."""
+CPU_SECONDS = 15.0
+PEAK_BYTES = 4 * LIMIT_BYTES + (64 << 20)
+"""More than a child had before: the file, what it unpacks to, the decoded values, the volume; and libraries."""
+_ADDRESS_BYTES = 6 << 30
+
+
+@dataclass(frozen=True)
+class Result:
+    """A case's verdict with what it cost."""
+
+    number: int
+    verdict: Verdict
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+def run_cases(seed: int, numbers: range, workers: int, watch: Callable[[], object] = lambda: None) -> Iterator[Result]:
+    """Run cases in `workers` children; results come in the order in which they end."""
+    with tempfile.TemporaryDirectory(prefix="phasegen-fuzz-") as folder:
+        waiting = iter(numbers)
+        children = [_Child(seed, Path(folder)) for _ in range(min(workers, len(numbers)))]
+        try:
+            busy = {child for child in children if child.start(next(waiting, None))}
+            while busy:
+                ready = wait([child.pipe for child in busy], timeout=1.0)
+                for child in list(busy):
+                    result = child.result(child.pipe in ready)
+                    if result is None:
+                        continue
+                    yield result
+                    watch()
+                    if not child.start(next(waiting, None)):
+                        busy.discard(child)
+        finally:
+            for child in children:
+                child.stop()
+
+
+class _Child:
+    """One process, made anew after a crash or a hang."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self._arguments = (seed, folder)
+        self._number = -1
+        self._since = 0.0
+        self._make()
+
+    def _make(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, *self._arguments), daemon=True)
+        self._process.start()
+        other.close()
+        self._ready = False
+
+    def start(self, number: int | None) -> bool:
+        """Give the child a case; False where there is none left."""
+        if number is None:
+            return False
+        self._number, self._since = number, time.monotonic()
+        self.pipe.send(number)
+        return True
+
+    def result(self, readable: bool) -> Result | None:
+        """Give the case's result where it has ended, by itself or by us."""
+        elapsed = time.monotonic() - self._since
+        if readable:
+            try:
+                found: Result = self.pipe.recv()
+            except (EOFError, ConnectionError):
+                self._process.join()
+                code = self._process.exitcode or 0
+                cause = signal.Signals(-code).name if code < 0 else f"exit {code}"
+                self._make()
+                return Result(self._number, Verdict("died", f"the process died ({cause})"), elapsed)
+            self._ready = True
+            return found
+        if elapsed > (SECONDS if self._ready else 4 * SECONDS):  # the first case waits for imports
+            self.stop()
+            self._make()
+            return Result(self._number, Verdict("hang", f"no end after {elapsed:.0f} s"), elapsed)
+        return None
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, seed: int, folder: Path) -> None:
+    from fuzz.cases import make_case, run_case
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_BYTES, _ADDRESS_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            number = pipe.recv()
+        except EOFError:
+            return
+        case = make_case(seed, number)
+        before, start, cpu = _reset_peak(), time.monotonic(), time.process_time()
+        verdict = run_case(case, folder)
+        peak, cpu = _status("VmHWM") - before, time.process_time() - cpu
+        if verdict.fault is None and peak > PEAK_BYTES:
+            verdict = Verdict(verdict.outcome, f"took {peak >> 20} MiB more than before; allowed {PEAK_BYTES >> 20}")
+        if verdict.fault is None and cpu > CPU_SECONDS:
+            verdict = Verdict(verdict.outcome, f"took {cpu:.0f} s of processor time")
+        pipe.send(Result(number, verdict, time.monotonic() - start, peak))
+
+
+def _reset_peak() -> int:
+    """Let the peak of resident memory start at what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
