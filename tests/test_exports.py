@@ -193,7 +193,7 @@ def test_wrong_requests_start_nothing(tmp_path, corpus):
     with pytest.raises(RequestError, match="is a file"):
         export_corpus(corpus, tmp_path / "file")
     export_corpus(corpus, out)
-    with pytest.raises(RequestError, match="holds a.1.h5"):
+    with pytest.raises(RequestError, match=r"holds a\.1\.h5"):
         export_corpus(corpus, out, ExportOptions(by_split=True))
 
 
@@ -201,7 +201,7 @@ def test_strangers_are_left_alone(tmp_path, corpus):
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(RequestError, match="notes.txt"):
+    with pytest.raises(RequestError, match=r"notes\.txt"):
         export_corpus(corpus, out)
     (out / "notes.txt").unlink()
     with h5py.File(out / "odd.h5", "w") as file:
