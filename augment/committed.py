@@ -7,6 +7,7 @@ from typing import Any
 from augment.errors import VolumeError
 from augment.readers import hash_source
 from augment.recipe import row_hash
+from augment.restore import check_source
 from augment.workbench import Task, Workbench
 from manifests.record import ManifestRow
 
@@ -19,6 +20,9 @@ def find_committed(task: Task, bench: Workbench) -> dict[str, Any] | None:
     VolumeError
         `changed`: committed from another source, row or recipe, and not to be overwritten.
     """
+    if task.lost is not None:
+        check_source(task, bench)
+        return None
     try:
         receipt = bench.store.receipt(task.name)
     except VolumeError:

@@ -21,6 +21,7 @@ from augment.kspace import make_kspace, real_phasor
 from augment.layout import ArrayLayout
 from augment.magnitude import prepare_magnitude
 from augment.readers import read_volume
+from augment.restore import check_restored
 from augment.room import VOLUME_FACTOR
 from augment.shards import decode_shard
 from augment.store import encode_array
@@ -128,6 +129,7 @@ def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[s
             arrays["segmentation"] = volume.segmentation
         attributes = make_attributes(task, volume, prepared, audit, bench)
     with _timed(seconds, "commit"):
+        check_restored(task, bench, arrays, attributes)
         receipt = bench.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
     return Outcome(

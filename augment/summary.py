@@ -97,8 +97,8 @@ class BuildSummary:
         lines = [
             f"{self.corpus}: {self.built + self.skipped} of {self.num_volumes} volumes are committed{self._say_new()}"
         ]
-        lines += _listed(self.failed, "failed; the reason of each:")
-        lines += _listed(
+        lines += listed(self.failed, "failed; the reason of each:")
+        lines += listed(
             self.left_out, "failed in an earlier run and were not tried again; --retry-failed does, an edited row too:"
         )
         if self.stopped:
@@ -115,7 +115,8 @@ class BuildSummary:
         )
 
 
-def _listed(failures: dict[str, Failure], what: str) -> list[str]:
+def listed(failures: dict[str, Failure], what: str) -> list[str]:
+    """Say which volumes failed, by reason and one by one."""
     if not failures:
         return []
     counts = Counter(failure.reason for failure in failures.values())

@@ -12,6 +12,7 @@ import torch
 from augment.errors import RequestError
 from augment.receipts import volume_name
 from augment.recipe import Recipe
+from augment.restore import Lost
 from augment.room import Limits, Room
 from augment.store import CorpusStore
 from diffusion.checkpoint import load_checkpoint
@@ -24,10 +25,14 @@ Status = Literal["built", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to be made: a row and which of its replicas. Holds paths and ids, never pixels."""
+    """One volume to be made: a row and which of its replicas. Holds paths and ids, never pixels.
+
+    `lost` is what is recorded of a volume that was damaged and is to be made again.
+    """
 
     row: ManifestRow
     replica: int = 0
+    lost: Lost | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +69,7 @@ class Outcome:
 class Workbench:
     """What the volumes of one process share: the corpus, the recipe, the model, and the lock under which it samples.
 
-    `generator` is None for real phase. `environment` goes into every receipt.
+    `generator` is None for real phase. `environment` goes into every receipt. `allow_mixed`: it may differ.
     """
 
     store: CorpusStore
@@ -74,6 +79,7 @@ class Workbench:
     batch_size: int | None = None
     limits: Limits = field(default_factory=Limits)
     overwrite: bool = False
+    allow_mixed: bool = False
     sampling: threading.Lock = field(default_factory=threading.Lock)
     room: Room = field(default_factory=Room)
 
@@ -88,6 +94,7 @@ def open_workbench(
     batch_size: int | None = None,
     limits: Limits | None = None,
     overwrite: bool = False,
+    allow_mixed: bool = False,
 ) -> Workbench:
     """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
 
@@ -103,4 +110,6 @@ def open_workbench(
         generator = make_generator(recipe.phase, checkpoint, steps, device)
         if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
-    return Workbench(CorpusStore.open(root), recipe, generator, environment, batch_size, limits or Limits(), overwrite)
+    return Workbench(
+        CorpusStore.open(root), recipe, generator, environment, batch_size, limits or Limits(), overwrite, allow_mixed
+    )

@@ -61,6 +61,7 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
         batch_size=plan.batch_size,
         limits=plan.limits,
         overwrite=plan.overwrite,
+        allow_mixed=plan.allow_mixed,
     )
     warm_up(bench)
     return bench

@@ -32,7 +32,18 @@ COMMANDS = all_parsers(make_parser())
 
 
 def test_the_commands_are_there():
-    expected = {"manifest scan", "manifest check", "plan", "build", "status", "verify", "report", "train", "demo"}
+    expected = {
+        "manifest scan",
+        "manifest check",
+        "plan",
+        "build",
+        "status",
+        "verify",
+        "repair",
+        "report",
+        "train",
+        "demo",
+    }
     assert expected <= set(COMMANDS)
 
 
@@ -192,7 +203,7 @@ def test_scan_of_nothing_is_a_wrong_request(tmp_path, capsys):
     assert not (tmp_path / "m.csv").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "report"])
+@pytest.mark.parametrize("command", ["status", "verify", "repair", "report"])
 def test_no_corpus_is_a_wrong_request(tmp_path, capsys, command):
     assert main([command, str(tmp_path / "none.zarr")]) == 2
     assert "no corpus here" in capsys.readouterr().err

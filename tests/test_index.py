@@ -89,7 +89,7 @@ def test_a_new_corpus_has_an_empty_index(tmp_path):
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (None, "the corpus has no index; run the same 'phasegen build' again"),
+        (None, "the corpus has no index; write it anew with 'phasegen repair"),
         (b"{", "not JSON"),
         (group_document({"num_volumes": 1, "columns": {"name": ["a"]}}), "is missing or has not 1 rows"),
         (group_document({"num_volumes": 1}), "no columns"),

@@ -89,6 +89,15 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="manifest columns of your own that go on into the corpus (default: none)",
     )
+    add_where(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make volumes again that came from other bytes, rows or options"
+    )
+    add_json(parser)
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the work runs and with how much memory."""
     where = parser.add_argument_group("where it runs")
     where.add_argument(
         "--cluster", default="local", metavar="SPEC", help="local, or a running Dask scheduler: tcp://HOST:PORT, tls://"
@@ -104,15 +113,17 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--volume-limit", type=size, metavar="SIZE", help="refuse volumes whose float32 magnitude is larger"
     )
-    where.add_argument(
-        "--overwrite", action="store_true", help="make volumes again that came from other bytes, rows or options"
-    )
-    add_json(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("this run")
+    run = add_run(parser)
     run.add_argument("--retry-failed", action="store_true", help="try the volumes again that failed in an earlier run")
+    run.add_argument("--keep-open", action="store_true", help="keep the cluster and its dashboard after the build")
+
+
+def add_run(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of one run that builds volumes."""
+    run = parser.add_argument_group("this run")
     run.add_argument(
         "--allow-mixed-devices", action="store_true", help="let workers differ in device, instruction set or torch"
     )
@@ -123,7 +134,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="of the dashboard; another port is taken where this one is in use (default: 127.0.0.1:8787)",
     )
-    run.add_argument("--keep-open", action="store_true", help="keep the cluster and its dashboard after the build")
+    return run
 
 
 def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:

@@ -1,13 +1,15 @@
-"""`phasegen verify` and `report`: what looks at a corpus that is there."""
+"""`phasegen verify`, `repair` and `report`: what looks after a corpus that is there."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, counting
+from augment.commands.build import add_run, add_where
 
 _SHOWN = 50
 
@@ -27,6 +29,20 @@ def register(commands: Commands) -> None:
     check.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     check.add_argument("--workers", type=count, metavar="N", help="threads (default: one per core)")
     add_json(check)
+    repair = add_command(
+        commands,
+        "repair",
+        repair_corpus,
+        "make what is damaged again",
+        "Check a corpus as 'verify' does, and mend exactly what is wrong: damaged and lost volumes are made again\n"
+        "from the manifest, byte for byte as they were on machines of the same kind; the index and the corpus's own\n"
+        "documents are written anew. A volume whose source or row has changed since is left as it is and listed.\n\n"
+        "Exit status: 0 nothing is wrong any more; 1 something still is, or with --dry-run would be mended;\n"
+        "2 the request was wrong; 130 interrupted.",
+        "phasegen repair brain.zarr --dry-run\nphasegen repair brain.zarr\n"
+        "phasegen repair brain.zarr --manifest brain.csv --remove-strays --workers 4",
+    )
+    _add_repair_options(repair)
     report = add_command(
         commands,
         "report",
@@ -40,6 +56,46 @@ def register(commands: Commands) -> None:
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: CORPUS.run/report.html)")
     report.add_argument("--volumes", type=count, default=8, metavar="N", help="volumes with pictures (default: 8)")
     add_json(report)
+
+
+def _add_repair_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
+    parser.add_argument(
+        "--manifest", metavar="M.csv", help="with the rows of the volumes (default: the one of the latest run)"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="C", help="the weights it was made with (default: shipped, or as logged)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    parser.add_argument(
+        "--remove-strays", action="store_true", help="delete what lies in the corpus and belongs to nothing in it"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="accept volumes that come out other than those that were lost"
+    )
+    add_where(parser)
+    add_run(parser)
+    add_json(parser)
+
+
+def repair_corpus(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen repair`."""
+    from augment.options import BuildOptions
+    from augment.repair import RepairOptions
+    from augment.repair import repair_corpus as repair
+
+    where = (
+        "cluster", "batch_size", "memory_limit", "volume_limit", "overwrite", "allow_mixed_devices", "break_lease",
+        "dashboard_address",
+    )  # fmt: skip
+    build = BuildOptions(num_workers=arguments.workers, **{name: getattr(arguments, name) for name in where})
+    options = RepairOptions(arguments.manifest, arguments.checkpoint, arguments.dry_run, arguments.remove_strays, build)
+    with _counting("verifying") as progress:
+        summary = repair(arguments.corpus, options, progress=progress)
+    lines = summary.lines()
+    if summary.interrupted or summary.stopped:
+        lines.append(f"to carry on: {shlex.join(['phasegen', *arguments.argv])}")
+    return Answer(summary.exit_status, lines, summary.to_json())
 
 
 def verify_corpus(arguments: argparse.Namespace) -> Answer:
