@@ -157,11 +157,12 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
 
 def _describe_model(path: Path, steps: int | None, device: str) -> tuple[int, str, Tile]:
     from diffusion.checkpoint import load_checkpoint
-    from diffusion.learned import GPU_TILE, FlowGenerator
+    from diffusion.learned import GPU_TILE
+    from diffusion.select import make_learned
 
     try:
         checkpoint = load_checkpoint(path)
-        nfe = FlowGenerator(checkpoint, steps).nfe
+        nfe = make_learned(checkpoint, steps).nfe
     except ValueError as error:
         raise RequestError(str(error)) from None
     slices = 1 if device == "cpu" else GPU_TILE

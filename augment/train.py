@@ -18,8 +18,9 @@ from augment.train_config import RunConfig, TrainConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from diffusion.ddpm import DdpmObjective
 from diffusion.network import NetworkConfig
-from diffusion.objective import Objective
+from diffusion.objective import FlowObjective, Objective
 from diffusion.ranks import joined, started_by_torchrun
 from diffusion.training import Trainer
 
@@ -44,13 +45,16 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     RequestError
         No row of the manifest can be trained on, or `initial` cannot be used.
     """
-    card: dict[str, Any] = {}
+    card: dict[str, Any] = {"process": config.process}
+    objective: Objective = FlowObjective()
+    if config.process == "ddpm":
+        objective, card["ddpm"] = DdpmObjective(config.ddpm), asdict(config.ddpm)
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     data = read_training_set(config.manifest, config.split)
-    return run_training(config, data, config.network, device, initial=initial, card=card)
+    return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
 
 
 def run_training(
@@ -60,7 +64,7 @@ def run_training(
     device: str,
     *,
     initial: Checkpoint | None = None,
-    objective: Objective | None = None,
+    objective: Objective,
     card: dict[str, Any],
 ) -> Path:
     """Train a network for an objective and write its checkpoint; `card` adds to the model card."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from augment.errors import RequestError
+from diffusion.checkpoint import PROCESSES
+from diffusion.ddpm import DdpmConfig
 from diffusion.distillation import DistillationConfig
 from diffusion.network import NetworkConfig
 from diffusion.training import TrainingConfig
@@ -32,10 +34,20 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """The configuration of `phasegen train`; `initial` is a checkpoint whose weights the training starts from."""
+    """The configuration of `phasegen train`.
 
+    `process` is "flow" or "ddpm", and then `ddpm` says more of it. `initial` is a checkpoint whose weights the training
+    starts from.
+    """
+
+    process: str = "flow"
+    ddpm: DdpmConfig = field(default_factory=DdpmConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     initial: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.process not in PROCESSES:
+            raise ValueError(f"process {self.process!r}: expected one of {', '.join(PROCESSES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +59,12 @@ class DistillConfig(RunConfig):
 
 
 Config = TypeVar("Config", bound=RunConfig)
-_SECTIONS = {"network": NetworkConfig, "training": TrainingConfig, "distillation": DistillationConfig}
+_SECTIONS = {
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "ddpm": DdpmConfig,
+    "distillation": DistillationConfig,
+}
 _PATHS = ("manifest", "output", "initial", "teacher")
 
 

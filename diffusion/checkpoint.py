@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from diffusion.ddpm import DdpmConfig
 from diffusion.network import ComplexUNet, NetworkConfig
 
-PROCESSES = ("flow",)
+PROCESSES = ("flow", "ddpm")
 _LARGEST_CARD = 1 << 24
 _LARGEST_COUNT = 4096
 _MOST_LEVELS, _MOST_BLOCKS = 8, 64
@@ -122,6 +123,10 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _check_steps(card: dict[str, Any], path: Path) -> None:
+    try:
+        DdpmConfig(**card.get("ddpm", {}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: ddpm: {error}") from error
     distillation = card.get("distillation", {})
     if not isinstance(distillation, dict):
         raise CheckpointError(f"{path}: distillation is {str(distillation)[:60]!r}; expected an object")
@@ -173,7 +178,7 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
     """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
-    wiring = {key: card[key] for key in ("format", "process", "network", "distillation") if key in card}
+    wiring = {key: card[key] for key in ("format", "process", "network", "distillation", "ddpm") if key in card}
     digest = hashlib.sha256(path.read_bytes())
     digest.update(json.dumps(wiring, sort_keys=True).encode())
     return digest.hexdigest()

@@ -1,21 +1,24 @@
-"""The learned phase generator: tiles, source noise, flow, gauge, and the noise of air."""
+"""The learned phase generators: tiles, what is drawn for a slice, the process, gauge, and the noise of air."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint
+from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
 from diffusion.flow import compress_magnitude, noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
-from diffusion.noise import Stream, complex_normal, uniform, volume_key
+from diffusion.noise import Stream, complex_normal, random_phasor, step_key, uniform, volume_key
 from diffusion.objective import pad_to_multiple
 from diffusion.source import source_phasor
 
@@ -24,20 +27,29 @@ GPU_TILE = 16
 _FEWEST_RAMPS = 8
 
 
-class FlowGenerator:
-    """Samples phase by flow matching.
+class Slices(NamedTuple):
+    """A tile on the grid: `(slice height width)` magnitude and modulus, `(slice)` noise level, `(1 4)` conditions."""
+
+    magnitude: Tensor
+    weight: Tensor
+    sigma: Tensor
+    conditions: Tensor
+    slice_mm: float | None
+
+
+class LearnedGenerator(ABC):
+    """What the processes share.
 
     The network is called in tiles: one slice on CPU (with one thread), `GPU_TILE` slices on a GPU, the last tile filled
     up with empty ones. So the bytes of a slice do not depend on how many slices are asked for.
     """
 
     name = "diffusion"
+    gain: float
+    """How much of the measurement's noise the process itself gives to a slice."""
 
-    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.times = time_grid(_choose_steps(checkpoint, steps))
-        self.nfe = len(self.times)
-        # a student has learned to carry as much noise to the end as its teacher does in many steps
-        self.gain = noise_gain(time_grid(checkpoint.teacher_steps) if checkpoint.teacher_steps else self.times)
+    def __init__(self, checkpoint: Checkpoint, steps: int, device: str) -> None:
+        self.nfe = steps
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.gauge = checkpoint.gauge
@@ -64,26 +76,27 @@ class FlowGenerator:
         weight = compress_magnitude(on_grid)
         known = self._conditions(conditions, (height, width), grid)
         sigma = estimate_sigma(on_grid)
-        source = torch.stack([source_phasor(key, *grid, known[0, :2], conditions.slice_mm) for key in keys])
-        grain = torch.stack([complex_normal(key, Stream.GRAIN, *grid, self.device) for key in keys])
-        x_0 = weight * source + noise_modulus(on_grid, weight, sigma) * grain
-        phasor = _unit(from_grid(self._flow(x_0, weight, known), height, width))
+        drawn = self._draw(Slices(on_grid, weight, sigma, known, conditions.slice_mm), keys)
+        phasor = _unit(from_grid(drawn, height, width))
         noise = torch.stack([complex_normal(key, Stream.NOISE, height, width, self.device) for key in keys])
         # what few steps averaged away, and what a coarser grid does not hold
         missing = (estimate_sigma(magnitude).square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = add_noise(phasor, magnitude, missing, noise)
         return _unit(noisy * self._gauge(keys[0], conditions, height, width))
 
-    def _flow(self, x_0: Tensor, weight: Tensor, conditions: Tensor) -> Tensor:
-        """Pad to the tile's size, sample, crop: complex64 `(slice height width)`."""
-        count, height, width = x_0.shape
-        multiple = self.network.config.multiple
-        fill = self.tile - count
-        x_0, weight = (
-            torch.nn.functional.pad(pad_to_multiple(x, multiple), (0, 0, 0, 0, 0, fill))[:, None] for x in (x_0, weight)
-        )
-        result = sample_flow(self.network, x_0, weight, self.times, conditions.expand(self.tile, -1))
-        return to_complex(result)[:count, 0, :height, :width]
+    @abstractmethod
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+        """Sample on the grid: complex64 `(slice height width)`, of which the angle counts."""
+
+    def _fill(self, image: Tensor) -> Tensor:
+        """Pad `(slice height width)` to the tile's size: `(tile 1 height width)`."""
+        padded = pad_to_multiple(image, self.network.config.multiple)
+        return torch.nn.functional.pad(padded, (0, 0, 0, 0, 0, self.tile - len(image)))[:, None]
+
+    def _cut(self, blocks: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Take from real blocks of the tile what is no padding, as complex64."""
+        count, height, width = shape
+        return to_complex(blocks)[:count, 0, :height, :width]
 
     def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """`(1 4)`: grid spacing in mm, TE, field strength; NaN where not known."""
@@ -106,6 +119,58 @@ class FlowGenerator:
         ramp = ramp * torch.tensor(conditions.spacing_mm or (GRID_MM, GRID_MM))
         angle = 2.0 * math.pi * phase
         return ramp_phasor(ramp.to(self.device), height, width) * complex(math.cos(angle), math.sin(angle))
+
+
+class FlowGenerator(LearnedGenerator):
+    """Samples phase by flow matching."""
+
+    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
+        self.times = time_grid(_choose_steps(checkpoint, steps))
+        super().__init__(checkpoint, len(self.times), device)
+        # a student has learned to carry as much noise to the end as its teacher does in many steps
+        self.gain = noise_gain(time_grid(checkpoint.teacher_steps) if checkpoint.teacher_steps else self.times)
+
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+        weight, (height, width) = slices.weight, slices.weight.shape[-2:]
+        spacing = slices.conditions[0, :2]
+        source = torch.stack([source_phasor(key, height, width, spacing, slices.slice_mm) for key in keys])
+        grain = torch.stack([complex_normal(key, Stream.GRAIN, height, width, self.device) for key in keys])
+        x_0 = weight * source + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
+        conditions = slices.conditions.expand(self.tile, -1)
+        x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
+        return self._cut(x_1, weight.shape)
+
+
+class DdpmGenerator(LearnedGenerator):
+    """Samples phase by diffusion with phase noise, the published process; see `diffusion.ddpm`."""
+
+    gain = 1.0
+
+    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
+        self.config = DdpmConfig(**checkpoint.card.get("ddpm", {}))
+        steps = self.config.timesteps if steps is None else steps
+        choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
+        super().__init__(checkpoint, steps, device)
+
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+        shape = slices.weight.shape
+        draw = random_phasor if self.config.noise == "unit" else _unit_normal
+
+        def noise(step: int) -> Tensor:
+            drawn = [draw(step_key(key, step), Stream.SOURCE, shape[-2], shape[-1], self.device) for key in keys]
+            return self._fill(torch.stack(drawn))
+
+        conditions = slices.conditions.expand(self.tile, -1)
+        x_0 = sample_ddpm(self.network, noise, self._fill(slices.weight), self.config, self.nfe, conditions)
+        return self._cut(x_0, shape)
+
+
+BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": FlowGenerator, "ddpm": DdpmGenerator}
+"""By the process of the checkpoint."""
+
+
+def _unit_normal(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device) -> Tensor:
+    return complex_normal(key, stream, height, width, device) * math.sqrt(0.5)
 
 
 def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:

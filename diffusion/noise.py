@@ -97,6 +97,11 @@ def volume_key(key: SliceKey) -> SliceKey:
     return SliceKey(key.seed, key.volume_id, key.replica, _VOLUME_SLICE)
 
 
+def step_key(key: SliceKey, step: int) -> SliceKey:
+    """The key of one step of a sampler that draws in every step; no volume's own name holds a `#`."""
+    return SliceKey(key.seed, f"{key.volume_id}#{step}", key.replica, key.slice_index)
+
+
 def anchor_key(key: SliceKey, anchor: int) -> SliceKey:
     """The key of what neighbouring slices share; anchors and slices never meet."""
     return SliceKey(key.seed, key.volume_id, key.replica, _FIRST_ANCHOR + anchor)

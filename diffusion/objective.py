@@ -36,19 +36,13 @@ class Tensors(NamedTuple):
 def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> Tensors:
     """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
     magnitude = batch.image.abs()
-    weight = compress_magnitude(magnitude)
-    phasor = fix_gauge(batch.image)
-    phasor = phasor / phasor.abs().clamp(min=1e-20)
+    weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
-    dropped = torch.rand(batch.conditions.shape, generator=generator) < dropout
-    conditions = batch.conditions.masked_fill(dropped, math.nan)
+    conditions = drop_conditions(batch.conditions, dropout, generator)
     x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
     normals = torch.randn((*magnitude.shape, 2), generator=generator)
     x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
-    blocks = [
-        to_real(pad_to_multiple(image, multiple)[:, None])
-        for image in (x_0, weight * phasor, weight.to(torch.complex64))
-    ]
+    blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]
     return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
 
 
@@ -75,6 +69,18 @@ class FlowObjective:
         """See `diffusion.flow.flow_loss`."""
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
+
+
+def make_target(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Compress the magnitude and fix the gauge of complex slices: their modulus and the target, of that modulus."""
+    weight = compress_magnitude(image.abs())
+    phasor = fix_gauge(image)
+    return weight, weight * (phasor / phasor.abs().clamp(min=1e-20))
+
+
+def drop_conditions(conditions: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """Hide conditions at random, so that the network learns to do without any."""
+    return conditions.masked_fill(torch.rand(conditions.shape, generator=generator) < dropout, math.nan)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

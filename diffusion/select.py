@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusion.baselines import BASELINES
-from diffusion.checkpoint import CheckpointError, default_checkpoint, load_checkpoint
+from diffusion.checkpoint import Checkpoint, CheckpointError, default_checkpoint, load_checkpoint
 from diffusion.generators import PhaseGenerator
-from diffusion.learned import FlowGenerator
+from diffusion.learned import BY_PROCESS, LearnedGenerator
 
 GENERATORS = ("diffusion", *BASELINES)
 
@@ -24,14 +24,14 @@ def make_generator(
     checkpoint
         For `diffusion`: the weights; the shipped ones where None.
     steps
-        For `diffusion`: network evaluations a slice.
+        For `diffusion`: network evaluations a slice; those that the weights are meant for where None.
     device
         For `diffusion`: "cpu" or "cuda".
 
     Raises
     ------
     ValueError
-        The name is not known, or steps is below 1.
+        The name is not known, or the weights cannot be sampled with so many steps.
     CheckpointError
         There is no usable checkpoint.
     """
@@ -42,4 +42,15 @@ def make_generator(
     path = checkpoint or default_checkpoint()
     if path is None:
         raise CheckpointError("no weights ship with this installation; give --checkpoint or take --phase smooth")
-    return FlowGenerator(load_checkpoint(path), steps, device)
+    return make_learned(load_checkpoint(path), steps, device)
+
+
+def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> LearnedGenerator:
+    """Make the generator of a checkpoint, by its process.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint cannot be sampled with so many steps.
+    """
+    return BY_PROCESS[checkpoint.process](checkpoint, steps, device)

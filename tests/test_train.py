@@ -11,6 +11,7 @@ from augment.train_config import TrainConfig, read_config
 from augment.training_set import measure_gauge
 from augment.volume import Volume
 from diffusion.checkpoint import load_checkpoint
+from diffusion.select import make_generator
 
 CONFIG = """
 manifest = "pairs.csv"
@@ -107,3 +108,12 @@ def test_loss_is_kept_in_the_run_folder(config):
     train(read_config(config, TrainConfig))
     rows = [json.loads(line) for line in (config.parent / "run" / "loss.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
+
+
+def test_the_published_process_is_trained_and_sampled_by_name(config):
+    config.write_text(CONFIG.replace('name = "tiny"', 'name = "tiny"\nprocess = "ddpm"') + "\n[ddpm]\ntimesteps = 7\n")
+    path = train(read_config(config, TrainConfig))
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.process == "ddpm"
+    assert checkpoint.card["ddpm"] == {"timesteps": 7, "noise": "unit", "sampler": "deterministic"}
+    assert make_generator("diffusion", path).nfe == 7
