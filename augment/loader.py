@@ -7,32 +7,26 @@ for kspace, mask, target, attrs, fname, slice_index in loader:
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
+from augment.columns import Columns, open_columns
 from augment.errors import RequestError, VolumeError
-from augment.index import CorpusIndex, read_index
 from augment.layout import DTYPES, ArrayLayout, volume_prefix
 from augment.shards import ShardError, SliceReader
+from augment.slices import Matrix, Parts, Transform, VolumeSlices
 from augment.storage import open_storage
 
-Transform = Callable[[Any, Any, Any, dict[str, Any], str, int], Any]
+__all__ = ["KSpaceSlices", "Transform"]
 
-_COLUMNS = (
-    "name", "num_slices", "num_coils", "height", "width", "target", "target_height", "target_width",
-    "kspace_chunks_per_shard", "target_chunks_per_shard", "has_mask", "max", "norm", "padding_left", "padding_right",
-    "patient_id", "acquisition", "split", "contrast", "anatomy", "field_t", "te_ms", "spacing_slice_mm",
-    "spacing_height_mm", "spacing_width_mm",
-)  # fmt: skip
+Words = str | Collection[str]
 
 
-class KSpaceSlices(Dataset[Any]):
+class KSpaceSlices(VolumeSlices):
     """Slices of a corpus, volume by volume in the order of the index.
 
     An item is `(kspace, mask, target, attrs, fname, slice_index)`:
@@ -46,20 +40,30 @@ class KSpaceSlices(Dataset[Any]):
       where unknown), `spacing_mm` (slice, height, width);
     - `fname`: the volume's name, `slice_index`: its number in the volume.
 
-    Volumes of unequal matrices go through a `DataLoader` with `batch_size=1` or a transform that makes them equal. The
-    data set holds no open file: it may be forked, pickled and spawned. It shows the volumes that were in the index when
-    it was opened.
+    Volumes of unequal matrices go through a `DataLoader` with `augment.samplers.BucketBatchSampler`, `batch_size=1`, or
+    a transform that makes them equal. The data set holds no open file: it may be forked, pickled and spawned. It shows
+    the volumes that were in the index when it was opened. Filters are joined by *and*.
 
     Parameters
     ----------
     root
         Path or URL of a corpus.
-    split, contrast, anatomy
+    split, contrast, anatomy, acquisition, phase_generator
         Keep the volumes of this one, or of these.
-    volumes
-        Keep the volumes of these names.
+    volumes, subjects
+        Keep the volumes of these names, or of these subjects.
+    audit
+        Keep the volumes that carry one of these audit flags.
+    without_audit
+        Leave out the volumes that carry one of these audit flags, `"any"` for every flag.
+    where
+        Keep the volumes for which this is true. It gets a row of the index: the columns of augment/FORMAT.md, unknown
+        numbers as NaN, unknown texts empty.
     transform
         Called with the tuple's six parts; what it gives is the item.
+    suffix
+        Put behind every `fname`: with ".h5" it is what fastMRI's data set gives for an export of the corpus, so that
+        masks that are seeded with the name are the same.
 
     Raises
     ------
@@ -70,112 +74,131 @@ class KSpaceSlices(Dataset[Any]):
     def __init__(
         self,
         root: str | os.PathLike[str],
-        split: str | Collection[str] | None = None,
-        contrast: str | Collection[str] | None = None,
-        anatomy: str | Collection[str] | None = None,
+        split: Words | None = None,
+        contrast: Words | None = None,
+        anatomy: Words | None = None,
         volumes: Collection[str] | None = None,
         transform: Transform | None = None,
+        *,
+        acquisition: Words | None = None,
+        phase_generator: Words | None = None,
+        subjects: Collection[str] | None = None,
+        audit: Words | None = None,
+        without_audit: Words | None = None,
+        where: Callable[[Mapping[str, Any]], bool] | None = None,
+        suffix: str = "",
     ) -> None:
-        index = read_index(root)
-        wanted = {"split": split, "contrast": contrast, "anatomy": anatomy, "name": volumes}
-        rows = _select(index, {column: words for column, words in wanted.items() if words is not None})
-        self.root = index.root
-        self.transform = transform
-        self._columns = {column: [index.columns[column][row] for row in rows] for column in _COLUMNS}
-        self._ends = np.cumsum(self._columns["num_slices"])
+        self.root, columns = open_columns(root)
+        words = {
+            "split": split, "contrast": contrast, "anatomy": anatomy, "acquisition": acquisition,
+            "phase_generator": phase_generator, "name": volumes, "patient_id": subjects, "audit": audit,
+        }  # fmt: skip
+        columns = _select(self.root, columns, {key: value for key, value in words.items() if value is not None})
+        if without_audit is not None:
+            columns = _drop_flagged(self.root, columns, without_audit)
+        if where is not None:
+            kept = [position for position in range(len(columns)) if where(columns.row(position))]
+            columns = _taken(self.root, columns, np.array(kept, np.intp), "for which 'where' is true")
+        if columns.different("storage") != ["kspace"]:
+            raise RequestError(f"{self.root}: some volumes are stored as image+maps, which this loader cannot expand")
+        super().__init__(columns.number("num_slices"), transform)
+        self.suffix = suffix
+        self._columns = columns
         self._reader = SliceReader(open_storage(self.root))
 
     @property
     def volumes(self) -> list[str]:
         """Names of the volumes, in order."""
-        return list(self._columns["name"])
+        return self._columns.texts("name")
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+    def volume_name(self, volume: int) -> str:
+        """Give `fname` of a volume, by its number."""
+        return str(self._columns.value("name", volume)) + self.suffix
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - a transform gives what it likes
-        """Read one slice; negative indices count from the end.
+    def volume_matrix(self, volume: int) -> Matrix:
+        """Give coils, height, width, and the target's height and width of a volume, by its number."""
+        value = self._columns.value
+        sizes = ("num_coils", "height", "width", "target_height", "target_width")
+        coils, height, width, target_height, target_width = (int(value(column, volume)) for column in sizes)
+        return coils, height, width, target_height, target_width
+
+    def volume_attributes(self, volume: int) -> dict[str, Any]:
+        """Give `attrs` of a volume, by its number."""
+        value = self._columns.value
+        _, height, width, target_height, target_width = self.volume_matrix(volume)
+        attributes: dict[str, Any] = {"max": float(value("max", volume)), "norm": float(value("norm", volume))}
+        attributes |= {column: int(value(column, volume)) for column in ("padding_left", "padding_right")}
+        attributes |= {"encoding_size": (height, width, 1), "recon_size": (target_height, target_width, 1)}
+        for column in ("patient_id", "acquisition", "split", "contrast", "anatomy"):
+            attributes[column] = value(column, volume)
+        attributes |= {column: float(value(column, volume)) for column in ("field_t", "te_ms")}
+        spacing = (float(value(f"spacing_{axis}_mm", volume)) for axis in ("slice", "height", "width"))
+        return attributes | {"spacing_mm": tuple(spacing)}
+
+    def read_parts(self, volume: int, slice_index: int) -> Parts:
+        """Read one slice of a volume, by its number.
 
         Raises
         ------
         VolumeError
             If a chunk is missing or damaged; it names the volume and the slice.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"slice {index} of {len(self)} in {self.root}")
-        index = int(index) % len(self)
-        volume = int(np.searchsorted(self._ends, index, side="right"))
-        row = {column: values[volume] for column, values in self._columns.items()}
-        slice_index = index - int(self._ends[volume]) + row["num_slices"]
-        kspace = self._read(row, "kspace", slice_index)
-        target = self._read(row, row["target"], slice_index)
-        mask = self._mask(row)
-        parts = (kspace, mask, target, _attributes(row), row["name"], slice_index)
-        return parts if self.transform is None else self.transform(*parts)
+        kspace = self._read(volume, "kspace", slice_index)
+        target = self._read(volume, str(self._columns.value("target", volume)), slice_index)
+        mask = self._read(volume, "mask", 0) if self._columns.value("has_mask", volume) else None
+        return Parts(kspace, mask, target, self.volume_attributes(volume))
 
-    def _read(self, row: dict[str, Any], array: str, slice_index: int) -> NDArray[Any]:
+    def _read(self, volume: int, array: str, slice_index: int) -> NDArray[Any]:
         try:
-            return self._reader.read_slice(_layout(row, array), slice_index)
+            return self._reader.read_slice(self._layout(volume, array), slice_index)
         except (ShardError, OSError) as error:
-            where = f"{self.root}: volume {row['name']}, slice {slice_index}, {array}"
+            name = self._columns.value("name", volume)
+            where = f"{self.root}: volume {name}, slice {slice_index}, {array}"
             mend = f"'phasegen verify {self.root}' lists what is damaged, 'phasegen repair {self.root}' makes it again"
             raise VolumeError("unreadable", f"{where}: {error}; {mend}") from error
 
-    def _mask(self, row: dict[str, Any]) -> NDArray[np.float32] | None:
-        if row["has_mask"]:
-            return self._read(row, "mask", 0)
-        return np.ones(row["width"], np.float32) if self.transform is None else None
+    def _layout(self, volume: int, array: str) -> ArrayLayout:
+        coils, height, width, target_height, target_width = self.volume_matrix(volume)
+        count = int(self._columns.value("num_slices", volume))
+        shape: tuple[int, ...]
+        if array == "kspace":
+            shape = (count, *((coils,) if coils else ()), height, width)
+            per_shard = int(self._columns.value("kspace_chunks_per_shard", volume))
+        elif array == "mask":
+            shape, per_shard = (width,), 1
+        else:
+            shape = (count, target_height, target_width)
+            per_shard = int(self._columns.value("target_chunks_per_shard", volume))
+        prefix = f"{volume_prefix(self._columns.value('name', volume))}/{array}"
+        return ArrayLayout(prefix, shape, DTYPES[array], per_shard)
 
 
-def _select(index: CorpusIndex, wanted: dict[str, str | Collection[str]]) -> list[int]:
-    if not len(index):
-        raise RequestError(f"{index.root}: the corpus has no committed volumes; build it with 'phasegen build'")
-    rows = list(range(len(index)))
+def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns:
+    if not len(columns):
+        raise RequestError(f"{root}: the corpus has no committed volumes; build it with 'phasegen build'")
+    everything = columns
     for column, words in wanted.items():
         allowed = {words} if isinstance(words, str) else set(words)
-        values = index.columns[column]
-        kept = [row for row in rows if values[row] in allowed]
         # each name must be there: a list with a slip in it would else silently shrink
-        unknown = allowed - set(values) if column == "name" else set()
-        if unknown or not kept:
-            allowed = unknown or allowed
-            present = sorted({str(values[row]) for row in rows})
-            shown = ", ".join(present[:10]) + (", ..." if len(present) > 10 else "")
-            asked = ", ".join(sorted(map(str, allowed)))
-            raise RequestError(f"{index.root}: no volumes with {column} {asked}; there are: {shown}")
-        rows = kept
-    if any(index.columns["storage"][row] != "kspace" for row in rows):
-        raise RequestError(f"{index.root}: some volumes are stored as image+maps, which this loader cannot expand")
-    return rows
+        unknown = allowed - set(everything.different(column)) if column in ("name", "patient_id") else set()
+        kept = columns.having(column, allowed)
+        if unknown or not kept.any():
+            present = everything.different(column)
+            shown = ", ".join(map(str, present[:10])) + (", ..." if len(present) > 10 else "")
+            asked = ", ".join(sorted(map(str, unknown or allowed)))
+            raise RequestError(f"{root}: no volumes with {column} {asked}; there are: {shown}")
+        columns = columns.take(np.flatnonzero(kept))
+    return columns
 
 
-def _layout(row: dict[str, Any], array: str) -> ArrayLayout:
-    coils = (row["num_coils"],) if row["num_coils"] else ()
-    if array == "kspace":
-        shape = (row["num_slices"], *coils, row["height"], row["width"])
-        per_shard = row["kspace_chunks_per_shard"]
-    elif array == "mask":
-        shape, per_shard = (row["width"],), 1
-    else:
-        shape = (row["num_slices"], row["target_height"], row["target_width"])
-        per_shard = row["target_chunks_per_shard"]
-    return ArrayLayout(f"{volume_prefix(row['name'])}/{array}", shape, DTYPES[array], per_shard)
+def _drop_flagged(root: str, columns: Columns, flags: Words) -> Columns:
+    known = set(columns.different("audit")) - {""}
+    unwanted = known if flags == "any" else {flags} if isinstance(flags, str) else set(flags)
+    kept = ~columns.having("audit", unwanted - {""})
+    return _taken(root, columns, np.flatnonzero(kept), f"without the audit flags {', '.join(sorted(unwanted))}")
 
 
-def _attributes(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "max": float(row["max"]),
-        "norm": float(row["norm"]),
-        "padding_left": row["padding_left"],
-        "padding_right": row["padding_right"],
-        "encoding_size": (row["height"], row["width"], 1),
-        "recon_size": (row["target_height"], row["target_width"], 1),
-        "patient_id": row["patient_id"],
-        "acquisition": row["acquisition"],
-        "split": row["split"] or "",
-        "contrast": row["contrast"] or "",
-        "anatomy": row["anatomy"] or "",
-        "field_t": math.nan if row["field_t"] is None else float(row["field_t"]),
-        "te_ms": math.nan if row["te_ms"] is None else float(row["te_ms"]),
-        "spacing_mm": tuple(float(row[f"spacing_{axis}_mm"]) for axis in ("slice", "height", "width")),
-    }
+def _taken(root: str, columns: Columns, rows: NDArray[np.intp], what: str) -> Columns:
+    if not len(rows):
+        raise RequestError(f"{root}: no volumes {what}; {len(columns)} were looked at; ask for less")
+    return columns.take(rows)

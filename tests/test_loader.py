@@ -148,7 +148,7 @@ def test_a_damaged_chunk_is_an_error_naming_volume_and_slice(root, damage, expec
     changed = damage(path.read_bytes())
     path.unlink() if changed is None else path.write_bytes(changed)
     slices = KSpaceSlices(root)
-    with pytest.raises(VolumeError, match=f"volume b, slice 0, kspace: .*{expected}; run 'phasegen verify") as caught:
+    with pytest.raises(VolumeError, match=f"volume b, slice 0, kspace: .*{expected}; .phasegen verify") as caught:
         slices[0]
     assert "\n" not in str(caught.value)
     assert slices[4][4] == "a"
@@ -172,7 +172,7 @@ def test_a_corpus_without_anything_to_load_says_so(tmp_path, root):
     with pytest.raises(RequestError, match="no committed volumes"):
         KSpaceSlices(tmp_path / "empty")
     (root / INDEX_KEY).unlink()
-    with pytest.raises(RequestError, match="no index; run"):
+    with pytest.raises(RequestError, match="no index; "):
         KSpaceSlices(root)
 
 

@@ -1,0 +1,145 @@
+"""What every data set of slices here has in common, whether it reads a corpus or fastMRI's own files.
+
+Volumes stand one after another, and so do the slices of each: samplers, streams and mixtures rest on that.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+Transform = Callable[[Any, Any, Any, dict[str, Any], str, int], Any]
+"""Called with `(kspace, mask, target, attrs, fname, slice_index)`, as fastMRI's are; what it gives is the item."""
+
+Matrix = tuple[int, int, int, int, int]
+"""Coils (0: no such axis), height and width of the k-space, height and width of the target."""
+
+
+class RawSample(NamedTuple):
+    """One slice as fastMRI's `SliceDataset.raw_samples` lists it."""
+
+    fname: Path
+    slice_ind: int
+    metadata: dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """What is read for one slice; mask and target may be lacking."""
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.float32] | None
+    target: NDArray[np.float32] | None
+    attributes: dict[str, Any]
+
+
+class VolumeSlices(Dataset[Any]):
+    """Slices of volumes, volume by volume.
+
+    An item is `(kspace, mask, target, attrs, fname, slice_index)`, or what the transform makes of it. Without a
+    transform the parts can be collated: a lacking mask is all ones, a lacking target all NaN. A transform gets None for
+    them, as fastMRI's transforms expect it.
+
+    Parameters
+    ----------
+    num_slices
+        Of every volume.
+    transform
+        Called with the six parts.
+    """
+
+    def __init__(self, num_slices: Sequence[int] | NDArray[Any], transform: Transform | None) -> None:
+        self.transform = transform
+        self._ends = np.cumsum(np.asarray(num_slices, np.int64))
+
+    @property
+    @abstractmethod
+    def volumes(self) -> list[str]:
+        """Names of the volumes, in order."""
+
+    @abstractmethod
+    def volume_matrix(self, volume: int) -> Matrix:
+        """Give the sizes of a volume, by its number."""
+
+    @abstractmethod
+    def volume_attributes(self, volume: int) -> dict[str, Any]:
+        """Give `attrs` of a volume, by its number."""
+
+    @abstractmethod
+    def read_parts(self, volume: int, slice_index: int) -> Parts:
+        """Read one slice of a volume, by its number."""
+
+    @abstractmethod
+    def volume_name(self, volume: int) -> str:
+        """Give `fname` of a volume, by its number."""
+
+    @property
+    def volume_slices(self) -> NDArray[np.int64]:
+        """Number of slices of every volume."""
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def raw_samples(self) -> Sequence[RawSample]:
+        """Every slice as fastMRI's `SliceDataset` lists it, for code that looks there (fastMRI's `VolumeSampler`)."""
+        return _RawSamples(self)
+
+    def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
+        """Give the different sizes, and for every slice the number of its own among them."""
+        known: dict[Matrix, int] = {}
+        codes = [known.setdefault(self.volume_matrix(volume), len(known)) for volume in range(len(self._ends))]
+        return list(known), np.repeat(np.array(codes, np.int64), self.volume_slices)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Give the number of the volume, and the slice in it, of an item; negative numbers count from the end."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        index = int(index) % len(self)
+        volume = int(np.searchsorted(self._ends, index, side="right"))
+        return volume, index - (int(self._ends[volume - 1]) if volume else 0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - a transform gives what it likes
+        """Read one slice; negative indices count from the end.
+
+        Raises
+        ------
+        VolumeError
+            If it cannot be read; it names the volume and the slice.
+        """
+        volume, slice_index = self.locate(index)
+        kspace, mask, target, attributes = self.read_parts(volume, slice_index)
+        name = self.volume_name(volume)
+        if self.transform is not None:
+            return self.transform(kspace, mask, target, attributes, name, slice_index)
+        if mask is None:
+            mask = np.ones(kspace.shape[-1], np.float32)
+        if target is None:
+            target = np.full(attributes["recon_size"][:2], np.nan, np.float32)
+        return kspace, mask, target, attributes, name, slice_index
+
+
+class _RawSamples(Sequence[RawSample]):
+    def __init__(self, slices: VolumeSlices) -> None:
+        self._slices = slices
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an int or a slice, as of a list
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        volume, slice_index = self._slices.locate(index)
+        attributes = self._slices.volume_attributes(volume)
+        return RawSample(Path(self._slices.volume_name(volume)), slice_index, attributes)
+
+    def __iter__(self) -> Iterator[RawSample]:
+        for volume, count in enumerate(self._slices.volume_slices.tolist()):
+            name, attributes = Path(self._slices.volume_name(volume)), self._slices.volume_attributes(volume)
+            yield from (RawSample(name, number, attributes) for number in range(count))
