@@ -130,8 +130,9 @@ class _Window(Generic[T]):
         """Give what has come back, None where nothing has; go on until the window is empty unless `once`."""
         while self._items:
             batch = self._completed.next_batch(block=False)
+            values = self._fetch_all([future for future in batch if future.status == "finished"])
             for future in batch:
-                yield self._judge(future)
+                yield self._judge(future, values)
             if not batch:
                 self._look()
                 time.sleep(_POLL_S)
@@ -145,11 +146,25 @@ class _Window(Generic[T]):
             self._connection.client.cancel(list(self._items))
         self._items.clear()
 
-    def _judge(self, future: Any) -> Finished[T] | None:  # noqa: ANN401
+    def _fetch_all(self, futures: list[Any]) -> dict[Any, Any]:
+        """Fetch results together, which costs one answer of the scheduler, not one each; nothing where any is lost."""
+
+        async def gather() -> list[Any]:
+            return list(await self._connection.client.gather(futures, asynchronous=True))
+
+        try:
+            values = self._connection.client.sync(gather, callback_timeout=_RESULT_S) if len(futures) > 1 else []
+        except Exception:  # which one it is, and what there is to do, is seen when they are fetched one by one
+            return {}
+        return dict(zip(futures, values, strict=False))
+
+    def _judge(self, future: Any, values: dict[Any, Any]) -> Finished[T] | None:  # noqa: ANN401
         """Say what became of an item; None where its result died with its worker, so that Dask makes it again."""
         item = self._items[future]
         finished: Finished[T] | None = None
-        if future.status == "finished":
+        if future in values:
+            finished = Finished(item, value=values[future])
+        elif future.status == "finished":
             finished = _fetch(item, future)
         if finished is None and future.status == "error":
             error = future.exception()
