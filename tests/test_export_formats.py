@@ -181,6 +181,7 @@ def test_no_negative_zero_where_nothing_was_sampled(exported):
     for path, key in ((exported / "fastmri/masked.h5", "kspace"),):
         with h5py.File(path) as file:
             parts = file[key][...].view(np.float32)
+            assert (file.attrs["acceleration"], file.attrs["num_low_frequency"]) == (2, 5)
         assert not np.any(np.signbit(parts) & (parts == 0))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from augment.exports.attributes import export_attributes
 from augment.exports.hdf5 import creating, is_foreign, read_stamp
@@ -51,6 +54,8 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
         for array in volume.arrays:
             _write_array(file, volume, array, digests, compression)
         file.attrs.update(export_attributes(volume.name, volume.receipt))
+        if "mask" in volume.arrays:
+            file.attrs.update(_sampling(file["mask"][...], volume.receipt))
         done = Stamp(stamp.receipt_sha256, stamp.options, digests.result())
         file.attrs[STAMP_KEY] = done.to_json()
     return done
@@ -64,6 +69,15 @@ def _write_array(file: h5py.File, volume: SourceVolume, array: str, digests: Dig
     dataset = file.create_dataset(array, shape, volume.dtype(array), **packed)
     for number, values in enumerate(digests.passing(array, volume.slices(array))):
         dataset[number if len(shape) > 1 else ...] = values
+
+
+def _sampling(mask: NDArray[np.float32], receipt: Mapping[str, Any]) -> dict[str, int]:
+    """What fastMRI's own undersampled files say of their mask."""
+    middle = len(mask) // 2
+    left, right = (int(np.argmin(np.append(side, 0))) for side in (mask[middle::-1] > 0, mask[middle:] > 0))
+    acquired = receipt["padding_right"] - receipt["padding_left"]
+    sampled = max(int((mask > 0).sum()), 1)
+    return {"acceleration": round(acquired / sampled), "num_low_frequency": max(left + right - 1, 0)}
 
 
 def read_digests(path: Path) -> dict[str, str]:
