@@ -86,5 +86,11 @@ class FsspecStorage:
         found = filesystem.find(f"{base}/{prefix}".rstrip("/"))
         return sorted(str(path).removeprefix(base).lstrip("/") for path in found)
 
+    def num_bytes(self) -> int:
+        """Add up the sizes of all objects."""
+        filesystem, base = self._open()
+        filesystem.invalidate_cache()
+        return int(filesystem.du(base))
+
     def clear_partials(self) -> None:
         """Do nothing: an object store drops what was not sent whole."""

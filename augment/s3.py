@@ -209,6 +209,10 @@ class S3Storage:
         start = len(self._prefix) + 1
         return sorted(key[start:] for key in self._all(self._folder(prefix)))
 
+    def num_bytes(self) -> int:
+        """Add up the sizes of all objects."""
+        return sum(entry["Size"] for page in self._pages(self._folder("")) for entry in page.get("Contents", ()))
+
     def clear_partials(self) -> None:
         """Do nothing: an object store drops what was not sent whole."""
 

@@ -60,6 +60,10 @@ class Storage(Protocol):
         """List every object under a prefix, as keys from the root, sorted."""
         ...
 
+    def num_bytes(self) -> int:
+        """Add up the sizes of all objects."""
+        ...
+
     def clear_partials(self) -> None:
         """Remove what killed writers left; only while nobody writes."""
         ...
@@ -204,6 +208,14 @@ class LocalStorage:
             base = Path(folder).relative_to(self._base)
             found += [(base / name).as_posix() for name in names]
         return sorted(found)
+
+    def num_bytes(self) -> int:
+        """Add up the sizes of all files."""
+        total = 0
+        for key in self.keys(""):
+            with contextlib.suppress(FileNotFoundError):  # replaced since the listing
+                total += (self._base / key).stat().st_size
+        return total
 
     def clear_partials(self) -> None:
         """Remove temporary files that killed writers left."""

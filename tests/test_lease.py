@@ -118,7 +118,7 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
         ):
             pass
     path = write_holder(tmp_path / "c", renewed=time.time() - 100)
-    with pytest.raises(RequestError, match="last sign of life 10. s ago .* take it over with --break-lease, which wat"):
+    with pytest.raises(RequestError, match=r"last sign of life 10. s ago .* take it over with --break-lease, which wat"):
         Lease(tmp_path / "c").__enter__()
     with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1):
         assert json.loads(path.read_text())["pid"] == os.getpid()

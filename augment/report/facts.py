@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from augment.errors import VolumeError
@@ -111,7 +109,7 @@ def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None
         if progress is not None:
             progress(number, len(names))
     facts.num_subjects, facts.num_sources = len(subjects), len(sources)
-    facts.stored_bytes = _stored_bytes(store.root)
+    facts.stored_bytes = _stored_bytes(store)
     return facts
 
 
@@ -167,10 +165,9 @@ def _array_bytes(key: str, shape: list[int]) -> int:
     return math.prod(shape) * np.dtype(DTYPES[key]).itemsize
 
 
-def _stored_bytes(root: str) -> int | None:
-    """Sum the sizes of everything under a root; None where the place gives none."""
-    filesystem, path = fsspec.core.url_to_fs(os.fspath(root))
+def _stored_bytes(store: CorpusStore) -> int | None:
+    """Add up the sizes of everything in a corpus; None where the place gives none."""
     try:
-        return int(filesystem.du(path))
+        return store.storage.num_bytes()
     except (OSError, NotImplementedError):
         return None
