@@ -16,6 +16,7 @@ Reason = Literal[
     "too_large",  # needs more memory than the limit
     "mismatch",  # the file contradicts its manifest row (shape, companion file)
     "changed",  # committed before from other bytes or another row
+    "timeout",  # took longer than its time limit, twice
     "worker_lost",  # its worker died more often than allowed
     "failed",  # an unexpected error, named in the message
 ]
@@ -32,7 +33,8 @@ class VolumeError(ValueError):
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        # Parts of it come out of damaged files, and it goes to terminals, logs and pages.
+        super().__init__("".join(mark if mark.isprintable() else "?" for mark in message))
         self.reason: Reason = reason
 
     def __reduce__(self) -> tuple[type[VolumeError], tuple[Reason, str]]:

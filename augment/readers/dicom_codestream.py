@@ -1,7 +1,7 @@
 """What a compressed frame says of itself, before a decoder written in C is let loose on it.
 
-A codestream has sizes of its own. Where they are not the header's, a decoder takes memory for what it was told, ends the
-whole process, or fills the picture with something; so the few bytes that hold them are read here first.
+A codestream has sizes of its own. Where they are not the header's, a decoder takes memory for what it was told, ends
+the whole process, or fills the picture with something; so the few bytes that hold them are read here first.
 """
 
 from __future__ import annotations

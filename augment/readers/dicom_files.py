@@ -16,6 +16,7 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
+from pydicom.uid import UID
 
 from augment.errors import VolumeError
 from augment.readers.dicom_bytes import HEADER_LIMIT, UNPACK_LIMIT, Source, broken, not_dicom, too_large, unpacked
@@ -84,10 +85,12 @@ def read_header(source: Source) -> pydicom.Dataset | None:
     if "Rows" in dataset:
         return dataset
     with looking_into(source):
-        says_mr_image = _says_mr_image(dataset)
-    if says_mr_image:
+        may_be_slice = _may_be_slice(dataset)
+    if may_be_slice:
         raise VolumeError(
-            "unreadable", f"{source}: the header ends before the image is described; cut off; copy it again"
+            "unreadable",
+            f"{source}: its header does not describe an image, nor say that it is anything else; cut off or damaged; "
+            "copy it again",
         )
     return None  # DICOMDIR, report, presentation state, spectrum: nothing that could be a slice
 
@@ -176,6 +179,9 @@ def _behind_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
     return bool(tag.group != 2)
 
 
-def _says_mr_image(dataset: pydicom.Dataset) -> bool:
-    stated = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
-    return str(stated) in _MR_IMAGES
+def _may_be_slice(dataset: pydicom.Dataset) -> bool:
+    """Whether a file without an image may be what is left of one: anything else says which class of object it is."""
+    stated = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")))
+    if stated in _MR_IMAGES or not stated.is_valid:
+        return True
+    return not stated.is_private and stated.type not in ("SOP Class", "Meta SOP Class")

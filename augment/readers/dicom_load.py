@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +53,7 @@ def load_frames(path: str, series: str | None) -> tuple[list[Frame], bool]:
     sources, is_folder = list_sources(path)
     frames: list[Frame] = []
     faults: dict[str, VolumeError] = {}
+    bystanders: list[Source] = []
     for source in sources:
         if is_folder and series is not None and read_series_uid(source) != series:
             continue
@@ -58,10 +61,13 @@ def load_frames(path: str, series: str | None) -> tuple[list[Frame], bool]:
         if dataset is None and not is_folder:
             raise VolumeError("unreadable", f"{source}: no DICOM image in it; expected MR; correct path or format")
         if dataset is None:
+            bystanders.append(source)
             continue
         with looking_into(source):
             uid = str(dataset.get("SeriesInstanceUID") or "")
             if is_folder and not is_mr(dataset):
+                fault = VolumeError("unreadable", f"{source}: is no MR image, but of a series of them; copy it again")
+                faults.setdefault(uid, fault)
                 continue
         try:
             check_encoding(dataset, source)
@@ -71,7 +77,23 @@ def load_frames(path: str, series: str | None) -> tuple[list[Frame], bool]:
     for uid, fault in faults.items():
         if not frames or uid in {frame.series for frame in frames}:
             raise fault
+    _refuse_lost_slices(bystanders, frames)
     return frames, is_folder
+
+
+def _refuse_lost_slices(bystanders: Sequence[Source], frames: Sequence[Frame]) -> None:
+    """Refuse what is named as slices are and cannot be read as one: a stack that ends early looks like a whole one."""
+    patterns = {_name_pattern(frame.source) for frame in frames}
+    for source in bystanders:
+        if _name_pattern(source) in patterns and not source.has_dicom_name:
+            raise VolumeError(
+                "unreadable", f"{source}: is named like the slices beside it but is no image; copy it again"
+            )
+
+
+def _name_pattern(source: Source) -> str:
+    """A file's name without its numbers, in decimal or hexadecimal digits."""
+    return re.sub("[0-9a-f]+", "#", source.path.rsplit("/", 1)[-1].lower())
 
 
 def sources_of(placement: Placement) -> list[Source]:

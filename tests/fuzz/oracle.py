@@ -95,7 +95,7 @@ def _dicom(row: ManifestRow, volume: Volume) -> str | None:
 
 
 def _planes(dataset: pydicom.Dataset) -> list[tuple[float, NDArray[np.float32]]]:
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         encoded = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else encoded
