@@ -61,12 +61,18 @@ def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
 def from_json(document: bytes) -> dict[str, Any]:
     """Parse a JSON object; raises ValueError where it is none."""
     try:
-        parsed = json.loads(document)
+        if b"\\ud" in document or b"\\uD" in document:  # half a character cannot be written again
+            raise ValueError("characters beyond the first 65,536 are escaped")
+        parsed = json.loads(document, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("brackets too deep") from None
     if not isinstance(parsed, dict):
         raise ValueError(f"expected a JSON object, got {type(parsed).__name__}")
     return parsed
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def plain_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
