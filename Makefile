@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+CONSUMERS := .venv/consumers
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench format clean fastmri conformance
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -21,6 +22,24 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# fastmri without what only its training scripts need (torchvision, lightning): 20 s, 150 MB
+$(VENV)/.fastmri: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,conformance]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps fastmri==0.3.0
+	touch $@
+
+fastmri: $(VENV)/.fastmri
+
+$(CONSUMERS)/.ready: $(VENV)/.test
+	$(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 deepinv mrpro
+	touch $@
+
+conformance: $(VENV)/.fastmri $(CONSUMERS)/.ready
+	$(BIN)/python -m pytest tests/test_conformance.py tests/test_export_formats.py
+	$(BIN)/python tests/conformance/make_export.py $(CONSUMERS)/export
+	$(CONSUMERS)/bin/python tests/conformance/consumers.py $(CONSUMERS)/export
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
