@@ -169,7 +169,7 @@ def _equispaced_fraction(
     if num_low * acceleration >= width:
         raise RequestError(
             f"width {width}: {num_low} columns in the middle leave none of the {width / acceleration:g} that "
-            f"acceleration {acceleration} allows; expected fewer in the middle; lower center_fractions or the acceleration"
+            f"acceleration {acceleration} allows; expected fewer; lower center_fractions or the acceleration"
         )
     spacing = acceleration * (num_low - width) / (num_low * acceleration - width)
     start = random.randint(0, high=round(spacing)) if offset is None else offset
