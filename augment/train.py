@@ -17,6 +17,7 @@ from augment.errors import RequestError
 from augment.train_config import RunConfig, TrainConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
+from augment.training_watch import watch
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.ddpm import DdpmObjective
 from diffusion.network import NetworkConfig
@@ -71,16 +72,18 @@ def run_training(
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed)
     start = None if initial is None else initial.network
     path = config.output / f"{config.name}.safetensors"
-    ranks = started_by_torchrun()
-    with joined(ranks, device) as own:
-        try:
+    card = _describe(config, data, device) | card
+    try:
+        ranks = started_by_torchrun()
+        with joined(ranks, device) as own:
             trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
-        except ValueError as error:
-            raise RequestError(f"training: {error}") from error
-        with _bar(trainer) as progress:
-            trainer.run(progress)
+            watchers = watch(config, data, trainer, card) if ranks.first else []
+            with _bar(trainer) as progress:
+                trainer.run(progress, watchers=watchers)
+    except ValueError as error:
+        raise RequestError(f"training: {error}") from error
     if ranks.first:
-        save_checkpoint(trainer.average, data.gauge, _describe(config, data, device) | card, path)
+        save_checkpoint(trainer.average, data.gauge, card, path)
     return path
 
 

@@ -22,6 +22,10 @@ class RunConfig:
     `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
     `card` is copied into the model card (name, licence, description of the data).
+
+    With a `validation_split`, the loss on `validation_slices` of its slices is measured every `validate_every` steps,
+    and `best.safetensors` is the checkpoint with the lowest. Every `picture_every` steps (never where 0) the loss curve
+    and samples are drawn into the run folder.
     """
 
     manifest: Path
@@ -29,15 +33,34 @@ class RunConfig:
     name: str = "model"
     split: str = "train"
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    validation_split: str = ""
+    validation_slices: int = 16
+    validate_every: int = 500
+    picture_every: int = 500
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("name", "split", "validation_split"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected text between quotes")
+        if not self.name or "/" in self.name or self.name == BEST:
+            raise ValueError(f"name {self.name!r}: expected the name of a file, other than {BEST}")
+        if self.validation_split and self.split in ("", self.validation_split):
+            raise ValueError(
+                f"validation_split {self.validation_split!r}: its rows are trained on; set split to another"
+            )
+        for name, least in (("validation_slices", 1), ("validate_every", 1), ("picture_every", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} = {value!r}: expected a whole number of {least} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """The configuration of `phasegen train`.
 
-    `process` is "flow" or "ddpm", and then `ddpm` says more of it. `initial` is a checkpoint whose weights the training
-    starts from.
+    `process` is "flow", "regression" or "ddpm", and then `ddpm` says more of it. `initial` is a checkpoint whose
+    weights the training starts from.
     """
 
     process: str = "flow"
@@ -46,6 +69,7 @@ class TrainConfig(RunConfig):
     initial: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.process not in PROCESSES:
             raise ValueError(f"process {self.process!r}: expected one of {', '.join(PROCESSES)}")
 
@@ -58,6 +82,8 @@ class DistillConfig(RunConfig):
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
 
+BEST = "best"
+"""Name of the checkpoint with the best validation score."""
 Config = TypeVar("Config", bound=RunConfig)
 _SECTIONS = {
     "network": NetworkConfig,

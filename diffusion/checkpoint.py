@@ -68,8 +68,11 @@ def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, A
     card = {"format": 1, "process": "flow", "network": asdict(network.config)} | card
     tensors = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors | {"gauge": gauge.to(torch.float32).contiguous()}, path)
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")  # what is there stays whole until the new file is
+    save_file(tensors | {"gauge": gauge.to(torch.float32).contiguous()}, partial)
+    partial.replace(path)
+    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path.with_suffix(".json"))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

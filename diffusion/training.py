@@ -133,13 +133,12 @@ class Trainer:
                 self.step = step + 1
                 if progress is not None:
                     progress(step, loss)
-                if self.step % self.config.save_every == 0:
+                if self.step % self.config.save_every == 0 or self.step == end:
                     self._save(losses)
                     losses = []
                 for every, watcher in watchers:
                     if self.ranks.first and (self.step % every == 0 or self.step == self.config.steps):
                         watcher()
-        self._save(losses)
 
     def _prepared(self, end: int) -> Generator[tuple[Tensor, ...], None, None]:
         """What this process needs of the batches of all steps up to `end`."""
