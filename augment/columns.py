@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.index import INDEX_KEY, read_index
+from augment.seal import check_seal
 from augment.storage import open_storage
 from augment.store import open_attributes
 
@@ -130,11 +131,19 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     storage = open_storage(root)
     open_attributes(storage)
     document = storage.get(INDEX_KEY)
-    columns = _scan(document) if document else None
+    columns = _scan(document) if document and _is_sealed(document) else None
     if columns is None:
         index = read_index(root)  # the careful way: it says what is wrong
         columns = {column: _pack(column, index.columns[column]) for column in (*_NUMBERS, *_WORDS)}
     return storage.root, Columns(columns)
+
+
+def _is_sealed(document: bytes) -> bool:
+    try:
+        check_seal(document)
+    except ValueError:
+        return False
+    return True
 
 
 def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from augment.errors import RequestError
 from augment.layout import group_attributes, group_document, sha256
+from augment.seal import check_seal, sealed_document
 from augment.storage import Storage, open_storage
 from augment.store import CorpusStore, open_attributes
 
@@ -123,7 +124,7 @@ class IndexBuilder:
         wanted = dict.fromkeys([*order, *earlier, *sorted(committed)])
         rows = [row for name in wanted if name in committed and (row := self._row(name)) is not None]
         columns = {column: [row[column] for row in rows] for column in COLUMNS}
-        document = group_document({"num_volumes": len(rows), "columns": columns}, indent=None)
+        document = sealed_document({"num_volumes": len(rows), "columns": columns})
         self._store.storage.put(INDEX_KEY, document)
         return len(rows)
 
@@ -150,8 +151,15 @@ def read_names(storage: Storage) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def read_index(root: str | os.PathLike[str]) -> CorpusIndex:
+def read_index(root: str | os.PathLike[str], sealed: bool = True) -> CorpusIndex:
     """Open a corpus through its index: two objects are read, whatever its size.
+
+    Parameters
+    ----------
+    root
+        Path or URL of the corpus.
+    sealed
+        Whether the index must be what its checksum says; False for those who compare it with the receipts.
 
     Raises
     ------
@@ -177,4 +185,8 @@ def read_index(root: str | os.PathLike[str]) -> CorpusIndex:
     for column in COLUMNS:
         if not isinstance(columns.get(column), list) or len(columns[column]) != count:
             raise RequestError(f"{where}: column {column} is missing or has not {count} rows; {mend}")
+    try:
+        check_seal(document) if sealed else None
+    except ValueError as error:
+        raise RequestError(f"{where}: {error}; {mend}") from None
     return CorpusIndex(storage.root, attributes, columns)

@@ -166,7 +166,7 @@ class _Repair:
     @cached_property
     def _index_digests(self) -> dict[str, str]:
         try:
-            rows = read_index(self._store.root).rows()
+            rows = read_index(self._store.root, sealed=False).rows()
             return {row["name"]: row["receipt_sha256"] for row in rows if isinstance(row["receipt_sha256"], str)}
         except (RequestError, TypeError):
             return {}

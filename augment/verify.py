@@ -14,6 +14,7 @@ from augment.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index
 from augment.layout import CONVENTIONS, group_attributes, group_document
 from augment.receipts import is_volume_name
 from augment.recipe import canonical_hash
+from augment.seal import sealed_document
 from augment.store import CorpusStore
 from augment.volume_check import VolumeCheck, check_volume
 
@@ -202,7 +203,7 @@ def root_faults(attributes: Mapping[str, Any]) -> list[str]:
 def _compare_index(store: CorpusStore, rows: Mapping[str, dict[str, Any] | None], found: _Findings) -> None:
     """Compare the index with what the receipts say; volumes with faults of their own count as present."""
     try:
-        index = read_index(store.root)
+        index = read_index(store.root, sealed=False)
     except RequestError as error:
         found.add_document(INDEX_KEY, str(error))
         return
@@ -246,7 +247,7 @@ def _compare_spelling(
     """Compare the index's bytes with those that the receipts give in the index's own order."""
     names = index.names
     columns = {column: [rows[name][column] for name in names] for column in COLUMNS}
-    documents = [group_document({"num_volumes": len(names), "columns": columns}, indent=None)]
+    documents = [sealed_document({"num_volumes": len(names), "columns": columns})]
     if not names:
         documents.append(group_document({}))  # a corpus that was begun and has none yet
     if store.storage.get(INDEX_KEY) not in documents:

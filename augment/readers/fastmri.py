@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CONTRASTS = (("AXT1", "T1"), ("AXT2", "T2"), ("AXFLAIR", "FLAIR"), ("COR", "PD"))
+from manifests.record import CONTRASTS
+
+_PLANES = ("AX", "COR", "SAG")
+# longer names first: fastMRI's own are T1PRE, T1POST, T2, FLAIR, PD and PDFS
+_BY_LENGTH = sorted((name for name in CONTRASTS if name != "other"), key=len, reverse=True)
 _LOW_RESOLUTION = 24
 
 
@@ -30,8 +34,6 @@ def fastmri_facts(header: bytes | str | None, attributes: Mapping[str, Any]) -> 
 
     Only a few plain numbers are wanted, so the XML is searched, not parsed: no entity of a hostile file is expanded.
     """
-    name = str(attributes.get("acquisition", ""))
-    contrast = next((contrast for start, contrast in _CONTRASTS if name.upper().startswith(start)), None)
     text = header.decode("utf-8", "replace") if isinstance(header, bytes) else header or ""
     recon = _element(text, "reconSpace")
     sizes = _triple(_element(recon, "matrixSize"))
@@ -45,8 +47,15 @@ def fastmri_facts(header: bytes | str | None, attributes: Mapping[str, Any]) -> 
         recon_size=(int(sizes[0]), int(sizes[1])) if sizes else None,
         te_ms=_number(_element(text, "TE")),
         field_t=_number(_element(text, "systemFieldStrength_T")),
-        contrast=contrast,
+        contrast=_contrast(attributes.get("acquisition")),
     )
+
+
+def _contrast(acquisition: object) -> str | None:
+    """Read the contrast out of a name such as AXT1POST or CORPDFS_FBK: the plane, then what is measured."""
+    name = acquisition.upper() if isinstance(acquisition, str) else ""
+    rest = next((name.removeprefix(plane) for plane in _PLANES if name.startswith(plane)), "")
+    return next((contrast for contrast in _BY_LENGTH if rest.startswith(contrast.upper())), None)
 
 
 def _element(text: str, name: str) -> str:
@@ -92,6 +101,25 @@ def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None)
         return np.stack([_cut(_ifft2c(plane), size) for plane in kspace])
     weights = _virtual_coil(kspace)
     return np.stack([_cut(_combine(plane, weights), size) for plane in kspace])
+
+
+def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None) -> NDArray[np.float32]:
+    """Transform one slice of fully sampled k-space to its magnitude as fastMRI's `reconstruction_*` are made.
+
+    Parameters
+    ----------
+    kspace
+        `([coil] height width)`, centred.
+    size
+        As in `image_of_kspace`.
+
+    Returns
+    -------
+    magnitude
+        float32 `(height width)`: of several coils the root sum of squares.
+    """
+    coils = np.abs(_cut(_ifft2c(kspace), size))
+    return coils if kspace.ndim == 2 else np.sqrt(np.sum(np.square(coils), axis=0))
 
 
 def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:

@@ -130,7 +130,7 @@ def _judged(header: nib.Nifti1Header, slope: float, intercept: float, name: str)
     if int(header["intent_code"]) in _CIFTI_INTENTS:
         raise VolumeError("unsupported", f"{name}: is CIFTI (surfaces, matrices); expected image volumes; name those")
     offset = int(header.get_data_offset())
-    if not 0 < offset <= _LARGEST_OFFSET:
+    if not header.single_vox_offset <= offset <= _LARGEST_OFFSET:
         raise VolumeError(
             "unreadable", f"{name}: its data starts at byte {offset}; expected 352 or little more; convert it"
         )
