@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 
 from tqdm import tqdm
 
 from augment.environment import device_kind
-from augment.errors import RETRY_WITH_MEMORY
+from augment.errors import RETRY_WITH_MEMORY, unwritable
 from augment.index import IndexBuilder, read_names
 from augment.lease import Lease
 from augment.options import BuildOptions
@@ -22,6 +23,7 @@ from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
 from augment.request import check_corpus, check_place, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.summary import BuildSummary
+from augment.storage import run_folder
 from augment.work import Work, work_of
 from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
@@ -120,13 +122,17 @@ class _Run:
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
         self._finished = False
-        self._log = RunLog(plan.root, self._facts())
+        try:
+            self._log = RunLog(plan.root, self._facts())
+        except OSError as error:
+            raise unwritable(plan.root, error) from None
 
     def __enter__(self) -> _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.close()
+        with suppress(OSError):  # a full disk, which the summary tells of
+            self._log.close()
 
     def go(self, progress: bool) -> BuildSummary:
         """Hand everything out; Ctrl-C ends it early and cleanly."""
@@ -147,6 +153,8 @@ class _Run:
                 self._say("interrupted: stopping the workers; what is committed stays")
             except ClusterError as error:
                 self._summary.stopped = str(error)
+            except OSError as error:
+                self._summary.stopped = self._say_unwritten(error)
         self._summary.seconds = time.monotonic() - start
         return self._summary
 
@@ -154,11 +162,19 @@ class _Run:
         """Write the index and the end of the log, once."""
         if not self._finished:
             self._finished = True
-            self._index.write(self._work.order)
-            if self._summary.num_open:
-                self._count_unseen()
-            self._summary.sort(self._work.names)
-            self._log.end(self._summary.to_json())
+            try:
+                self._index.write(self._work.order)
+                if self._summary.num_open:
+                    self._count_unseen()
+                self._summary.sort(self._work.names)
+                self._log.end(self._summary.to_json())
+            except OSError as error:  # a full disk: what is committed stays, and the next run writes the index
+                self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
+
+    def _say_unwritten(self, error: OSError) -> str:
+        mend = "make room and run" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run"
+        where = error.filename or run_folder(self._plan.root)
+        return f"{where}: {error.strerror or error}; {mend} the same command again"
 
     def _count_unseen(self) -> None:
         """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
