@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from augment.volume import Volume
 from manifests.record import ManifestRow
 
+_MOST_SKEWED = 1e6  # an affine that is worse tells no place of any voxel, and ours is another one
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -34,7 +35,7 @@ def _nifti(row: ManifestRow, volume: Volume) -> str | None:
     values = np.asanyarray(image.dataobj)
     values = values.reshape((*values.shape[:3], *(1,) * (3 - min(values.ndim, 3)), -1), order="F")[..., row.frame or 0]
     values = _magnitude(values)
-    if "orientation" in volume.acquisition:
+    if "orientation" in volume.acquisition or not np.linalg.cond(image.affine) < _MOST_SKEWED:
         return _same_multiset(values, volume.magnitude)
     step = np.linalg.inv(_RAS_TO_LPS @ image.affine) @ np.array(volume.affine)
     if not np.allclose(step, np.rint(step), atol=0.05):
