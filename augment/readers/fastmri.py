@@ -118,8 +118,8 @@ def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | N
     magnitude
         float32 `(height width)`: of several coils the root sum of squares.
     """
-    coils = np.abs(_cut(_ifft2c(kspace), size))
-    return coils if kspace.ndim == 2 else np.sqrt(np.sum(np.square(coils), axis=0))
+    magnitude = np.abs(_cut(_ifft2c(kspace), size))
+    return np.asarray(magnitude if kspace.ndim == 2 else np.sqrt(np.sum(np.square(magnitude), axis=0)), np.float32)
 
 
 def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import VolumeError
-from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace
+from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace, magnitude_of_kspace
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.hdf5_links import find_object
 from augment.readers.nifti_file import check_limit
@@ -24,11 +24,15 @@ from manifests.header import Kind, Probed, SeriesHeader
 from manifests.record import ManifestRow
 
 _RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
+_KSPACE = "kspace"
 _LARGEST_HEADER = 1 << 24
 
 
 def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
+
+    Raw data without a reconstruction gives the magnitude of its image, of several coils the root sum of squares; a row
+    whose `dataset` is `kspace` asks for that where there is a reconstruction too.
 
     Raises
     ------
@@ -39,7 +43,7 @@ def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume,
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
-        values = _image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, limit_bytes)
+        values = _image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
         digest = hash_file(path)
     volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
     return _with_facts(volume, row, facts), arrangement
@@ -52,7 +56,10 @@ def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
         facts = _facts(file, name)
         if row.kspace:
             return _image_sizes(file, name, facts)
-        shape = as_volume(_empty(_chosen(file, row)), name).shape
+        chosen = _chosen(file, row)
+        if _is_kspace(chosen):
+            return _image_sizes(file, name, facts)
+        shape = as_volume(_empty(chosen), name).shape
         return _arrange(shape, row, facts).sizes(shape)
 
 
@@ -119,6 +126,8 @@ def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
         kspace = find_object(file, "kspace", row.path)
         single = "reconstruction_esc" in known and getattr(kspace, "ndim", 3) == 3
         return _dataset(file, "reconstruction_esc" if single else known[0], row.path)
+    if find_object(file, _KSPACE, row.path) is not None:
+        return _dataset(file, _KSPACE, row.path)
     keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
     raise VolumeError(
         "ambiguous", f"{row.path}: holds {keys}; expected reconstruction_rss or _esc; name one in the column dataset"
@@ -135,8 +144,10 @@ def _dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
     return found
 
 
-def _values(file: h5py.File, row: ManifestRow, limit_bytes: int | None) -> NDArray[Any]:
+def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[Any]:
     dataset = _chosen(file, row)
+    if _is_kspace(dataset):
+        return _magnitude(file, row.path, facts, limit_bytes)
     as_volume(_empty(dataset), row.path)
     check_limit(dataset.size * (dataset.dtype.itemsize + 8), limit_bytes, row.path)
     with np.errstate(over="ignore"):
@@ -149,8 +160,28 @@ def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
 
 
+def _is_kspace(dataset: h5py.Dataset) -> bool:
+    """Tell fastMRI's raw data from an image that someone has named so."""
+    return bool(dataset.name == f"/{_KSPACE}" and dataset.dtype.kind == "c")
+
+
+def _magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.float32]:
+    """The magnitude behind a file's k-space; no more than one slice of that is held."""
+    kspace = _whole_kspace(file, name)
+    num_slices, *_, height, width = kspace.shape
+    check_limit(8 * num_slices * height * width + 32 * (kspace.size // num_slices), limit_bytes, name)
+    size = _size(file, facts, name)
+    return np.stack([magnitude_of_kspace(kspace[i].astype(np.complex64), size) for i in range(num_slices)])
+
+
 def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
-    kspace = _dataset(file, "kspace", name)
+    kspace = _whole_kspace(file, name)
+    check_limit(kspace.size * (kspace.dtype.itemsize + 8), limit_bytes, name)
+    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts, name))
+
+
+def _whole_kspace(file: h5py.File, name: str) -> h5py.Dataset:
+    kspace = _dataset(file, _KSPACE, name)
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
         raise VolumeError(
             "unsupported",
@@ -159,8 +190,7 @@ def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | N
         )
     if find_object(file, "mask", name) is not None:
         raise VolumeError("unsupported", f"{name}: its k-space is undersampled; expected all of it; take another file")
-    check_limit(kspace.size * (kspace.dtype.itemsize + 8), limit_bytes, name)
-    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts, name))
+    return kspace
 
 
 def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | None:
@@ -172,7 +202,7 @@ def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | 
 
 
 def _image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:
-    num_slices, *_, height, width = _dataset(file, "kspace", name).shape
+    num_slices, *_, height, width = _whole_kspace(file, name).shape
     wanted = _size(file, facts, name) or (height, width)
     return int(num_slices), min(wanted[0], int(height)), min(wanted[1], int(width))
 
@@ -182,7 +212,7 @@ def probe_hdf5(path: Path) -> Probed:
     row = ManifestRow(line=0, volume_id="", path=str(path))
     try:
         with _opened(path, str(path)) as file:
-            if not any(find_object(file, key, row.path) is not None for key in (*_RECONSTRUCTIONS, "kspace")):
+            if not any(find_object(file, key, row.path) is not None for key in (*_RECONSTRUCTIONS, _KSPACE)):
                 return Probed()
             return Probed(headers=_headers(path, file, row))
     except VolumeError as error:
@@ -195,9 +225,15 @@ def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader
     if any(find_object(file, key, row.path) is not None for key in _RECONSTRUCTIONS):
         shape = as_volume(_empty(_chosen(file, row)), row.path).shape
         headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
-    if find_object(file, "kspace", row.path) is not None and find_object(file, "mask", row.path) is None:
-        headers.append(_header(path, file, facts, "kspace", _image_sizes(file, row.path, facts)))
-    return headers
+    if find_object(file, _KSPACE, row.path) is None:
+        return headers
+    if find_object(file, "mask", row.path) is not None:  # fastMRI's test files: nothing whole to start from
+        shape = _dataset(file, _KSPACE, row.path).shape
+        return headers or [_header(path, file, facts, "unsupported", (shape[0], shape[-2], shape[-1]))]
+    sizes = _image_sizes(file, row.path, facts)
+    if not headers:  # raw data alone: its own image is the magnitude
+        headers.append(_header(path, file, facts, "magnitude", sizes))
+    return [*headers, _header(path, file, facts, "kspace", sizes)]
 
 
 def _header(path: Path, file: h5py.File, facts: FastmriFacts, kind: Kind, sizes: tuple[int, int, int]) -> SeriesHeader:
