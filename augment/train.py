@@ -23,6 +23,7 @@ from diffusion.ddpm import DdpmObjective
 from diffusion.network import NetworkConfig
 from diffusion.objective import FlowObjective, Objective
 from diffusion.ranks import joined, started_by_torchrun
+from diffusion.regression import RegressionObjective
 from diffusion.training import Trainer
 
 
@@ -50,6 +51,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     objective: Objective = FlowObjective()
     if config.process == "ddpm":
         objective, card["ddpm"] = DdpmObjective(config.ddpm), asdict(config.ddpm)
+    elif config.process == "regression":
+        objective = RegressionObjective()
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)

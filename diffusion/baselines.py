@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from diffusion.generators import Conditions, PhaseGenerator, SliceKey
-from diffusion.noise import Stream, normal, random_phasor, uniform, volume_key
-
-SMOOTH_ORDER = 3
-SMOOTH_RADIANS = (0.0, 1.2, 0.8, 0.5)
-"""Standard deviation of the polynomial's terms at the image's edge, by total order."""
+from diffusion.low_order import LowOrderModel, read_model
+from diffusion.measurement import add_noise, estimate_sigma
+from diffusion.noise import Stream, complex_normal, normal, random_phasor
 
 
 class _Baseline(ABC):
@@ -25,11 +23,11 @@ class _Baseline(ABC):
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors slice by slice; see `diffusion.generators.PhaseGenerator`."""
-        phasors = [self.slice_phasor(one, key) for one, key in zip(magnitude, keys, strict=True)]
+        phasors = [self.slice_phasor(one, key, conditions) for one, key in zip(magnitude, keys, strict=True)]
         return torch.stack(phasors)
 
     @abstractmethod
-    def slice_phasor(self, magnitude: Tensor, key: SliceKey) -> Tensor:
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Phasors complex64 `(height width)` of one slice."""
 
 
@@ -38,7 +36,7 @@ class ZeroPhase(_Baseline):
 
     name = "zero"
 
-    def slice_phasor(self, magnitude: Tensor, key: SliceKey) -> Tensor:
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """All ones."""
         return torch.ones_like(magnitude, dtype=torch.complex64)
 
@@ -48,7 +46,7 @@ class WhitePhase(_Baseline):
 
     name = "white"
 
-    def slice_phasor(self, magnitude: Tensor, key: SliceKey) -> Tensor:
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Uniform on the circle."""
         height, width = magnitude.shape
         return random_phasor(key, Stream.BASELINE, height, width, magnitude.device)
@@ -62,7 +60,7 @@ class SinusPhase(_Baseline):
 
     name = "sinus"
 
-    def slice_phasor(self, magnitude: Tensor, key: SliceKey) -> Tensor:
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """The sinusoid, weighted by the magnitude."""
         height, width = magnitude.shape
         y = torch.arange(height, dtype=torch.float32, device=magnitude.device) * (2.0 * math.pi / height)
@@ -73,26 +71,41 @@ class SinusPhase(_Baseline):
 
 
 class SmoothPhase(_Baseline):
-    """A random polynomial of low order, which the slices of a volume share, with a global phase of the volume."""
+    """A random polynomial of low order in millimetres, with the statistics of real volumes; see `diffusion.low_order`.
+
+    `model` is a fit of one's own; the one that ships where None.
+    """
 
     name = "smooth"
 
-    def slice_phasor(self, magnitude: Tensor, key: SliceKey) -> Tensor:
-        """The volume's polynomial over the slice; coordinates run from -1 to 1."""
+    def __init__(self, model: LowOrderModel | None = None) -> None:
+        self.model = model or read_model()
+
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
+        """The polynomial over the slice."""
         height, width = magnitude.shape
-        y = torch.linspace(-1.0, 1.0, height, device=magnitude.device)[:, None]
-        x = torch.linspace(-1.0, 1.0, width, device=magnitude.device)
-        terms = [(i, j) for i in range(SMOOTH_ORDER + 1) for j in range(SMOOTH_ORDER + 1 - i) if i + j]
-        shared = volume_key(key)
-        coefficients = normal(shared, Stream.BASELINE, len(terms)).tolist()
-        angle = torch.zeros(height, width, device=magnitude.device)
-        for (i, j), coefficient in zip(terms, coefficients, strict=True):
-            angle = angle + (coefficient * SMOOTH_RADIANS[i + j]) * y**i * x**j
-        return _phasor(angle + 2.0 * math.pi * float(uniform(shared, Stream.GAUGE, 1)))
+        return _phasor(self.model.phase(key, height, width, conditions).to(magnitude.device))
+
+
+class NoisySmoothPhase(SmoothPhase):
+    """`smooth`, and the measurement's noise as the magnitude shows it: what the model adds to a phase too."""
+
+    name = "smooth-noise"
+
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
+        """The polynomial, blurred where the magnitude is weak and random in air."""
+        height, width = magnitude.shape
+        noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
+        smooth = super().slice_phasor(magnitude, key, conditions)
+        return _phasor(
+            add_noise(smooth[None], magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle()
+        )
 
 
 def _phasor(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-BASELINES: dict[str, type[PhaseGenerator]] = {one.name: one for one in (SmoothPhase, SinusPhase, ZeroPhase, WhitePhase)}
+BASELINES: dict[str, type[PhaseGenerator]] = {
+    one.name: one for one in (SmoothPhase, NoisySmoothPhase, SinusPhase, ZeroPhase, WhitePhase)
+}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from diffusion.ddpm import DdpmConfig
 from diffusion.network import ComplexUNet, NetworkConfig
 
-PROCESSES = ("flow", "ddpm")
+PROCESSES = ("flow", "ddpm", "regression")
 _LARGEST_CARD = 1 << 24
 _LARGEST_COUNT = 4096
 _MOST_LEVELS, _MOST_BLOCKS = 8, 64

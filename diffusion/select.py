@@ -8,8 +8,9 @@ from diffusion.baselines import BASELINES
 from diffusion.checkpoint import Checkpoint, CheckpointError, default_checkpoint, load_checkpoint
 from diffusion.generators import PhaseGenerator
 from diffusion.learned import BY_PROCESS, LearnedGenerator
+from diffusion.regression import RegressionGenerator
 
-GENERATORS = ("diffusion", *BASELINES)
+GENERATORS = ("diffusion", "regression", *BASELINES)
 
 
 def make_generator(
@@ -22,7 +23,7 @@ def make_generator(
     name
         One of `GENERATORS`.
     checkpoint
-        For `diffusion`: the weights; the shipped ones where None.
+        For `diffusion` and `regression`: the weights; the shipped ones where None.
     steps
         For `diffusion`: network evaluations a slice; those that the weights are meant for where None.
     device
@@ -37,6 +38,8 @@ def make_generator(
     """
     if name in BASELINES:
         return BASELINES[name]()
+    if name == "regression":
+        return _make_regression(checkpoint or shipped_regression(), steps, device)
     if name != "diffusion":
         raise ValueError(f"unknown phase generator {name!r}; expected one of {', '.join(GENERATORS)}")
     path = checkpoint or default_checkpoint()
@@ -53,4 +56,21 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
     ValueError
         The checkpoint cannot be sampled with so many steps.
     """
+    if checkpoint.process == "regression":
+        return RegressionGenerator(checkpoint, steps, device)
     return BY_PROCESS[checkpoint.process](checkpoint, steps, device)
+
+
+def shipped_regression() -> Path | None:
+    """The regression that ships with the package, or None where there is none."""
+    path = Path(__file__).parent / "weights" / "regression.safetensors"
+    return path if path.exists() else None
+
+
+def _make_regression(path: Path | None, steps: int | None, device: str) -> PhaseGenerator:
+    if path is None:
+        raise CheckpointError('no regression ships with this installation; train one with process = "regression"')
+    checkpoint = load_checkpoint(path)
+    if checkpoint.process != "regression":
+        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected a regression")
+    return RegressionGenerator(checkpoint, steps, device)

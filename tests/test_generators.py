@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from diffusion.gauge import fix_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.learned import FlowGenerator
@@ -68,7 +69,8 @@ def test_empty_slices_and_single_pixels_are_sampled(checkpoint):
 def test_smooth_phase_is_smooth_and_shared_by_the_slices_of_a_volume():
     magnitude = torch.ones(2, 64, 64)
     phasor = make_generator("smooth").sample_phase(magnitude, keys(2), Conditions())
-    assert torch.equal(phasor[0], phasor[1])
+    near = fix_gauge(phasor)
+    assert (near[0] * near[1].conj()).mean().abs() > 0.9
     steps = (phasor[0, 1:] * phasor[0, :-1].conj()).angle().abs()
     assert 0.0 < float(steps.max()) < 0.5
 

@@ -35,10 +35,28 @@ def register(commands: Commands) -> None:
         parser.add_argument(
             "--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda if any)"
         )
+    _register_fit(commands)
     evaluate = commands.add_parser(
         "evaluate", help="judge generated phase on real data", description="Judge what is generated on real data."
     )
     _register_phase(evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True))
+
+
+def _register_fit(commands: Commands) -> None:
+    fit = add_command(
+        commands,
+        "fit-baseline",
+        fit_baseline,
+        "fit the baseline phases to real phase",
+        "Fit what the phase model is compared with to the real phase of a manifest: smooth, the statistics of a\n"
+        "random polynomial of low order. evaluate takes the file with --smooth. The one-step regression is made by\n"
+        'train, from a configuration that says process = "regression"; evaluate takes it with --regression.',
+        "phasegen fit-baseline smooth --real pairs.csv --split train -o smooth.json",
+    )
+    fit.add_argument("baseline", choices=("smooth",), metavar="BASELINE", help="smooth")
+    fit.add_argument("--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase")
+    fit.add_argument("--split", metavar="NAME", help="only rows of this split (default: all)")
+    fit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the file that is written")
 
 
 def _register_phase(inner: Commands) -> None:
@@ -74,6 +92,10 @@ def _register_phase(inner: Commands) -> None:
         type=counts,
         metavar="N,M",
         help="evaluations of the network a slice, one or several (default: its own)",
+    )
+    phase.add_argument("--smooth", type=Path, metavar="F.json", help="a fit of fit-baseline (default: the one shipped)")
+    phase.add_argument(
+        "--regression", type=Path, metavar="C", help="a regression of train (default: the one shipped, if any)"
     )
     phase.add_argument("--against", type=Path, metavar="C", help="a second checkpoint to be no worse than")
     phase.add_argument(
@@ -114,6 +136,14 @@ def distill_model(arguments: argparse.Namespace) -> Answer:
     return Answer(distill_command(arguments.config, arguments.device))
 
 
+def fit_baseline(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen fit-baseline`."""
+    from augment.fit_baseline import fit_smooth
+
+    status = fit_smooth(arguments.real, arguments.split, arguments.output)
+    return Answer(status, [f"written: {arguments.output}"])
+
+
 def evaluate_phase(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen evaluate phase`."""
     from dataclasses import replace
@@ -136,6 +166,8 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
         arguments.steps or (),
         arguments.against,
         arguments.against_steps or (),
+        arguments.smooth,
+        arguments.regression,
         arguments.device,
     )
     request = Request(
