@@ -22,8 +22,8 @@ from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
 from augment.request import check_corpus, check_place, open_corpus, split_failed
 from augment.runlog import RunLog
-from augment.summary import BuildSummary
 from augment.storage import run_folder
+from augment.summary import BuildSummary
 from augment.work import Work, work_of
 from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
