@@ -122,6 +122,14 @@ class KSpaceSlices(VolumeSlices):
         coils, height, width, target_height, target_width = (int(value(column, volume)) for column in sizes)
         return coils, height, width, target_height, target_width
 
+    def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
+        """Give the different sizes, and for every slice the number of its own among them."""
+        sizes = ("num_coils", "height", "width", "target_height", "target_width")
+        table = np.stack([self._columns.number(column) for column in sizes], axis=1)
+        different, codes = np.unique(table, axis=0, return_inverse=True)
+        shapes = [(int(c), int(h), int(w), int(th), int(tw)) for c, h, w, th, tw in different]
+        return shapes, np.repeat(codes.reshape(-1).astype(np.int64), self.volume_slices)
+
     def volume_attributes(self, volume: int) -> dict[str, Any]:
         """Give `attrs` of a volume, by its number."""
         value = self._columns.value
