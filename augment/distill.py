@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from augment.errors import RequestError
-from augment.train import default_device, open_checkpoint, run_training
+from augment.train import choose_device, conclude, open_checkpoint, run_training
 from augment.train_config import DistillConfig, read_config
 from augment.training_set import read_training_set
 from diffusion.distillation import DistillationObjective
@@ -53,6 +53,5 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
 
 def distill_command(config_path: Path, device: str | None = None) -> int:
     """Run `phasegen distill`; the exit status."""
-    path = distill(read_config(config_path, DistillConfig), device or default_device())
-    print(f"checkpoint: {path}")  # noqa: T201
-    return 0
+    config = read_config(config_path, DistillConfig)
+    return conclude(config, lambda: distill(config, choose_device(device)))

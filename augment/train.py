@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,15 +15,17 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError
-from augment.train_config import RunConfig, TrainConfig, read_config
+from augment.run_folder import claim_folder
+from augment.train_config import BEST, RunConfig, TrainConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
 from augment.training_watch import watch
+from augment.validation import read_scores
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.ddpm import DdpmObjective
 from diffusion.network import NetworkConfig
 from diffusion.objective import FlowObjective, Objective
-from diffusion.ranks import joined, started_by_torchrun
+from diffusion.ranks import Ranks, joined, started_by_torchrun
 from diffusion.regression import RegressionObjective
 from diffusion.training import Trainer
 
@@ -72,22 +75,31 @@ def run_training(
     card: dict[str, Any],
 ) -> Path:
     """Train a network for an objective and write its checkpoint; `card` adds to the model card."""
-    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed)
+    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, config.noise_augmentation)
     start = None if initial is None else initial.network
     path = config.output / f"{config.name}.safetensors"
-    card = _describe(config, data, device) | card
-    try:
-        ranks = started_by_torchrun()
-        with joined(ranks, device) as own:
+    card = _describe(config, data, device) | {"network": asdict(network)} | card
+    ranks = _ranks()
+    if ranks.first:
+        claim_folder(config.output, card)
+    with joined(ranks, device) as own:
+        try:
             trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
-            watchers = watch(config, data, trainer, card) if ranks.first else []
-            with _bar(trainer) as progress:
-                trainer.run(progress, watchers=watchers)
-    except ValueError as error:
-        raise RequestError(f"training: {error}") from error
+        except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
+            raise RequestError(str(error)) from error
+        watchers = watch(config, data, trainer, card) if ranks.first else []
+        with _bar(trainer) as progress:
+            trainer.run(progress, watchers=watchers)
     if ranks.first:
         save_checkpoint(trainer.average, data.gauge, card, path)
     return path
+
+
+def _ranks() -> Ranks:
+    try:
+        return started_by_torchrun()
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -106,14 +118,41 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def train_command(config_path: Path, device: str | None = None) -> int:
     """Run `phasegen train`; the exit status."""
-    path = train(read_config(config_path, TrainConfig), device or default_device())
+    config = read_config(config_path, TrainConfig)
+    return conclude(config, lambda: train(config, choose_device(device)))
+
+
+def conclude(config: RunConfig, make: Callable[[], Path]) -> int:
+    """Run a training as a command: say where its checkpoints are, or why there are none; the exit status."""
+    try:
+        path = make()
+    except FloatingPointError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print(f"what was saved is in {config.output}; the same command goes on from there", file=sys.stderr)  # noqa: T201
+        raise
+    if not _ranks().first:
+        return 0
     print(f"checkpoint: {path}")  # noqa: T201
+    best = config.output / f"{BEST}.safetensors"
+    if config.validation_split and best.exists():
+        step, loss = min(read_scores(config.output), key=lambda row: row[1])
+        print(f"best on {config.validation_split}: {best} (step {step}, loss {loss:.4f})")  # noqa: T201
     return 0
 
 
-def default_device() -> str:
-    """A GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(device: str | None) -> str:
+    """Take the device that is asked for, or a GPU where there is one.
+
+    Raises
+    ------
+    RequestError
+        A GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device cuda: torch finds no GPU here; expected one; leave --device out")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
@@ -142,7 +181,7 @@ def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, An
     return {
         "name": config.name,
         **config.card,
-        "training": asdict(config.training),
+        "training": asdict(config.training) | {"noise_augmentation": config.noise_augmentation},
         "data": data.facts,
         "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
     }

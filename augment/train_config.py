@@ -22,6 +22,7 @@ class RunConfig:
     `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
     `card` is copied into the model card (name, licence, description of the data).
+    `noise_augmentation` is the share of the slices to which complex noise is added, as a shorter scan has.
 
     With a `validation_split`, the loss on `validation_slices` of its slices is measured every `validate_every` steps,
     and `best.safetensors` is the checkpoint with the lowest. Every `picture_every` steps (never where 0) the loss curve
@@ -33,6 +34,7 @@ class RunConfig:
     name: str = "model"
     split: str = "train"
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    noise_augmentation: float = 0.25
     validation_split: str = ""
     validation_slices: int = 16
     validate_every: int = 500
@@ -49,6 +51,8 @@ class RunConfig:
             raise ValueError(
                 f"validation_split {self.validation_split!r}: its rows are trained on; set split to another"
             )
+        if not isinstance(self.noise_augmentation, int | float) or not 0 <= self.noise_augmentation <= 1:
+            raise ValueError(f"noise_augmentation = {self.noise_augmentation!r}: expected a share from 0 to 1")
         for name, least in (("validation_slices", 1), ("validate_every", 1), ("picture_every", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:

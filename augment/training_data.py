@@ -13,10 +13,8 @@ from augment.volume import Volume
 from diffusion.fourier import fft2c, ifft2c, resize_kspace
 from diffusion.objective import Batch
 
-NOISY_SHARE = 0.25
-"""Share of the slices to which noise is added."""
 NOISE_RANGE = (0.003, 0.05)
-"""Its level, relative to the 99th percentile of the magnitude."""
+"""Level of the noise that is added, relative to the 99th percentile of the magnitude."""
 CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 
@@ -50,13 +48,13 @@ def slices_of(volume: Volume) -> list[TrainingSlice]:
 class TrainingSlices:
     """Batches of augmented slices, each a function of the seed and the step alone.
 
-    A batch holds slices of one size, as many as fit into `pixels`.
+    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added.
     """
 
-    def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int) -> None:
+    def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
         if not slices:
             raise ValueError("no slice to train on")
-        self.slices, self.pixels, self.seed = slices, pixels, seed
+        self.slices, self.pixels, self.seed, self.noisy = slices, pixels, seed, noisy
         self.by_size: dict[tuple[int, int], list[int]] = {}
         for index, one in enumerate(slices):
             height, width = one.image.shape
@@ -76,8 +74,9 @@ class TrainingSlices:
         size = crop or (height, width)
         count = max(1, min(32, self.pixels // (size[0] * size[1])))
         turned = bool(random.random() < 0.5)
+        matrix = (height, width) if coarse else None
         rows = [
-            augment_slice(self.slices[random.choice(alike)], random, (height, width) if coarse else None, crop, turned)
+            augment_slice(self.slices[random.choice(alike)], random, matrix, crop, turned, self.noisy)
             for _ in range(count)
         ]
         images, conditions = zip(*rows, strict=True)
@@ -90,10 +89,12 @@ def augment_slice(
     coarse: tuple[int, int] | None,
     crop: tuple[int, int] | None,
     turned: bool,
+    noisy: float,
 ) -> tuple[Tensor, Tensor]:
     """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
 
-    Global and linear phase are not changed: the gauge removes both.
+    With the flips, the exchange of the axes (`turned`) makes all turns by 90 degrees. Global and linear phase are not
+    changed: the gauge removes both.
 
     Returns the complex image `(height width)` and its conditions `(4)`.
     """
@@ -111,7 +112,7 @@ def augment_slice(
         image, dy, dx = image.transpose(-2, -1), dx, dy
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
-    if random.random() < NOISY_SHARE:
+    if random.random() < noisy:
         image = _add_noise(image, random)
     return image, torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -72,6 +73,8 @@ def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
             volume = read_volume(row)
             if volume.phase is None:
                 raise VolumeError("mismatch", f"{row.volume_id}: no `phase` or `kspace` in its row")
+            if not np.isfinite(volume.magnitude).all():
+                raise VolumeError("not_finite", f"{row.path}: is not finite somewhere; expected numbers; mend it")
         except VolumeError as error:
             print(f"left out: {error}", file=sys.stderr)  # noqa: T201
             continue

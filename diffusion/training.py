@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -196,7 +197,17 @@ class Trainer:
             file.writelines(json.dumps(row) + "\n" for row in losses)
 
     def _load(self) -> None:
-        tensors = load_file(self.folder / "state.safetensors", device=self.device)
+        path = self.folder / "state.safetensors"
+        try:
+            self._restore(load_file(path, device=self.device))
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path}: cannot go on from it ({why}); expected the state of a run of this network; "
+                "remove the run folder or choose another output"
+            ) from error
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.step = int(tensors.pop("step"))
         for part, module in (("network.", self.network), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)})

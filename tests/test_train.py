@@ -2,16 +2,21 @@ import json
 import math
 import shutil
 
+import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
 
+from augment.cli import main
 from augment.errors import RequestError
 from augment.train import train, train_command
 from augment.train_config import TrainConfig, read_config
-from augment.training_set import measure_gauge
+from augment.training_data import TrainingSlices
+from augment.training_set import measure_gauge, read_training_set
 from augment.volume import Volume
 from diffusion.checkpoint import load_checkpoint
+from diffusion.fourier import fft2c
 from diffusion.select import make_generator
 
 CONFIG = """
@@ -119,3 +124,84 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
     assert checkpoint.process == "ddpm"
     assert checkpoint.card["ddpm"] == {"timesteps": 7, "noise": "unit", "sampler": "deterministic"}
     assert make_generator("diffusion", path).nfe == 7
+
+
+def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
+    train(read_config(config, TrainConfig))
+    config.write_text(CONFIG.replace("steps = 3", "steps = 4"))  # going on for longer is no other recipe
+    train(read_config(config, TrainConfig))
+    rows = [json.loads(line) for line in (config.parent / "run" / "loss.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    for text, what in [
+        (CONFIG.replace("[4, 8]", "[4, 4]"), "network"),
+        (CONFIG.replace("seed = 5", "seed = 6"), "training"),
+        (CONFIG.replace('split = "train"', 'split = "val"'), "data"),
+        (CONFIG.replace("[network]", "process = 'ddpm'\n[network]"), "ddpm, process"),
+    ]:
+        config.write_text(text)
+        with pytest.raises(RequestError, match=f"another {what}; expected"):
+            train(read_config(config, TrainConfig))
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
+def test_a_state_that_cannot_be_read_is_told(config, content):
+    train(read_config(config, TrainConfig))
+    state = config.parent / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(RequestError, match="cannot go on from it"):
+        train(read_config(config, TrainConfig))
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(config):
+    (config.parent / "run").write_text("a file")
+    with pytest.raises(RequestError, match="choose another output"):
+        train(read_config(config, TrainConfig))
+
+
+def test_magnitude_that_is_not_finite_is_left_out(config, capfd):
+    magnitude = np.load(config.parent / "m.npy")
+    magnitude[0, 3, 3] = np.nan
+    np.save(config.parent / "m.npy", magnitude)
+    with pytest.raises(RequestError, match="no row"):
+        train(read_config(config, TrainConfig))
+    assert "m.npy: is not finite" in capfd.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
+    def interrupt(self, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingSlices, "__call__", interrupt)
+    assert main(["train", str(config), "--device", "cpu"]) == 130
+    assert "the same command goes on" in capfd.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_fails_in_one_line(config, capfd):
+    config.write_text(CONFIG.replace("seed = 5", "seed = 5\nwarmup = 0\nclip = 1e30\nlearning_rate = 1e30"))
+    assert main(["train", str(config), "--device", "cpu"]) == 1
+    assert "lower learning_rate" in capfd.readouterr().err
+
+
+def test_pairs_complex_nifti_and_kspace_of_one_and_several_coils_train_together(config):
+    folder = config.parent
+    y, x = np.mgrid[-1:1:24j, -1:1:20j]
+    image = (np.exp(-3 * (x**2 + y**2)) * np.exp(1j * (x + y**2)) * np.ones((2, 1, 1))).astype(np.complex64)
+    nibabel.Nifti1Image(image.transpose(2, 1, 0), np.diag([2.0, 2.0, 5.0, 1.0])).to_filename(folder / "c.nii.gz")
+    maps = np.stack([np.exp(-((x - a) ** 2) + 0.3j * a * y) for a in (-1, 1)])
+    for name, coil_images in (("single.h5", image), ("multi.h5", image[:, None] * maps)):
+        kspace = fft2c(torch.from_numpy(coil_images.astype(np.complex64))).numpy()
+        with h5py.File(folder / name, "w") as file:
+            file["kspace"] = kspace
+    (folder / "pairs.csv").write_text(
+        "volume_id,path,phase,kspace,split\na,m.npy,p.npy,,train\nb,c.nii.gz,c.nii.gz,,train\n"
+        "c,single.h5,,single.h5,train\nd,multi.h5,,multi.h5,train\n"
+    )
+    data = read_training_set(folder / "pairs.csv", "train")
+    assert len(data.slices) == 3 + 2 + 2 + 2 and data.gauge.shape == (4, 3)
+    inside = torch.from_numpy(x**2 + y**2 < 0.5)
+    target = torch.from_numpy(image[0])
+    for one, tolerance in ((data.slices[5], 1e-4), (data.slices[7], 0.1)):
+        turned = (one.image * target.conj())[inside]
+        coherence = turned.sum().abs() / turned.abs().sum()
+        assert float(coherence) > 1 - tolerance  # the object's phase, up to a constant and the coil's smooth one
+    assert load_checkpoint(train(read_config(config, TrainConfig))).card["data"]["slices"] == 9

@@ -82,27 +82,27 @@ def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_i
     assert bool(tensors.conditions.isnan().all())
 
 
-def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes(monkeypatch):
-    monkeypatch.setattr(training_data, "NOISY_SHARE", 0.0)
+def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
     one = training_slice(24, 20)
     for seed in range(8):
-        image, conditions = augment_slice(one, np.random.default_rng(seed), None, None, turned=True)
+        image, conditions = augment_slice(one, np.random.default_rng(seed), None, None, turned=True, noisy=0.0)
         assert image.shape == (20, 24)
         assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
         assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
 
 
 def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
-    monkeypatch.setattr(training_data, "NOISY_SHARE", 1.0)
     monkeypatch.setattr(training_data, "NOISE_RANGE", (0.02, 0.02))
     flat = replace(training_slice(64, 64), image=torch.ones(64, 64, dtype=torch.complex64))
-    image, _ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False)
+    image, _ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False, noisy=1.0)
     assert float(image.real.std()) == pytest.approx(0.02, rel=0.05)
     assert float(image.imag.std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_coarser_resolution_is_told_to_the_network():
-    image, conditions = augment_slice(training_slice(), np.random.default_rng(0), (12, 16), None, turned=False)
+    image, conditions = augment_slice(
+        training_slice(), np.random.default_rng(0), (12, 16), None, turned=False, noisy=0.5
+    )
     assert image.shape == (12, 16)
     assert conditions[:2].tolist() == pytest.approx([4.0, 4.5])
 

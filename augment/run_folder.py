@@ -1,0 +1,62 @@
+"""A run folder belongs to one recipe: another one does not go on in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from augment.errors import RequestError
+
+RECIPE = "recipe.json"
+_FREE = ("steps", "save_every", "prefetch")
+"""Of the training: what may change between two parts of a run."""
+
+
+def claim_folder(folder: Path, card: dict[str, Any]) -> None:
+    """Make the run folder and note in it what is trained; where a run is in it already, compare.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    card
+        The model card: what in it decides the weights is compared.
+
+    Raises
+    ------
+    RequestError
+        The folder cannot be written, or a run of another recipe is in it.
+    """
+    recipe = _recipe(card)
+    path = folder / RECIPE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.safetensors").exists() and path.exists():
+            _compare(json.loads(path.read_text(encoding="utf-8")), recipe, folder)
+        path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: {error.strerror}; expected a folder for the run; choose another output"
+        ) from error
+    except ValueError as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path}: not JSON ({error}); remove the run folder or choose another output") from error
+
+
+def _recipe(card: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in card["training"].items() if key not in _FREE}
+    data = {key: value for key, value in card["data"].items() if key != "licences"}
+    parts = {key: card[key] for key in ("network", "process", "ddpm", "distillation", "initial") if key in card}
+    recipe: dict[str, Any] = json.loads(json.dumps(parts | {"training": training, "data": data}))
+    return recipe
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    differences = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differences:
+        raise RequestError(
+            f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; remove "
+            "the folder or choose another output"
+        )
