@@ -222,9 +222,9 @@ def _passing(key: SliceKey, z_mm: float) -> Tensor:
 
 
 def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
-    """A square root of second moments, also of singular ones."""
+    """A square root of second moments, also of singular ones: the ridge is more than the digits that were cut off."""
     tensor = torch.tensor(moments, dtype=torch.float64)
-    ridge = (1e-9 * float(tensor.diagonal().max()) + 1e-15) * torch.eye(len(TERMS))
+    ridge = (1e-5 * float(tensor.diagonal().max()) + 1e-15) * torch.eye(len(TERMS))
     root: Tensor = torch.linalg.cholesky(tensor + ridge)
     return root
 

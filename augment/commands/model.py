@@ -74,7 +74,8 @@ def _register_phase(inner: Commands) -> None:
         "phasegen evaluate phase --real pairs.csv --split val -o runs/judged\n"
         "phasegen evaluate phase --real pairs.csv --split val --steps 1,2,4,128 -o runs/judged\n"
         "phasegen evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
-        "phasegen evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json",
+        "phasegen evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json\n"
+        "phasegen evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
     )
     phase.add_argument(
         "--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase"
@@ -84,7 +85,7 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help="diffusion and the names that --phase of build takes (default: all; diffusion where there are weights)",
+        help="of diffusion, regression, smooth, smooth-noise, sinus, zero, white (default: all with weights)",
     )
     phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
     phase.add_argument(
@@ -119,6 +120,13 @@ def _register_phase(inner: Commands) -> None:
     phase.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="write the results there, keep samples there"
     )
+    phase.add_argument(
+        "--cross-validate",
+        type=Path,
+        metavar="TRAIN.toml",
+        help="train the model anew, by this configuration, for every fold of groups, and judge it on those left out",
+    )
+    phase.add_argument("--folds", type=count, default=5, metavar="N", help="folds of --cross-validate (default: 5)")
     add_json(phase)
 
 
@@ -179,5 +187,10 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
         not arguments.no_classifier,
         arguments.device,
     )
-    result = evaluate(request, make_contestants(choice), config)
+    if arguments.cross_validate is not None:
+        from augment.evaluation.cross_validation import cross_validate
+
+        result = cross_validate(request, choice, config, arguments.cross_validate, arguments.folds)
+    else:
+        result = evaluate(request, make_contestants(choice), config)
     return Answer(1 if result.left_out else 0, [markdown(result)], result.to_json())

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,16 @@ class Request:
     group_column: str | None = None
     classifier: bool = True
     device: str = "cpu"
-    volume_ids: frozenset[str] | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Real volumes, what every contestant made of them, and the scores; `left_out` says which rows do not take part."""
+
+    volumes: list[RealVolume]
+    codes: Codes
+    scores: list[Score]
+    left_out: list[str]
 
 
 def evaluate(request: Request, contestants: Sequence[Contestant], config: EvaluationConfig) -> Evaluation:
@@ -62,31 +71,43 @@ def evaluate(request: Request, contestants: Sequence[Contestant], config: Evalua
     RequestError
         No row has real phase, or the output folder cannot be written.
     """
+    return finish(request, contestants, config, sample(request, contestants, config))
+
+
+def sample(request: Request, contestants: Sequence[Contestant], config: EvaluationConfig) -> Sampled:
+    """Read the real volumes, sample every contestant's phase of them, and score it; see `evaluate`."""
     if request.output is not None:
         _make_folder(request.output)
     volumes, left_out = _read(request, config)
-    sessions = group_sessions(volumes)
     with tqdm(total=_num_samples(volumes, contestants, config), desc="sampling", unit="slice", disable=None) as bar:
         kept = None if request.output is None else request.output / "samples"
         sampler = Sampler(kept, request.device, bar.update)
         codes: Codes = {}
         scores = [
             score
-            for session, members in sessions.items()
+            for session, members in group_sessions(volumes).items()
             for score in _score(session, members, contestants, sampler, codes, config, request.seed)
         ]
-    classifier = _classify(volumes, codes, contestants, config, request) if request.classifier else None
+    return Sampled(volumes, codes, scores, left_out)
+
+
+def finish(
+    request: Request, contestants: Sequence[Contestant], config: EvaluationConfig, sampled: Sampled
+) -> Evaluation:
+    """Classify, compare and write what was sampled."""
+    volumes = sampled.volumes
+    classifier = _classify(volumes, sampled.codes, contestants, config, request) if request.classifier else None
     result = Evaluation(
         describe_machine(request.device),
         _settings(request, config, volumes),
         [_describe(one) for one in contestants],
-        scores,
+        sampled.scores,
         classifier=classifier,
-        left_out=left_out,
+        left_out=sampled.left_out,
     )
     result = conclude(result, contestants, config)
     if request.output is not None:
-        write(result, request.output, _examples(sessions, codes, contestants))
+        write(result, request.output, _examples(group_sessions(volumes), sampled.codes, contestants))
     return result
 
 
@@ -126,8 +147,6 @@ def write(result: Evaluation, folder: Path, examples: Sequence[Example]) -> None
 def _read(request: Request, config: EvaluationConfig) -> tuple[list[RealVolume], list[str]]:
     kept = () if request.group_column is None else (request.group_column,)
     rows = [row for row in read_manifest(request.manifest, kept) if request.split in (None, row.split)]
-    if request.volume_ids is not None:
-        rows = [row for row in rows if row.volume_id in request.volume_ids]
     volumes, left_out = [], []
     for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:
