@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -34,11 +35,17 @@ class Result:
     peak_bytes: int = 0
 
 
-def run_cases(seed: int, numbers: range, workers: int, watch: Callable[[], object] = lambda: None) -> Iterator[Result]:
+def run_cases(
+    seed: int,
+    numbers: Sequence[int],
+    workers: int,
+    watch: Callable[[], object] = lambda: None,
+    seconds: float = SECONDS,
+) -> Iterator[Result]:
     """Run cases in `workers` children; results come in the order in which they end."""
     with tempfile.TemporaryDirectory(prefix="phasegen-fuzz-") as folder:
         waiting = iter(numbers)
-        children = [_Child(seed, Path(folder)) for _ in range(min(workers, len(numbers)))]
+        children = [_Child(seed, Path(folder), seconds) for _ in range(min(workers, len(numbers)))]
         try:
             busy = {child for child in children if child.start(next(waiting, None))}
             while busy:
@@ -59,8 +66,9 @@ def run_cases(seed: int, numbers: range, workers: int, watch: Callable[[], objec
 class _Child:
     """One process, made anew after a crash or a hang."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, seconds: float) -> None:
         self._arguments = (seed, folder)
+        self._seconds = seconds
         self._number = -1
         self._since = 0.0
         self._make()
@@ -95,7 +103,7 @@ class _Child:
                 return Result(self._number, Verdict("died", f"the process died ({cause})"), elapsed)
             self._ready = True
             return found
-        if elapsed > (SECONDS if self._ready else 4 * SECONDS):  # the first case waits for imports
+        if elapsed > (self._seconds if self._ready else 4 * SECONDS):  # the first case waits for imports
             self.stop()
             self._make()
             return Result(self._number, Verdict("hang", f"no end after {elapsed:.0f} s"), elapsed)
@@ -121,9 +129,9 @@ def _serve(pipe: Connection, seed: int, folder: Path) -> None:
             number = pipe.recv()
         except EOFError:
             return
-        case = make_case(seed, number)
+        case = make_case(seed, max(number, 0))
         before, start, cpu = _reset_peak(), time.monotonic(), time.process_time()
-        verdict = run_case(case, folder)
+        verdict = run_case(case, folder) if number >= 0 else MISDEEDS[number]()
         peak, cpu = _status("VmHWM") - before, time.process_time() - cpu
         if verdict.fault is None and peak > PEAK_BYTES:
             verdict = Verdict(verdict.outcome, f"took {peak >> 20} MiB more than before; allowed {PEAK_BYTES >> 20}")
@@ -141,3 +149,18 @@ def _reset_peak() -> int:
 def _status(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def _hang() -> Verdict:
+    while True:
+        time.sleep(60)
+
+
+def _take_memory() -> Verdict:
+    held = bytearray(PEAK_BYTES + (64 << 20))
+    held[::4096] = b"x" * len(held[::4096])
+    return Verdict("read")
+
+
+MISDEEDS: dict[int, Callable[[], Verdict]] = {-1: os.abort, -2: _hang, -3: _take_memory}
+"""Cases that must be found: they show that the pool sees what it is for."""
