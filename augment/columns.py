@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from augment.index import INDEX_KEY, read_index
 from augment.seal import check_seal
-from augment.seal import check_seal
 from augment.storage import open_storage
 from augment.store import open_attributes
 
@@ -150,7 +149,6 @@ def _is_sealed(document: bytes) -> bool:
 def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
     """Decode column by column, so that only one exists as Python objects; None where the document is not as ours."""
     try:
-        check_seal(document)
         text = document.decode()
         packed = {column: _pack(column, values) for column, values in _columns_of(text) if column in _NUMBERS + _WORDS}
         count = int(text[text.rindex('"num_volumes": ') + len('"num_volumes": ') :].split("}")[0])
