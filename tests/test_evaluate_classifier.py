@@ -29,20 +29,22 @@ def items(kind: str, count: int = 16) -> list[Item]:
 
 def test_zero_and_white_phase_are_told_from_a_bent_one_and_itself_is_not():
     wide = dataclasses.replace(SMALL, limits={"separable": 0.95, "null": 0.3})
-    result = classify(items("bend"), {"zero": items("zero"), "white": items("white"), "same": items("bend")}, wide)
+    result = classify(
+        items("bend"), [("zero", items("zero")), ("white", items("white")), ("same", items("bend"))], wide
+    )
     assert result.measurable, result.reason
     assert result.auroc["zero"] > 0.95 and result.auroc["white"] > 0.95 and result.auroc["same"] == pytest.approx(0.5)
 
 
 def test_a_classifier_without_a_budget_does_not_count():
     lazy = dataclasses.replace(SMALL, steps=1, null_draws=1)
-    result = classify(items("bend"), {"zero": items("bend"), "white": items("bend")}, lazy)
+    result = classify(items("bend"), [("zero", items("bend")), ("white", items("bend"))], lazy)
     assert not result.measurable and "zero phase is told from real phase with 0.500 only" in result.reason
 
 
 def test_one_group_is_not_measurable():
     one = [dataclasses.replace(item, group="g") for item in items("bend")]
-    result = classify(one, {"zero": one, "white": one}, SMALL)
+    result = classify(one, [("zero", one), ("white", one)], SMALL)
     assert not result.measurable and "fewer than two" in result.reason
 
 
@@ -51,7 +53,7 @@ def test_progress_is_told_of_every_training():
     quick = dataclasses.replace(SMALL, steps=1)
     classify(
         items("bend", 8),
-        {"zero": items("zero", 8), "white": items("white", 8)},
+        [("zero", items("zero", 8)), ("white", items("white", 8))],
         quick,
         progress=lambda: calls.append(1),
     )

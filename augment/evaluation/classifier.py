@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ class ClassifierResult:
 
 def classify(
     real: Sequence[Item],
-    generated: Mapping[str, Sequence[Item]],
+    generated: Iterable[tuple[str, Sequence[Item]]],
     config: ClassifierConfig,
     device: str = "cpu",
     progress: Callable[[], object] = lambda: None,
@@ -47,7 +47,7 @@ def classify(
     real
         The real slices.
     generated
-        The same slices in the same order, by generator; `CONTROLS` must be among them.
+        The same slices of each generator, after its label; `CONTROLS` must be among them. Taken one after the other.
     config
         Architecture and budget.
     device
@@ -75,7 +75,7 @@ def classify(
         return float(np.mean(found))
 
     null = float(np.mean([both(*halve(real, draw), draw) for draw in range(config.null_draws)]))
-    found = {label: both(real, items, 0) for label, items in generated.items()}
+    found = {label: both(real, items, 0) for label, items in generated}
     reason = _reason(null, found, config)
     return ClassifierResult(not reason, reason, null, found)
 

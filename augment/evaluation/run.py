@@ -20,7 +20,7 @@ from augment.evaluation.classifier import CONTROLS, ClassifierResult, classify, 
 from augment.evaluation.comparison import SMOOTH, closed_gaps, compare, find_ties, judge
 from augment.evaluation.config import EvaluationConfig
 from augment.evaluation.page import Example, make_page
-from augment.evaluation.patches import make_items
+from augment.evaluation.patches import Item, make_items
 from augment.evaluation.result import Evaluation
 from augment.evaluation.sampling import Contestant, Sampler, code_digest, decode
 from augment.evaluation.scores import Score, draws_diversity, score_session
@@ -217,12 +217,12 @@ def _classify(
     groups = classifier_groups(volumes)
     levels = config.classifier.phase_levels
     real = make_items([one.real for one in volumes], groups, levels)
-    generated = {
-        label: make_items(
-            [one.real.with_phasor(decode(codes[label, one.volume_id])) for one in volumes], groups, levels
-        )
-        for label in labels
-    }
+
+    def items(label: str) -> list[Item]:
+        made = [one.real.with_phasor(decode(codes[label, one.volume_id])) for one in volumes]
+        return make_items(made, groups, levels)
+
+    generated = ((label, items(label)) for label in labels)  # one at a time: all of them may not fit into memory
     total = num_trainings(len(labels), config.classifier)
     with tqdm(total=total, desc="classifier", unit="training", disable=None) as bar:
         return classify(real, generated, config.classifier, request.device, bar.update)
