@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import itertools
 import time
 import uuid
@@ -10,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from distributed import CancelledError, KilledWorker, as_completed
+from distributed import CancelledError, Client, KilledWorker, as_completed
 
 from cluster.connect import Connection
 from cluster.errors import ClusterError
@@ -148,12 +150,8 @@ class _Window(Generic[T]):
 
     def _fetch_all(self, futures: list[Any]) -> dict[Any, Any]:
         """Fetch results together, which costs one answer of the scheduler, not one each; nothing where any is lost."""
-
-        async def gather() -> list[Any]:
-            return list(await self._connection.client.gather(futures, asynchronous=True))
-
         try:
-            values = self._connection.client.sync(gather, callback_timeout=_RESULT_S) if len(futures) > 1 else []
+            values = _gather(self._connection.client, futures) if len(futures) > 1 else []
         except Exception:  # which one it is, and what there is to do, is seen when they are fetched one by one
             return {}
         return dict(zip(futures, values, strict=False))
@@ -165,7 +163,7 @@ class _Window(Generic[T]):
         if future in values:
             finished = Finished(item, value=values[future])
         elif future.status == "finished":
-            finished = _fetch(item, future)
+            finished = _fetch(self._connection.client, item, future)
         if finished is None and future.status == "error":
             error = future.exception()
             finished = Finished(item, error=error, worker_lost=isinstance(error, KilledWorker))
@@ -193,11 +191,23 @@ class _Window(Generic[T]):
         self._size = max(PER_THREAD * num_threads, 1)
 
 
-def _fetch(item: T, future: Any) -> Finished[T] | None:  # noqa: ANN401
+def _fetch(client: Client, item: T, future: Any) -> Finished[T] | None:  # noqa: ANN401
     """Fetch a result from its worker; None where that is not to be had."""
     try:
-        return Finished(item, value=future.result(timeout=_RESULT_S))
-    except (TimeoutError, KilledWorker, CancelledError):
+        return Finished(item, value=_gather(client, [future])[0])
+    except (TimeoutError, KilledWorker, CancelledError, concurrent.futures.CancelledError):
         return None
     except Exception as error:  # what the function raised when it was run again, or a value that cannot be read
         return Finished(item, error=error)
+
+
+def _gather(client: Client, futures: list[Any]) -> list[Any]:
+    """Fetch results, and raise TimeoutError where they do not come in time.
+
+    What is late goes on behind our back: Dask joins requests, so that cancelling one would cancel others with it.
+    """
+
+    async def gather() -> list[Any]:
+        return list(await client.gather(futures, asynchronous=True))
+
+    return asyncio.run_coroutine_threadsafe(gather(), client.loop.asyncio_loop).result(_RESULT_S)

@@ -1,0 +1,31 @@
+"""A preload of Dask workers: volumes whose file name says so make their reader crash or hang, for real.
+
+`DASK_DISTRIBUTED__WORKER__PRELOAD=<this file>`; every such reading adds a line to `$FAULTY_READER_LOG`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+from augment.readers import npy
+
+_read = npy.read_npy
+
+
+def _faulty(row, limit_bytes):
+    name = Path(row.path).stem
+    if name in ("crashes", "hangs"):
+        with Path(os.environ["FAULTY_READER_LOG"]).open("a", encoding="utf-8") as log:
+            log.write(f"{name} {os.getpid()}\n")
+    if name == "crashes":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "hangs":
+        ctypes.PyDLL(None).sleep(3600)  # in C, and the interpreter's lock is not given up
+    return _read(row, limit_bytes)
+
+
+def dask_setup(worker):
+    npy.read_npy = _faulty
