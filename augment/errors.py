@@ -16,7 +16,7 @@ Reason = Literal[
     "too_large",  # needs more memory than the limit
     "mismatch",  # the file contradicts its manifest row (shape, companion file)
     "changed",  # committed before from other bytes or another row
-    "timeout",  # took longer than its time limit, twice
+    "timeout",  # took longer than its time limit
     "worker_lost",  # its worker died more often than allowed
     "failed",  # an unexpected error, named in the message
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from augment.errors import RequestError
 from augment.magnitude import NegativeRule
 
+MAX_TIME_LIMIT_S = 1e6
 PHASES = ("diffusion", "real", "smooth", "sinus", "zero", "white")
 
 
@@ -35,6 +36,8 @@ class BuildOptions:
         As in `cluster.connect`; bytes per worker.
     volume_limit
         Bytes that one volume's float32 magnitude may take; None derives it from a worker's memory.
+    time_limit
+        Seconds that one volume may take; None derives it from its slices (`augment.time_limit`).
     retry_failed
         Try the volumes again that failed in an earlier run.
     overwrite
@@ -60,6 +63,7 @@ class BuildOptions:
     memory_limit: int | None = None
     dashboard_address: str = "127.0.0.1:8787"
     volume_limit: int | None = None
+    time_limit: float | None = None
     retry_failed: bool = False
     overwrite: bool = False
     allow_mixed_devices: bool = False
@@ -74,6 +78,10 @@ class BuildOptions:
             for name, value in (("--checkpoint", self.checkpoint), ("--steps", self.steps)):
                 if value is not None:
                     raise RequestError(f"{name} goes with --phase diffusion, not with {self.phase}; leave one out")
+        if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
+            raise RequestError(
+                f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and at most {MAX_TIME_LIMIT_S:g}"
+            )
         counts = {
             "--replicas": self.replicas, "--steps": self.steps, "--batch-size": self.batch_size,
             "--workers": self.num_workers, "--memory-limit": self.memory_limit, "--volume-limit": self.volume_limit,

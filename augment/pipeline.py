@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -56,6 +56,12 @@ def build_volume(task: Task, bench: Workbench) -> Outcome:
     outcome
         `failed` with a stable reason and one line, whatever went wrong with this volume alone.
     """
+    with bench.clock.volume(task.name):
+        return _build_patiently(task, bench)
+
+
+def _build_patiently(task: Task, bench: Workbench) -> Outcome:
+    """Build one volume, and again where it failed for a reason that may pass."""
     delays = iter(RETRY_DELAYS_S)
     while True:
         seconds: dict[str, float] = {}
@@ -102,13 +108,13 @@ def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
         return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
     limits = bench.limits
     try:
-        with bench.room.shared():
+        with _inside(bench.room.shared(), bench):
             return _make(task, bench, limits.shared, seconds)
     except VolumeError as error:
         if error.reason != "too_large" or limits.shared == limits.alone:
             raise
     start = time.perf_counter()
-    with bench.room.alone():
+    with _inside(bench.room.alone(), bench):
         seconds["waiting"] = time.perf_counter() - start
         return _make(task, bench, limits.alone, seconds)
 
@@ -117,6 +123,8 @@ def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[s
     with _timed(seconds, "read"):
         volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
+    num_slices, height, width = volume.magnitude.shape
+    bench.clock.allow(num_slices, height, width)
     with _timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
         audit = audit_volume(volume, prepared.clipped)
@@ -165,7 +173,9 @@ def sample_phasor(
     keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
     with _timed(seconds, "waiting"):
-        bench.sampling.acquire()
+        if not bench.sampling.acquire(blocking=False):
+            with bench.clock.paused():
+                bench.sampling.acquire()
     try:
         with _timed(seconds, "sample"):
             for part in batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices):
@@ -205,6 +215,15 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{message}: {RETRY_WITH_MEMORY}"
     disk_full = isinstance(error, OSError) and error.errno in _DISK_FULL
     return Outcome(task.name, "failed", reason, message, disk_full=disk_full, seconds=seconds)
+
+
+@contextmanager
+def _inside(room: AbstractContextManager[None], bench: Workbench) -> Iterator[None]:
+    """Work in a room; the wait at its door does not count as the volume's own time."""
+    with ExitStack() as stack:
+        with bench.clock.paused():
+            stack.enter_context(room)
+        yield
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from augment.request import check_corpus, check_place, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.storage import run_folder
 from augment.summary import BuildSummary
+from augment.time_limit import clear_hangs, find_hang
 from augment.work import Work, work_of
 from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
@@ -86,6 +87,7 @@ def do_work(
 ) -> BuildSummary:
     """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`."""
     say = say or _say
+    clear_hangs(root)
     with ExitStack() as stack:
         with connected(options) as connection:
             plan = prepare_workers(connection, root, options)
@@ -99,6 +101,7 @@ def do_work(
                 run.finish()
                 _keep_open(connection, [*summary.lines(), ""], say)
         run.finish()  # workers that were stopped have committed their last volume by now
+    clear_hangs(root, but_dumps=True)
     return summary
 
 
@@ -140,7 +143,15 @@ class _Run:
         work = partial(run_task, self._plan.state)
         with self._bar(progress) as bar:
             try:
-                for finished in run_window(self._connection, work, self._tasks(), lambda task: task.name):
+                finished_ones = run_window(
+                    self._connection,
+                    work,
+                    self._tasks(),
+                    lambda task: task.name,
+                    is_suspect=self._is_suspect,
+                    suspect=lambda task: self._log.strike(*self._identity(task)),
+                )
+                for finished in finished_ones:
                     if finished is not None:
                         self._take(finished, bar)
                     self._lease.check()
@@ -250,13 +261,31 @@ class _Run:
         """Say how a task ended that gave no outcome of its own."""
         task = finished.item
         if finished.worker_lost:
-            message = (
-                f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
-                f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
-            )
-            return Outcome(task.name, "failed", "worker_lost", message)
+            return self._quarantined(task)
         message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"
         return Outcome(task.name, "failed", "failed", " ".join(message.split()))
+
+    def _quarantined(self, task: Task) -> Outcome:
+        """Say why a volume was given up that cost a worker among others, and another one with nothing beside it."""
+        hang = find_hang(self._plan.root, task.name)
+        if hang is not None:
+            message = (
+                f"{task.where}: took longer than its limit of {hang.limit_s:g} s, with nothing beside it, and hung in "
+                f"{hang.place}; expected it to end; look whether the file makes its reader hang, or run again with "
+                "--retry-failed --time-limit SECONDS"
+            )
+            return Outcome(task.name, "failed", "timeout", message)
+        message = (
+            f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
+            f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
+        )
+        return Outcome(task.name, "failed", "worker_lost", message)
+
+    def _is_suspect(self, task: Task) -> bool:
+        return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))
+
+    def _identity(self, task: Task) -> tuple[str, str, str]:
+        return task.name, row_fingerprint(task.row), self._plan.recipe.hash
 
     def _refresh_index(self) -> None:
         """Write the index now and then, so that a corpus that grows can be loaded; never most of the time."""

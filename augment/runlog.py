@@ -1,7 +1,7 @@
 """The log beside a corpus, `<corpus>.run/`: what every run did, and which volumes failed. No part of the corpus.
 
 `runs/<time>.jsonl` holds one line for the start, for every volume and for the end; `failures.json` the volumes that
-failed and were not built since.
+failed and were not built since, `strikes.json` those that were in hand when a worker died and wait to be tried alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ class Failure:
     recipe_hash: str
 
 
+@dataclass(frozen=True)
+class Strike:
+    """A volume that was in hand when its worker died, and was neither cleared nor given up since."""
+
+    row: str
+    recipe_hash: str
+
+
 class RunLog:
     """Writes the log of one run, until it is closed.
 
@@ -38,6 +46,7 @@ class RunLog:
 
     def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
         self.failures = read_failures(root)
+        self.strikes = _read_strikes(root)
         self._folder = _folder(root)
         self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
         self._lines: list[str] = []
@@ -68,6 +77,8 @@ class RunLog:
             self.failures[outcome.name] = Failure(outcome.reason or "failed", message, row, recipe_hash)
         else:
             self.failures.pop(outcome.name, None)
+        if self.strikes.pop(outcome.name, None) is not None:
+            self._write_strikes()
         facts = asdict(outcome)
         del facts["receipt"]
         facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
@@ -75,22 +86,38 @@ class RunLog:
         if time.monotonic() - self._written > _WRITE_EVERY_S:
             self.flush()
 
+    def strike(self, name: str, row: str, recipe_hash: str) -> None:
+        """Take in that a volume was in hand when its worker died; kept for the next run, should this one end first."""
+        self.strikes[name] = Strike(row, recipe_hash)
+        self._write_strikes()
+        self._line({"event": "strike", "name": name})
+
+    def has_strike(self, name: str, row: str, recipe_hash: str) -> bool:
+        """Tell whether this very volume was in hand when a worker died, in this run or an earlier one."""
+        return self.strikes.get(name) == Strike(row, recipe_hash)
+
+    def _write_strikes(self) -> None:
+        self._replace("strikes.json", {name: asdict(strike) for name, strike in self.strikes.items()})
+
     def end(self, facts: Mapping[str, Any]) -> None:
         """Write the last line."""
         self._line({"event": "end", **facts})
 
     def flush(self) -> None:
         """Write `failures.json`, and the lines where they are kept in memory."""
-        document = {name: asdict(failure) for name, failure in self.failures.items()}
-        text = json.dumps(document, indent=1) + "\n"
-        if isinstance(self._folder, Path):
-            fresh = self._folder / "failures.json.new"
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self._folder / "failures.json")
-        else:
-            self._folder.put("failures.json", text.encode())
+        self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
+        if not isinstance(self._folder, Path):
             self._folder.put(self._key, "".join(self._lines).encode())
         self._written = time.monotonic()
+
+    def _replace(self, key: str, document: Mapping[str, Any]) -> None:
+        text = json.dumps(document, indent=1) + "\n"
+        if isinstance(self._folder, Path):
+            fresh = self._folder / f"{key}.new"
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(self._folder / key)
+        else:
+            self._folder.put(key, text.encode())
 
     def _line(self, document: Mapping[str, Any]) -> None:
         line = json.dumps({"time": round(time.time(), 3), **document}) + "\n"
@@ -118,6 +145,14 @@ def read_failures(root: str) -> dict[str, Failure]:
     try:
         document = json.loads(_read(root, "failures.json") or b"{}")
         return {name: Failure(**entry) for name, entry in document.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _read_strikes(root: str) -> dict[str, Strike]:
+    try:
+        document = json.loads(_read(root, "strikes.json") or b"{}")
+        return {name: Strike(**entry) for name, entry in document.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
 

@@ -15,6 +15,7 @@ from augment.recipe import Recipe
 from augment.restore import Lost
 from augment.room import Limits, Room
 from augment.store import CorpusStore
+from augment.time_limit import VolumeClock
 from diffusion.checkpoint import load_checkpoint
 from diffusion.generators import PhaseGenerator
 from diffusion.select import make_generator
@@ -80,6 +81,7 @@ class Workbench:
     limits: Limits = field(default_factory=Limits)
     overwrite: bool = False
     allow_mixed: bool = False
+    clock: VolumeClock = field(default_factory=VolumeClock)
     sampling: threading.Lock = field(default_factory=threading.Lock)
     room: Room = field(default_factory=Room)
 
@@ -95,6 +97,7 @@ def open_workbench(
     limits: Limits | None = None,
     overwrite: bool = False,
     allow_mixed: bool = False,
+    clock: VolumeClock | None = None,
 ) -> Workbench:
     """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
 
@@ -111,5 +114,13 @@ def open_workbench(
         if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
     return Workbench(
-        CorpusStore.open(root), recipe, generator, environment, batch_size, limits or Limits(), overwrite, allow_mixed
+        CorpusStore.open(root),
+        recipe,
+        generator,
+        environment,
+        batch_size,
+        limits or Limits(),
+        overwrite,
+        allow_mixed,
+        clock or VolumeClock(),
     )

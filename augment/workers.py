@@ -22,6 +22,7 @@ from augment.pipeline import build_volume, warm_up
 from augment.recipe import Recipe, checkpoint_path, make_recipe
 from augment.request import check_environment, open_corpus
 from augment.room import Limits, magnitude_limits
+from augment.time_limit import TimeLimit, VolumeClock, hung_folder
 from augment.workbench import Outcome, Task, Workbench, open_workbench
 from cluster.connect import Connection, check_spec, connect
 from cluster.errors import ClusterError
@@ -45,6 +46,7 @@ class BenchPlan:
     batch_size: int | None
     limits: Limits
     overwrite: bool
+    time_limit: float | None = None
 
 
 def prepare_worker(plan: BenchPlan) -> Workbench:
@@ -62,6 +64,7 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
         limits=plan.limits,
         overwrite=plan.overwrite,
         allow_mixed=plan.allow_mixed,
+        clock=VolumeClock(TimeLimit(plan.time_limit, plan.recipe.nfe), hung_folder(plan.root)),
     )
     warm_up(bench)
     return bench
@@ -130,6 +133,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
         batch_size=options.batch_size,
         limits=magnitude_limits(connection.memory_limit(), threads, options.volume_limit),
         overwrite=options.overwrite,
+        time_limit=options.time_limit,
     )
     try:
         install_state(connection.client, plan.state, prepare_worker, (plan,))

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -30,8 +30,10 @@ CPU_THREADS = 2
 GPU_THREADS = 4
 MEMORY_SHARE = 0.9
 """Of the machine's memory; the rest is for the client, the scheduler and the page cache."""
+CLOSE_S, CLOSE_AT_ONCE_S = 30.0, 10.0
+"""Workers get so long to stop, the latter after Ctrl-C."""
 STRIKES = 2
-"""So many workers may die under one task before it is given up."""
+"""So many workers may die under one task before it is given up: one beside other tasks, one alone."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
         If no port can be opened.
     """
     config = {
-        "distributed.scheduler.allowed-failures": STRIKES - 1,
+        "distributed.scheduler.allowed-failures": STRIKES - 2,  # `cluster.window` gives the last one, alone
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
@@ -110,13 +112,19 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
 
 
 def _close(cluster: SpecCluster) -> None:
-    """Stop the workers. What that raises after Ctrl-C is not raised: it would hide the KeyboardInterrupt."""
+    """Stop the workers, and kill those that do not stop, such as one that is being started again on a busy machine.
+
+    Nothing is raised: what the work came to is known by now, and Ctrl-C must not be hidden.
+    """
     interrupted = isinstance(sys.exception(), KeyboardInterrupt)
     try:
-        cluster.close(timeout=10)
-    except Exception:
-        if not interrupted:
-            raise
+        cluster.close(timeout=CLOSE_AT_ONCE_S if interrupted else CLOSE_S)
+    except Exception:  # Dask's own, of any kind
+        for nanny in cluster.workers.values():
+            nanny.auto_restart = False
+            if nanny.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
 
 
 def free_address(address: str) -> str:

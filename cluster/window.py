@@ -47,6 +47,8 @@ def run_window(
     name: Callable[[T], str],
     *,
     workerless_s: float = WORKERLESS_S,
+    is_suspect: Callable[[T], bool] | None = None,
+    suspect: Callable[[T], None] | None = None,
 ) -> Iterator[Finished[T] | None]:
     """Run a function over items on the cluster.
 
@@ -65,6 +67,10 @@ def run_window(
         Names an item on the dashboard; unique.
     workerless_s
         Seconds without any worker after which the work is given up.
+    is_suspect
+        Tells of an item that it is one already, from an earlier run: it only runs when nothing else does.
+    suspect
+        Called with an item that has just become one.
 
     Yields
     ------
@@ -82,7 +88,10 @@ def run_window(
         suspects: deque[T] = deque()
         while True:
             while window.has_room() and (item := next(items, None)) is not None:
-                window.submit(item)
+                if is_suspect is not None and is_suspect(item):
+                    suspects.append(item)
+                else:
+                    window.submit(item)
             alone = not len(window) and bool(suspects)
             if alone:
                 window.submit(suspects.popleft())
@@ -91,6 +100,8 @@ def run_window(
             for finished in window.collect(once=not alone):
                 if finished is not None and finished.worker_lost and not alone:
                     suspects.append(finished.item)
+                    if suspect is not None:
+                        suspect(finished.item)
                 else:
                     yield finished
     finally:

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from volumes import phantom, volume_bytes, write_manifest, write_volumes
 
@@ -152,118 +144,10 @@ def test_what_a_run_did_is_in_its_log(scheduler, tmp_path):
     assert status.last_run is not None and status.last_run.ended and status.last_run.counts == {"built": 3}
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A `phasegen` process in a process group of its own, of which nothing is left behind."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "augment.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-def wait_for_receipts(root: Path, count: int, process: subprocess.Popen[str], timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while len(list(root.glob("volumes/*/zarr.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no volume was committed"
-        time.sleep(0.01)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "a process was left behind"
-
-
-@pytest.fixture(scope="module")
-def long_build(scheduler, tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """A manifest whose build takes some seconds, and the bytes that it ends in when nothing happens."""
-    folder = tmp_path_factory.mktemp("long")
-    manifest = write_volumes(folder, NUM_LONG, shape=(12, 160, 160))
-    assert run_build(scheduler, manifest, folder / "reference.zarr").exit_status == 0
-    return manifest, volume_bytes(folder / "reference.zarr")
-
-
-def build_arguments(manifest: Path, root: Path, num_workers: int = 2) -> tuple[str, ...]:
-    options = ("--phase", "smooth", "--workers", str(num_workers), "--dashboard-address", "127.0.0.1:0")
-    return ("build", str(manifest), str(root), *options)
-
-
-def test_killed_worker_costs_time_only(long_build, tmp_path):
-    manifest, expected = long_build
-    root = tmp_path / "c.zarr"
-    with running(*build_arguments(manifest, root), "--json") as process:
-        wait_for_receipts(root, 2, process)
-        workers = workers_of(process)
-        assert len(workers) == 2
-        workers[0].kill()
-        output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert json.loads(output)["failed"] == {}
-    assert "Traceback" not in errors
-    assert volume_bytes(root) == expected
-
-
-def test_killed_build_is_carried_on_by_more_workers_to_the_same_bytes(scheduler, long_build, tmp_path):
-    manifest, expected = long_build
-    root = tmp_path / "c.zarr"
-    with running(*build_arguments(manifest, root, num_workers=1)) as process:
-        wait_for_receipts(root, 2, process)
-        family = [psutil.Process(process.pid), *workers_of(process)]
-        for one in family:
-            one.kill()
-        process.wait()
-        assert_gone(family)
-    committed = set(CorpusStore.open(root).names())
-    assert 2 <= len(committed) < NUM_LONG
-    summary = run_build(scheduler, manifest, root)
-    assert (summary.skipped, summary.built) == (len(committed), NUM_LONG - len(committed))
-    assert volume_bytes(root) == expected
-    assert verify_corpus(root).faults == []
-
-
-def test_ctrl_c_ends_in_one_line_and_tells_how_to_go_on(long_build, tmp_path):
-    manifest, _ = long_build
-    root = tmp_path / "c.zarr"
-    with running(*build_arguments(manifest, root)) as process:
-        wait_for_receipts(root, 1, process)
-        workers = workers_of(process)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone gets it
-        output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in output + errors
-    assert errors.count("interrupted") == 1
-    assert f"phasegen build {manifest} {root} --phase smooth" in output
-    assert_gone(workers)
-    committed = CorpusStore.open(root).names()
-    assert 1 <= len(committed) < NUM_LONG
-    assert read_index(root).names == sorted(committed, key=lambda name: int(name[1:]))
-    assert verify_corpus(root).faults == []
-    last = list(read_run(str(root), run_names(str(root))[-1]))[-1]
-    assert last["event"] == "end" and last["interrupted"]
-
-
 def fake_window(*finished):
     """Stands for `run_window`: gives these, in which a callable makes an outcome of its task."""
 
-    def window(connection, function, tasks, name):
+    def window(connection, function, tasks, name, **_):
         for task, what in zip(tasks, finished, strict=False):
             if isinstance(what, ClusterError):
                 raise what

@@ -113,6 +113,13 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--volume-limit", type=size, metavar="SIZE", help="refuse volumes whose float32 magnitude is larger"
     )
+    where.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="of one volume; one that takes longer twice is given up (default: 30 minutes to read it, then 10 minutes "
+        "and 5 s for every slice and evaluation)",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +149,7 @@ def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:
 
     shared = (
         "phase", "checkpoint", "steps", "seed", "replicas", "batch_size", "negative", "keep_columns", "cluster",
-        "memory_limit", "volume_limit", "overwrite",
+        "memory_limit", "volume_limit", "time_limit", "overwrite",
     )  # fmt: skip
     values = {name: getattr(arguments, name) for name in shared} | more
     return BuildOptions(num_workers=arguments.workers, **values)

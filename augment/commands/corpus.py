@@ -85,8 +85,8 @@ def repair_corpus(arguments: argparse.Namespace) -> Answer:
     from augment.repair import repair_corpus as repair
 
     where = (
-        "cluster", "batch_size", "memory_limit", "volume_limit", "overwrite", "allow_mixed_devices", "break_lease",
-        "dashboard_address",
+        "cluster", "batch_size", "memory_limit", "volume_limit", "time_limit", "overwrite", "allow_mixed_devices",
+        "break_lease", "dashboard_address",
     )  # fmt: skip
     build = BuildOptions(num_workers=arguments.workers, **{name: getattr(arguments, name) for name in where})
     options = RepairOptions(arguments.manifest, arguments.checkpoint, arguments.dry_run, arguments.remove_strays, build)
