@@ -1,0 +1,74 @@
+"""The example that people copy: its scores are fastMRI's, and it learns."""
+
+import numpy as np
+import pytest
+import torch
+from export_volumes import make_coils, make_single
+from phantom_corpus import ROOT_ATTRIBUTES, make_attributes
+
+from augment.examples.train_unet import Example, UNet, main, score, ssim
+from augment.index import write_index
+from augment.masks import ColumnMask
+from augment.store import CorpusStore
+
+
+def images(shape=(2, 20, 17), seed=0):
+    random = np.random.default_rng(seed)
+    target = random.rayleigh(1.0, shape).astype(np.float32)
+    return target, target + random.normal(0, 0.2, shape).astype(np.float32)
+
+
+def test_ssim_window_by_window():
+    """Wang et al. 2004, equation 13, written out for every window."""
+    target, found = images((12, 11))
+    maximum = target.max()
+    c1, c2 = (0.01 * maximum) ** 2, (0.03 * maximum) ** 2
+    values = []
+    for top in range(12 - 6):
+        for left in range(11 - 6):
+            x, y = (image[top : top + 7, left : left + 7].astype(np.float64).ravel() for image in (target, found))
+            (var_x, covariance), (_, var_y) = np.cov(x, y)
+            numerator = (2 * x.mean() * y.mean() + c1) * (2 * covariance + c2)
+            values.append(numerator / ((x.mean() ** 2 + y.mean() ** 2 + c1) * (var_x + var_y + c2)))
+    result = ssim(torch.from_numpy(target)[None], torch.from_numpy(found)[None], torch.tensor(maximum))
+    assert float(result) == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def test_scores_are_those_of_fastmri():
+    evaluate = pytest.importorskip("fastmri.evaluate", reason="make fastmri installs it", exc_type=ImportError)
+    target, found = images()
+    expected = {"SSIM": evaluate.ssim, "NMSE": evaluate.nmse, "PSNR": evaluate.psnr}
+    scores = score(torch.from_numpy(target), torch.from_numpy(found))
+    for name, function in expected.items():
+        assert scores[name] == pytest.approx(float(np.squeeze(function(target, found))), rel=1e-5)
+
+
+def test_the_network_begins_with_its_input_and_takes_odd_sizes():
+    start = torch.from_numpy(images((1, 1, 33, 21))[0])
+    torch.testing.assert_close(UNet(8)(start), start)
+
+
+def test_masks_are_fixed_to_judge_and_change_to_train():
+    arrays = make_coils(1, 3, 32, 24)
+    parts = (arrays["kspace"][0], None, arrays["reconstruction_rss"][0], {"max": 1.0}, "v", 0)
+    mask = ColumnMask("random", (4,), (0.08,))
+    torch.manual_seed(0)
+    fixed, other = ([Example(mask, kind)(*parts)[0] for _ in range(4)] for kind in (True, False))
+    assert all(torch.equal(fixed[0], again) for again in fixed)
+    assert not all(torch.equal(other[0], again) for again in other)
+    full = Example(ColumnMask("random", (1,), (1.0,)), True)(*parts)
+    torch.testing.assert_close(full[0], full[1], atol=1e-5, rtol=0)
+
+
+def test_it_learns_and_says_so(tmp_path, capsys):
+    store = CorpusStore.create(tmp_path / "c.zarr", ROOT_ATTRIBUTES)
+    for number, split in enumerate(("train", "train", "train", "val")):
+        arrays = make_single(4, 32, 32, number)
+        store.commit_volume(f"v{number}", arrays, make_attributes(arrays, split=split))
+    write_index(store, [])
+    scores = main([str(tmp_path / "c.zarr"), "--steps", "60"])
+    output = capsys.readouterr().out
+    assert "12 slices to train on, 4 of other volumes" in output
+    assert "zero-filled SSIM" in output
+    assert scores["network"]["NMSE"] < 0.8 * scores["zero-filled"]["NMSE"]
+    assert scores["network"]["SSIM"] > scores["zero-filled"]["SSIM"]
