@@ -47,7 +47,7 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         "distillation": asdict(config.distillation)
         | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
     }
-    objective = DistillationObjective(teacher.network.to(device), config.distillation)
+    objective = DistillationObjective(teacher.network, config.distillation)
     return run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
 
 

@@ -45,7 +45,7 @@ def draw_losses(folder: Path) -> None:
     if not losses:
         return
     steps, values = (np.array(part, np.float64) for part in zip(*losses, strict=True))
-    window = min(_SMOOTHING, len(values))
+    window = max(1, min(_SMOOTHING, len(values) // 5))
     means = np.convolve(values, np.ones(window) / window, mode="valid")
     low, high = np.percentile(np.concatenate([values, [score for _, score in scores]]), (0.5, 99.5))
     high = max(high, low + 1e-6)

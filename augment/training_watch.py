@@ -52,8 +52,7 @@ def _validate(validation: Validation, trainer: Trainer, data: TrainingSet, card:
 
 def _draw(slices: list[TrainingSlice], trainer: Trainer, data: TrainingSet, card: dict[str, Any]) -> None:
     draw_losses(trainer.folder)
-    process = card.get("process", "flow")
-    checkpoint = Checkpoint(trainer.average, process, data.gauge, "", card)
-    steps = None if checkpoint.steps or process == "flow" else min(MOST_STEPS, card["ddpm"]["timesteps"])
+    checkpoint = Checkpoint(trainer.average, card.get("process", "flow"), data.gauge, "", card)
+    steps = min(MOST_STEPS, card["ddpm"]["timesteps"]) if checkpoint.process == "ddpm" else None
     generator = make_learned(checkpoint, steps, trainer.device)
     draw_samples(slices, generator, trainer.folder / "samples" / f"{trainer.step:06d}.png")

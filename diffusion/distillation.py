@@ -56,6 +56,7 @@ class DistillationObjective:
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Error of the student's mean velocity over a segment: `(batch)`, or `(evaluations * batch)` on the path."""
         x_0, x_1, weight, t, conditions = tensors
+        self.teacher.to(x_0.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.start == "data":
             start = interpolate(x_0, x_1, t)
             velocity = self._teach(start, weight, t, conditions)

@@ -46,7 +46,7 @@ class TrainingConfig:
     seed: int = 0
     save_every: int = 500
     batches: int = 1
-    prefetch: int = 2
+    prefetch: int = 4
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
