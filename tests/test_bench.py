@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from augment.bench.arrays import make_arrays, write_arrays
 from augment.bench.build import bench_build
 from augment.bench.loader import bench_loader
 from augment.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
-from augment.bench.phantom import build_here, make_magnitude, write_volumes
-from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5
+from augment.bench.phantom import make_magnitude
+from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from augment.bench.sampler import bench_sampler
+from augment.bench.store import bench_store
 from augment.commands.bench import register
 from augment.errors import RequestError
 from augment.loader import KSpaceSlices
@@ -71,30 +73,46 @@ def test_build_compares_one_process_with_a_cluster(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_loader_compares_three_ways_and_leaves_nothing_behind(tmp_path):
-    document = check_shape(bench_loader(2, 3, 16, workers=(0,), epochs=1, folder=tmp_path))
-    reading, stored = document["tables"]
-    assert [(row["read through"], row["workers"]) for row in reading["rows"]] == [
-        ("KSpaceSlices", 0), ("plain zarr", 0), ("HDF5, uncompressed", 0)
-    ]  # fmt: skip
-    assert [row["times HDF5"] for row in reading["rows"]][2] == 1
-    assert stored["rows"][1]["MB"] * 1e6 > 2 * 3 * 16 * 16 * 12
+def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
+    document = check_shape(bench_loader(2, 3, 16, (0,), 1, tmp_path, coils=(0, 2), index_volumes=50))
+    reading, stored, memory, opening = document["tables"]
+    ways = ["KSpaceSlices", "KSpaceStream", "plain zarr", "fastMRI, uncompressed", "fastMRI, gzip"]
+    assert [(row["coils"], row["page cache"], row["read through"]) for row in reading["rows"]] == [
+        (coils, cache, way) for coils in (0, 2) for cache in ("cold", "warm") for way in ways
+    ]
+    assert {row["times fastMRI, uncompressed"] for row in reading["rows"] if row["read through"] == ways[3]} == {1}
+    assert [row["MB"] * 1e6 > 6 * 16 * 16 * (8 * max(row["coils"], 1)) for row in stored["rows"][1::3]] == [True, True]
+    assert [row["epoch"] for row in memory["rows"]] == [1, 2, 3]
+    assert memory["rows"][0]["first slice after the workers are up (s)"] > 0
+    assert (opening["rows"][0]["volumes"], opening["rows"][0]["slices"]) == (50, 1600)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_way_of_the_loader_benchmark_reads_the_same_arrays(tmp_path):
-    build_here(write_volumes(tmp_path, 2, 3, 12), tmp_path / "c.zarr")
+@pytest.mark.parametrize("coils", [0, 3])
+def test_every_way_of_the_loader_benchmark_reads_the_same_arrays(tmp_path, coils):
+    write_arrays(tmp_path / "c.zarr", 2, 3, 12, coils)
     ours = KSpaceSlices(tmp_path / "c.zarr")
-    copy_to_hdf5(tmp_path / "c.zarr", tmp_path, ours.volumes)
-    ways = [Hdf5Slices(tmp_path, ours.volumes, 3), PlainZarrSlices(tmp_path / "c.zarr", ours.volumes, 3)]
-    assert [len(way) for way in ways] == [len(ours)] * 2 == [6, 6]
+    target = "reconstruction_rss" if coils else "reconstruction_esc"
+    for compression in (None, "gzip"):
+        copy_to_hdf5(tmp_path / "c.zarr", tmp_path / str(compression), ours.volumes, compression)
+    ways = [
+        PlainZarrSlices(tmp_path / "c.zarr", ours.volumes, 3, target),
+        *(Hdf5Slices(tmp_path / kind, ours.volumes, 3, target) for kind in ("None", "gzip")),
+    ]
+    theirs, _ = fastmri_slices(tmp_path / "gzip", ours.volumes, 3, target)
+    assert [len(way) for way in (*ways, theirs)] == [len(ours)] * 4 == [6] * 4
     for index in range(6):
-        kspace, _, target, _, fname, slice_index = ours[index]
-        source = np.load(tmp_path / f"{fname}.npy")[slice_index]
-        assert np.corrcoef(target.ravel(), source.ravel())[0, 1] > 0.99999
+        kspace, _, image, _, fname, slice_index = ours[index]
+        arrays = make_arrays(3, 12, coils, int(fname[1:]))
+        assert np.array_equal(kspace, arrays["kspace"][slice_index])
         for way in ways:
             assert np.array_equal(way[index][0], kspace)
-            assert np.array_equal(way[index][1], target)
+            assert np.array_equal(way[index][1], image)
+        assert np.array_equal(theirs[index][0], kspace)
+    axes = (-2, -1)
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes), norm="ortho"), axes)
+    magnitude = np.sqrt((np.abs(images) ** 2).sum(axis=0)) if coils else np.abs(images)
+    assert np.abs(magnitude - image).max() < 1e-5 * image.max()
 
 
 def test_phantom_is_the_same_every_time_with_air_around_it():
@@ -130,7 +148,8 @@ def run(*words: str):
 
 def test_command_gives_text_and_json(tmp_path):
     size = ("--volumes", "1", "--slices", "1", "--size", "8", "--folder", str(tmp_path))
-    answer = run("loader", *size, "--workers", "0", "--json")
+    few = ("--workers", "0", "--coils", "0", "--epochs", "1", "--index-volumes", "5")
+    answer = run("loader", *size, *few, "--json")
     assert answer.status == 0
     assert answer.lines[0] == "phasegen bench loader"
     assert answer.data["benchmark"] == "loader"
@@ -146,3 +165,14 @@ def test_command_gives_text_and_json(tmp_path):
 def test_gpu_is_refused_where_there_is_none():
     with pytest.raises(RequestError, match="no usable GPU"):
         run("sampler", "--device", "cuda")
+
+
+def test_store_tells_what_checks_cost_and_leaves_nothing_behind(tmp_path):
+    document = check_shape(bench_store(3, 24, rounds=1, model_slices=0, folder=tmp_path))
+    (table,) = document["tables"]
+    times = {row["commit"]: row["ms/slice"] for row in table["rows"]}
+    assert times["the checks"] == pytest.approx(
+        times["with checks"] - times["without"], abs=0.01 * times["with checks"]
+    )
+    assert 0 < times["flush"] < times["without"]
+    assert list(tmp_path.iterdir()) == []

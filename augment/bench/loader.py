@@ -1,103 +1,161 @@
-"""How fast slices are read for training: our loader, plain zarr, and an uncompressed HDF5 file of the same arrays."""
+"""How fast slices are read for training: our loader and stream, plain zarr, fastMRI's data set on the same arrays."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from augment.bench.measure import BenchResult, Table, Value, describe_machine, rounded, seconds_per_call
-from augment.bench.phantom import build_here, write_volumes
-from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5
+from augment.bench.arrays import drop_from_cache, write_arrays
+from augment.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from augment.bench.opening import memory_table, opening_table
+from augment.bench.rivals import PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from augment.loader import KSpaceSlices
+from augment.stream import KSpaceStream
+
+_PLAIN, _GZIP = "fastMRI, uncompressed", "fastMRI, gzip"
 
 
 def bench_loader(
-    num_volumes: int = 4,
-    num_slices: int = 32,
-    size: int = 256,
-    workers: Sequence[int] = (0, 2),
+    num_volumes: int = 2,
+    num_slices: int = 12,
+    size: int = 320,
+    workers: Sequence[int] = (0, 1, 2),
     epochs: int = 3,
     folder: Path | None = None,
+    coils: Sequence[int] = (0, 8),
+    index_volumes: int = 100_000,
 ) -> BenchResult:
-    """Read every slice of a generated corpus in one random order, after an epoch that warms up.
+    """Read every slice of generated corpora in a random order, each way in turn, so that ratios hold.
 
     Parameters
     ----------
     num_volumes, num_slices, size
-        Of the corpus; `size` is height and width.
+        Of the corpora; `size` is height and width.
     workers
         Worker processes of the `DataLoader`, started by spawn.
     epochs
-        Measured; the median counts.
+        Measured after one that warms up; the median counts. With the pages of the files dropped, and then not.
     folder
-        Where the temporary folder is made. The files are in the page cache all the same.
+        Where the temporary folder is made: the disk is part of what is measured.
+    coils
+        Of a corpus each; 0 for a single coil.
+    index_volumes
+        Of the simulated index that is opened.
     """
     machine = describe_machine()
+    rows: list[tuple[Value, ...]] = []
+    sizes: list[tuple[Value, ...]] = []
+    which = ""
     with tempfile.TemporaryDirectory(prefix="phasegen-bench-", dir=folder) as temporary:
-        root = Path(temporary) / "c.zarr"
-        build_here(write_volumes(Path(temporary), num_volumes, num_slices, size), root)
-        ours = KSpaceSlices(root)
-        copy_to_hdf5(root, Path(temporary), ours.volumes)
-        ways: dict[str, Dataset[Any]] = {
-            "KSpaceSlices": ours,
-            "plain zarr": PlainZarrSlices(root, ours.volumes, num_slices),
-            "HDF5, uncompressed": Hdf5Slices(Path(temporary), ours.volumes, num_slices),
-        }
-        order = np.random.default_rng(0).permutation(len(ours)).tolist()
-        slice_bytes = sum(part.nbytes for part in (ours[0][0], ours[0][2]))
-        rows: list[tuple[Value, ...]] = []
-        for count in workers:
-            rows += _rows(_rates(ways, order, count, epochs), count, slice_bytes)
-        stored = {
-            "zarr": sum(path.stat().st_size for path in (root / "volumes").rglob("*") if path.is_file()),
-            "HDF5": sum(path.stat().st_size for path in Path(temporary).glob("*.h5")),
-        }
-    columns = ("read through", "workers", "slices/s", "MB/s", "times HDF5")
-    sizes: list[tuple[Value, ...]] = [
-        (name, rounded(number / 1e6), rounded(number / stored["HDF5"])) for name, number in stored.items()
-    ]
+        with tqdm(total=len(coils) * len(workers), desc="loader", unit="case", disable=None) as bar:
+            for count in coils:
+                case = _Case(Path(temporary), num_volumes, num_slices, size, count)
+                sizes += case.stored()
+                which = case.which
+                for number in workers:
+                    rows += case.measure(number, epochs)
+                    bar.update()
+        memory = memory_table(Path(temporary) / f"c{coils[0]}.zarr", max(1, *workers))
+        opening = opening_table(Path(temporary) / "large.zarr", index_volumes)
+    columns = ("coils", "workers", "page cache", "read through", "slices/s", "MB/s", f"times {_PLAIN}", "CPU ms/slice")
     tables = [
         Table("Reading slices in random order", columns, rows),
-        Table("On disk", ("stored as", "MB", "times HDF5"), sizes),
+        Table("On disk", ("coils", "stored as", "MB", "times HDF5"), sizes),
+        memory,
+        opening,
     ]
     settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "epochs": epochs}
-    notes = ["k-space and target of every slice; ours also checks checksums and gives the attributes; warm page cache"]
+    notes = [
+        f"fastMRI: {which}; ours also checks checksums",
+        "cold: the pages of the files were dropped before each epoch (posix_fadvise); a disk below may still keep them",
+        "CPU ms/slice: of this process, where there are no workers; a busy machine does not change it much",
+    ]
     return BenchResult("loader", machine, settings, tables, notes)
 
 
-def _rows(rates: dict[str, float], count: int, slice_bytes: int) -> list[tuple[Value, ...]]:
-    hdf5 = rates["HDF5, uncompressed"]
-    return [
-        (name, count, rounded(rate), rounded(rate * slice_bytes / 1e6), rounded(rate / hdf5))
-        for name, rate in rates.items()
-    ]
+class _Case:
+    """One corpus and its copies, and every way to read them."""
 
+    def __init__(self, folder: Path, num_volumes: int, num_slices: int, size: int, coils: int) -> None:
+        root = folder / f"c{coils}.zarr"
+        write_arrays(root, num_volumes, num_slices, size, coils)
+        ours = KSpaceSlices(root)
+        names, target = ours.volumes, "reconstruction_rss" if coils else "reconstruction_esc"
+        self.coils = coils
+        self.folders = {"zarr": root / "volumes", "HDF5": folder / f"h{coils}", "HDF5, gzip": folder / f"g{coils}"}
+        copy_to_hdf5(root, self.folders["HDF5"], names)
+        copy_to_hdf5(root, self.folders["HDF5, gzip"], names, "gzip")
+        plain, self.which = fastmri_slices(self.folders["HDF5"], names, num_slices, target)
+        self.ways: dict[str, Dataset[Any]] = {
+            "KSpaceSlices": ours,
+            "KSpaceStream": KSpaceStream(ours),
+            "plain zarr": PlainZarrSlices(root, names, num_slices, target),
+            _PLAIN: plain,
+            _GZIP: fastmri_slices(self.folders["HDF5, gzip"], names, num_slices, target)[0],
+        }
+        self.order = np.random.default_rng(0).permutation(len(ours)).tolist()
+        self.slice_bytes = sum(part.nbytes for part in (ours[0][0], ours[0][2]))
 
-def _rates(ways: dict[str, Dataset[Any]], order: Sequence[int], num_workers: int, epochs: int) -> dict[str, float]:
-    """Slices a second, median of the epochs, in which the ways take turns; the workers' start is left out."""
-    loaders: dict[str, DataLoader[Any]] = {
-        name: DataLoader(
+    def stored(self) -> list[tuple[Value, ...]]:
+        """Sizes on disk."""
+        found = {name: sum(path.stat().st_size for path in self._files(name)) for name in self.folders}
+        return [(self.coils, name, rounded(size / 1e6), rounded(size / found["HDF5"])) for name, size in found.items()]
+
+    def measure(self, num_workers: int, epochs: int) -> list[tuple[Value, ...]]:
+        """Rows for one number of workers, cold and warm."""
+        loaders = {name: self._loader(dataset, num_workers) for name, dataset in self.ways.items()}
+        for loader in loaders.values():
+            _read_all(loader)
+        rows: list[tuple[Value, ...]] = []
+        for cold in (True, False):
+            taken: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
+            for _ in range(epochs):
+                for name, loader in loaders.items():
+                    if cold:
+                        drop_from_cache(path for place in self.folders for path in self._files(place))
+                    taken[name].append(_read_all(loader))
+            rows += self._rows(num_workers, cold, taken)
+        return rows
+
+    def _rows(
+        self, num_workers: int, cold: bool, taken: dict[str, list[tuple[float, float]]]
+    ) -> list[tuple[Value, ...]]:
+        middle = {name: sorted(wall for wall, _ in times)[len(times) // 2] for name, times in taken.items()}
+        cpu = {name: sorted(busy for _, busy in times)[len(times) // 2] for name, times in taken.items()}
+        count = len(self.order)
+        return [
+            (
+                self.coils, num_workers, "cold" if cold else "warm", name, rounded(count / seconds),
+                rounded(count / seconds * self.slice_bytes / 1e6), rounded(middle[_PLAIN] / seconds),
+                None if num_workers else rounded(cpu[name] / count * 1000),
+            )
+            for name, seconds in middle.items()
+        ]  # fmt: skip
+
+    def _loader(self, dataset: Dataset[Any], num_workers: int) -> DataLoader[Any]:
+        return DataLoader(
             dataset,
             batch_size=None,
-            sampler=list(order),
+            sampler=None if isinstance(dataset, KSpaceStream) else list(self.order),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             multiprocessing_context="spawn" if num_workers else None,
         )
-        for name, dataset in ways.items()
-    }
 
-    def read_all(loader: DataLoader[Any]) -> int:
-        return sum(1 for _ in loader)
+    def _files(self, place: str) -> list[Path]:
+        return [path for path in self.folders[place].rglob("*") if path.is_file()]
 
-    calls = [partial(read_all, loader) for loader in loaders.values()]
-    return {
-        name: len(order) / seconds
-        for name, seconds in zip(loaders, seconds_per_call(calls, budget_s=0.0, rounds=epochs), strict=True)
-    }
+
+def _read_all(loader: DataLoader[Any]) -> tuple[float, float]:
+    """Seconds of one epoch, by the clock and of this process's CPU time; the workers are up by then."""
+    start, busy = time.perf_counter(), time.process_time()
+    for _ in loader:
+        pass
+    return time.perf_counter() - start, time.process_time() - busy

@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.environment import environment_class
-from augment.index import write_index
 from augment.options import BuildOptions
-from augment.pipeline import build_volume
 from augment.recipe import make_recipe
 from augment.request import open_corpus
-from augment.workbench import Task, Workbench, open_workbench
-from manifests.parse import read_manifest
+from augment.workbench import Workbench, open_workbench
 
 
 def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.float32]:
@@ -49,22 +46,3 @@ def open_bench(root: Path) -> Workbench:
     recipe = make_recipe(BuildOptions(phase="smooth"))
     open_corpus(str(root), recipe, overwrite=False)
     return open_workbench(str(root), recipe, environment_class("cpu"))
-
-
-def build_here(manifest: Path, root: Path) -> Workbench:
-    """Build a corpus in this process, without a cluster, and index it.
-
-    Raises
-    ------
-    RuntimeError
-        If a volume fails, which generated ones do not.
-    """
-    bench = open_bench(root)
-    names = []
-    for row in read_manifest(manifest):
-        outcome = build_volume(Task(row), bench)
-        if outcome.status != "built":
-            raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")
-        names.append(outcome.name)
-    write_index(bench.store, names)
-    return bench

@@ -60,12 +60,23 @@ def _add_loader(kinds: Commands) -> None:
         kinds,
         "loader",
         run_loader,
-        "reading slices: ours, plain zarr, HDF5",
-        "Read every slice of a generated corpus in random order: through our loader, plain zarr, uncompressed HDF5.",
-        "phasegen bench loader\nphasegen bench loader --workers 0 4 --size 320 --json",
+        "reading slices: ours, plain zarr, fastMRI's HDF5",
+        "Read every slice of generated corpora in random order, from the disk and from the page cache: through our\n"
+        "loader and stream, plain zarr, and fastMRI's data set over uncompressed and gzip HDF5 (its package if\n"
+        "installed, else the same reads). Then open the index of a large corpus, and watch the memory of the workers.",
+        "phasegen bench loader\nphasegen bench loader --workers 0 4 --coils 16 --volumes 8 --folder /scratch --json",
     )
-    _add_sizes(parser, volumes=4, slices=32, size=256)
-    parser.add_argument("--workers", type=_count_or_none, nargs="+", default=[0, 2], metavar="N", help="(default: 0 2)")
+    _add_sizes(parser, volumes=2, slices=12, size=320)
+    parser.add_argument(
+        "--workers", type=_count_or_none, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--coils", type=_count_or_none, nargs="+", default=[0, 8], metavar="N", help="0: no coil axis (default: 0 8)"
+    )
+    parser.add_argument("--epochs", type=count, default=3, metavar="N", help="measured; the median counts (default: 3)")
+    parser.add_argument(
+        "--index-volumes", type=count, default=100_000, metavar="N", help="of the large index (default: 100000)"
+    )
     add_json(parser)
 
 
@@ -103,7 +114,9 @@ def run_loader(arguments: argparse.Namespace) -> Answer:
 
     _check_folder(arguments.folder)
     sizes = (arguments.volumes, arguments.slices, arguments.size)
-    result = bench_loader(*sizes, arguments.workers, folder=arguments.folder)
+    result = bench_loader(
+        *sizes, arguments.workers, arguments.epochs, arguments.folder, arguments.coils, arguments.index_volumes
+    )
     return Answer(0, result.lines(), result.to_json())
 
 

@@ -1,0 +1,93 @@
+"""What it takes to open a large corpus, and what a worker holds while it reads: each measured in fresh processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from augment.bench.arrays import write_large_index
+from augment.bench.measure import Table, Value, rounded
+from augment.loader import KSpaceSlices
+
+# Run in a process of its own: the peak of this one is past. Imports are done before, on both sides of the difference.
+_OPEN = """
+import resource, sys, time
+import augment.loader
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start, busy = time.perf_counter(), time.process_time()
+slices = augment.loader.KSpaceSlices(sys.argv[1])
+taken = time.perf_counter() - start, time.process_time() - busy
+print(*taken, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, len(slices))
+"""
+
+
+def opening_table(root: Path, num_volumes: int) -> Table:
+    """Time and memory to open a simulated index; its arrays do not exist."""
+    write_large_index(root, num_volumes)
+    done = subprocess.run([sys.executable, "-c", _OPEN, str(root)], capture_output=True, text=True, check=True)  # noqa: S603
+    seconds, busy, megabytes, num_slices = map(float, done.stdout.split())
+    index = (root / "index/zarr.json").stat().st_size / 1e6
+    row: tuple[Value, ...] = (
+        num_volumes, int(num_slices), rounded(index), rounded(seconds), rounded(busy), rounded(megabytes)
+    )  # fmt: skip
+    columns = ("volumes", "slices", "index (MB)", "open (s)", "CPU (s)", "peak memory (MiB)")
+    return Table("Opening a large corpus", columns, [row])
+
+
+class _Watched(Dataset[Any]):
+    """Reads slices and says how much memory the worker that read has to itself."""
+
+    def __init__(self, slices: KSpaceSlices) -> None:
+        self.slices = slices
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> tuple[int, float, float]:
+        """Read one slice and drop it; gives the worker, its MiB, and when this was."""
+        self.slices[index]
+        worker = get_worker_info()
+        used = float(psutil.Process().memory_full_info().uss) / 2**20
+        return 0 if worker is None else worker.id, used, time.time()
+
+
+class _Ready:
+    """What a worker runs when it has started: it says when."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, number: int) -> None:
+        (self.folder / f"{number}.ready").write_text(repr(time.time()))
+
+
+def memory_table(root: Path, num_workers: int, epochs: int = 3) -> Table:
+    """Memory of each worker at the end of each epoch, and the first batch after the workers are up."""
+    slices = KSpaceSlices(root)
+    loader = DataLoader(
+        _Watched(slices),
+        batch_size=None,
+        shuffle=True,
+        num_workers=num_workers,
+        persistent_workers=True,
+        multiprocessing_context="spawn",
+        worker_init_fn=_Ready(root.parent),
+    )
+    rows: list[tuple[Value, ...]] = []
+    for epoch in range(epochs):
+        memory: dict[int, float] = {}
+        first: float | None = None
+        for worker, used, when in loader:
+            memory[worker] = used
+            if not epoch and first is None:
+                ready = min(float(path.read_text()) for path in root.parent.glob("*.ready"))
+                first = rounded(when - ready)
+        rows += [(epoch + 1, worker, rounded(used), first) for worker, used in sorted(memory.items())]
+    columns = ("epoch", "worker", "own memory (MiB)", "first slice after the workers are up (s)")
+    return Table("Memory of a worker", columns, rows)
