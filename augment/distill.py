@@ -40,7 +40,8 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         raise RequestError(f"{config.teacher}: its process is {teacher.process}; expected flow; name another teacher")
     if "distillation" in teacher.card:
         raise RequestError(f"{config.teacher}: is itself a student; expected a trained teacher; name that one")
-    data = replace(read_training_set(config.manifest, config.split), gauge=teacher.gauge)
+    data = read_training_set(config.manifest, config.split, config.licences, config.simulation)
+    data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
     card = {
         "steps": config.distillation.evaluations,

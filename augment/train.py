@@ -60,7 +60,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
-    data = read_training_set(config.manifest, config.split)
+    data = read_training_set(config.manifest, config.split, config.licences, config.simulation)
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
 
 

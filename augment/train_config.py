@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from augment.errors import RequestError
+from augment.simulation import SimulationConfig
 from diffusion.checkpoint import PROCESSES
 from diffusion.ddpm import DdpmConfig
 from diffusion.distillation import DistillationConfig
@@ -21,6 +22,7 @@ class RunConfig:
 
     `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
+    Where `licences` names some, only rows under these are taken; `simulation` adds simulated volumes to the rows.
     `card` is copied into the model card (name, licence, description of the data).
     `noise_augmentation` is the share of the slices to which complex noise is added, as a shorter scan has.
 
@@ -33,6 +35,8 @@ class RunConfig:
     output: Path
     name: str = "model"
     split: str = "train"
+    licences: tuple[str, ...] = ()
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     noise_augmentation: float = 0.25
     validation_split: str = ""
@@ -45,6 +49,8 @@ class RunConfig:
         for name in ("name", "split", "validation_split"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: expected text between quotes")
+        if not all(isinstance(one, str) for one in self.licences):
+            raise ValueError(f"licences = {self.licences!r}: expected a list of texts between quotes")
         if not self.name or "/" in self.name or self.name == BEST:
             raise ValueError(f"name {self.name!r}: expected the name of a file, other than {BEST}")
         if self.validation_split and self.split in ("", self.validation_split):
@@ -94,6 +100,7 @@ _SECTIONS = {
     "training": TrainingConfig,
     "ddpm": DdpmConfig,
     "distillation": DistillationConfig,
+    "simulation": SimulationConfig,
 }
 _PATHS = ("manifest", "output", "initial", "teacher")
 
@@ -130,6 +137,10 @@ def _value(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  # whatever
         if not isinstance(value, str):
             raise TypeError(f"{key} = {value!r}: expected a path between quotes")
         return (path.parent / value).resolve()
+    if key == "licences":
+        if not isinstance(value, list):
+            raise TypeError(f"licences = {value!r}: expected a list of texts between quotes")
+        return tuple(value)
     if key not in _SECTIONS:
         return value
     if not isinstance(value, dict):

@@ -6,8 +6,8 @@ import hashlib
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
 from augment.readers import read_volume
+from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
@@ -33,8 +34,24 @@ class TrainingSet:
     facts: dict[str, Any]
 
 
-def read_training_set(manifest: Path, split: str) -> TrainingSet:
-    """Read the rows of a split (all where it is empty) that have real phase; say on standard error what is left out.
+def read_training_set(
+    manifest: Path,
+    split: str,
+    licences: Collection[str] = (),
+    simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
+) -> TrainingSet:
+    """Read the rows of a split that have real phase, and simulate; say on standard error what is left out.
+
+    Parameters
+    ----------
+    manifest
+        Of magnitude and phase.
+    split
+        All rows where it is empty.
+    licences
+        Of the rows to take; all where it is empty.
+    simulation
+        Volumes to add; they have no say in the gauge.
 
     Raises
     ------
@@ -42,15 +59,22 @@ def read_training_set(manifest: Path, split: str) -> TrainingSet:
         The manifest is wrong, or no row of it can be trained on.
     """
     slices: list[TrainingSlice] = []
-    ramps, licences = [], Counter[str]()
-    for row, volume in _read([row for row in read_manifest(manifest) if not split or row.split == split]):
+    ramps, found = [], Counter[str]()
+    rows = [row for row in read_manifest(manifest) if not split or row.split == split]
+    for row, volume in _read([row for row in rows if not licences or row.licence in licences]):
         slices += slices_of(volume)
         ramps.append(measure_gauge([volume]))
-        licences[row.licence or "not stated"] += len(volume.magnitude)
+        found[row.licence or "not stated"] += len(volume.magnitude)
     if not slices:
-        raise RequestError(f"{manifest}: no row{f' of split {split!r}' if split else ''} with phase could be read")
+        wanted = f" of split {split!r}" if split else ""
+        wanted += f" under {', '.join(licences)}" if licences else ""
+        raise RequestError(f"{manifest}: no row{wanted} with phase could be read")
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    facts = {"split": split, "slices": len(slices), "licences": dict(licences), "manifest_sha256": digest}
+    facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
+    if simulation.volumes:
+        simulated = [one for volume in _simulate(simulation) for one in volume]
+        slices += simulated
+        facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
     return TrainingSet(slices, torch.cat(ramps), facts)
 
 
@@ -65,6 +89,10 @@ def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:
         te_ms = math.nan if volume.te_ms is None else volume.te_ms
         rows.append([te_ms, *ramp.median(dim=0).values.tolist()])
     return torch.tensor(rows)
+
+
+def _simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
+    yield from tqdm(simulate(config), desc="simulating", unit="volume", total=config.volumes, disable=None)
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:

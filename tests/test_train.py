@@ -205,3 +205,32 @@ def test_pairs_complex_nifti_and_kspace_of_one_and_several_coils_train_together(
         coherence = turned.sum().abs() / turned.abs().sum()
         assert float(coherence) > 1 - tolerance  # the object's phase, up to a constant and the coil's smooth one
     assert load_checkpoint(train(read_config(config, TrainConfig))).card["data"]["slices"] == 9
+
+
+def test_rows_of_some_licences_and_simulated_volumes(config):
+    folder = config.parent
+    (folder / "pairs.csv").write_text(
+        "volume_id,path,phase,split,licence\na,m.npy,p.npy,train,MIT\nb,m.npy,p.npy,train,GPL-3.0\n"
+    )
+    config.write_text('licences = ["MIT"]\n' + config.read_text() + "\n[simulation]\nvolumes = 1\nseed = 4\n")
+    settings = read_config(config, TrainConfig)
+    data = read_training_set(settings.manifest, "train", settings.licences, settings.simulation)
+    assert data.facts["licences"] == {"MIT": 3} and len(data.gauge) == 1
+    assert data.facts["simulated_slices"] == len(data.slices) - 3 > 5
+    assert data.facts["simulation"] == {"volumes": 1, "seed": 4}
+    with pytest.raises(RequestError, match="no row of split 'train' under BSD-2-Clause with phase"):
+        read_training_set(settings.manifest, "train", ("BSD-2-Clause",))
+
+
+@pytest.mark.parametrize(
+    ("entry", "match"),
+    [
+        ('licences = "MIT"\n', "expected a list of texts"),
+        ("licences = [3]\n", "expected a list of texts"),
+        ("simulation = 5\n", r"expected a section \[simulation\]"),
+    ],
+)
+def test_wrong_licences_and_simulation_are_refused(config, entry, match):
+    config.write_text(entry + config.read_text())
+    with pytest.raises(RequestError, match=match):
+        read_config(config, TrainConfig)
