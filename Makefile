@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
 
-.PHONY: demo test check bench format clean fastmri conformance
+.PHONY: demo test check bench format clean fastmri conformance reliability
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -45,6 +45,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# every case of every fault and 10,000 fuzz cases: hours; the table goes into the document
+reliability: $(VENV)/.test
+	$(BIN)/python -m tests.reliability -o augment/RELIABILITY.md
 
 bench: $(VENV)/.base
 	$(BIN)/phasegen bench sampler

@@ -1,0 +1,80 @@
+"""The table of faults: read from pytest's results, written as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+BEGIN, END = "<!-- begin: make reliability -->\n", "<!-- end -->\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault and how its cases went."""
+
+    fault: str
+    passed: int
+    failed: int
+    skipped: int
+
+
+def read_rows(junit: Path) -> list[Row]:
+    """Count the cases of every fault in pytest's XML, in the order of their names."""
+    counts: dict[str, Counter[str]] = {}
+    for case in ElementTree.parse(junit).iter("testcase"):  # noqa: S314 - written by our own pytest
+        names = [one.get("value") for one in case.iter("property") if one.get("name") == "fault"]
+        for name in names:
+            counts.setdefault(str(name), Counter())[_outcome(case)] += 1
+    return [
+        Row(fault, found["passed"], found["failed"], found["skipped"])
+        for fault, found in sorted(counts.items(), key=lambda item: item[0].lower())
+    ]
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    return "skipped" if case.find("skipped") is not None else "passed"
+
+
+def render(rows: list[Row], where: str) -> str:
+    """Write the table, with the sums and the machine."""
+    lines = ["| fault | cases | held | not held | skipped |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row.fault} | {row.passed + row.failed + row.skipped} | {row.passed} | {row.failed} | {row.skipped} |"
+        for row in rows
+    ]
+    passed, failed = sum(row.passed for row in rows), sum(row.failed for row in rows)
+    skipped = sum(row.skipped for row in rows)
+    lines.append(f"| **all** | {passed + failed + skipped} | {passed} | {failed} | {skipped} |")
+    return "\n".join([*lines, "", f"Measured on {where}; Python {platform.python_version()}, {sys.platform}.", ""])
+
+
+def replace_table(document: str, table: str) -> str:
+    """Put the table between the marks of a document.
+
+    Raises
+    ------
+    ValueError
+        If the document lacks the marks.
+    """
+    pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
+    if re.search(pattern, document, re.DOTALL) is None:
+        raise ValueError(f"the document lacks the marks {BEGIN.strip()} and {END.strip()}")
+    return re.sub(pattern, lambda _: BEGIN + table + END, document, flags=re.DOTALL)
+
+
+def machine() -> str:
+    """Name the machine: cores and the processor's maker."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    names = re.findall(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return f"{os.cpu_count()}-core {names[0] if names else platform.machine()}"
