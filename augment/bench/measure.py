@@ -54,7 +54,7 @@ class BenchResult:
     Attributes
     ----------
     benchmark
-        `sampler`, `build` or `loader`.
+        `sampler`, `build`, `loader` or `store`.
     machine
         As `describe_machine` gives it: figures mean nothing without it.
     settings

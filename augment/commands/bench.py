@@ -1,4 +1,4 @@
-"""`phasegen bench sampler`, `build` and `loader`."""
+"""`phasegen bench sampler`, `build`, `loader` and `store`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(commands: Commands) -> None:
     _add_sampler(kinds)
     _add_build(kinds)
     _add_loader(kinds)
+    _add_store(kinds)
 
 
 def _add_sampler(kinds: Commands) -> None:
@@ -80,6 +81,22 @@ def _add_loader(kinds: Commands) -> None:
     add_json(parser)
 
 
+def _add_store(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "store",
+        run_store,
+        "committing: what checksum and read-back cost",
+        "Commit a generated volume with its checks and without them in turn; then build with the model likewise.",
+        "phasegen bench store\nphasegen bench store --folder /scratch --json",
+    )
+    parser.add_argument("--slices", type=count, default=32, metavar="N", help="of the volume (default: 32)")
+    parser.add_argument("--size", type=count, default=256, metavar="N", help="height and width (default: 256)")
+    parser.add_argument("--rounds", type=count, default=7, metavar="N", help="commits of each kind (default: 7)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")
+    add_json(parser)
+
+
 def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int) -> None:
     parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"(default: {volumes})")
     parser.add_argument("--slices", type=count, default=slices, metavar="N", help=f"of a volume (default: {slices})")
@@ -117,6 +134,15 @@ def run_loader(arguments: argparse.Namespace) -> Answer:
     result = bench_loader(
         *sizes, arguments.workers, arguments.epochs, arguments.folder, arguments.coils, arguments.index_volumes
     )
+    return Answer(0, result.lines(), result.to_json())
+
+
+def run_store(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench store`."""
+    from augment.bench.store import bench_store
+
+    _check_folder(arguments.folder)
+    result = bench_store(arguments.slices, arguments.size, arguments.rounds, folder=arguments.folder)
     return Answer(0, result.lines(), result.to_json())
 
 
