@@ -54,6 +54,7 @@ bench: $(VENV)/.base
 	$(BIN)/phasegen bench sampler
 	$(BIN)/phasegen bench build
 	$(BIN)/phasegen bench loader
+	$(BIN)/phasegen bench store
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
