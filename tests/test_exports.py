@@ -189,6 +189,8 @@ def test_wrong_requests_start_nothing(tmp_path, corpus):
     with pytest.raises(RequestError, match="is a URL"):
         export_corpus(corpus, "s3://bucket/out")
     assert not out.exists()
+    with pytest.raises(RequestError, match="inside the corpus"):
+        export_corpus(corpus, corpus / "volumes/out")
     (tmp_path / "file").write_text("x")
     with pytest.raises(RequestError, match="is a file"):
         export_corpus(corpus, tmp_path / "file")
@@ -277,6 +279,40 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, corpus):
     assert len(list(out.iterdir())) == 2
     assert not (tmp_path / "out.partial").exists()
     assert export_corpus(corpus, out).skipped == 2
+
+
+def test_ctrl_c_in_the_middle_of_a_file(tmp_path, corpus, capsys, monkeypatch):
+    """A real signal, while the second volume is read back."""
+    from augment.exports import fastmri
+
+    seen = []
+
+    def interrupted(path):
+        seen.append(path)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read_digests(path)
+
+    read_digests = fastmri.read_digests
+    monkeypatch.setattr(fastmri, "read_digests", interrupted)
+    out = tmp_path / "out"
+    assert main(["export", str(corpus), str(out)]) == 130
+    assert "to carry on: phasegen export" in capsys.readouterr().out
+    assert [path.name for path in out.iterdir()] == ["a.1.h5"]
+    assert not (tmp_path / "out.partial").exists()
+    assert main(["export", str(corpus), str(out)]) == 0
+    assert "3 written" in capsys.readouterr().out
+
+
+def test_relative_paths_and_odd_names(tmp_path, corpus, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "c.zarr", "x/../a folder/größe"]) == 0
+    assert len(list((tmp_path / "a folder/größe").iterdir())) == 4
+    assert {path.name for path in (tmp_path / "a folder").iterdir()} == {"größe"}
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["export", "../c.zarr", "."]) == 0
+    assert len(list(Path().iterdir())) == 4
 
 
 KILLED = """

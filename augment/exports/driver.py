@@ -83,7 +83,7 @@ def export_corpus(
     """
     options = options or ExportOptions()
     kind = _format(options)
-    where = _local(folder)
+    where = _local(folder, root)
     filters = {"split": options.splits, "contrast": options.contrasts, "name": options.volumes}
     wanted = choose(read_index(root), where, kind.SUFFIX, options.by_split, filters)
     store = CorpusStore.open(root)
@@ -116,13 +116,15 @@ def _format(options: ExportOptions) -> ModuleType:
     return kind
 
 
-def _local(folder: str | os.PathLike[str]) -> Path:
+def _local(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> Path:
     text = os.fspath(folder)
     if "://" in text:
         raise RequestError(f"{text}: is a URL; expected a folder on a local disk; export there and copy it")
-    path = Path(text).absolute()
+    path = Path(os.path.abspath(text))  # noqa: PTH100 - without following links
     if path.exists() and not path.is_dir():
         raise RequestError(f"{path}: is a file; expected a folder; choose another path")
+    if path.resolve().is_relative_to(Path(os.fspath(root)).resolve()):
+        raise RequestError(f"{path}: lies inside the corpus; expected a folder of its own; choose another path")
     return path
 
 
