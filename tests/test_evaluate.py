@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from augment.cli import main
 from augment.errors import RequestError
@@ -252,6 +253,22 @@ def test_a_wrong_request_is_said_and_ends_with_2(manifest, words, expected, caps
     words = words if "--generators" in words or "--checkpoint" in words else [*words, "--generators", "zero"]
     assert main(["evaluate", "phase", "--real", str(manifest), "--no-classifier", *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on_and_ends_with_130(manifest, tmp_path, monkeypatch, capsys):
+    def interrupted(choice):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("augment.evaluation.contestants.make_contestants", interrupted)
+    words = ["evaluate", "phase", "--real", str(manifest), "-o", str(tmp_path / "out")]
+    assert main(words) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_wrong_request(manifest, capsys):
+    assert main(["evaluate", "phase", "--real", str(manifest), "--device", "cuda"]) == 2
+    assert "no usable GPU" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_a_file_is_a_wrong_request(manifest, tmp_path):

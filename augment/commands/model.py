@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, counts, names
@@ -187,10 +188,15 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
         not arguments.no_classifier,
         arguments.device,
     )
-    if arguments.cross_validate is not None:
-        from augment.evaluation.cross_validation import cross_validate
+    try:
+        if arguments.cross_validate is not None:
+            from augment.evaluation.cross_validation import cross_validate
 
-        result = cross_validate(request, choice, config, arguments.cross_validate, arguments.folds)
-    else:
-        result = evaluate(request, make_contestants(choice), config)
+            result = cross_validate(request, choice, config, arguments.cross_validate, arguments.folds)
+        else:
+            result = evaluate(request, make_contestants(choice), config)
+    except KeyboardInterrupt:
+        if arguments.output is not None:
+            sys.stderr.write(f"what was sampled stays in {arguments.output}; the same command goes on from there\n")
+        raise
     return Answer(1 if result.left_out else 0, [markdown(result)], result.to_json())

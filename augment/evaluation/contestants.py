@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from augment.errors import RequestError
 from augment.evaluation.sampling import Contestant
 from diffusion.baselines import BASELINES, NoisySmoothPhase, SmoothPhase
@@ -35,6 +37,10 @@ class Choice:
     smooth: Path | None = None
     regression: Path | None = None
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("--device cuda: no usable GPU on this machine; leave it out")
 
 
 def make_contestants(choice: Choice) -> list[Contestant]:
