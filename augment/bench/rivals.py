@@ -72,12 +72,17 @@ def fastmri_slices(folder: Path, volumes: Sequence[str], num_slices: int, target
             folder, volumes, num_slices, target
         ), "its reads by h5py: the fastmri package is not installed"
     challenge = "multicoil" if target == "reconstruction_rss" else "singlecoil"
-    slices: Dataset[Any] = SliceDataset(folder, challenge, transform=_as_it_is)
+    slices: Dataset[Any] = SliceDataset(folder, challenge, _as_it_is, raw_sample_filter=_every)
     return slices, "its own SliceDataset"
 
 
 def _as_it_is(*parts: Any) -> tuple[Any, ...]:  # noqa: ANN401 - fastMRI's own types
     return parts
+
+
+def _every(_: object) -> bool:
+    """In place of fastMRI's own default, a lambda, which cannot be sent to a worker that is spawned."""
+    return True
 
 
 def copy_to_hdf5(root: Path, folder: Path, volumes: Sequence[str], compression: str | None = None) -> None:
