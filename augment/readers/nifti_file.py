@@ -28,7 +28,7 @@ _HEADER_BYTES = 540
 _CIFTI_INTENTS = range(3000, 3100)
 _LARGEST_OFFSET = 1 << 26
 _DEFLATE_RATIO = 1032  # zlib's limit: a larger promise cannot be kept
-_PADDING_BYTES = 4096
+_MOST_PADDING = 1 << 20
 _BLOCK_BYTES = 1 << 17
 _LARGEST_PLANE = 1 << 24
 _LARGEST_SAMPLE = 1 << 23  # voxels: few planes of a large picture tell as much as six of a small one
@@ -252,16 +252,19 @@ def _drain(header: NiftiHeader, stream: Stream) -> None:
 
     Then the sizes are wrong, and rows of a wrong length were cut out of the file, unnoticed.
     """
-    plane = header.shape[0] * header.shape[1] * header.dtype.itemsize
-    most = header.promised_bytes + max(plane, _PADDING_BYTES)
     if isinstance(stream, gzip.GzipFile):
-        while stream.tell() < most and stream.read(min(_BLOCK_BYTES, most - stream.tell())):
+        while stream.tell() < header.promised_bytes and stream.read(
+            min(_BLOCK_BYTES, header.promised_bytes - stream.tell())
+        ):
             pass
     else:
         stream.seek(0, io.SEEK_END)
     if stream.tell() < header.promised_bytes:  # bytes lost anywhere before would have moved all that follows
         raise EOFError(f"{stream.tell()} of {header.promised_bytes} bytes")
-    if stream.tell() >= most:
+    stream.seek(header.promised_bytes)
+    plane = header.shape[0] * header.shape[1] * header.dtype.itemsize
+    rest = stream.read(_MOST_PADDING)
+    if len(rest) == _MOST_PADDING or (len(rest) >= plane and any(rest)):
         raise VolumeError(
             "unreadable",
             f"{header.name}: goes on behind the {header.promised_bytes} bytes that its header speaks of; its sizes or "

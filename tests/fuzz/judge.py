@@ -131,63 +131,57 @@ def _checkpoint(seed: Seed, folder: Path) -> Verdict:
 
 def _store(seed: Seed, folder: Path) -> Verdict:
     root = folder / seed.path
-    changed = {name for name, data in seed.files.items() if not _holds(folder / name, data)}
-    given = _slices(root)
+    changed = sorted(name for name, data in seed.files.items() if not _holds(folder / name, data))
+    given, num_refused = loader_slices(root)
     fault = None
-    if isinstance(given, list):
-        whole = _whole_slices(seed, folder)
-        wrong = [item for item in given if item not in whole]
-        if wrong or len(given) + _refused.count < len(whole):
-            fault = f"the loader gave {len(wrong)} wrong slices, and {len(whole) - len(given) - _refused.count} too few"
+    if given is not None:
+        whole = _whole_slices(seed, folder / "sound")
+        wrong = sum(item not in whole for item in given)
+        missing = len(whole) - len(given) - num_refused
+        if wrong or missing > 0:
+            fault = f"the loader gave {wrong} wrong slices, and {missing} too few"
     try:
         ok = verify_corpus(root, workers=1).ok
     except RequestError:
         ok = False
     if ok and changed:
-        fault = fault or f"verify found nothing wrong with {sorted(changed)[0]}"
+        fault = fault or f"verify found nothing wrong with {changed[0]}"
     return Verdict("sound" if ok else "found", fault)
-
-
-class _Refused:
-    count = 0
-
-
-_refused = _Refused()
-_whole: dict[str, list[Any]] = {}
 
 
 def _holds(path: Path, data: bytes) -> bool:
     return path.is_file() and path.read_bytes() == data
 
 
-def _slices(root: Path) -> list[Any] | None:
-    """Every slice that the loader gives, hashable; None where it refuses the corpus."""
+def loader_slices(root: Path) -> tuple[list[Any] | None, int]:
+    """Every slice that the loader gives, and how many it refuses; None where it refuses the corpus."""
     try:
         data = KSpaceSlices(root)
     except RequestError:
-        return None
-    found, _refused.count = [], 0
+        return None, 0
+    found, num_refused = [], 0
     for index in range(len(data)):
         try:
             kspace, mask, target, attributes, name, number = data[index]
         except VolumeError:
-            _refused.count += 1
+            num_refused += 1
             continue
         told = sorted((key, repr(value)) for key, value in attributes.items())
         found.append((kspace.shape, kspace.tobytes(), mask.tobytes(), target.tobytes(), told, name, number))
-    return found
+    return found, num_refused
+
+
+_whole: dict[str, list[Any]] = {}
 
 
 def _whole_slices(seed: Seed, folder: Path) -> list[Any]:
     if seed.name not in _whole:
-        sound = folder / "sound"
         for name, data in seed.files.items():
-            path = sound / name
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        _whole[seed.name] = _slices(sound / seed.path) or []
-        refused = _refused.count
-        if refused:
+        slices, num_refused = loader_slices(folder / seed.path)
+        if slices is None or num_refused:
             raise RuntimeError("the seed itself is damaged")
-        _slices(folder / seed.path)  # counts the refused ones of the case again
+        _whole[seed.name] = slices
     return _whole[seed.name]
