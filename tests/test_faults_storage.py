@@ -36,12 +36,9 @@ class Done:
 
 Command = Callable[..., Done]
 
-FULL = "disk full while a shard, a receipt, the index is written"
-TWICE = "the same task run twice, at the same time"
-PLACES = (
-    "clock jumps, read-only corpus, missing permissions, relative paths from another folder, names with spaces and "
-    "unicode"
-)
+FULL = "disk full"
+TWICE = "the same task run twice at once"
+PLACES = "clock jumps, read-only places, paths and names of any kind"
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -118,7 +118,9 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
         ):
             pass
     path = write_holder(tmp_path / "c", renewed=time.time() - 100)
-    with pytest.raises(RequestError, match=r"last sign of life 10. s ago .* take it over with --break-lease, which wat"):
+    with pytest.raises(
+        RequestError, match=r"last sign of life 10. s ago .* take it over with --break-lease, which wat"
+    ):
         Lease(tmp_path / "c").__enter__()
     with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1):
         assert json.loads(path.read_text())["pid"] == os.getpid()
@@ -126,7 +128,7 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
 
 @pytest.mark.parametrize("jump_s", [-1e9, -4000.0, 4000.0, 1e9])
 def test_jumping_clocks_neither_kill_a_living_holder_nor_keep_a_dead_one_alive(tmp_path, jump_s, record_property):
-    record_property("fault", "clock jumps")
+    record_property("fault", "clock jumps, read-only places, paths and names of any kind")
     path = write_holder(tmp_path / "c", renewed=time.time() + jump_s)
     with beating(path, jump_s), pytest.raises(RequestError, match="it gave a sign of life just now"):
         Lease(tmp_path / "c", break_lease=True, expiry_s=2.0).__enter__()
@@ -135,7 +137,7 @@ def test_jumping_clocks_neither_kill_a_living_holder_nor_keep_a_dead_one_alive(t
 
 
 def test_a_clock_that_jumps_here_does_not_make_a_living_process_dead(tmp_path, monkeypatch, record_property):
-    record_property("fault", "clock jumps")
+    record_property("fault", "clock jumps, read-only places, paths and names of any kind")
     process = hold_in_process(tmp_path / "c")
     try:
         # what psutil derives from the time of day moves when the clock is set; what the lease goes by must not
