@@ -8,8 +8,12 @@ from pathlib import Path
 from augment.errors import RequestError
 from augment.train import choose_device, conclude, open_checkpoint, run_training
 from augment.train_config import DistillConfig, read_config
-from augment.training_set import read_training_set
-from diffusion.distillation import DistillationObjective
+from augment.training_data import TrainingSlices
+from augment.training_set import TrainingSet, read_training_set
+from diffusion.checkpoint import load_checkpoint, save_checkpoint
+from diffusion.distillation import DistillationObjective, measure_noise_gain
+
+_GAIN_BATCHES = 8
 
 
 def distill(config: DistillConfig, device: str = "cpu") -> Path:
@@ -49,7 +53,20 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
     }
     objective = DistillationObjective(teacher.network, config.distillation)
-    return run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
+    path = run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
+    if path.exists():
+        _note_noise_gain(path, config, data, device)
+    return path
+
+
+def _note_noise_gain(path: Path, config: DistillConfig, data: TrainingSet, device: str) -> None:
+    """Put the measured noise gain into the student's card."""
+    student = load_checkpoint(path)
+    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
+    later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
+    gain = measure_noise_gain(student.network.to(device), later, config.distillation.evaluations, config.training.seed)
+    card = student.card | {"distillation": student.card["distillation"] | {"noise_gain": gain}}
+    save_checkpoint(student.network, student.gauge, card, path)
 
 
 def distill_command(config_path: Path, device: str | None = None) -> int:

@@ -53,6 +53,12 @@ class Checkpoint:
         steps: int | None = self.card.get("distillation", {}).get("teacher_steps")
         return steps
 
+    @property
+    def noise_gain(self) -> float | None:
+        """For a distilled network: the measured share of the source's noise that it carries to the end."""
+        gain: float | None = self.card.get("distillation", {}).get("noise_gain")
+        return gain
+
 
 def default_checkpoint() -> Path | None:
     """The weights that ship with the package, or None where there are none."""
@@ -140,6 +146,9 @@ def _check_steps(card: dict[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: {key} is {found}; expected a whole number of 1 to {_LARGEST_COUNT}")
     if ("distillation" in card) != (counts["teacher_steps"] is not None):
         raise CheckpointError(f"{path}: distillation without teacher_steps; expected a card of phasegen distill")
+    gain = distillation.get("noise_gain")
+    if gain is not None and (not isinstance(gain, float) or not 0.0 <= gain <= 1.0):
+        raise CheckpointError(f"{path}: noise_gain is {str(gain)[:60]}; expected a number of 0 to 1")
 
 
 def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:

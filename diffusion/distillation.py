@@ -6,14 +6,18 @@ by regression, segment by segment (as progressive distillation does, Salimans & 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion.flow import euler_step, interpolate, time_grid, velocity_error
+from diffusion.flow import compress_magnitude, euler_step, interpolate, sample_flow, time_grid, velocity_error
+from diffusion.layers import to_complex
+from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, prepare_batch
+from diffusion.objective import Batch, pad_to_multiple, prepare_batch
+from diffusion.source import training_source
 
 STARTS = ("path", "data")
 
@@ -78,3 +82,55 @@ class DistillationObjective:
             left = (1.0 - 1.0 / (self.config.teacher_steps * (1.0 - here)))[:, None, None, None]
             state = euler_step(self.teacher, state, weight, here, left, conditions)
         return (state - start) * self.config.evaluations
+
+
+_BRIGHT = 0.2
+_NORMAL_MEDIAN = 0.6745
+
+
+def measure_noise_gain(network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int) -> float:
+    """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
+
+    Two samples from one smooth source and different noise differ by that noise alone: in bright tissue the angle
+    between them has the standard deviation `gain * sqrt(2) * sigma / magnitude`. For a network that was trained to
+    follow the whole flow, `diffusion.flow.noise_gain` is known; for a student it is not.
+
+    Parameters
+    ----------
+    network
+        The student.
+    batches
+        Of real slices.
+    steps
+        Its evaluations.
+    seed
+        Of sources and noise.
+
+    Returns
+    -------
+    gain
+        Median over bright pixels, at most 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ratios = [_noise_ratios(network, batch, steps, generator) for batch in batches]
+    return min(float(torch.cat(ratios).median()) / _NORMAL_MEDIAN, 1.0)
+
+
+def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
+    """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
+    magnitude = batch.image.abs()
+    weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
+    source = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
+    device = next(network.parameters()).device
+    multiple = network.config.multiple
+    ends = []
+    for _ in range(2):
+        normals = torch.view_as_complex(torch.randn((*magnitude.shape, 2), generator=generator))
+        x_0 = source + noise_modulus(magnitude, weight, sigma) * normals
+        start, modulus = (pad_to_multiple(image, multiple)[:, None].to(device) for image in (x_0, weight))
+        end = sample_flow(network, start, modulus, time_grid(steps), batch.conditions.to(device))
+        ends.append(to_complex(end)[:, 0].cpu())
+    angle = (ends[0] * ends[1].conj()).angle()[..., : magnitude.shape[-2], : magnitude.shape[-1]]
+    bright = magnitude > _BRIGHT * magnitude.amax(dim=(-2, -1), keepdim=True)
+    ratios: Tensor = angle.abs() * magnitude / (2.0**0.5 * sigma[:, None, None])
+    return ratios[bright]

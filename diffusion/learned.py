@@ -127,8 +127,9 @@ class FlowGenerator(LearnedGenerator):
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
         self.times = time_grid(_choose_steps(checkpoint, steps))
         super().__init__(checkpoint, len(self.times), device)
-        # a student has learned to carry as much noise to the end as its teacher does in many steps
-        self.gain = noise_gain(time_grid(checkpoint.teacher_steps) if checkpoint.teacher_steps else self.times)
+        # a student does in few steps what its teacher does in many, as well as it has learned that
+        measured = checkpoint.noise_gain
+        self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]

@@ -55,6 +55,7 @@ def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
     path = folder / "student" / "student.safetensors"
     student = load_checkpoint(path)
     assert student.steps == 2 and student.teacher_steps == 4
+    assert student.noise_gain is not None and 0.0 <= student.noise_gain <= 1.0
     assert student.card["distillation"]["teacher"] == {"name": "teacher", "sha256": teacher.sha256}
     assert student.network.config == teacher.network.config
     assert student.gauge.nan_to_num().equal(teacher.gauge.nan_to_num())
@@ -100,6 +101,7 @@ def test_wrong_requests_are_refused(folder, text, message):
         ({"distillation": []}, "expected an object"),
         ({"distillation": {}}, "without teacher_steps"),
         ({"distillation": {"teacher_steps": "many"}}, "teacher_steps is many"),
+        ({"steps": 2, "distillation": {"teacher_steps": 4, "noise_gain": 3.0}}, "noise_gain is 3.0"),
     ],
 )
 def test_cards_with_impossible_steps_are_refused(folder, change, message):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion.checkpoint import Checkpoint
-from diffusion.distillation import DistillationConfig, DistillationObjective
+from diffusion.distillation import DistillationConfig, DistillationObjective, measure_noise_gain
 from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.layers import to_real
 from diffusion.learned import FlowGenerator
@@ -135,5 +135,25 @@ def test_a_student_is_sampled_with_its_own_number_of_evaluations_and_the_noise_o
     student = FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card))
     assert student.nfe == 2
     assert student.gain == noise_gain(time_grid(16))
+    card["distillation"]["noise_gain"] = 0.3
+    assert FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card)).gain == 0.3
     with pytest.raises(ValueError, match="distilled for 2"):
         FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card), 4)
+
+
+class Fixed(torch.nn.Module):
+    """In place of a network: adds nothing to the path, or ends it at the magnitude."""
+
+    def __init__(self, ends_at_magnitude: bool) -> None:
+        super().__init__()
+        self.config = TINY
+        self.ends_at_magnitude = ends_at_magnitude
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, scaled, weight, t, conditions):
+        return weight if self.ends_at_magnitude else torch.zeros_like(weight)
+
+
+def test_noise_gain_is_one_where_the_angles_are_kept_and_none_where_the_end_is_fixed():
+    assert measure_noise_gain(Fixed(False), [batch()] * 4, 4, seed=1) == pytest.approx(1.0, abs=0.15)
+    assert measure_noise_gain(Fixed(True), [batch()], 1, seed=1) == 0.0
