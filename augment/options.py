@@ -48,6 +48,8 @@ class BuildOptions:
         Take over the lease of a builder that gives no sign of life.
     keep_open
         Keep the cluster and its dashboard after the build.
+    performance_report
+        File for Dask's own report of the run, HTML.
     """
 
     phase: str | None = None
@@ -69,6 +71,7 @@ class BuildOptions:
     allow_mixed_devices: bool = False
     break_lease: bool = False
     keep_open: bool = False
+    performance_report: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself before anything starts."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from augment.attributes import make_attributes
 from augment.audit import audit_volume
 from augment.committed import find_committed
+from augment.device import device_clock
 from augment.errors import RETRY_WITH_MEMORY, Reason, VolumeError
 from augment.kspace import make_kspace, real_phasor
 from augment.layout import ArrayLayout
@@ -172,7 +173,7 @@ def sample_phasor(
     conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
     keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
-    with _timed(seconds, "waiting"):
+    with _timed(seconds, "waiting"), bench.counters.waiting():
         if not bench.sampling.acquire(blocking=False):
             with bench.clock.paused():
                 bench.sampling.acquire()
@@ -180,7 +181,9 @@ def sample_phasor(
         with _timed(seconds, "sample"):
             for part in batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices):
                 slices = torch.from_numpy(magnitude[part].copy())
-                phasor[part] = bench.generator.sample_phase(slices, keys[part], conditions).cpu().numpy()
+                with device_clock(getattr(bench.generator, "device", None)) as busy:
+                    phasor[part] = bench.generator.sample_phase(slices, keys[part], conditions).cpu().numpy()
+                bench.counters.count_sampled(len(slices), busy.seconds)
     finally:
         bench.sampling.release()
     return phasor

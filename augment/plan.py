@@ -19,6 +19,7 @@ from augment.summary import format_bytes, format_seconds
 from augment.timing import measure_reading, measure_work
 from augment.workers import check_cluster
 from cluster.local import local_shape
+from cluster.slurm import job_script, read_slurm
 from manifests.manifest import Manifest
 
 BYTES_PER_VOXEL = 10.2
@@ -48,6 +49,8 @@ class Plan:
         On the corpus's disk, None where that is not known.
     unreadable
         (volume, why) of the headers that were looked at.
+    job_script
+        What SLURM would get, where `--cluster` names it.
     """
 
     corpus: str
@@ -67,6 +70,7 @@ class Plan:
     seconds_per_volume: float | None = None
     free_bytes: int | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    job_script: str | None = None
 
     @property
     def missing_bytes(self) -> int:
@@ -109,6 +113,8 @@ class Plan:
         if self.unreadable:
             lines.append(f"WARNING:  {len(self.unreadable)} of the headers looked at cannot be built from:")
             lines += [f"  {name}: {why}" for name, why in self.unreadable[:20]]
+        if self.job_script:
+            lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
         return lines
 
     def _say_free(self) -> str:
@@ -168,6 +174,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.alone or float("inf"))),
         free_bytes=_free_bytes(root),
         unreadable=sizes.unreadable,
+        job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
     )
     if sizes.num_slices:
         per_volume, per_slice = measure_work(recipe, options, device, sizes.matrix)

@@ -30,10 +30,13 @@ from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
 from cluster.connect import Connection
 from cluster.errors import ClusterError
+from cluster.performance import reporting
+from cluster.watching import Teller
 from cluster.window import Finished, run_window
 from manifests.manifest import Manifest
 
 INDEX_EVERY_S = 60.0
+_TOLD_FAILURES = 10
 
 Say = Callable[[str], None]
 
@@ -94,7 +97,8 @@ def do_work(
             say(f"dashboard: {connection.dashboard}")
             run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
             try:
-                summary = run.go(progress)
+                with reporting(connection.client, options.performance_report, say):
+                    summary = run.go(progress)
             finally:
                 forget_workers(connection, plan)
             if options.keep_open and not summary.interrupted:
@@ -117,6 +121,7 @@ class _Run:
         self._connection = connection
         self._lease = lease
         self._say = say
+        self._teller = Teller(connection.client, plan.state, say)
         self._done: set[str] = set()
         self._summary = BuildSummary(plan.root, len(work.names))
         self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
@@ -154,6 +159,7 @@ class _Run:
                 for finished in finished_ones:
                     if finished is not None:
                         self._take(finished, bar)
+                    self._teller.tell(self._tell)
                     self._lease.check()
                     self._refresh_index()
                     if self._summary.stopped:
@@ -167,7 +173,23 @@ class _Run:
             except OSError as error:
                 self._summary.stopped = self._say_unwritten(error)
         self._summary.seconds = time.monotonic() - start
+        if not self._summary.interrupted:
+            self._teller.tell(lambda: {**self._tell(), "ended": self._summary.stopped or "ended"}, at_once=True)
         return self._summary
+
+    def _tell(self) -> dict[str, object]:
+        """Say how far it is, for the dashboard."""
+        summary = self._summary
+        last = list(summary.failed.items())[-_TOLD_FAILURES:]
+        return {
+            "corpus": summary.corpus,
+            "total": summary.num_volumes,
+            "done": summary.built + summary.skipped,
+            "failed": len(summary.failed),
+            "slices": summary.num_slices,
+            "last_failures": [(name, failure.reason, failure.message) for name, failure in reversed(last)],
+            "ended": "",
+        }
 
     def finish(self) -> None:
         """Write the index and the end of the log, once."""

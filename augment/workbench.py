@@ -16,6 +16,7 @@ from augment.restore import Lost
 from augment.room import Limits, Room
 from augment.store import CorpusStore
 from augment.time_limit import VolumeClock
+from cluster.counters import Counters
 from diffusion.checkpoint import load_checkpoint
 from diffusion.generators import PhaseGenerator
 from diffusion.select import make_generator
@@ -84,6 +85,7 @@ class Workbench:
     clock: VolumeClock = field(default_factory=VolumeClock)
     sampling: threading.Lock = field(default_factory=threading.Lock)
     room: Room = field(default_factory=Room)
+    counters: Counters = field(default_factory=Counters)
 
 
 def open_workbench(

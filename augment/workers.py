@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from augment.environment import (
@@ -25,7 +25,10 @@ from augment.room import Limits, magnitude_limits
 from augment.time_limit import TimeLimit, VolumeClock, hung_folder
 from augment.workbench import Outcome, Task, Workbench, open_workbench
 from cluster.connect import Connection, check_spec, connect
+from cluster.counters import COUNTERS
 from cluster.errors import ClusterError
+from cluster.metrics import install_metrics
+from cluster.performance import check_report
 from cluster.plugin import ask_workers, install_state, remove_state, worker_state
 
 
@@ -67,19 +70,23 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
         clock=VolumeClock(TimeLimit(plan.time_limit, plan.recipe.nfe), hung_folder(plan.root)),
     )
     warm_up(bench)
-    return bench
+    return replace(bench, counters=COUNTERS)
 
 
 def run_task(state: str, task: Task) -> Outcome:
     """Build one volume in a worker, on the bench of this name."""
     bench: Workbench = worker_state(state)
-    return build_volume(task, bench)
+    with bench.counters.working():
+        outcome = build_volume(task, bench)
+    bench.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
+    return outcome
 
 
 def check_cluster(options: BuildOptions) -> None:
     """Check the value of `--cluster` without starting anything; raises RequestError."""
     with _as_request_errors():
         check_spec(options.cluster)
+        check_report(options.performance_report)
 
 
 @contextmanager
@@ -136,6 +143,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
         time_limit=options.time_limit,
     )
     try:
+        install_metrics(connection.client)
         install_state(connection.client, plan.state, prepare_worker, (plan,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
         forget_workers(connection, plan)

@@ -6,23 +6,32 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from distributed import Client
+from distributed import Client, SpecCluster
 
 from cluster.errors import ClusterError
 from cluster.local import interrupts_held, local_shape, start_local
+from cluster.slurm import check_jobqueue, read_slurm, start_slurm
+from cluster.ssh import check_asyncssh, read_ssh, start_ssh
 
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 SCHEDULER_SCHEMES = ("tcp", "tls")
-LATER_SCHEMES = ("slurm", "ssh")
+
+WORKERLESS_S = 120.0
+"""The work is given up when there was no worker for so long."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A client with workers. `dashboard` is the address of the scheduler's pages; `local` where we started it all."""
+    """A client with workers.
+
+    `dashboard` is the address of the scheduler's pages; `local` where we started it all on this machine.
+    `workerless_s`: so long there may be no worker before the work is given up; a queue may take a day.
+    """
 
     client: Client
     dashboard: str
     local: bool
+    workerless_s: float = WORKERLESS_S
 
     def num_threads(self) -> int:
         """Count the tasks that the cluster runs at once; workers come and go."""
@@ -47,15 +56,19 @@ def check_spec(spec: str) -> None:
     ClusterError
         If it is not one that this version understands.
     """
-    scheme, separator, rest = spec.partition(":")
+    scheme, _, rest = spec.partition(":")
     if spec == "local" or (scheme in SCHEDULER_SCHEMES and rest.startswith("//") and len(rest) > 2):
         return
-    if scheme in LATER_SCHEMES and separator:
+    if scheme == "slurm" and rest:
+        read_slurm(spec)
+        check_jobqueue()
+    elif scheme == "ssh" and rest:
+        read_ssh(spec)
+        check_asyncssh()
+    else:
         raise ClusterError(
-            f"--cluster {spec}: {scheme} is not yet supported by this version; start a Dask scheduler there yourself "
-            "and give its address, tcp://HOST:PORT"
+            f"--cluster {spec}: expected local, slurm:CONFIG.toml, ssh:HOST,HOST, tcp://HOST:PORT or tls://HOST:PORT"
         )
-    raise ClusterError(f"--cluster {spec}: expected local, tcp://HOST:PORT or tls://HOST:PORT")
 
 
 @contextmanager
@@ -73,9 +86,11 @@ def connect(
     Parameters
     ----------
     spec
-        `"local"`, or the address of a running scheduler, `tcp://host:port` or `tls://host:port`.
+        `"local"`, `"slurm:CONFIG"`, `"ssh:HOSTS"`, or the address of a running scheduler, `tcp://host:port` or
+        `tls://host:port`.
     num_workers
-        Of a local cluster (default: one per GPU, else one per core); of a running one, how many to wait for.
+        Of a local cluster and of each SSH host (default: one per GPU, else one per core); of SLURM, jobs at most; of a
+        running scheduler, how many to wait for.
     threads, memory_limit
         Of each worker of a local cluster; bytes.
     dashboard_address
@@ -89,15 +104,31 @@ def connect(
         If the value is not understood, the scheduler does not answer or the workers do not come.
     """
     check_spec(spec)
+    if spec.startswith("slurm:"):
+        config = read_slurm(spec)
+        with start_slurm(config, num_workers, dashboard_address) as cluster, _client(cluster) as client:
+            yield _ready(client, 1, config.wait, spec, config.wait)
+        return
+    if spec.startswith("ssh:"):
+        started = start_ssh(read_ssh(spec), num_workers, memory_limit, dashboard_address)
+        with started as (cluster, count), _client(cluster) as client:
+            yield _ready(client, count, timeout, spec)
+        return
     if spec != "local":
         with _join(spec, timeout) as client:
             yield _ready(client, num_workers or 1, timeout, spec)
         return
     shape = local_shape(num_workers, threads, memory_limit)
-    with start_local(shape, dashboard_address) as cluster, ExitStack() as stack:
+    with start_local(shape, dashboard_address) as cluster, _client(cluster) as client:
+        yield _ready(client, shape.num_workers, timeout, spec)
+
+
+@contextmanager
+def _client(cluster: SpecCluster) -> Iterator[Client]:
+    with ExitStack() as stack:
         with interrupts_held():
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        yield _ready(client, shape.num_workers, timeout, spec)
+        yield client
 
 
 @contextmanager
@@ -113,7 +144,9 @@ def _join(address: str, timeout: float) -> Iterator[Client]:
         yield client
 
 
-def _ready(client: Client, num_workers: int, timeout: float, spec: str) -> Connection:
+def _ready(
+    client: Client, num_workers: int, timeout: float, spec: str, workerless_s: float = WORKERLESS_S
+) -> Connection:
     try:
         client.wait_for_workers(num_workers, timeout=timeout)
     except TimeoutError:
@@ -121,7 +154,7 @@ def _ready(client: Client, num_workers: int, timeout: float, spec: str) -> Conne
             f"--cluster {spec}: {len(client.nthreads())} of {num_workers} workers came within {timeout:g} s; start "
             "workers, or ask for fewer with --workers"
         ) from None
-    return Connection(client, client.dashboard_link, spec == "local")
+    return Connection(client, client.dashboard_link, spec == "local", workerless_s)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,9 +20,6 @@ from cluster.errors import ClusterError
 PER_THREAD = 4
 """Items in the window per thread of the cluster: enough to keep it busy, few enough to remember."""
 
-WORKERLESS_S = 120.0
-"""The work is given up when there was no worker for so long."""
-
 _POLL_S = 0.02
 _RESULT_S = 5.0
 _LOOK_S = 2.0
@@ -46,7 +43,7 @@ def run_window(
     items: Iterator[T],
     name: Callable[[T], str],
     *,
-    workerless_s: float = WORKERLESS_S,
+    workerless_s: float | None = None,
     is_suspect: Callable[[T], bool] | None = None,
     suspect: Callable[[T], None] | None = None,
 ) -> Iterator[Finished[T] | None]:
@@ -66,7 +63,7 @@ def run_window(
     name
         Names an item on the dashboard; unique.
     workerless_s
-        Seconds without any worker after which the work is given up.
+        Seconds without any worker after which the work is given up; those of the connection where None.
     is_suspect
         Tells of an item that it is one already, from an earlier run: it only runs when nothing else does.
     suspect
@@ -83,7 +80,8 @@ def run_window(
     ClusterError
         If the scheduler is gone or no worker comes back. What ran then may have been done or not.
     """
-    window = _Window(connection, function, name, workerless_s)
+    patience_s = connection.workerless_s if workerless_s is None else workerless_s
+    window = _Window(connection, function, name, patience_s)
     try:
         suspects: deque[T] = deque()
         while True:

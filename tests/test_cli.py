@@ -127,7 +127,7 @@ def test_a_place_where_no_corpus_can_be_is_refused_before_anything_starts(
         (["--memory-limit", "much"], "expected a size such as 8GB"),
         (["--phase", "smooth", "--steps", "2"], "--steps goes with --phase diffusion"),
         (["--phase", "diffusion", "--checkpoint", "none.safetensors"], "no such file"),
-        (["--phase", "smooth", "--cluster", "slurm:x"], "not yet supported"),
+        (["--phase", "smooth", "--cluster", "slurm:x"], "cannot read"),
         (["--phase", "smooth", "--keep-columns", "nothere"], "nothere"),
     ],
 )

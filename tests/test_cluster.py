@@ -25,9 +25,10 @@ from cluster.window import PER_THREAD, run_window
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("slurm:cluster.toml", "slurm is not yet supported by this version"),
-        ("ssh:a,b", "ssh is not yet supported by this version"),
-        ("kubernetes", "expected local, tcp://HOST:PORT or tls://HOST:PORT"),
+        ("slurm:none.toml", "cannot read none.toml"),
+        ("slurm:", "expected local, slurm:CONFIG.toml"),
+        ("ssh:,", "no hosts"),
+        ("kubernetes", "expected local, slurm:CONFIG.toml, ssh:HOST,HOST, tcp://HOST:PORT or tls://HOST:PORT"),
         ("tcp:10.0.0.1", "expected local"),
         ("", "expected local"),
     ],

@@ -95,5 +95,5 @@ def test_an_option_that_the_build_would_refuse_is_refused(tmp_path):
     CorpusStore.create(root, make_recipe(SMOOTH).attributes())
     with pytest.raises(RequestError, match="seed: 0 there, 1 asked"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", seed=1))
-    with pytest.raises(RequestError, match="not yet supported"):
+    with pytest.raises(RequestError, match="cannot read"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", cluster="slurm:x"))

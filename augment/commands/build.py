@@ -126,6 +126,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run = add_run(parser)
     run.add_argument("--retry-failed", action="store_true", help="try the volumes again that failed in an earlier run")
     run.add_argument("--keep-open", action="store_true", help="keep the cluster and its dashboard after the build")
+    run.add_argument(
+        "--performance-report", type=Path, metavar="FILE", help="write Dask's own report of the run, an HTML file"
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -175,7 +178,14 @@ def run_build(arguments: argparse.Namespace) -> Answer:
     from augment.run import build
     from manifests.parse import read_manifest
 
-    run_options = ("retry_failed", "allow_mixed_devices", "break_lease", "keep_open", "dashboard_address")
+    run_options = (
+        "retry_failed",
+        "allow_mixed_devices",
+        "break_lease",
+        "keep_open",
+        "dashboard_address",
+        "performance_report",
+    )
     options = _options(arguments, **{name: getattr(arguments, name) for name in run_options})
     manifest = read_manifest(arguments.manifest, arguments.keep_columns)
     if options.phase is None and options.checkpoint is None and default_phase() == "smooth":

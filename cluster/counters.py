@@ -1,0 +1,91 @@
+"""What a worker process has done so far, counted where it is done. Knows no Dask."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+class Counters:
+    """Counts from several threads; everything but what is in work only grows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._volumes: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._seconds: Counter[str] = Counter()
+        self._slices = 0
+        self._sampled = 0
+        self._device_s = 0.0
+        self._in_work = 0
+        self._waiting = 0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count one volume as in work."""
+        with self._lock:
+            self._in_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_work -= 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count one volume as waiting for the sampler."""
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def count_sampled(self, num_slices: int, device_s: float = 0.0) -> None:
+        """Count slices that have phase now, and the seconds that a GPU took for them (0 without one)."""
+        with self._lock:
+            self._sampled += num_slices
+            self._device_s += device_s
+
+    def count_volume(self, status: str, num_slices: int, seconds: Mapping[str, float], reason: str | None) -> None:
+        """Count a volume that came to its end.
+
+        Parameters
+        ----------
+        status
+            `built`, `skipped` or `failed`.
+        num_slices
+            Counted where it was built.
+        seconds
+            By stage.
+        reason
+            Of a failure.
+        """
+        with self._lock:
+            self._volumes[status] += 1
+            self._seconds.update(seconds)
+            self._slices += num_slices if status == "built" else 0
+            if reason is not None:
+                self._failures[reason] += 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """Give all of it in plain values, for a message or a page."""
+        with self._lock:
+            return {
+                "slices": self._slices,
+                "sampled": self._sampled,
+                "device_s": self._device_s,
+                "in_work": self._in_work,
+                "waiting": self._waiting,
+                "volumes": dict(self._volumes),
+                "failures": dict(self._failures),
+                "seconds": dict(self._seconds),
+            }
+
+
+COUNTERS = Counters()
+"""Of this process. Builds that share a worker share them."""

@@ -1,0 +1,85 @@
+"""Brings a worker's counters to the scheduler, with its heartbeat, and to Prometheus, on its own `/metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from distributed import Client, WorkerPlugin
+from distributed.worker import Worker
+
+from cluster.counters import COUNTERS
+
+METRIC = "phasegen"
+"""Under this name the scheduler has a worker's counters."""
+
+_PLUGIN = "phasegen-metrics"
+
+
+class MetricsPlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
+    """Publishes `cluster.counters.COUNTERS` of every worker process."""
+
+    def setup(self, worker: Worker) -> None:
+        """Add them to the heartbeat, and to `/metrics` where prometheus-client is installed."""
+        worker.metrics[METRIC] = _snapshot
+        publish()
+
+
+def install_metrics(client: Client) -> None:
+    """Let the workers publish what they do, those too that join later."""
+    client.register_plugin(MetricsPlugin(), name=_PLUGIN)
+
+
+def prometheus_missing() -> str | None:
+    """Say in one line that there are no counters for Prometheus in this environment; None where there are."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        return "no phasegen counters on /metrics: prometheus-client is not installed; pip install 'phasegen[metrics]'"
+    return None
+
+
+def _snapshot(worker: Worker) -> dict[str, Any]:
+    return COUNTERS.snapshot()
+
+
+def publish() -> None:
+    """Register the counters with Prometheus's registry, once in a process; nothing where it is not installed."""
+    if prometheus_missing() is not None:
+        return
+    from prometheus_client import REGISTRY
+
+    if not getattr(publish, "done", False):
+        publish.done = True  # type: ignore[attr-defined]
+        REGISTRY.register(Collector())
+
+
+class Collector:
+    """Gives the counters in Prometheus's terms."""
+
+    def describe(self) -> list[Any]:
+        """Give nothing, so that registering does not collect."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """Give every metric."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        now = COUNTERS.snapshot()
+        for name, what, value in (
+            ("slices", "Slices of committed volumes.", now["slices"]),
+            ("sampled_slices", "Slices that were given phase.", now["sampled"]),
+            ("gpu_busy_seconds", "Seconds of the GPU, from CUDA events.", now["device_s"]),
+        ):
+            yield CounterMetricFamily(f"phasegen_{name}", what, value=value)
+        for name, what, label, values in (
+            ("volumes", "Volumes by how they ended.", "status", now["volumes"]),
+            ("stage_seconds", "Seconds of work by stage.", "stage", now["seconds"]),
+            ("failures", "Failed volumes by reason.", "reason", now["failures"]),
+        ):
+            family = CounterMetricFamily(f"phasegen_{name}", what, labels=[label])
+            for key, value in sorted(values.items()):
+                family.add_metric([key], value)
+            yield family
+        yield GaugeMetricFamily("phasegen_volumes_in_work", "Volumes in work.", value=now["in_work"])
+        yield GaugeMetricFamily("phasegen_volumes_waiting", "Volumes that wait for the sampler.", value=now["waiting"])

@@ -1,0 +1,207 @@
+"""The page `/phasegen` of the Dask dashboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.layouts import column, row
+from bokeh.models import ColumnDataSource, DataTable, Div, NumberFormatter, TableColumn
+from bokeh.palettes import Category10
+from bokeh.plotting import figure
+from bokeh.server.tornado import BokehTornado
+from distributed.scheduler import Scheduler
+from tornado.ioloop import IOLoop
+
+if TYPE_CHECKING:
+    from cluster.watching import Build, Watching
+
+ROUTE = "/phasegen"
+_REFRESH_MS = 1000
+_STAGES = ("read", "prepare", "waiting", "sample", "kspace", "commit")
+_MOST_BARS = 24
+_CELL = "padding:2px 14px 2px 0;vertical-align:top"
+
+
+def add_page(scheduler: Scheduler, watching: Watching) -> None:
+    """Add the page to a scheduler's dashboard. Its links and its websocket obey the scheduler's own settings."""
+    import dask
+    from bokeh.server.util import create_hosts_allowlist
+
+    settings = dict(dask.config.get("distributed.scheduler.dashboard.bokeh-application"))
+    origins = create_hosts_allowlist(settings.pop("allow_websocket_origin", ["*"]), scheduler.http_server.port)
+    application = Application(FunctionHandler(lambda document: make_document(document, watching)))
+    bokeh_app = BokehTornado(
+        {ROUTE: application}, use_index=False, extra_websocket_origins=origins, absolute_url="", **settings
+    )
+    scheduler.http_application.add_application(bokeh_app)
+    bokeh_app.initialize(IOLoop.current())
+    bokeh_app.start()
+
+
+def make_document(document: Document, watching: Watching) -> None:
+    """Lay the page out, and refresh it while somebody looks."""
+    document.title = "phasegen"
+    page = _Page(watching)
+    document.add_root(page.layout)
+    document.add_periodic_callback(page.refresh, _REFRESH_MS)
+    page.refresh()
+
+
+class _Page:
+    """What one browser sees."""
+
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
+        self._builds = Div(sizing_mode="stretch_width")
+        self._failures = Div(sizing_mode="stretch_width")
+        self._rate = ColumnDataSource({"time": [], "rate": []})
+        self._stages = ColumnDataSource({"name": [], **{stage: [] for stage in _STAGES}})
+        self._workers = ColumnDataSource({name: [] for name, _, _ in _COLUMNS})
+        self._device: dict[str, tuple[float, float, float]] = {}
+        self._bars = _stage_figure(self._stages)
+        self.layout = column(
+            Div(text='<b style="font-size:150%">phasegen</b> &nbsp; <a href="status">Dask: status</a>'),
+            self._builds,
+            row(_rate_figure(self._rate), self._bars, sizing_mode="stretch_width"),
+            _worker_table(self._workers),
+            self._failures,
+            sizing_mode="stretch_width",
+        )
+
+    def refresh(self) -> None:
+        """Show what is so now."""
+        workers = self._watching.workers()
+        self._builds.text = builds_html(self._watching.builds)
+        self._failures.text = failures_html(self._watching.builds)
+        moments = [1000 * moment for moment, _ in self._watching.history]
+        self._rate.data = {"time": moments, "rate": [rate for _, rate in self._watching.history]}
+        self._show_stages(workers)
+        self._workers.data = self._worker_rows(workers)
+
+    def _show_stages(self, workers: Mapping[str, dict[str, Any]]) -> None:
+        shown = dict(list(workers.items())[:_MOST_BARS])
+        names = [worker["name"] for worker in shown.values()]
+        seconds = [worker["seconds"] for worker in shown.values()]
+        whole = [sum(one.get(stage, 0.0) for stage in _STAGES) or 1.0 for one in seconds]
+        parts = {
+            stage: [100 * one.get(stage, 0.0) / total for one, total in zip(seconds, whole, strict=True)]
+            for stage in _STAGES
+        }
+        if self._bars.y_range.factors != names:
+            self._bars.y_range.factors = names
+        self._stages.data = {"name": names, **parts}
+
+    def _worker_rows(self, workers: Mapping[str, dict[str, Any]]) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {name: [] for name, _, _ in _COLUMNS}
+        for address, worker in workers.items():
+            values = {
+                "name": worker["name"],
+                "address": address,
+                "slices": worker["slices"],
+                "volumes": worker["volumes"].get("built", 0),
+                "failed": worker["volumes"].get("failed", 0),
+                "in_work": worker["in_work"],
+                "waiting": worker["waiting"],
+                "busy": self._busy(address, worker["device_s"]),
+                "memory": worker["memory"] / 1e6,
+            }
+            for name, value in values.items():
+                rows[name].append(value)
+        return rows
+
+    def _busy(self, address: str, device_s: float) -> str:
+        """Give the GPU's share of the time since its counter last moved; without a GPU there is none."""
+        now = time.monotonic()
+        before_s, moment, share = self._device.get(address, (device_s, now, 0.0))
+        if device_s > before_s and now > moment:
+            share = min((device_s - before_s) / (now - moment), 1.0)
+            before_s, moment = device_s, now
+        self._device[address] = (before_s, moment, share)
+        return f"{100 * share:.0f} %" if device_s else "no GPU"
+
+
+_COLUMNS = (
+    ("name", "worker", None),
+    ("address", "address", None),
+    ("volumes", "volumes built", "0,0"),
+    ("slices", "slices", "0,0"),
+    ("failed", "failed", "0,0"),
+    ("in_work", "in work", "0"),
+    ("waiting", "waiting for the sampler", "0"),
+    ("busy", "GPU busy", None),
+    ("memory", "memory (MB)", "0,0"),
+)
+
+
+def _rate_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
+    plot = figure(
+        title="slices sampled a second", x_axis_type="datetime", height=220, sizing_mode="stretch_width", tools=""
+    )
+    plot.line("time", "rate", source=source, line_width=2)
+    plot.y_range.start = 0
+    plot.toolbar.logo = None
+    return plot
+
+
+def _stage_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
+    plot = figure(
+        title="time of the stages (% of each worker's)", y_range=[], height=220, sizing_mode="stretch_width", tools=""
+    )
+    plot.hbar_stack(
+        list(_STAGES), y="name", height=0.8, source=source, color=Category10[len(_STAGES)], legend_label=list(_STAGES)
+    )
+    plot.add_layout(plot.legend[0], "right")
+    plot.toolbar.logo = None
+    return plot
+
+
+def _worker_table(source: ColumnDataSource) -> DataTable:
+    columns = [
+        TableColumn(field=name, title=title, **({"formatter": NumberFormatter(format=shape)} if shape else {}))
+        for name, title, shape in _COLUMNS
+    ]
+    return DataTable(source=source, columns=columns, height=200, sizing_mode="stretch_width", index_position=None)
+
+
+def builds_html(builds: Mapping[str, Build]) -> str:
+    """Give a table with a row for each build, the newest first."""
+    if not builds:
+        return "<p>No build has told of itself yet.</p>"
+    heads = ("corpus", "volumes", "done", "failed", "left", "slices/s", "time left", "state")
+    lines = ["".join(f'<th style="text-align:left;{_CELL}">{head}</th>' for head in heads)]
+    for build in reversed(list(builds.values())):
+        cells = "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in build_cells(build))
+        lines.append(cells)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def build_cells(build: Build) -> tuple[str, ...]:
+    """Say one build in words: corpus, volumes, done, failed, left, slices a second, time left, state."""
+    told = build.told
+    left = max(told["total"] - told["done"] - told["failed"], 0)
+    rate, seconds = build.slices.rate(), build.volumes.seconds_left(left)
+    shown_rate = "-" if rate is None or told["ended"] else f"{rate:.1f}"
+    if told["ended"] or seconds is None:
+        until = "-"
+    else:
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        until = f"{timedelta(seconds=round(seconds))}, until {end:%Y-%m-%d %H:%M} UTC"
+    numbers = (told["total"], told["done"], told["failed"], left)
+    return (told["corpus"], *map(str, numbers), shown_rate, until, told["ended"] or "building")
+
+
+def failures_html(builds: Mapping[str, Build]) -> str:
+    """List the last failures of every build with their reasons."""
+    lines = [
+        f"<li><b>{escape(name)}</b> {escape(reason)}: {escape(message)}</li>"
+        for build in reversed(list(builds.values()))
+        for name, reason, message in build.told["last_failures"]
+    ]
+    return f"<b>Last failures</b><ul>{''.join(lines)}</ul>" if lines else "<b>No failures</b>"

@@ -1,0 +1,207 @@
+"""Workers on other machines, started through SSH; the scheduler runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Scheduler, SpecCluster
+from distributed.deploy.ssh import Worker as SshWorker
+
+from cluster.configs import read_config
+from cluster.environ import WORKER_ENVIRON
+from cluster.errors import ClusterError
+from cluster.local import STRIKES, free_address, interrupts_held
+
+_ASK = "import json; from cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
+_ANSWER_S = 120.0
+
+
+@dataclass(frozen=True)
+class SshConfig:
+    """The machines; the keys of the TOML file, of which `ssh:A,B` gives `hosts` alone.
+
+    Attributes
+    ----------
+    hosts
+        `[USER@]HOST[:PORT]` of each. What else SSH needs comes from `~/.ssh/config`.
+    python
+        There; the path of this process's own where empty.
+    workers
+        On each host: one per GPU, else one per core, where 0.
+    scheduler_host
+        Address of this machine that the hosts reach.
+    keys
+        Private keys; the usual ones where there are none.
+    known_hosts
+        File of host keys; the usual one where empty.
+    """
+
+    hosts: tuple[str, ...]
+    python: str = ""
+    workers: int = 0
+    scheduler_host: str = ""
+    keys: tuple[str, ...] = ()
+    known_hosts: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse hosts that cannot be."""
+        if not self.hosts:
+            raise ClusterError("no hosts; expected ssh:HOST,HOST or a file with hosts = [...]")
+        for host in self.hosts:
+            split_host(host)
+
+
+def split_host(text: str) -> dict[str, Any]:
+    """Take `[USER@]HOST[:PORT]` apart, as asyncssh takes it."""
+    user, _, rest = text.rpartition("@")
+    host, _, port = rest.partition(":")
+    if not host or host.startswith("-") or any(letter.isspace() for letter in text) or (port and not port.isdigit()):
+        raise ClusterError(f"host {text!r}; expected [USER@]HOST[:PORT]")
+    found: dict[str, Any] = {"host": host}
+    return found | ({"username": user} if user else {}) | ({"port": int(port)} if port else {})
+
+
+def read_ssh(spec: str) -> SshConfig:
+    """Read `ssh:HOST,HOST` or `ssh:FILE.toml`; raises ClusterError."""
+    rest = spec.removeprefix("ssh:")
+    if rest.endswith(".toml"):
+        return read_config(rest, SshConfig, spec)
+    try:
+        return SshConfig(tuple(host.strip() for host in rest.split(",") if host.strip()))
+    except ClusterError as error:
+        raise ClusterError(f"--cluster {spec}: {error}") from None
+
+
+def check_asyncssh() -> None:
+    """Raise ClusterError where asyncssh is missing."""
+    try:
+        import asyncssh  # noqa: F401
+    except ImportError:
+        raise ClusterError("--cluster ssh: asyncssh is not installed; pip install 'phasegen[ssh]'") from None
+
+
+def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
+    """Give what asyncssh needs beside the host's name."""
+    options = {key: value for key, value in split_host(host).items() if key != "host"}
+    if config.keys:
+        options["client_keys"] = list(config.keys)
+    if config.known_hosts:
+        options["known_hosts"] = config.known_hosts
+    return options
+
+
+def ask_hosts(config: SshConfig, num_workers: int | None = None) -> dict[str, dict[str, Any]]:
+    """Ask every host how many workers it would have, with which GPU each.
+
+    Raises
+    ------
+    ClusterError
+        If a host cannot be reached, or this package is missing there.
+    """
+    check_asyncssh()
+
+    async def ask_all() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(_ask(config, host, num_workers) for host in config.hosts))
+
+    return dict(zip(config.hosts, asyncio.run(ask_all()), strict=True))
+
+
+async def _ask(config: SshConfig, host: str, num_workers: int | None) -> dict[str, Any]:
+    import asyncssh
+
+    python = config.python or sys.executable
+    command = f"{shlex.quote(python)} -c {shlex.quote(_ASK % (num_workers or config.workers or None))}"
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            async with asyncssh.connect(split_host(host)["host"], **connect_options(config, host)) as connection:
+                done = await connection.run(command)
+    except (OSError, asyncssh.Error, TimeoutError) as error:
+        raise ClusterError(
+            f"--cluster ssh: {host}: {error or 'no answer'}; expected that 'ssh {host}' logs in without a question"
+        ) from None
+    if done.exit_status:
+        last = (str(done.stderr or "").strip().splitlines() or ["no message"])[-1]
+        raise ClusterError(
+            f"--cluster ssh: {host}: {python} cannot run this package ({last}); install the same version there, or "
+            "name its Python in a file: ssh:HOSTS.toml with hosts and python"
+        )
+    answer: dict[str, Any] = json.loads(str(done.stdout).strip().splitlines()[-1])
+    return answer
+
+
+def worker_specs(
+    config: SshConfig, shapes: dict[str, dict[str, Any]], memory_limit: int | None
+) -> dict[str, dict[str, Any]]:
+    """Describe one worker process each, with its GPU pinned."""
+    specs = {}
+    for host, shape in shapes.items():
+        for number in range(shape["num_workers"]):
+            gpus = shape["gpus"]
+            options = {
+                "nthreads": shape["threads"],
+                "memory_limit": memory_limit or shape["memory_limit"],
+                "name": f"{host}-{number}",
+                "env": {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {},
+                "dashboard_address": "127.0.0.1:0",
+            }
+            specs[f"{host}-{number}"] = {
+                "cls": SshWorker,
+                "options": {
+                    "address": split_host(host)["host"],
+                    "connect_options": connect_options(config, host),
+                    "kwargs": options,
+                    "worker_class": "distributed.Nanny",
+                    "remote_python": config.python or None,
+                },
+            }
+    return specs
+
+
+@contextmanager
+def start_ssh(
+    config: SshConfig, num_workers: int | None, memory_limit: int | None, dashboard_address: str
+) -> Iterator[tuple[SpecCluster, int]]:
+    """Start a scheduler here and workers on the hosts; gives the cluster and how many workers it has.
+
+    Raises
+    ------
+    ClusterError
+        If a host cannot be used.
+    """
+    shapes = ask_hosts(config, num_workers)
+    specs = worker_specs(config, shapes, memory_limit)
+    scheduler = {"dashboard": True, "dashboard_address": free_address(dashboard_address), "port": 0}
+    if config.scheduler_host:
+        scheduler["host"] = config.scheduler_host
+    if dask.config.get("distributed.comm.require-encryption", False):
+        scheduler["protocol"] = "tls://"
+    settings = {
+        "distributed.scheduler.allowed-failures": STRIKES - 2,
+        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
+    }
+    with dask.config.set(settings):
+        try:
+            with interrupts_held():
+                cluster = SpecCluster(
+                    scheduler={"cls": Scheduler, "options": scheduler},
+                    workers=specs,
+                    name="phasegen-ssh",
+                    silence_logs=logging.CRITICAL,
+                )
+        except Exception as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ClusterError(f"--cluster ssh: workers did not start: {line}") from None
+        try:
+            yield cluster, len(specs)
+        finally:
+            with interrupts_held():
+                cluster.close(timeout=30)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.connect import check_spec
+from cluster.environ import WORKER_ENVIRON
+from cluster.errors import ClusterError
+from cluster.slurm import job_script, read_slurm
+
+pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+
+GPU = """
+memory = "64GB"
+walltime = "1-02:00:00"
+cpus = 8
+gpu = "a100:1"
+jobs = 12
+partition = "gpu"
+account = "mri"
+directives = ["--constraint=ib"]
+container = "apptainer exec --nv image.sif"
+python = "/opt/python"
+prologue = ["module load cuda"]
+interface = "ib0"
+"""
+
+
+def config(tmp_path, text):
+    path = tmp_path / "slurm.toml"
+    path.write_text(text)
+    return f"slurm:{path}"
+
+
+def test_the_script_of_a_gpu_job_asks_for_what_the_file_says(tmp_path):
+    script = job_script(read_slurm(config(tmp_path, GPU))).splitlines()
+    head = [line for line in script if line.startswith("#")]
+    assert head == [
+        "#!/usr/bin/env bash",
+        "#SBATCH -J phasegen",
+        "#SBATCH -p gpu",
+        "#SBATCH -A mri",
+        "#SBATCH -n 1",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --mem=60G",
+        "#SBATCH -t 1-02:00:00",
+        "#SBATCH --gres=gpu:a100:1",
+        "#SBATCH --constraint=ib",
+    ]
+    for name, value in WORKER_ENVIRON.items():
+        assert f"export {name}={value}" in script
+    assert script.index("module load cuda") > script.index("export OMP_NUM_THREADS=1")
+    (worker,) = [line for line in script if "distributed.cli.dask_worker" in line]
+    assert worker.startswith("apptainer exec --nv image.sif /opt/python -m distributed.cli.dask_worker tls://")
+    words = worker.split()
+    assert words[words.index("--nthreads") + 1] == "4" and "--nworkers" not in words
+    # a worker leaves five minutes before the 93,600 s of its job are over
+    assert words[words.index("--lifetime") + 1] == "93300s"
+    assert words[words.index("--interface") + 1] == "ib0"
+
+
+def test_without_a_gpu_every_core_has_a_worker(tmp_path):
+    script = job_script(read_slurm(config(tmp_path, 'memory = "32GB"\nwalltime = "04:00:00"\ncpus = 8\n')))
+    words = script.split()
+    assert words[words.index("--nworkers") + 1] == "8"
+    assert words[words.index("--nthreads") + 1] == "2"
+    assert "--gres" not in script and "#SBATCH --cpus-per-task=8" in script
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "memory is missing"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\ngpus = 1\n', "unknown key gpus; expected memory, walltime"),
+        ('memory = 32\nwalltime = "04:00:00"\n', "memory is 32; expected text"),
+        ('memory = "much"\nwalltime = "04:00:00"\n', "memory is 'much'; expected a size such as 32GB"),
+        ('memory = "1GB"\nwalltime = "4h"\n', "walltime is '4h'; expected HH:MM:SS"),
+        ('memory = "1GB"\nwalltime = "00:05:00"\n', "expected more than 10 minutes"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\ngpu = "a100:2"\n', "one GPU a job"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\njobs = true\n', "jobs is True; expected a whole number"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\nminimum = 3\n', "minimum from 0 to jobs"),
+        ("memory =", "not TOML"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said_before_anything_starts(tmp_path, text, match):
+    with pytest.raises(ClusterError, match=match):
+        check_spec(config(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ClusterError, match=r"cannot read .*none.toml"):
+        check_spec(f"slurm:{tmp_path}/none.toml")

@@ -1,0 +1,152 @@
+"""The page, the counters and the report while a real build runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import urllib.request
+
+import pytest
+
+from augment.bench.phantom import write_volumes
+from augment.options import BuildOptions
+from augment.run import build
+from cluster.counters import Counters
+from cluster.errors import ClusterError
+from cluster.pace import Pace
+from cluster.page import build_cells, builds_html, failures_html
+from cluster.performance import check_report
+from cluster.watching import Build, Watching
+from manifests.parse import read_manifest
+
+TOLD = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8, "last_failures": [], "ended": ""}
+
+
+def test_pace_counts_the_last_minutes_only():
+    pace = Pace(100.0)
+    assert pace.rate() is None and pace.seconds_left(5) is None
+    for second in range(0, 51):
+        pace.add(second, 1000 * second)  # what was skipped
+    for second in range(51, 400):
+        pace.add(second, 50_000 + 2 * (second - 50))
+    assert pace.rate() == pytest.approx(2.0)
+    assert pace.seconds_left(100) == pytest.approx(50.0)
+
+
+def test_pace_keeps_few_moments_however_often_it_is_told():
+    pace = Pace(100.0)
+    for step in range(100_000):
+        pace.add(step / 100, step)
+    assert len(pace._seen) < 60
+    assert pace.rate() == pytest.approx(100.0, rel=0.01)
+
+
+def test_counters_add_up_over_threads():
+    counters = Counters()
+
+    def work():
+        for _ in range(500):
+            with counters.working(), counters.waiting():
+                counters.count_sampled(2, 0.5)
+            counters.count_volume("built", 3, {"sample": 1.0}, None)
+        counters.count_volume("failed", 9, {"read": 1.0}, "missing")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [one.start() for one in threads]
+    [one.join() for one in threads]
+    now = json.loads(json.dumps(counters.snapshot()))
+    assert (now["slices"], now["sampled"], now["device_s"]) == (6000, 4000, 1000.0)
+    assert (now["in_work"], now["waiting"]) == (0, 0)
+    assert now["volumes"] == {"built": 2000, "failed": 4} and now["failures"] == {"missing": 4}
+    assert now["seconds"] == {"sample": 2000.0, "read": 4.0}
+
+
+def test_the_watching_keeps_a_bounded_number_of_builds():
+    watching = Watching()
+    for number in range(100):
+        watching.take(str(number), TOLD)
+    assert len(watching.builds) == 20 and "99" in watching.builds
+
+
+def test_what_a_build_tells_is_shown_and_cannot_be_markup():
+    failing = {**TOLD, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
+    builds = {"one": Build(told=failing)}
+    assert build_cells(builds["one"])[:5] == ("c<b>.zarr", "10", "4", "1", "5")
+    assert "c&lt;b&gt;.zarr" in builds_html(builds) and "<b>.zarr" not in builds_html(builds)
+    assert "missing: v1 (&lt;script&gt;): gone" in failures_html(builds)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_starts(tmp_path):
+    check_report(None)
+    check_report(tmp_path / "report.html")
+    for path in (tmp_path, tmp_path / "none" / "report.html"):
+        with pytest.raises(ClusterError, match="--performance-report"):
+            check_report(path)
+
+
+def _get(url):
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
+        return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory):
+    """A build on a cluster that stays open after its work; what the pages said meanwhile."""
+    folder = tmp_path_factory.mktemp("watched")
+    manifest = write_volumes(folder, 6, 2, 16)
+    manifest.write_text(manifest.read_text() + "bad,missing.npy,2,16,16\n")
+    seen: dict = {}
+
+    class DoneError(Exception):
+        pass
+
+    def say(line):
+        if line.startswith("dashboard: "):
+            seen["base"] = re.search(r"http://[^/]+", line)[0]
+        if line.startswith("the cluster stays open"):
+            _look(seen)
+            raise DoneError
+
+    report = folder / "report.html"
+    options = BuildOptions(
+        phase="smooth", num_workers=2, dashboard_address="127.0.0.1:0", keep_open=True, performance_report=report
+    )
+    logging.getLogger("bokeh").setLevel(logging.ERROR)
+    with pytest.raises(DoneError):
+        build(read_manifest(manifest), str(folder / "c.zarr"), options, say=say, progress=False)
+    seen["report"] = report.read_text()
+    return seen
+
+
+def _look(seen):
+    base = seen["base"]
+    seen["page"] = _get(f"{base}/phasegen")
+    identity = json.loads(_get(f"{base}/json/identity.json"))
+    ports = [worker["services"]["dashboard"] for worker in identity["workers"].values()]
+    seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics") for port in ports]
+
+
+def test_every_worker_counts_on_its_own_metrics_page(looked_at):
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+
+    def total(name):
+        return sum(
+            float(value) for page in looked_at["metrics"] for value in re.findall(rf"^{name} (\S+)$", page, re.M)
+        )
+
+    assert total("phasegen_slices_total") == 12
+    assert total("phasegen_sampled_slices_total") == 12
+    assert total(r'phasegen_volumes_total\{status="built"\}') == 6
+    assert total(r'phasegen_failures_total\{reason="missing"\}') == 1
+    assert total(r'phasegen_stage_seconds_total\{stage="commit"\}') > 0
+    assert total("phasegen_volumes_in_work") == 0
+
+
+def test_the_report_of_dask_is_a_page(looked_at):
+    assert "<html" in looked_at["report"].lower() and "dask" in looked_at["report"].lower()
+
+
+def test_the_dashboard_has_the_page(looked_at):
+    assert "<title>phasegen</title>" in looked_at["page"]
