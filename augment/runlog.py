@@ -52,6 +52,7 @@ class RunLog:
         self._lines: list[str] = []
         self._file: TextIO | None = None
         self._written = 0.0
+        self._write_every_s = _WRITE_EVERY_S
         if isinstance(self._folder, Path):
             path = self._folder / self._key
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ class RunLog:
         del facts["receipt"]
         facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
         self._line({"event": "volume", **facts})
-        if time.monotonic() - self._written > _WRITE_EVERY_S:
+        if time.monotonic() - self._written > self._write_every_s:
             self.flush()
 
     def strike(self, name: str, row: str, recipe_hash: str) -> None:
@@ -105,10 +106,13 @@ class RunLog:
 
     def flush(self) -> None:
         """Write `failures.json`, and the lines where they are kept in memory."""
+        start = time.monotonic()
         self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
         if not isinstance(self._folder, Path):
             self._folder.put(self._key, "".join(self._lines).encode())
         self._written = time.monotonic()
+        # an object store gets the whole log each time, so as it grows it is written less often
+        self._write_every_s = max(_WRITE_EVERY_S, 20 * (self._written - start))
 
     def _replace(self, key: str, document: Mapping[str, Any]) -> None:
         text = json.dumps(document, indent=1) + "\n"
