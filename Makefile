@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
 
-.PHONY: demo test check bench format clean fastmri conformance reliability
+.PHONY: demo test check bench format clean fastmri conformance reliability scale
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -55,6 +55,9 @@ bench: $(VENV)/.base
 	$(BIN)/phasegen bench build
 	$(BIN)/phasegen bench loader
 	$(BIN)/phasegen bench store
+
+scale: $(VENV)/.base
+	$(BIN)/phasegen bench scale
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

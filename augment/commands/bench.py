@@ -22,6 +22,7 @@ def register(commands: Commands) -> None:
     _add_sampler(kinds)
     _add_build(kinds)
     _add_loader(kinds)
+    _add_scale(kinds)
     _add_store(kinds)
 
 
@@ -97,6 +98,22 @@ def _add_store(kinds: Commands) -> None:
     add_json(parser)
 
 
+def _add_scale(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "scale",
+        run_scale,
+        "what a volume costs beside its work; a long plan",
+        "Build many small volumes with smooth phase and plan a long manifest: CPU time of Dask and of the commit for\n"
+        "each volume, memory of client and scheduler. Exit status 1 where a figure is worse than its target.",
+        "phasegen bench scale\nphasegen bench scale --volumes 500 --rows 100000 --json",
+    )
+    _add_sizes(parser, volumes=10_000, slices=8, size=32)
+    parser.add_argument("--workers", type=count, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--rows", type=count, default=1_000_000, metavar="N", help="to plan (default: 1000000)")
+    add_json(parser)
+
+
 def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int) -> None:
     parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"(default: {volumes})")
     parser.add_argument("--slices", type=count, default=slices, metavar="N", help=f"of a volume (default: {slices})")
@@ -144,6 +161,22 @@ def run_store(arguments: argparse.Namespace) -> Answer:
     _check_folder(arguments.folder)
     result = bench_store(arguments.slices, arguments.size, arguments.rounds, folder=arguments.folder)
     return Answer(0, result.lines(), result.to_json())
+
+
+def run_scale(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench scale`."""
+    from augment.bench.scale import TARGETS, bench_scale, figures
+
+    _check_folder(arguments.folder)
+    sizes = (arguments.volumes, arguments.slices, arguments.size)
+    result = bench_scale(*sizes, arguments.workers, arguments.rows, arguments.folder)
+    found = figures(result)
+    verdicts = [
+        f"{name}: {found[name]:.4g}, target at most {most:g}: {'met' if found[name] <= most else 'MISSED'}"
+        for name, most in TARGETS.items()
+    ]
+    missed = any(found[name] > most for name, most in TARGETS.items())
+    return Answer(int(missed), [*result.lines(), "", *verdicts], {**result.to_json(), "figures": found})
 
 
 def _count_or_none(text: str) -> int:

@@ -51,9 +51,12 @@ def register(commands: Commands) -> None:
         show_status,
         "say how far a corpus is",
         "Say what of a corpus is committed, what the last run did, and what failed and why. Works while it is built.",
-        "phasegen status brain.zarr\nphasegen status brain.zarr --json",
+        "phasegen status brain.zarr\nphasegen status brain.zarr --watch\nphasegen status brain.zarr --json",
     )
     status.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
+    status.add_argument(
+        "--watch", action="store_true", help="show it again and again until the run ends; Ctrl-C stops looking"
+    )
     add_json(status)
 
 
@@ -100,7 +103,10 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the work runs and with how much memory."""
     where = parser.add_argument_group("where it runs")
     where.add_argument(
-        "--cluster", default="local", metavar="SPEC", help="local, or a running Dask scheduler: tcp://HOST:PORT, tls://"
+        "--cluster",
+        default="local",
+        metavar="SPEC",
+        help="local, slurm:CONFIG.toml, ssh:HOST,HOST, or a running Dask scheduler: tcp://, tls://",
     )
     where.add_argument(
         "--workers",
@@ -204,6 +210,11 @@ def resume_command(arguments: argparse.Namespace) -> str:
 
 def show_status(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen status`."""
+    if arguments.watch:
+        from augment.follow import draw, follow
+
+        follow(arguments.corpus, draw)
+        return Answer(0)
     from augment.status import read_status
 
     status = read_status(arguments.corpus)
