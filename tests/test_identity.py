@@ -74,9 +74,7 @@ def hdf5(path):
     with h5py.File(path, "w") as file:
         file["reconstruction_rss"] = phantom((3, 8, 8))
         file["reconstruction_rss"].attrs["comment"] = WORD
-        file["ismrmrd_header"] = (
-            f"<ismrmrdHeader><patientName>{WORD}</patientName><studyDate>{DATE}</studyDate><TE>9</TE>"
-        )
+        file["ismrmrd_header"] = f"<ismrmrdHeader><patientName>{WORD}</patientName><x>{DATE}</x><TE>9</TE>"
         file.attrs.update({"patient_id": WORD, "acquisition": f"AXT2 {WORD}", "operator": WORD})
 
 
@@ -142,8 +140,8 @@ def test_the_search_would_find_an_identity(built):
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "..", ".", "a/b", "/etc/x", "a\\b", "C:\\x", ".hidden", "__init__", "zarr.json", "ZARR.json", "a\0b", "a\nb",
-     "a@1", "ａ", "x" * 129, "", " ", "a b", "%2e%2e", "~", "$HOME", "c:x"],
+    ["../x", "..", ".", "a/b", "/etc/x", "a\\b", "C:\\x", ".hidden", "__init__", "zarr.json", "ZARR.json", "a\0b",
+     "a\nb", "a@1", "ａ", "x" * 129, "", " ", "a b", "%2e%2e", "~", "$HOME", "c:x"],
 )  # fmt: skip
 def test_no_name_leads_out_of_a_corpus(name):
     assert volume_id_fault(name) is not None
