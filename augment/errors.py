@@ -25,6 +25,9 @@ RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer 
 """The mend where memory was short; without --retry-failed the volume would be left out."""
 
 
+_LONGEST = 1000
+
+
 class VolumeError(ValueError):
     """One volume cannot be built.
 
@@ -34,7 +37,10 @@ class VolumeError(ValueError):
 
     def __init__(self, reason: Reason, message: str) -> None:
         # Parts of it come out of damaged files, and it goes to terminals, logs and pages.
-        super().__init__("".join(mark if mark.isprintable() else "?" for mark in message))
+        text = "".join(mark if mark.isprintable() else "?" for mark in message)
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+        super().__init__(text)
         self.reason: Reason = reason
 
     def __reduce__(self) -> tuple[type[VolumeError], tuple[Reason, str]]:

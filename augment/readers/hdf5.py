@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -149,10 +150,15 @@ def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes:
     if _is_kspace(dataset):
         return _magnitude(file, row.path, facts, limit_bytes)
     as_volume(_empty(dataset), row.path)
-    check_limit(dataset.size * (dataset.dtype.itemsize + 8), limit_bytes, row.path)
+    check_limit(dataset.size * (dataset.dtype.itemsize + 8) + _chunk_bytes(dataset), limit_bytes, row.path)
     with np.errstate(over="ignore"):
         values = dataset[()].astype(np.complex64 if dataset.dtype.kind == "c" else np.float32)
     return as_volume(values, row.path)
+
+
+def _chunk_bytes(dataset: h5py.Dataset) -> int:
+    """Memory to unpack one chunk, which may be far larger than the array: as stored, and as it comes out."""
+    return 2 * math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
 def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
@@ -176,7 +182,7 @@ def _magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
 
 def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
     kspace = _whole_kspace(file, name)
-    check_limit(kspace.size * (kspace.dtype.itemsize + 8), limit_bytes, name)
+    check_limit(kspace.size * (kspace.dtype.itemsize + 8) + _chunk_bytes(kspace), limit_bytes, name)
     return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts, name))
 
 

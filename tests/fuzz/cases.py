@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def make_case(seed: int, number: int) -> Case:
     return Case(number, choice, draw_plan(target, source))
 
 
-def run_case(case: Case, folder: Path) -> Verdict:
-    """Write the case's files into a folder of its own, judge them, remove them."""
+def run_case(case: Case, folder: Path, begin: Callable[[], object] = lambda: None) -> Verdict:
+    """Write the case's files into a folder of its own, call `begin`, judge them, remove them."""
     files = mutated(case.seed, case.plan)
     place = folder / f"case{case.number}"
     try:
@@ -46,6 +47,8 @@ def run_case(case: Case, folder: Path) -> Verdict:
             path = place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        del files
+        begin()
         return judge(case.seed, place)
     finally:
         shutil.rmtree(place, ignore_errors=True)

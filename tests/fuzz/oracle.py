@@ -102,7 +102,7 @@ def _planes(dataset: pydicom.Dataset) -> list[tuple[float, NDArray[np.float32]]]
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else encoded
     pixels = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
     unused = pixels.dtype.itemsize * 8 - int(dataset.get("BitsStored") or pixels.dtype.itemsize * 8)
-    if unused > 0 and not dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
+    if unused > 0 and not pydicom.uid.UID(dataset.file_meta.TransferSyntaxUID).is_compressed:
         pixels = pixels.astype(pixels.dtype.newbyteorder("=")) << unused >> unused
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
     found = []

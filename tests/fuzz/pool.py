@@ -130,14 +130,25 @@ def _serve(pipe: Connection, seed: int, folder: Path) -> None:
         except EOFError:
             return
         case = make_case(seed, max(number, 0))
-        before, start, cpu = _reset_peak(), time.monotonic(), time.process_time()
-        verdict = run_case(case, folder) if number >= 0 else MISDEEDS[number]()
-        peak, cpu = _status("VmHWM") - before, time.process_time() - cpu
+        meter = _Meter()
+        verdict = run_case(case, folder, meter.begin) if number >= 0 else MISDEEDS[number]()
+        peak, cpu = _status("VmHWM") - meter.resident, time.process_time() - meter.cpu
         if verdict.fault is None and peak > PEAK_BYTES:
             verdict = Verdict(verdict.outcome, f"took {peak >> 20} MiB more than before; allowed {PEAK_BYTES >> 20}")
         if verdict.fault is None and cpu > CPU_SECONDS:
             verdict = Verdict(verdict.outcome, f"took {cpu:.0f} s of processor time")
-        pipe.send(Result(number, verdict, time.monotonic() - start, peak))
+        pipe.send(Result(number, verdict, time.monotonic() - meter.start, peak))
+
+
+class _Meter:
+    """Memory, processor time and time from which a case counts: what made its files is not our code."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start anew."""
+        self.resident, self.start, self.cpu = _reset_peak(), time.monotonic(), time.process_time()
 
 
 def _reset_peak() -> int:
