@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
 
-.PHONY: demo test check bench format clean fastmri conformance reliability scale
+.PHONY: fuzz demo test check bench format clean fastmri conformance reliability scale
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -58,6 +58,10 @@ bench: $(VENV)/.base
 
 scale: $(VENV)/.base
 	$(BIN)/phasegen bench scale
+
+# 10,000 hostile files, each in a child under limits; a few minutes to an hour. CASES=N SEED=S for others.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
