@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from distributed import Client, SpecCluster
 
 from cluster.errors import ClusterError
-from cluster.local import interrupts_held, local_shape, start_local
+from cluster.local import interrupts_held, local_shape, quiet, start_local
 from cluster.slurm import check_jobqueue, read_slurm, start_slurm
 from cluster.ssh import check_asyncssh, read_ssh, start_ssh
 
@@ -133,15 +134,17 @@ def _client(cluster: SpecCluster) -> Iterator[Client]:
 
 @contextmanager
 def _join(address: str, timeout: float) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:  # TypeError: tls:// without certificates
-        raise ClusterError(
-            f"--cluster {address}: no answer within {timeout:g} s ({_first_line(error)}); check that the scheduler "
-            "runs and, for tls://, that distributed.comm.tls names the certificates"
-        ) from None
-    with client:
-        yield client
+    with quiet():
+        try:
+            client = Client(address, timeout=timeout, set_as_default=False)
+        except (OSError, ValueError, RuntimeError, TypeError) as error:  # TypeError: tls:// without certificates
+            raise ClusterError(
+                f"--cluster {address}: no answer within {timeout:g} s ({_first_line(error)}); check that the scheduler "
+                "runs and, for tls://, that distributed.comm.tls names the certificates"
+            ) from None
+        with client:
+            yield client
+        gc.collect()  # what Dask left of a lost scheduler says so when it is collected, and that is known by now
 
 
 def _ready(

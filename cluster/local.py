@@ -94,7 +94,7 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
-    with dask.config.set(config), _quiet(), ExitStack() as stack:
+    with dask.config.set(config), quiet(), ExitStack() as stack:
         try:
             with interrupts_held(), _interrupts_blocked(), warnings.catch_warnings():
                 # taken by someone else since free_address looked; Dask takes another port, and that one is shown
@@ -206,9 +206,11 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Dask's own log lines (lost workers, closed connections) off the terminal: the build reports them itself."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    names = ("distributed", "tornado", "asyncio")
+    inner = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]  # with own levels
+    loggers = [logging.getLogger(name) for name in (*names, *inner)]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
