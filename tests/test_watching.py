@@ -9,6 +9,7 @@ import threading
 import urllib.request
 
 import pytest
+from chromium import find_chromium, look
 
 from augment.bench.phantom import write_volumes
 from augment.options import BuildOptions
@@ -106,7 +107,7 @@ def looked_at(tmp_path_factory):
         if line.startswith("dashboard: "):
             seen["base"] = re.search(r"http://[^/]+", line)[0]
         if line.startswith("the cluster stays open"):
-            _look(seen)
+            _look(seen, folder)
             raise DoneError
 
     report = folder / "report.html"
@@ -120,11 +121,13 @@ def looked_at(tmp_path_factory):
     return seen
 
 
-def _look(seen):
+def _look(seen, folder):
     base = seen["base"]
     seen["page"] = _get(f"{base}/phasegen")
     identity = json.loads(_get(f"{base}/json/identity.json"))
     ports = [worker["services"]["dashboard"] for worker in identity["workers"].values()]
+    if find_chromium() is not None:
+        seen["browser"] = look(f"{base}/phasegen", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2)
     seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics") for port in ports]
 
 
@@ -150,3 +153,14 @@ def test_the_report_of_dask_is_a_page(looked_at):
 
 def test_the_dashboard_has_the_page(looked_at):
     assert "<title>phasegen</title>" in looked_at["page"]
+
+
+def test_a_browser_shows_what_the_build_did(looked_at):
+    if "browser" not in looked_at:
+        pytest.skip("no chromium here")
+    text = looked_at["browser"]["text"]
+    assert looked_at["browser"]["canvases"] >= 2, "no figure was drawn"
+    assert "c.zarr" in text and "building" not in text and "ended" in text
+    assert re.search(r"c\.zarr\s+7\s+6\s+1\s+0\s", text), text
+    assert "bad" in text and "missing: " in text
+    assert text.count("127.0.0.1:") >= 2, "the workers are not listed"
