@@ -15,7 +15,7 @@ from augment.errors import RequestError
 from augment.index import write_index
 from augment.verify import verify_corpus
 
-FAULT = "damaged bytes: found by verify, no wrong slice"
+FAULT = "every byte region damaged"
 DAMAGES = ("flip", "truncate", "delete", "zero", "append", "swap")
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from augment.readers import read_volume
 from manifests.record import ManifestRow
 
-FAULT = "hostile input: fuzzing"
+FAULT = "hostile input"
 
 
 @st.composite
