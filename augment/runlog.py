@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +58,13 @@ class RunLog:
             path = self._folder / self._key
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8", buffering=1)
-        self._line({"event": "start", **facts})
+        try:
+            self._line({"event": "start", **facts})
+        except OSError:
+            if self._file is not None:
+                with suppress(OSError):  # the same error again, as it empties its buffer
+                    self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -67,9 +74,11 @@ class RunLog:
 
     def close(self) -> None:
         """Write what is still kept in memory."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
+        try:
+            self.flush()
+        finally:  # also on a full disk
+            if self._file is not None:
+                self._file.close()
 
     def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
         """Take in how a volume ended."""
