@@ -128,7 +128,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     recipe = make_recipe(options, device)
     store = open_corpus(root, recipe, options.overwrite)
     check_environment(store, classes, options)
-    threads = max(connection.num_threads() // connection.num_workers(), 1)
+    threads = max(connection.num_threads() // max(connection.num_workers(), 1), 1)
     plan = BenchPlan(
         state=f"phasegen-{uuid.uuid4().hex}",
         root=store.root,
