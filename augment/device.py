@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from augment.errors import VolumeError
 
 
 @dataclass
@@ -53,6 +56,38 @@ def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
             continue
         return tile
     return 0
+
+
+def explain_out_of_memory(where: str, generator: Any, sample: Callable[[int], object]) -> VolumeError:  # noqa: ANN401
+    """Say which tile would fit a volume whose tile did not. The tile itself stays as it is: another gives other bytes.
+
+    Parameters
+    ----------
+    where
+        Names the volume.
+    generator
+        Its `tile` is how many slices it gives the network at once; nobody else may use it meanwhile.
+    sample
+        Samples that many slices of the volume.
+    """
+    tile = int(getattr(generator, "tile", 1))
+
+    def call(slices: int) -> object:
+        generator.tile = slices
+        return sample(slices)
+
+    try:
+        fits = fitting_tile(tile, call)
+    finally:
+        if tile > 1:
+            generator.tile = tile
+        free_cache()
+    found = f"{where}: the GPU ran out of memory with tiles of {tile} slices"
+    if fits:
+        return VolumeError(
+            "too_large", f"{found}; tiles of {fits} would fit, and give other bytes; use a GPU with more memory"
+        )
+    return VolumeError("too_large", f"{found}; not even one slice fits; use a GPU with more memory")
 
 
 def free_cache() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from augment.attributes import make_attributes
 from augment.audit import audit_volume
 from augment.committed import find_committed
-from augment.device import device_clock
+from augment.device import device_clock, explain_out_of_memory
 from augment.errors import RETRY_WITH_MEMORY, Reason, VolumeError
 from augment.kspace import make_kspace, real_phasor
 from augment.layout import ArrayLayout
@@ -184,6 +184,11 @@ def sample_phasor(
                 with device_clock(getattr(bench.generator, "device", None)) as busy:
                     phasor[part] = bench.generator.sample_phase(slices, keys[part], conditions).cpu().numpy()
                 bench.counters.count_sampled(len(slices), busy.seconds)
+    except torch.OutOfMemoryError:
+        generator, first = bench.generator, torch.from_numpy(magnitude[part].copy())
+        raise explain_out_of_memory(
+            task.where, generator, lambda count: generator.sample_phase(first[:count], keys[part][:count], conditions)
+        ) from None
     finally:
         bench.sampling.release()
     return phasor

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from augment.bench.phantom import open_bench, write_volumes
+from augment.device import device_clock, fitting_tile
+from augment.pipeline import build_volume
+from augment.workbench import Task
+from manifests.parse import read_manifest
+
+
+class Small:
+    """Memory for so many slices at once, as a GPU has; phase is zero."""
+
+    name, nfe = "diffusion", 1
+
+    def __init__(self, tile, room):
+        self.tile, self.room, self.calls = tile, room, []
+
+    def sample_phase(self, magnitude, keys, conditions):
+        assert len(keys) == len(magnitude)
+        self.calls.append(self.tile)
+        if self.tile > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.ones_like(magnitude, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize(("room", "fits"), [(16, 8), (8, 8), (5, 4), (1, 1), (0, 0)])
+def test_the_tile_that_fits_is_found_by_halving(room, fits):
+    generator = Small(16, room)
+
+    def call(slices):
+        generator.tile = slices
+        generator.sample_phase(torch.ones(slices, 2, 2), [None] * slices, None)
+
+    assert fitting_tile(16, call) == fits
+
+
+@pytest.mark.parametrize(("room", "said"), [(4, "tiles of 4 would fit"), (0, "not even one slice fits")])
+def test_a_volume_without_memory_names_the_tile_that_would_fit_and_keeps_the_recipes(tmp_path, room, said):
+    row = read_manifest(write_volumes(tmp_path, 1, 20, 8))[0]
+    generator = Small(16, room)
+    outcome = build_volume(Task(row), replace(open_bench(tmp_path / "c.zarr"), generator=generator))
+    assert (outcome.status, outcome.reason) == ("failed", "too_large")
+    assert said in outcome.message and "tiles of 16 slices" in outcome.message and "v0000" in outcome.message
+    assert generator.tile == 16 and generator.calls[0] == 16
+    assert not list((tmp_path / "c.zarr").glob("volumes/*/zarr.json"))
+
+
+def test_a_cpu_has_no_device_time():
+    for device in (None, "cpu", torch.device("cpu")):
+        with device_clock(device) as busy:
+            torch.ones(8).sum()
+        assert busy.seconds == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_a_gpu_is_busy_while_it_multiplies():
+    matrix = torch.ones(2048, 2048, device="cuda")
+    with device_clock("cuda") as busy:
+        for _ in range(10):
+            matrix = matrix @ matrix / 2048
+    assert 0 < busy.seconds < 60
