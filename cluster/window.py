@@ -204,7 +204,8 @@ def _fetch(client: Client, item: T, future: Any) -> Finished[T] | None:  # noqa:
     """Fetch a result from its worker; None where that is not to be had."""
     try:
         return Finished(item, value=_gather(client, [future])[0])
-    except (TimeoutError, KilledWorker, CancelledError, concurrent.futures.CancelledError):
+    except (OSError, KilledWorker, CancelledError, concurrent.futures.CancelledError):
+        # late, or the worker or the scheduler is gone, which `_look` finds out; what the function raised has a status
         return None
     except Exception as error:  # what the function raised when it was run again, or a value that cannot be read
         return Finished(item, error=error)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 
 import pytest
+
+# tests send Ctrl-C to commands; a run of the tests that was started in the background ignores it, and so would they
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

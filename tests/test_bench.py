@@ -19,6 +19,7 @@ from augment.bench.store import bench_store
 from augment.commands.bench import register
 from augment.errors import RequestError
 from augment.loader import KSpaceSlices
+from diffusion.baselines import BASELINES
 from diffusion.checkpoint import save_checkpoint
 from diffusion.network import ComplexUNet, NetworkConfig
 
@@ -47,7 +48,8 @@ def test_sampler_has_a_line_for_every_generator_size_and_number_of_evaluations(t
     assert torch.get_num_threads() == threads
     rows = document["tables"][0]["rows"]
     lines = [(row["generator"], row["evaluations"], row["size"]) for row in rows]
-    names = [("smooth", 0), ("sinus", 0), ("zero", 0), ("white", 0), ("diffusion", 1), ("diffusion", 4)]
+    names = [(name, 0) for name in BASELINES] + [("diffusion", 1), ("diffusion", 4)]
+    assert {"smooth", "sinus", "zero", "white"} <= set(BASELINES)
     assert sorted(lines) == sorted((name, nfe, size) for size in (8, 12) for name, nfe in names)
     assert {row["paper's evaluations / ours"] for row in rows} == {None, 1000, 250}
     for row in rows:
