@@ -109,6 +109,16 @@ def test_a_case_is_the_same_every_time():
     assert make_case(3, 1) != make_case(4, 1)
 
 
+def test_changes_of_a_manifest_together_make_no_text_without_measure():
+    longest = 0
+    for seed in seeds("manifest"):
+        for first in range(12):
+            for second in range(12):
+                steps = tuple(Step("manifest_text", 0.5, number) for number in (first, second, 4, 9))
+                longest = max(longest, *map(len, mutated(seed, Plan(0.0, steps)).values()))
+    assert 1 << 16 < longest < 10_000_000
+
+
 def test_a_wrong_slice_of_the_loader_would_be_a_fault(tmp_path):
     from augment.index import write_index
     from augment.store import CorpusStore

@@ -240,6 +240,16 @@ def test_hdf5_links_do_not_leave_the_file(tmp_path):
     assert probe(tmp_path, [tmp_path / "y.h5"]).headers == []
 
 
+@pytest.mark.parametrize("key", ["reconstruction_esc", "mask", "ismrmrd_header"])
+def test_a_link_to_nowhere_is_not_the_same_as_nothing(tmp_path, key):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["kspace"] = phantom((3, 6, 6)).astype(np.complex64)
+    assert read_volume(row(tmp_path / "x.h5")).magnitude.shape == (3, 6, 6)
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file[key] = h5py.SoftLink("/nowhere")
+    refused(tmp_path / "x.h5", "unreadable", "leads nowhere")
+
+
 def test_what_numpy_would_unpickle_is_refused(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -387,6 +397,9 @@ def _nifti(tmp_path, shape=(6, 5, 4), kind=nib.Nifti1Image, **fields):
         ({"scl_slope": 1.0, "scl_inter": np.nan}, "unreadable"),
         ({"vox_offset": np.nan}, "unreadable"),
         ({"vox_offset": 10.0}, "unreadable"),
+        ({"srow_x": (np.nan, 0, 0, 0), "sform_code": 2, "qform_code": 2}, "unreadable"),
+        ({"quatern_b": np.nan, "sform_code": 0, "qform_code": 2}, "unreadable"),
+        ({"qoffset_x": np.inf, "sform_code": 0, "qform_code": 2}, "unreadable"),
         ({"srow_x": (1e10, 0, 0, 0), "srow_y": (0, 1e10, 0, 0), "srow_z": (0, 0, 1e10, 0)}, "unreadable"),
     ],
 )

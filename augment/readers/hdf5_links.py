@@ -24,7 +24,8 @@ def find_object(file: h5py.File, key: str, name: str) -> h5py.Dataset | h5py.Gro
     Raises
     ------
     VolumeError
-        `unsupported` where an external link is on the way, `unreadable` where soft links go round in a circle.
+        `unsupported` where an external link is on the way, `unreadable` where soft links go round in a circle or lead
+        nowhere: a `mask` that is lost so is not the same as none.
     """
     here: h5py.Group | h5py.Dataset = file
     steps = _steps(key)
@@ -33,6 +34,8 @@ def find_object(file: h5py.File, key: str, name: str) -> h5py.Dataset | h5py.Gro
         step = steps.pop(0)
         link = here.get(step, getlink=True) if isinstance(here, h5py.Group) else None
         if link is None:
+            if followed:
+                raise VolumeError("unreadable", f"{name}: the link to {key} leads nowhere; expected data; repack it")
             return None
         if isinstance(link, h5py.ExternalLink):
             raise VolumeError("unsupported", f"{name}: {key} lies in another file; expected one file; repack it")

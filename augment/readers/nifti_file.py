@@ -157,7 +157,9 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[Affi
     for code, get in (("sform_code", header.get_sform), ("qform_code", header.get_qform)):
         if int(header[code]) > 0:
             affine = np.asarray(get(), dtype=np.float64)
-            if np.all(np.isfinite(affine)) and np.linalg.matrix_rank(affine[:3, :3]) == 3:
+            if not np.all(np.isfinite(affine)):  # damaged; another place than the one it stands for would go unnoticed
+                raise ValueError(f"its {code.removesuffix('_code')} is not finite")
+            if np.linalg.matrix_rank(affine[:3, :3]) == 3:
                 return _LPS_OF_RAS @ affine, {}
     spacing = [abs(float(z)) for z in header["pixdim"][1:4]]
     affine = np.diag([*(z if 0 < z < np.inf else 1.0 for z in spacing), 1.0])

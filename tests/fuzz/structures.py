@@ -24,6 +24,7 @@ from pydicom.tag import Tag
 Change = Callable[[bytes, float, int], bytes]
 
 _LARGE_TEXT = 1 << 16
+_MOST_TEXT = 1 << 22  # half a million short lines; more only takes longer, in proportion, for whoever reads them
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e30, 3e38, -3e38, 1e300, math.nan, math.inf, -math.inf)
 _INTEGERS = (0, 1, -1, 2, 3, 7, 8, 16, 64, 255, 256, 512, 2048, 32767, -32768, 2**31 - 1, -(2**31), 2**62)
 _KEYWORDS = (
@@ -232,13 +233,17 @@ def manifest_text(data: bytes, where: float, number: int) -> bytes:
     """Write the whole file in another way."""
     ways: tuple[Callable[[bytes], bytes], ...] = (
         lambda text: text.decode("utf-8-sig").encode("utf-16"), lambda text: text.replace(b"\n", b"\r\n"),
-        lambda text: text.replace(b"\n", b"\r"), lambda text: text.replace(b",", b";"), lambda text: text * 3000,
+        lambda text: text.replace(b"\n", b"\r"), lambda text: text.replace(b",", b";"), lambda text: _many(text, 3000),
         lambda text: text + b"x" * 3_000_000, lambda text: b"\n" * 100_000 + text, lambda text: text.upper(),
-        lambda text: text.replace(b",", b"\0"), lambda text: text + b"\"" + text * 2000,
+        lambda text: text.replace(b",", b"\0"), lambda text: text + b"\"" + _many(text, 2000),
         lambda text: text.split(b"\n")[0],
         lambda text: text.split(b"\n")[0] + b"," * 100_000 + b"\n" + text,
     )  # fmt: skip
     return ways[number % len(ways)](data) if len(data) < _LARGE_TEXT else data
+
+
+def _many(text: bytes, times: int) -> bytes:
+    return text * max(1, min(times, _MOST_TEXT // max(1, len(text))))
 
 
 def json_value(data: bytes, where: float, number: int) -> bytes:
