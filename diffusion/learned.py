@@ -22,7 +22,7 @@ from diffusion.noise import Stream, complex_normal, random_phasor, step_key, uni
 from diffusion.objective import pad_to_multiple
 from diffusion.source import source_phasor
 
-DEFAULT_STEPS = 4
+DEFAULT_STEPS = 3
 GPU_TILE = 16
 _FEWEST_RAMPS = 8
 
