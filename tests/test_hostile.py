@@ -8,8 +8,11 @@ import io
 import json
 import os
 import pickle
+import re
 import signal
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -248,6 +251,45 @@ def test_a_link_to_nowhere_is_not_the_same_as_nothing(tmp_path, key):
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         file[key] = h5py.SoftLink("/nowhere")
     refused(tmp_path / "x.h5", "unreadable", "leads nowhere")
+
+
+_READ = """
+import sys
+from pathlib import Path
+from augment.errors import VolumeError
+from augment.readers import probe, read_volume
+from manifests.record import ManifestRow
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    probe(path.parent, [path])
+    try:
+        read_volume(ManifestRow(line=2, volume_id="v", path=str(path)))
+        print(path.name, "read")
+    except VolumeError as error:
+        print(path.name, error.reason)
+"""
+
+
+@pytest.mark.parametrize("num_characters", [100, 30_000, 1_500_000])
+def test_a_damaged_heap_of_strings_ends(tmp_path, num_characters):
+    # without the guard the library goes round in it for ever, so another process reads it
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["reconstruction_esc"] = phantom((3, 6, 6))
+        file["ismrmrd_header"] = "<" * num_characters
+        file.attrs["acquisition"] = "AXT2"
+    data = (tmp_path / "a.h5").read_bytes()
+    heaps = [found.start() for found in re.finditer(b"GCOL", data)]
+    assert heaps
+    for number, heap in enumerate(heaps):
+        for name, header in (("zero", bytes(16)), ("wraps", b"\1" + bytes(7) + (2**64 - 16).to_bytes(8, "little"))):
+            damaged = data[: heap + 16] + header + data[heap + 32 :]
+            (tmp_path / f"{name}{number}.h5").write_bytes(damaged)
+    end = subprocess.run(
+        [sys.executable, "-c", _READ, str(tmp_path)], capture_output=True, text=True, timeout=200, check=True
+    )
+    told = dict(line.split() for line in end.stdout.splitlines())
+    assert told.pop("a.h5") == "read"
+    assert len(told) == 2 * len(heaps)
+    assert told["zero0.h5"] == told["wraps0.h5"] == "unreadable"
 
 
 def test_what_numpy_would_unpickle_is_refused(tmp_path):

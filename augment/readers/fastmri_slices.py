@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from augment.errors import RequestError, VolumeError
 from augment.readers.fastmri import fastmri_facts
+from augment.readers.hdf5_file import open_hdf5
 from augment.readers.sources import one_line
 from augment.slices import Matrix, Parts, Transform, VolumeSlices
 
@@ -126,7 +127,7 @@ def _target(slice_axes: int, challenge: str | None) -> str:
 
 def _describe(path: Path, challenge: str | None) -> _File:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             shape = tuple(int(size) for size in file["kspace"].shape)
             if len(shape) not in (3, 4) or file["kspace"].dtype != np.complex64:
                 raise ValueError(f"kspace is {file['kspace'].dtype} {shape}, not complex64 with three or four axes")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from augment.errors import VolumeError
 from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace, magnitude_of_kspace
 from augment.readers.geometry import Arrangement, as_displayed
+from augment.readers.hdf5_file import open_hdf5
 from augment.readers.hdf5_links import find_object
 from augment.readers.nifti_file import check_limit
 from augment.readers.npy import as_volume, plain_volume
@@ -67,7 +68,7 @@ def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[h5py.File]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             yield file
     except VolumeError:
         raise
