@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import re
 import signal
 import struct
 import subprocess
@@ -269,27 +268,25 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-@pytest.mark.parametrize("num_characters", [100, 30_000, 1_500_000])
-def test_a_damaged_heap_of_strings_ends(tmp_path, num_characters):
+def test_a_damaged_heap_of_strings_ends(tmp_path):
     # without the guard the library goes round in it for ever, so another process reads it
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["reconstruction_esc"] = phantom((3, 6, 6))
-        file["ismrmrd_header"] = "<" * num_characters
-        file.attrs["acquisition"] = "AXT2"
-    data = (tmp_path / "a.h5").read_bytes()
-    heaps = [found.start() for found in re.finditer(b"GCOL", data)]
-    assert heaps
-    for number, heap in enumerate(heaps):
+    expected = {}
+    for size in (100, 30_000, 1_500_000):
+        sound = tmp_path / f"{size}.h5"
+        with h5py.File(sound, "w") as file:
+            file["reconstruction_esc"] = phantom((3, 6, 6))
+            file["ismrmrd_header"] = "x" * size
+            file.attrs["acquisition"] = "AXT2"
+        data = sound.read_bytes()
+        heap = data.index(b"GCOL")
         for name, header in (("zero", bytes(16)), ("wraps", b"\1" + bytes(7) + (2**64 - 16).to_bytes(8, "little"))):
-            damaged = data[: heap + 16] + header + data[heap + 32 :]
-            (tmp_path / f"{name}{number}.h5").write_bytes(damaged)
+            (tmp_path / f"{size}{name}.h5").write_bytes(data[: heap + 16] + header + data[heap + 32 :])
+            expected[f"{size}{name}.h5"] = "unreadable"
+        expected[sound.name] = "read"
     end = subprocess.run(
         [sys.executable, "-c", _READ, str(tmp_path)], capture_output=True, text=True, timeout=200, check=True
     )
-    told = dict(line.split() for line in end.stdout.splitlines())
-    assert told.pop("a.h5") == "read"
-    assert len(told) == 2 * len(heaps)
-    assert told["zero0.h5"] == told["wraps0.h5"] == "unreadable"
+    assert dict(line.split() for line in end.stdout.splitlines()) == expected
 
 
 def test_what_numpy_would_unpickle_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,28 @@ def test_the_example_shows_every_column_and_is_valid():
     for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
         assert any(getattr(row, name) is not None for row in manifest)
     assert {row.format for row in manifest} == {"dicom", "nifti", "hdf5", "npy"}
+
+
+def test_the_work_grows_with_the_lines_and_no_faster(tmp_path):
+    # calls are counted, not seconds: doubled names, wrong cells, too many fields and stray quotes, all at once
+    def num_calls(times):
+        path = tmp_path / f"{times}.csv"
+        block = 'a,"x,1.nii",1\nb,y,-1\na,x\na,"x"y,2\n"a\nb,y,3\n'
+        path.write_text("volume_id,path,echo\n" + block * times, encoding="utf-8")
+        counted = 0
+
+        def count(frame, event, argument):
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            with pytest.raises(ManifestError):
+                read_manifest(path)
+        finally:
+            sys.setprofile(before)
+        return counted
+
+    first, second, third = num_calls(1000), num_calls(2000), num_calls(4000)
+    assert abs((third - second) / (second - first) - 2) < 0.05
