@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -203,27 +204,28 @@ def test_a_damaged_lease_holds_nobody_off(tmp_path):
         pass
 
 
-def contend(root: str, start: float, won: str) -> None:
-    time.sleep(max(start - time.time(), 0))
+def contend(root: str, start: Any, won: Any, everyone_tried: Any) -> None:
+    start.wait()
     try:
-        with Lease(root, break_lease=True, expiry_s=0.3):
-            Path(won, str(os.getpid())).touch()
-            time.sleep(1.5)
+        with Lease(root, break_lease=True, expiry_s=2.0):
+            won.put(os.getpid())
+            everyone_tried.wait()
     except RequestError:
-        pass
+        won.put(None)
 
 
 def test_of_two_that_break_one_expired_lease_at_once_one_wins(tmp_path, record_property):
     record_property("fault", "two builders on one corpus")
     write_holder(tmp_path / "c", renewed=time.time() - 100)
-    (tmp_path / "won").mkdir()
     context = multiprocessing.get_context("spawn")
-    start = time.time() + 1.0
+    start, won, everyone_tried = context.Barrier(2), context.SimpleQueue(), context.Event()
     builders = [
-        context.Process(target=contend, args=(str(tmp_path / "c"), start, str(tmp_path / "won"))) for _ in range(2)
+        context.Process(target=contend, args=(str(tmp_path / "c"), start, won, everyone_tried)) for _ in range(2)
     ]
     for builder in builders:
         builder.start()
+    results = [won.get() for _ in builders]
+    everyone_tried.set()
     for builder in builders:
         builder.join()
-    assert len(list((tmp_path / "won").iterdir())) == 1
+    assert len([result for result in results if result is not None]) == 1

@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -254,12 +253,11 @@ def test_one_builder_at_a_time_on_s3(proxy, tmp_path, record_property):
     assert json.loads(storage.get("lease.json"))["host"] == "elsewhere"
 
 
-def contend(root: str, delay_s: float, won: Any) -> None:
-    time.sleep(delay_s)
+def contend(root: str, won: Any, everyone_tried: Any) -> None:
     try:
         with Lease(root):
             won.put(os.getpid())
-            time.sleep(1.0)
+            everyone_tried.wait()
     except RequestError:
         won.put(None)
 
@@ -267,11 +265,13 @@ def contend(root: str, delay_s: float, won: Any) -> None:
 def test_of_builders_that_start_at_once_on_s3_one_wins(proxy, tmp_path, record_property):
     record_property("fault", "two builders on one corpus")
     context = multiprocessing.get_context("fork")
-    won = context.SimpleQueue()
-    builders = [context.Process(target=contend, args=(new_root(tmp_path), 0.0, won)) for _ in range(4)]
+    won, everyone_tried = context.SimpleQueue(), context.Event()
+    root = new_root(tmp_path)
+    builders = [context.Process(target=contend, args=(root, won, everyone_tried)) for _ in range(4)]
     for builder in builders:
         builder.start()
     results = [won.get() for _ in builders]
+    everyone_tried.set()
     for builder in builders:
         builder.join()
     assert len([result for result in results if result is not None]) == 1
