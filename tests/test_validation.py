@@ -12,6 +12,7 @@ from augment.training_data import TrainingSlice
 from augment.training_pictures import draw_losses, draw_samples
 from augment.validation import Validation, choose_slices, note_score, read_scores
 from diffusion.checkpoint import load_checkpoint
+from diffusion.learned import DEFAULT_STEPS
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.objective import FlowObjective
 from diffusion.select import make_generator
@@ -85,7 +86,7 @@ def test_the_best_checkpoint_is_kept_and_pictures_are_drawn(config):
     best = load_checkpoint(run / "best.safetensors")
     step, loss = min(scores, key=lambda row: row[1])
     assert best.card["best"] == {"step": step, "validation_loss": loss}
-    assert make_generator("diffusion", run / "best.safetensors").nfe == 4
+    assert make_generator("diffusion", run / "best.safetensors").nfe == DEFAULT_STEPS
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["000003.png", "000005.png"]
     with Image.open(run / "loss.png") as picture:
         assert picture.format == "PNG"
