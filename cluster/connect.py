@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from distributed import Client, SpecCluster
+from distributed import Client, Security, SpecCluster
+from distributed import comm as comms
+from distributed.core import send_recv
 
 from cluster.errors import ClusterError
 from cluster.local import interrupts_held, local_shape, quiet, start_local
@@ -136,6 +140,10 @@ def _client(cluster: SpecCluster) -> Iterator[Client]:
 def _join(address: str, timeout: float) -> Iterator[Client]:
     with quiet():
         try:
+            with ThreadPoolExecutor(1) as elsewhere:  # a notebook's own thread has a running loop
+                kind = elsewhere.submit(asyncio.run, _ask_kind(address, timeout)).result()
+            if kind != "Scheduler":
+                raise ClusterError(f"--cluster {address}: a Dask {kind.lower()}; expected the scheduler's address")
             client = Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError, RuntimeError, TypeError) as error:  # TypeError: tls:// without certificates
             raise ClusterError(
@@ -145,6 +153,17 @@ def _join(address: str, timeout: float) -> Iterator[Client]:
         with client:
             yield client
         gc.collect()  # what Dask left of a lost scheduler says so when it is collected, and that is known by now
+
+
+async def _ask_kind(address: str, timeout: float) -> str:
+    """Ask what answers there before a client is made: a client waits forever for a server that says nothing."""
+    async with asyncio.timeout(timeout + 1):
+        comm = await comms.connect(address, timeout, **Security().get_connection_args("client"))
+        try:
+            identity = await send_recv(comm, op="identity")
+        finally:
+            comm.abort()
+    return str(identity["type"])
 
 
 def _ready(

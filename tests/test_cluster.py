@@ -52,6 +52,22 @@ def test_a_scheduler_that_does_not_answer_is_named():
     assert time.monotonic() - start < 10
 
 
+def test_a_server_that_says_nothing_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"--cluster {address}: no answer within 0.5 s"):  # noqa: SIM117
+            with connect(address, timeout=0.5):
+                pass
+
+
+def test_the_address_of_a_worker_is_refused(scheduler):
+    with connect(scheduler) as connection:
+        worker = next(iter(connection.client.scheduler_info()["workers"]))
+    with pytest.raises(ClusterError, match=f"--cluster {worker}: a Dask worker; expected the scheduler's address"):  # noqa: SIM117
+        with connect(worker, timeout=30):
+            pass
+
+
 def test_tls_without_certificates_is_refused():
     with pytest.raises(ClusterError, match="certificates"), connect("tls://127.0.0.1:1", timeout=0.5):
         pass
