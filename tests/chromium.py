@@ -77,6 +77,8 @@ async def _ask(
         return seen
     finally:
         connection.close()
+        while await connection.read_message() is not None:  # until the browser has closed it too
+            pass
 
 
 async def _call(connection: Any, method: str, **parameters: Any) -> dict[str, Any]:

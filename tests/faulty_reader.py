@@ -1,6 +1,7 @@
-"""A preload of Dask workers: volumes whose file name says so make their reader crash or hang, for real.
+"""A preload of Dask workers: volumes whose file name says so make their reader crash, hang or wait, for real.
 
-`DASK_DISTRIBUTED__WORKER__PRELOAD=<this file>`; every such reading adds a line to `$FAULTY_READER_LOG`.
+`DASK_DISTRIBUTED__WORKER__PRELOAD=<this file>`; every crash and hang adds a line to `$FAULTY_READER_LOG`. A reader that
+waits goes on when the file `$FAULTY_READER_GO` is there.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 
 from augment.readers import npy
@@ -24,6 +26,8 @@ def _faulty(row, limit_bytes):
         os.kill(os.getpid(), signal.SIGKILL)
     if name == "hangs":
         ctypes.PyDLL(None).sleep(3600)  # in C, and the interpreter's lock is not given up
+    while name == "waits" and not Path(os.environ["FAULTY_READER_GO"]).exists():
+        time.sleep(0.05)
     return _read(row, limit_bytes)
 
 

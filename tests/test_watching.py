@@ -9,7 +9,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
+import dask
 import pytest
 from chromium import find_chromium, look
 
@@ -23,6 +25,9 @@ from cluster.page import build_cells, builds_html, failures_html
 from cluster.performance import check_report
 from cluster.watching import Build, Watching
 from manifests.parse import read_manifest
+
+MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+1\s+1\s.*building", re.S)
+"""Of seven volumes five are built, one failed and one is left."""
 
 TOLD = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8, "last_failures": [], "ended": ""}
 
@@ -107,11 +112,13 @@ def _get(url):
 
 @pytest.fixture(scope="module")
 def looked_at(tmp_path_factory):
-    """A build on a cluster that stays open after its work; what the pages said meanwhile."""
+    """A build that waits in mid-run until a browser has looked; what the pages said then, and when all was done."""
     folder = tmp_path_factory.mktemp("watched")
     manifest = write_volumes(folder, 6, 2, 16)
-    manifest.write_text(manifest.read_text() + "bad,missing.npy,2,16,16\n")
+    (folder / "v0005.npy").rename(folder / "waits.npy")
+    manifest.write_text(manifest.read_text().replace("v0005", "waits") + "bad,missing.npy,2,16,16\n")
     seen: dict = {}
+    watchers: list[threading.Thread] = []
 
     class DoneError(Exception):
         pass
@@ -119,6 +126,8 @@ def looked_at(tmp_path_factory):
     def say(line):
         if line.startswith("dashboard: "):
             seen["base"] = re.search(r"http://[^/]+", line)[0]
+            watchers.append(threading.Thread(target=_look_during, args=(seen, folder)))
+            watchers[0].start()
         if line.startswith("the cluster stays open"):
             _look(seen, folder)
             raise DoneError
@@ -128,10 +137,32 @@ def looked_at(tmp_path_factory):
         phase="smooth", num_workers=2, dashboard_address="127.0.0.1:0", keep_open=True, performance_report=report
     )
     logging.getLogger("bokeh").setLevel(logging.ERROR)
-    with pytest.raises(DoneError):
-        build(read_manifest(manifest), str(folder / "c.zarr"), options, say=say, progress=False)
+    preload = {"distributed.worker.preload": [str(Path(__file__).with_name("faulty_reader.py"))]}
+    with dask.config.set(preload), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAULTY_READER_GO", str(folder / "go"))
+        try:
+            with pytest.raises(DoneError):
+                build(read_manifest(manifest), str(folder / "c.zarr"), options, say=say, progress=False)
+        finally:
+            (folder / "go").touch()
+            watchers[0].join()
     seen["report"] = report.read_text()
     return seen
+
+
+def _look_during(seen, folder):
+    """Look at the page while one volume is still being read, and then let its reader go on."""
+    try:
+        if find_chromium() is not None:
+            during = folder / "during"
+            during.mkdir()
+            seen["during"] = look(f"{seen['base']}/phasegen", during, _shows_the_middle, folder / "during.png")
+    finally:
+        (folder / "go").touch()
+
+
+def _shows_the_middle(now):
+    return MIDDLE.search(now["text"]) is not None and now["canvases"] >= 2
 
 
 def _look(seen, folder):
@@ -165,6 +196,13 @@ def test_the_report_of_dask_is_a_page(looked_at):
 
 def test_the_dashboard_has_the_page(looked_at):
     assert "<title>phasegen</title>" in looked_at["page"]
+
+
+def test_a_browser_shows_what_the_build_does(looked_at):
+    if "during" not in looked_at:
+        pytest.skip("no chromium here")
+    assert _shows_the_middle(looked_at["during"]), looked_at["during"]["text"]
+    assert "missing: " in looked_at["during"]["text"]
 
 
 def test_a_browser_shows_what_the_build_did(looked_at):
