@@ -14,27 +14,34 @@ from augment.errors import VolumeError
 
 @dataclass
 class Busy:
-    """Seconds of a GPU, 0 on CPU."""
+    """The time of a GPU between two events; of none on CPU."""
 
-    seconds: float = 0.0
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Waits for the later event; 0 on CPU."""
+        if self.events is None:
+            return 0.0
+        start, end = self.events
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
 
 
 @contextmanager
 def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
     """Take the time between the first and the last kernel of a block by CUDA events; on CPU it stays 0.
 
-    The device works behind the program's back, so the program's own clock would count waiting as work.
+    The device works behind the program's back, so the program's own clock would count waiting as work. The block
+    itself waits for nothing: only reading the time does. Events belong to the current stream of the device.
     """
-    busy = Busy()
     if device is None or torch.device(device).type != "cuda":
-        yield busy
+        yield Busy()
         return
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
-    yield busy
+    yield Busy((start, end))
     end.record()
-    end.synchronize()
-    busy.seconds = start.elapsed_time(end) / 1000
 
 
 def fitting_tile(tile: int, call: Callable[[int], object]) -> int:

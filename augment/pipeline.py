@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from augment.attributes import make_attributes
 from augment.audit import audit_volume
 from augment.committed import find_committed
-from augment.device import device_clock, explain_out_of_memory
 from augment.errors import RETRY_WITH_MEMORY, Reason, VolumeError
-from augment.kspace import make_kspace, real_phasor
+from augment.kspace import make_kspace
 from augment.layout import ArrayLayout
 from augment.magnitude import prepare_magnitude
 from augment.readers import read_volume
 from augment.restore import check_restored
 from augment.room import VOLUME_FACTOR
+from augment.sampling import sample_phasor, timed
 from augment.shards import decode_shard
 from augment.store import encode_array
-from augment.volume import Volume
 from augment.workbench import Outcome, Task, Workbench
 from diffusion.generators import Conditions, SliceKey
 
@@ -103,7 +102,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
-    with _timed(seconds, "lookup"):
+    with timed(seconds, "lookup"):
         present = find_committed(task, bench)
     if present is not None:
         return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
@@ -121,23 +120,23 @@ def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
 
 
 def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
-    with _timed(seconds, "read"):
+    with timed(seconds, "read"):
         volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
     num_slices, height, width = volume.magnitude.shape
     bench.clock.allow(num_slices, height, width)
-    with _timed(seconds, "prepare"):
+    with timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
         audit = audit_volume(volume, prepared.clipped)
     phasor = sample_phasor(task, volume, prepared.stored, bench, seconds)
-    with _timed(seconds, "kspace"):
+    with timed(seconds, "kspace"):
         arrays: dict[str, NDArray[Any]] = {"kspace": make_kspace(prepared.stored, phasor)}
         del phasor
         arrays["reconstruction_esc"] = prepared.stored
         if volume.segmentation is not None:
             arrays["segmentation"] = volume.segmentation
         attributes = make_attributes(task, volume, prepared, audit, bench)
-    with _timed(seconds, "commit"):
+    with timed(seconds, "commit"):
         check_restored(task, bench, arrays, attributes)
         receipt = bench.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
@@ -154,55 +153,6 @@ def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
             f"{task.where}: takes {num_bytes / 1e6:.0f} MB as float32; expected at most {limit_bytes / 1e6:.0f} MB; "
             "give workers more memory",
         )
-
-
-def sample_phasor(
-    task: Task, volume: Volume, magnitude: NDArray[np.float32], bench: Workbench, seconds: dict[str, float]
-) -> NDArray[np.complex64]:
-    """Give a volume's phasors: sampled under the lock, or its own real phase; complex64 like the magnitude."""
-    if bench.generator is None:
-        if volume.phase is None:
-            raise VolumeError(
-                "mismatch",
-                f"{task.where}: its row names no phase; expected a phase or kspace column with --phase real; add one "
-                "or choose another --phase",
-            )
-        with _timed(seconds, "sample"):
-            return real_phasor(volume.phase)
-    slice_mm, *in_plane = volume.spacing_mm
-    conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
-    keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
-    phasor = np.empty(magnitude.shape, dtype=np.complex64)
-    with _timed(seconds, "waiting"), bench.counters.waiting():
-        if not bench.sampling.acquire(blocking=False):
-            with bench.clock.paused():
-                bench.sampling.acquire()
-    try:
-        with _timed(seconds, "sample"):
-            for part in batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices):
-                slices = torch.from_numpy(magnitude[part].copy())
-                with device_clock(getattr(bench.generator, "device", None)) as busy:
-                    phasor[part] = bench.generator.sample_phase(slices, keys[part], conditions).cpu().numpy()
-                bench.counters.count_sampled(len(slices), busy.seconds)
-    except torch.OutOfMemoryError:
-        generator, first = bench.generator, torch.from_numpy(magnitude[part].copy())
-        raise explain_out_of_memory(
-            task.where, generator, lambda count: generator.sample_phase(first[:count], keys[part][:count], conditions)
-        ) from None
-    finally:
-        bench.sampling.release()
-    return phasor
-
-
-def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:
-    """Cut a volume into calls of the generator: whole tiles, so that the cuts change no tile.
-
-    `batch_size` is rounded up to whole tiles; None takes a default that keeps the memory of a call small.
-    """
-    wanted = batch_size or max(16, tile_slices)
-    step = -(-wanted // tile_slices) * tile_slices
-    for start in range(0, num_slices, step):
-        yield slice(start, min(start + step, num_slices))
 
 
 def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:
@@ -232,12 +182,3 @@ def _inside(room: AbstractContextManager[None], bench: Workbench) -> Iterator[No
         with bench.clock.paused():
             stack.enter_context(room)
         yield
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -16,9 +16,10 @@ from augment.environment import environment_class
 from augment.errors import RequestError, VolumeError
 from augment.layout import from_json
 from augment.options import BuildOptions
-from augment.pipeline import batches, build_volume
+from augment.pipeline import build_volume
 from augment.recipe import make_recipe
 from augment.room import Limits, Room, magnitude_limits
+from augment.sampling import batches
 from augment.store import CorpusStore
 from augment.workbench import Task, Workbench, open_workbench
 from diffusion.checkpoint import save_checkpoint
