@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from dask.utils import funcname
 from distributed import CancelledError, Client, KilledWorker, as_completed
 
 from cluster.connect import Connection
@@ -132,7 +133,9 @@ class _Window(Generic[T]):
         return len(self) < self._size
 
     def submit(self, item: T) -> None:
-        key = f"{self._name(item)}-{self._run}-{next(self._number)}"
+        # Dask takes what stands before the first number for the kind of the work, and keeps a record of every kind for
+        # as long as it runs: a name there would cost scheduler and workers kilobytes an item.
+        key = f"{funcname(self._function)}-{next(self._number)}-{self._run}-{self._name(item)}"
         future = self._connection.client.submit(self._function, item, key=key, pure=False)
         self._items[future] = item
         self._completed.add(future)
