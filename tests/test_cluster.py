@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from functools import partial
@@ -14,8 +14,9 @@ from functools import partial
 import psutil
 import pytest
 import worker_tasks
+from build_process import assert_gone
 
-from cluster.connect import check_spec, connect
+from cluster.connect import _ready, check_spec, connect
 from cluster.errors import ClusterError
 from cluster.local import free_address, local_shape, start_local
 from cluster.plugin import ask_workers, install_state, remove_state, worker_state
@@ -43,13 +44,11 @@ def test_what_is_not_understood_is_refused_before_anything_starts(spec, match):
 def test_a_scheduler_that_does_not_answer_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-    start = time.monotonic()
     with (
         pytest.raises(ClusterError, match=f"--cluster {address}: no answer within 0.5 s"),
         connect(address, timeout=0.5),
     ):
         pass
-    assert time.monotonic() - start < 10
 
 
 def test_a_server_that_says_nothing_is_given_up():
@@ -74,9 +73,8 @@ def test_tls_without_certificates_is_refused():
 
 
 def test_workers_that_do_not_come_are_counted(scheduler):
-    with pytest.raises(ClusterError, match=r"2 of 3 workers came within 0.3 s"):  # noqa: SIM117
-        with connect(scheduler, num_workers=3, timeout=0.3):
-            pass
+    with connect(scheduler) as connection, pytest.raises(ClusterError, match=r"2 of 3 workers came within 0.3 s"):
+        _ready(connection.client, 3, 0.3, scheduler)  # the scheduler itself may take as long as it likes
 
 
 def test_a_shape_shares_the_machine():
@@ -166,35 +164,34 @@ def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
         assert sorted(one.value for one in found if one.value) == sorted(item.upper() for item in items[1:])
         lost = [one for one in found if one.worker_lost]
         assert [one.item for one in lost] == ["poison"] and len(found) == len(items)
-        connection.client.wait_for_workers(2, timeout=30)
+        connection.client.wait_for_workers(2, timeout=300)
         after = ask_workers(connection.client, worker_tasks.os.getpid)
         assert set(after.values()) - before, "no worker was started again"
         answers = [one.value for one in run_window(connection, worker_tasks.read_state, iter(range(20)), str) if one]
         assert {answer["pid"] for answer in answers} <= set(after.values())
-        children = {child.pid for child in psutil.Process().children(recursive=True)}
-        assert set(after.values()) <= children
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in after.values()):
-        time.sleep(0.05)
-    assert not any(psutil.pid_exists(pid) for pid in after.values()), "a worker outlived its cluster"
+        children = {child.pid: child for child in psutil.Process().children(recursive=True)}
+        assert set(after.values()) <= set(children)
+    assert_gone([children[pid] for pid in after.values()])
 
 
-def test_a_result_that_dies_with_its_worker_is_made_again():
+def test_a_result_that_dies_with_its_worker_is_made_again(tmp_path):
     """Dask keeps a result on the worker that made it until it is fetched."""
     with connect("local", num_workers=1, dashboard_address="127.0.0.1:0") as connection:
         install_state(connection.client, "test", worker_tasks.make_state, ("again",))
         (pid,) = ask_workers(connection.client, worker_tasks.os.getpid).values()
-        window = run_window(connection, str.upper, iter(["item"]), str)
-        assert next(window) is None
+        window = run_window(connection, partial(worker_tasks.upper_when_told, folder=tmp_path), iter(["item"]), str)
+        assert next(window) is None  # it is handed out, and cannot have come back
         (future,) = connection.client.futures.values()
+        (tmp_path / "0").touch()
         _wait_until(lambda: future.status == "finished")
         os.kill(pid, signal.SIGKILL)
         _wait_until(lambda: future.status != "finished")
+        (tmp_path / "1").touch()
         assert [one.value for one in window if one] == ["ITEM"]
 
 
 def _wait_until(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -213,11 +210,11 @@ def test_a_worker_that_is_not_ready_yet_keeps_its_tasks_waiting(tmp_path):
 
 def test_work_is_given_up_when_no_worker_comes_back():
     with start_local(local_shape(1), "127.0.0.1:0") as cluster, connect(cluster.scheduler_address) as connection:
-        closing = threading.Timer(0.3, lambda: cluster.scale(0))
-        closing.start()
+        naps = run_window(connection, time.sleep, itertools.repeat(0.05), lambda _: "nap", workerless_s=0.5)
+        next(nap for nap in naps if nap is not None)
+        cluster.scale(0)
         with pytest.raises(ClusterError, match=r"no worker came back within 0.5 s"):
-            list(run_window(connection, time.sleep, iter([0.1] * 200), lambda _: "nap", workerless_s=0.5))
-        closing.join()
+            list(naps)
 
 
 def test_workers_are_deaf_to_ctrl_c(scheduler):
@@ -257,7 +254,7 @@ except KeyboardInterrupt:
 def test_an_interrupt_while_the_cluster_starts_ends_in_one_line_and_leaves_no_process(number):
     environment = {**os.environ, "PHASEGEN_TEST": uuid.uuid4().hex}
     command = [sys.executable, "-c", START, str(int(number))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     left = [
         one for one in psutil.process_iter() if _environment(one).get("PHASEGEN_TEST") == environment["PHASEGEN_TEST"]

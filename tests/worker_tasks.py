@@ -47,6 +47,15 @@ def die_on_poison(item: str) -> str:
     return item.upper()
 
 
+def upper_when_told(item: str, folder: Path) -> str:
+    """Its first call waits for the file "0" in the folder, its second for "1"."""
+    call = len(list(folder.glob("begun*")))
+    (folder / f"begun{call}").touch()
+    while not (folder / str(call)).exists():
+        time.sleep(0.01)
+    return item.upper()
+
+
 def raise_on_bad(item: str) -> str:
     if item == "bad":
         raise RuntimeError("bad item")
