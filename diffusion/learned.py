@@ -20,6 +20,7 @@ from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normal, random_phasor, step_key, uniform, volume_key
 from diffusion.objective import pad_to_multiple
+from diffusion.scalars import from_scalars
 from diffusion.source import source_phasor
 
 DEFAULT_STEPS = 3
@@ -103,7 +104,7 @@ class LearnedGenerator(ABC):
         spacing = conditions.spacing_mm or (math.nan, math.nan)
         steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
         rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
-        return torch.tensor([steps + rest], dtype=torch.float32, device=self.device)
+        return from_scalars(steps + rest, self.device)[None]
 
     def _gauge(self, key: SliceKey, conditions: Conditions, height: int, width: int) -> Tensor:
         """Draw the volume's global and linear phase, phasors `(height width)`.
@@ -118,7 +119,8 @@ class LearnedGenerator(ABC):
         ramp = pool[int(first * len(pool)), 1:] * torch.tensor([1.0 if sign < 0.5 else -1.0 for sign in signs])
         ramp = ramp * torch.tensor(conditions.spacing_mm or (GRID_MM, GRID_MM))
         angle = 2.0 * math.pi * phase
-        return ramp_phasor(ramp.to(self.device), height, width) * complex(math.cos(angle), math.sin(angle))
+        ramp = from_scalars(ramp.tolist(), self.device)
+        return ramp_phasor(ramp, height, width) * complex(math.cos(angle), math.sin(angle))
 
 
 class FlowGenerator(LearnedGenerator):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion.layers import ComplexConv2d, ComplexNorm, complex_silu, fold_patches, unfold_patches
+from diffusion.scalars import from_scalars
 
 NUM_CONDITIONS = 4
 """Spacing along height and width in mm, echo time in ms, field strength in T."""
@@ -159,6 +160,6 @@ def embed_time(t: Tensor) -> Tensor:
 def embed_conditions(conditions: Tensor) -> Tensor:
     """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`."""
     known = torch.isfinite(conditions)
-    typical = conditions.new_tensor(_TYPICAL)
+    typical = from_scalars(_TYPICAL, conditions.device)
     logs = torch.log(torch.where(known, conditions, typical) / typical)
     return torch.cat((logs, known.to(logs.dtype)), dim=1)

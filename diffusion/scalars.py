@@ -1,0 +1,18 @@
+"""Few numbers on a GPU without waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def from_scalars(values: Iterable[float], device: torch.device) -> Tensor:
+    """Make a tensor, float32 `(value)`, on a device.
+
+    Each number goes along with the call of a kernel. A copy, as in `torch.tensor(values, device=device)` or
+    `Tensor.to`, comes from memory that the GPU cannot read by itself: the program would stand still until all work
+    that was queued before is done.
+    """
+    return torch.stack([torch.full((), value, dtype=torch.float32, device=device) for value in values])
