@@ -19,8 +19,8 @@ BUCKET = "bucket"
 FAULTS = ("503", "500 but done", "429", "reset", "lost answer", "cut", "stall", "slow")
 """`cut` breaks the connection in the middle of an object that is read, `lost answer` once a request was carried out."""
 
-STALL_S = 1.2
-"""How long a stalled request is kept; clients of these tests wait for less."""
+_LONGEST_STALL_S = 300.0
+"""A request is stalled until the client gives up; clients of these tests wait for less."""
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -127,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "reset":
                 self._reset()
             case "stall":
-                time.sleep(STALL_S)
+                self.connection.settimeout(_LONGEST_STALL_S)
+                with suppress(OSError):
+                    self.connection.recv(1)  # until the client has had enough, and closes
                 self._reset()
             case _:
                 self._forward(fault, body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -11,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from contending import num_winners
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from s3_server import BUCKET, CREDENTIALS, FAULTS, Proxy, s3_server, seeded
 from torch.utils.data import DataLoader
@@ -68,9 +67,9 @@ def local_contents(root: Path) -> dict[str, bytes]:
 
 
 def quick(root: str) -> CorpusStore:
-    """A corpus whose requests fail after half a second of silence."""
+    """A corpus whose requests fail after a second of silence."""
     store = CorpusStore.open(root)
-    store.storage = S3Storage(root, timeout_s=0.5)
+    store.storage = S3Storage(root, timeout_s=1.0)
     return store
 
 
@@ -253,28 +252,9 @@ def test_one_builder_at_a_time_on_s3(proxy, tmp_path, record_property):
     assert json.loads(storage.get("lease.json"))["host"] == "elsewhere"
 
 
-def contend(root: str, won: Any, everyone_tried: Any) -> None:
-    try:
-        with Lease(root):
-            won.put(os.getpid())
-            everyone_tried.wait()
-    except RequestError:
-        won.put(None)
-
-
 def test_of_builders_that_start_at_once_on_s3_one_wins(proxy, tmp_path, record_property):
     record_property("fault", "two builders on one corpus")
-    context = multiprocessing.get_context("fork")
-    won, everyone_tried = context.SimpleQueue(), context.Event()
-    root = new_root(tmp_path)
-    builders = [context.Process(target=contend, args=(root, won, everyone_tried)) for _ in range(4)]
-    for builder in builders:
-        builder.start()
-    results = [won.get() for _ in builders]
-    everyone_tried.set()
-    for builder in builders:
-        builder.join()
-    assert len([result for result in results if result is not None]) == 1
+    assert num_winners(new_root(tmp_path), 4) == 1
 
 
 @pytest.mark.parametrize("fault", ["lost answer", "500 but done", "503"])
