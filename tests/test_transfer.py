@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from augment.bench.phantom import make_magnitude, open_bench, write_volumes
+from augment.pipeline import build_volume
+from augment.recipe import Tile
+from augment.sampling import batches
+from augment.transfer import DeviceLane, PlainLane, UnderWay, open_lane
+from augment.workbench import Task
+from diffusion.checkpoint import Checkpoint
+from diffusion.generators import Conditions, SliceKey
+from diffusion.learned import GPU_TILE, DdpmGenerator, FlowGenerator
+from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.regression import RegressionGenerator
+from diffusion.scalars import from_scalars
+from diffusion.select import make_generator
+from manifests.parse import read_manifest
+
+TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+KNOWN = Conditions((0.9, 1.6), 12.0, 3.0, 5.0)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+
+
+def tiny_checkpoint(process: str = "flow", **card) -> Checkpoint:
+    torch.manual_seed(0)
+    gauge = torch.tensor([[math.nan, 0.01, 0.02], [12.0, 0.03, 0.01]])
+    network = ComplexUNet(TINY).requires_grad_(False)
+    return Checkpoint(network, process, gauge, "0", card)
+
+
+def keys(count: int) -> list[SliceKey]:
+    return [SliceKey(0, "a", 0, index) for index in range(count)]
+
+
+def send_all(lane, magnitude, batch_size: int | None, tile: int):
+    """Phasors and device seconds of a volume that goes along a lane."""
+    phasor, seconds = np.zeros(magnitude.shape, np.complex64), []
+
+    def take(part, sampled, device_s):
+        phasor[part] = sampled
+        seconds.append(device_s)
+
+    under_way = UnderWay(lane, take)
+    for part in batches(len(magnitude), batch_size, tile):
+        under_way.send(part, magnitude, keys(len(magnitude)), KNOWN)
+    under_way.land()
+    return phasor, seconds
+
+
+class Noted:
+    """A lane that notes what is asked of it; phasors are the numbers of the slices."""
+
+    def __init__(self, ahead: int):
+        self.ahead, self.notes = ahead, []
+
+    def send(self, magnitude, keys, conditions):
+        first = keys[0].slice_index
+        self.notes.append(("send", first))
+        assert [key.slice_index for key in keys] == [first + i for i in range(len(magnitude))]
+
+        def land():
+            self.notes.append(("land", first))
+            numbers = np.arange(first, first + len(magnitude), dtype=np.complex64)
+            return np.broadcast_to(numbers[:, None, None], magnitude.shape), float(first)
+
+        return land
+
+
+@pytest.mark.parametrize(
+    ("ahead", "order"),
+    [
+        (0, ["send 0", "land 0", "send 4", "land 4", "send 8", "land 8"]),
+        (1, ["send 0", "send 4", "land 0", "send 8", "land 4", "land 8"]),
+        (2, ["send 0", "send 4", "send 8", "land 0", "land 4", "land 8"]),
+    ],
+)
+def test_so_many_batches_are_under_way_as_the_lane_may_have_and_land_in_order(ahead, order):
+    lane = Noted(ahead)
+    phasor, seconds = send_all(lane, np.ones((10, 2, 3), np.float32), 4, 4)
+    assert [f"{what} {first}" for what, first in lane.notes] == order
+    assert np.array_equal(phasor[:, 0, 0].real, np.arange(10))
+    assert seconds == [0.0, 4.0, 8.0]
+
+
+def test_on_cpu_a_lane_gives_what_the_generator_gives():
+    generator = FlowGenerator(tiny_checkpoint(), 2)
+    magnitude = make_magnitude(5, 20)
+    magnitude.flags.writeable = False
+    expected = generator.sample_phase(torch.from_numpy(magnitude.copy()), keys(5), KNOWN).numpy()
+    lane = open_lane(generator)
+    assert isinstance(lane, PlainLane)
+    for size in (None, 1, 2, 5):
+        phasor, seconds = send_all(lane, magnitude, size, generator.tile)
+        assert phasor.tobytes() == expected.tobytes()
+        assert not any(seconds)
+
+
+def test_a_baseline_needs_no_device():
+    assert isinstance(open_lane(make_generator("smooth")), PlainLane)
+
+
+def test_the_next_volume_is_sent_while_the_last_batch_of_one_is_under_way(tmp_path, monkeypatch):
+    rows = read_manifest(write_volumes(tmp_path, 2, 20, 8))
+    bench = open_bench(tmp_path / "c.zarr")
+    second_sent = threading.Event()
+    held = []
+
+    class Slow(PlainLane):
+        ahead = 1
+
+        def send(self, magnitude, keys, conditions):
+            held.append(bench.sampling.locked())
+            landing = super().send(magnitude, keys, conditions)
+            first = len(held) <= 2
+            if not first:
+                second_sent.set()
+
+            def land():
+                if first and len(keys) < 16:  # the last batch of the volume that came first
+                    assert second_sent.wait(60)
+                return landing()
+
+            return land
+
+    monkeypatch.setattr("augment.sampling.open_lane", Slow)
+    outcomes = []
+    threads = [threading.Thread(target=lambda r=row: outcomes.append(build_volume(Task(r), bench))) for row in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [outcome.status for outcome in outcomes] == ["built", "built"]
+    assert held == [True] * 4
+    assert not bench.sampling.locked()
+
+
+def test_nothing_of_a_call_that_did_not_fit_is_left_when_less_is_tried(tmp_path):
+    row = read_manifest(write_volumes(tmp_path, 1, 20, 8))[0]
+    left: list[weakref.ref] = []
+    seen: list[tuple[int, bool]] = []
+
+    class Full:
+        name, nfe, tile = "diffusion", 1, 16
+
+        def sample_phase(self, magnitude, keys, conditions):
+            seen.append((self.tile, any(one() is not None for one in left)))
+            activations = np.ones(8)  # lives as long as this frame, which a traceback would keep
+            left.append(weakref.ref(activations))
+            if self.tile > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return torch.ones_like(magnitude, dtype=torch.complex64)
+
+    outcome = build_volume(Task(row), replace(open_bench(tmp_path / "c.zarr"), generator=Full()))
+    assert outcome.reason == "too_large" and "tiles of 4 would fit" in outcome.message
+    assert seen == [(16, False), (8, False), (4, False)]
+
+
+def test_scalars_are_those_of_a_tensor_made_at_once():
+    values = [1.5, math.nan, 0.1, -7.0]
+    made = from_scalars(values, torch.device("cpu"))
+    assert made.dtype == torch.float32
+    assert torch.equal(made.isnan(), torch.tensor([False, True, False, False]))
+    assert torch.equal(made.nan_to_num(), torch.tensor(values).nan_to_num())
+
+
+class Waits(TorchFunctionMode):
+    """Notes calls that make a program wait for a device: values that are read, tensors made of the host's values."""
+
+    READ = ("tolist", "item", "__bool__", "__float__", "__int__", "__index__", "cpu", "numpy", "nonzero")
+    MADE = ("tensor", "as_tensor", "new_tensor", "to", "cuda")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        result = func(*args, **kwargs)
+        devices = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
+        if name in self.READ and "meta" in devices:
+            self.found.append(name)
+        if name in self.MADE and "meta" not in devices - {"cpu"} and result.device.type == "meta":
+            self.found.append(name)
+        if name == "new_tensor" and "meta" in devices:
+            self.found.append(name)
+        return result
+
+
+class Crossings(TorchDispatchMode):
+    """Notes operations whose tensors lie on two devices, and counts all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.count = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)]
+        devices = {one.device.type for one in leaves if one.device.type == "meta" or one.dim()}
+        if len(devices) > 1:
+            self.found.append(str(func))
+        self.count += "meta" in devices
+        return result
+
+
+GENERATORS = {
+    "flow": lambda device: FlowGenerator(tiny_checkpoint(), 3, device),
+    "ddpm": lambda device: DdpmGenerator(tiny_checkpoint("ddpm", ddpm={"sampler": "ancestral"}), 3, device),
+    "regression": lambda device: RegressionGenerator(tiny_checkpoint("regression"), None, device),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions"), [("flow", Conditions()), ("flow", KNOWN), ("ddpm", KNOWN), ("regression", KNOWN)]
+)
+def test_sampling_reads_no_value_from_the_device_and_copies_none_there(name, conditions):
+    """On a device without values: what would make a program wait for a GPU cannot be done there, or is noted."""
+    generator = GENERATORS[name]("meta")
+    generator.tile = 2
+    with Waits() as waits, Crossings() as crossings:
+        phasor = generator.sample_phase(torch.ones(3, 20, 24, device="meta"), keys(3), conditions)
+    assert (phasor.shape, phasor.dtype, phasor.device.type) == ((3, 20, 24), torch.complex64, "meta")
+    assert crossings.count > 100
+    assert (waits.found, crossings.found) == ([], [])
+
+
+def test_what_makes_a_program_wait_is_noted():
+    with Waits() as waits, Crossings() as crossings:
+        there = torch.ones(4).to("meta")
+        torch.tensor([1.0], device="meta")
+        there.new_tensor([2.0])
+        with pytest.raises(RuntimeError):
+            there.sum().item()
+    assert waits.found == ["to", "tensor", "new_tensor"]
+    assert crossings.found == ["aten._to_copy.default"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("spacing_mm", [(0.9, 1.6), (1.5, 1.5)])
+def test_bytes_are_the_same_with_copies_beside_the_work(name, spacing_mm):
+    generator = GENERATORS[name]("cuda")
+    magnitude = make_magnitude(3 * GPU_TILE + 5, 50)
+    lane = open_lane(generator)
+    assert isinstance(lane, DeviceLane)
+    plain, plain_s = send_all(PlainLane(generator), magnitude, None, GPU_TILE)
+    assert np.abs(np.abs(plain) - 1).max() < 1e-5
+    for size in (None, GPU_TILE, 2 * GPU_TILE, 100):
+        for _ in range(3):  # memory is used again, by other tensors
+            phasor, seconds = send_all(lane, magnitude, size, GPU_TILE)
+            assert phasor.tobytes() == plain.tobytes()
+            assert all(one > 0 for one in (*seconds, *plain_s))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", GENERATORS)
+def test_sampling_does_not_wait_for_the_gpu(name):
+    generator = GENERATORS[name]("cuda")
+    magnitude = torch.from_numpy(make_magnitude(18, 48)).to("cuda")
+    generator.sample_phase(magnitude, keys(18), KNOWN)  # plans and memory are made at the first call
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        generator.sample_phase(magnitude, keys(18), KNOWN)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Sleeping:
+    """Its device does nothing for a while, a second or so, before it gives a phasor."""
+
+    name, nfe, tile, device = "diffusion", 1, 16, "cuda"
+
+    def sample_phase(self, magnitude, keys, conditions):
+        torch.cuda._sleep(2_000_000_000)
+        return torch.polar(torch.ones_like(magnitude), magnitude)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_next_batch_is_copied_while_one_is_sampled():
+    lane = open_lane(Sleeping())
+    magnitude = make_magnitude(2, 64)
+    first = lane.send(magnitude[:1], keys(1), KNOWN)
+    second = lane.send(magnitude[1:], keys(1), KNOWN)
+    lane.there.synchronize()
+    assert not torch.cuda.current_stream().query()  # the copy of the second is done before the first is sampled
+    for landing, expected in ((first, magnitude[:1]), (second, magnitude[1:])):
+        phasor, seconds = landing()
+        np.testing.assert_allclose(phasor, np.exp(1j * expected.astype(np.float64)), atol=2e-3)
+        assert seconds > 0.1
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_with_little_memory_names_the_tile_that_fits_and_goes_on(tmp_path):
+    rows = read_manifest(write_volumes(tmp_path, 1, 2 * GPU_TILE, 1024))
+    generator = make_generator("diffusion", None, 1, "cuda")
+    bench = open_bench(tmp_path / "c.zarr")
+    bench = replace(bench, generator=generator, recipe=replace(bench.recipe, tile=Tile(slices=GPU_TILE)))
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
+    try:
+        outcome = build_volume(Task(rows[0]), bench)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (outcome.status, outcome.reason) == ("failed", "too_large")
+    assert "tiles of 16 slices" in outcome.message and "would fit" in outcome.message
+    assert generator.tile == GPU_TILE
+    assert build_volume(Task(rows[0]), bench).status == "built"
