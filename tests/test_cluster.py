@@ -14,7 +14,7 @@ from functools import partial
 import psutil
 import pytest
 import worker_tasks
-from build_process import assert_gone
+from build_process import assert_gone, wait_until
 
 from cluster.connect import _ready, check_spec, connect
 from cluster.errors import ClusterError
@@ -183,18 +183,11 @@ def test_a_result_that_dies_with_its_worker_is_made_again(tmp_path):
         assert next(window) is None  # it is handed out, and cannot have come back
         (future,) = connection.client.futures.values()
         (tmp_path / "0").touch()
-        _wait_until(lambda: future.status == "finished")
+        wait_until(lambda: future.status == "finished")
         os.kill(pid, signal.SIGKILL)
-        _wait_until(lambda: future.status != "finished")
+        wait_until(lambda: future.status != "finished")
         (tmp_path / "1").touch()
         assert [one.value for one in window if one] == ["ITEM"]
-
-
-def _wait_until(condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_worker_that_is_not_ready_yet_keeps_its_tasks_waiting(tmp_path):

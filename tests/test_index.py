@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -111,18 +112,25 @@ def test_no_corpus_is_named(tmp_path):
         read_index(tmp_path / "none")
 
 
-def test_a_hundred_thousand_rows_open_in_a_second(tmp_path):
+def test_a_hundred_thousand_rows_open_in_little_more_than_the_time_of_their_json(tmp_path):
     store = make_corpus(tmp_path / "c", a={})
     row = index_row("a", store.receipt("a"))
     columns = {column: [row[column]] * 100_000 for column in COLUMNS}
     columns["name"] = [f"volume-{number:06d}" for number in range(100_000)]
-    store.storage.put(INDEX_KEY, sealed_document({"num_volumes": 100_000, "columns": columns}))
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
-        assert len(read_index(tmp_path / "c")) == 100_000
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1.0
+    document = sealed_document({"num_volumes": 100_000, "columns": columns})
+    store.storage.put(INDEX_KEY, document)
+    opening, parsing = [], []
+    for _ in range(3):  # in turn, so that a busy machine slows both
+        opening.append(cpu_seconds(lambda: read_index(tmp_path / "c")))
+        parsing.append(cpu_seconds(lambda: json.loads(document)))
+    assert len(read_index(tmp_path / "c")) == 100_000
+    assert min(opening) < 5 * min(parsing)
+
+
+def cpu_seconds(call):
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def test_the_written_format_names_every_key_column_and_array():

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from build_process import wait_until
 from contending import num_winners
 
 from augment.errors import RequestError
@@ -178,13 +179,6 @@ def test_a_holder_that_could_not_renew_for_too_long_renews_or_stops(tmp_path):
         write_holder(tmp_path / "c")
         with pytest.raises(RequestError, match="took the lease over"):
             lease.check()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
 
 
 def test_the_heartbeat_renews(tmp_path):

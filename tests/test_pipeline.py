@@ -3,12 +3,12 @@ from __future__ import annotations
 import errno
 import math
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from build_process import wait_until
 from volumes import phantom, volume_bytes
 
 from augment import pipeline
@@ -269,23 +269,31 @@ def test_limits_leave_a_task_its_share():
 
 
 def test_room_lets_one_alone_and_keeps_newcomers_out():
-    room, log = Room(), []
+    room, log, leave = Room(), [], threading.Event()
 
     def work(name, gate):
         with gate():
             log.append(f"{name} in")
-            time.sleep(0.05)
+            leave.wait()
             log.append(f"{name} out")
 
-    def start(name, gate):
-        thread = threading.Thread(target=work, args=(name, gate))
+    def start(name, gate, until):
+        thread = threading.Thread(target=work, args=(name, gate), daemon=True)
         thread.start()
-        time.sleep(0.02)
+        wait_until(until)
         return thread
 
-    threads = [start("a", room.shared), start("alone", room.alone), start("b", room.shared)]
+    def waiting():
+        return len(room._changed._waiters)
+
+    threads = [
+        start("a", room.shared, lambda: log == ["a in"]),
+        start("alone", room.alone, lambda: waiting() == 1),
+        start("b", room.shared, lambda: waiting() == 2 or "b in" in log),
+    ]
+    leave.set()
     for thread in threads:
-        thread.join(timeout=5)
+        thread.join()
     assert log == ["a in", "a out", "alone in", "alone out", "b in", "b out"]
 
 
