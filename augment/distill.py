@@ -44,15 +44,16 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         raise RequestError(f"{config.teacher}: its process is {teacher.process}; expected flow; name another teacher")
     if "distillation" in teacher.card:
         raise RequestError(f"{config.teacher}: is itself a student; expected a trained teacher; name that one")
-    data = read_training_set(config.manifest, config.split, config.licences, config.simulation)
+    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, teacher.flow.grid_mm)
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
     card = {
         "steps": config.distillation.evaluations,
+        "flow": asdict(teacher.flow),
         "distillation": asdict(config.distillation)
         | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
     }
-    objective = DistillationObjective(teacher.network, config.distillation)
+    objective = DistillationObjective(teacher.network, config.distillation, teacher.flow.source)
     path = run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
     if path.exists():
         _note_noise_gain(path, config, data, device)
@@ -64,7 +65,9 @@ def _note_noise_gain(path: Path, config: DistillConfig, data: TrainingSet, devic
     student = load_checkpoint(path)
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
     later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
-    gain = measure_noise_gain(student.network.to(device), later, config.distillation.evaluations, config.training.seed)
+    gain = measure_noise_gain(
+        student.network.to(device), later, config.distillation.evaluations, config.training.seed, student.flow.source
+    )
     card = student.card | {"distillation": student.card["distillation"] | {"noise_gain": gain}}
     save_checkpoint(student.network, student.gauge, card, path)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from augment.errors import RequestError
+from diffusion.flow import FlowConfig
 
 RECIPE = "recipe.json"
 _FREE = ("steps", "save_every", "prefetch")
 """Of the training: what may change between two parts of a run."""
+_DEFAULTS = {"flow": asdict(FlowConfig())}
+_KIND = ("kind", "complex")
+"""With the above: what the folders of earlier versions do not say."""
 
 
 def claim_folder(folder: Path, card: dict[str, Any]) -> None:
@@ -48,7 +53,10 @@ def claim_folder(folder: Path, card: dict[str, Any]) -> None:
 def _recipe(card: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
     data = {key: value for key, value in card["data"].items() if key != "licences"}
-    parts = {key: card[key] for key in ("network", "process", "ddpm", "distillation", "initial") if key in card}
+    names = ("network", "process", "flow", "ddpm", "distillation", "initial")
+    parts = {key: card[key] for key in names if key in card and card[key] != _DEFAULTS.get(key)}
+    if "network" in parts:
+        parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}
     recipe: dict[str, Any] = json.loads(json.dumps(parts | {"training": training, "data": data}))
     return recipe
 

@@ -51,16 +51,18 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
         No row of the manifest can be trained on, or `initial` cannot be used.
     """
     card: dict[str, Any] = {"process": config.process}
-    objective: Objective = FlowObjective()
-    if config.process == "ddpm":
+    objective: Objective
+    if config.process == "flow":
+        objective, card["flow"] = FlowObjective(config.flow), asdict(config.flow)
+    elif config.process == "ddpm":
         objective, card["ddpm"] = DdpmObjective(config.ddpm), asdict(config.ddpm)
-    elif config.process == "regression":
+    else:
         objective = RegressionObjective()
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
-    data = read_training_set(config.manifest, config.split, config.licences, config.simulation)
+    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm)
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
 
 

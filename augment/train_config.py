@@ -12,6 +12,7 @@ from augment.simulation import SimulationConfig
 from diffusion.checkpoint import PROCESSES
 from diffusion.ddpm import DdpmConfig
 from diffusion.distillation import DistillationConfig
+from diffusion.flow import FlowConfig
 from diffusion.network import NetworkConfig
 from diffusion.training import TrainingConfig
 
@@ -69,11 +70,12 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """The configuration of `phasegen train`.
 
-    `process` is "flow", "regression" or "ddpm", and then `ddpm` says more of it. `initial` is a checkpoint whose
-    weights the training starts from.
+    `process` is "flow" or "ddpm", of which the section of that name says more, or "regression". `initial` is a
+    checkpoint whose weights the training starts from.
     """
 
     process: str = "flow"
+    flow: FlowConfig = field(default_factory=FlowConfig)
     ddpm: DdpmConfig = field(default_factory=DdpmConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     initial: Path | None = None
@@ -82,6 +84,8 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         if self.process not in PROCESSES:
             raise ValueError(f"process {self.process!r}: expected one of {', '.join(PROCESSES)}")
+        if self.process != "flow" and self.flow != FlowConfig():
+            raise ValueError(f"flow: says nothing of the process {self.process!r}; leave the section out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,7 @@ Config = TypeVar("Config", bound=RunConfig)
 _SECTIONS = {
     "network": NetworkConfig,
     "training": TrainingConfig,
+    "flow": FlowConfig,
     "ddpm": DdpmConfig,
     "distillation": DistillationConfig,
     "simulation": SimulationConfig,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from augment.volume import Volume
 from diffusion.fourier import fft2c, ifft2c, resize_kspace
+from diffusion.grid import from_grid, grid_size
 from diffusion.objective import Batch
 
 NOISE_RANGE = (0.003, 0.05)
@@ -43,6 +44,16 @@ def slices_of(volume: Volume) -> list[TrainingSlice]:
     field_t = volume.field_t if volume.field_t is not None else math.nan
     spacing = volume.spacing_mm[1:]
     return [TrainingSlice(one, spacing, te_ms, field_t) for one in image if bool((one.abs() > 0).any())]
+
+
+def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
+    """Bring a slice to the resolution at which one of its spacing is sampled; see `diffusion.grid`."""
+    own = (one.image.shape[0], one.image.shape[1])
+    grid = grid_size(*own, one.spacing_mm, grid_mm)
+    if grid == own:
+        return one
+    dy, dx = (step * size / new for step, size, new in zip(one.spacing_mm, own, grid, strict=True))
+    return replace(one, image=from_grid(one.image, *grid), spacing_mm=(dy, dx))
 
 
 class TrainingSlices:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from augment.errors import RequestError, VolumeError
 from augment.readers import read_volume
 from augment.simulation import SimulationConfig, simulate
-from augment.training_data import TrainingSlice, slices_of
+from augment.training_data import TrainingSlice, on_grid, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
 from manifests.parse import read_manifest
@@ -39,6 +39,7 @@ def read_training_set(
     split: str,
     licences: Collection[str] = (),
     simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
+    grid_mm: float = 0.0,
 ) -> TrainingSet:
     """Read the rows of a split that have real phase, and simulate; say on standard error what is left out.
 
@@ -52,6 +53,8 @@ def read_training_set(
         Of the rows to take; all where it is empty.
     simulation
         Volumes to add; they have no say in the gauge.
+    grid_mm
+        Slices that are clearly finer are brought to this resolution; 0 for none.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def read_training_set(
         simulated = [one for volume in _simulate(simulation) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
-    return TrainingSet(slices, torch.cat(ramps), facts)
+    return TrainingSet([on_grid(one, grid_mm) for one in slices], torch.cat(ramps), facts)
 
 
 def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:

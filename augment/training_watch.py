@@ -11,6 +11,7 @@ from augment.training_pictures import draw_losses, draw_samples
 from augment.training_set import TrainingSet, read_training_set
 from augment.validation import Validation, choose_slices, note_score
 from diffusion.checkpoint import Checkpoint, save_checkpoint
+from diffusion.flow import FlowConfig
 from diffusion.select import make_learned
 from diffusion.training import Trainer
 
@@ -33,7 +34,8 @@ def watch(
     watchers: list[tuple[int, Callable[[], None]]] = []
     slices = data.slices
     if config.validation_split:
-        seen = read_training_set(config.manifest, config.validation_split)
+        grid_mm = FlowConfig(**card.get("flow", {})).grid_mm
+        seen = read_training_set(config.manifest, config.validation_split, grid_mm=grid_mm)
         slices = choose_slices(seen.slices, config.validation_slices)
         validation = Validation(slices, trainer.objective, trainer.network.config.multiple)
         watchers.append((config.validate_every, lambda: _validate(validation, trainer, data, card)))

@@ -10,7 +10,6 @@ import torch
 from augment.training_data import TrainingSlice
 from diffusion.network import ComplexUNet
 from diffusion.objective import Batch, Objective
-from diffusion.training import log_error
 
 DRAWS = 4
 """Sources, noises and times that are drawn for each slice."""
@@ -42,7 +41,7 @@ class Validation:
     def score(self, network: ComplexUNet, device: str) -> float:
         """The mean loss over all slices."""
         losses = [
-            log_error(self.objective.error(network, tuple(tensor.to(device) for tensor in tensors)))
+            self.objective.loss(self.objective.error(network, tuple(tensor.to(device) for tensor in tensors)))
             for tensors in self.prepared
         ]
         return float(torch.stack(losses).mean())

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffusion.ddpm import DdpmConfig
+from diffusion.flow import FlowConfig
 from diffusion.network import ComplexUNet, NetworkConfig
 
 PROCESSES = ("flow", "ddpm", "regression")
@@ -40,6 +41,11 @@ class Checkpoint:
     gauge: torch.Tensor
     sha256: str
     card: dict[str, Any]
+
+    @property
+    def flow(self) -> FlowConfig:
+        """The flow that the network was trained for; for other processes, what they share with it."""
+        return FlowConfig(**self.card.get("flow", {}))
 
     @property
     def steps(self) -> int | None:
@@ -132,10 +138,11 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _check_steps(card: dict[str, Any], path: Path) -> None:
-    try:
-        DdpmConfig(**card.get("ddpm", {}))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: ddpm: {error}") from error
+    for process, config in (("flow", FlowConfig), ("ddpm", DdpmConfig)):
+        try:
+            config(**card.get(process, {}))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: {process}: {error}") from error
     distillation = card.get("distillation", {})
     if not isinstance(distillation, dict):
         raise CheckpointError(f"{path}: distillation is {str(distillation)[:60]!r}; expected an object")
@@ -190,7 +197,7 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
     """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
-    wiring = {key: card[key] for key in ("format", "process", "network", "distillation", "ddpm") if key in card}
+    wiring = {key: card[key] for key in ("format", "process", "network", "distillation", "flow", "ddpm") if key in card}
     digest = hashlib.sha256(path.read_bytes())
     digest.update(json.dumps(wiring, sort_keys=True).encode())
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion.layers import to_real
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, drop_conditions, make_target, pad_to_multiple
+from diffusion.objective import Batch, Objective, drop_conditions, make_target, pad_to_multiple
 
 NOISES = ("unit", "normal")
 SAMPLERS = ("deterministic", "ancestral")
@@ -72,7 +72,7 @@ def choose_timesteps(timesteps: int, steps: int) -> list[int]:
     return [round(timesteps * (steps - index) / steps) for index in range(steps)]
 
 
-class DdpmObjective:
+class DdpmObjective(Objective):
     """The prediction of `v`; see `diffusion.objective.Objective`."""
 
     def __init__(self, config: DdpmConfig) -> None:

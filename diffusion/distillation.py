@@ -16,7 +16,7 @@ from diffusion.flow import compress_magnitude, euler_step, interpolate, sample_f
 from diffusion.layers import to_complex
 from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, pad_to_multiple, prepare_batch
+from diffusion.objective import Batch, Objective, pad_to_multiple, prepare_batch
 from diffusion.source import training_source
 
 STARTS = ("path", "data")
@@ -45,15 +45,15 @@ class DistillationConfig:
             raise ValueError(f"start {self.start!r}: expected one of {', '.join(STARTS)}")
 
 
-class DistillationObjective:
-    """What a student is trained for; see `diffusion.training.Objective`."""
+class DistillationObjective(Objective):
+    """What a student is trained for; it starts from the source that its teacher starts from."""
 
-    def __init__(self, teacher: ComplexUNet, config: DistillationConfig) -> None:
-        self.teacher, self.config = teacher, config
+    def __init__(self, teacher: ComplexUNet, config: DistillationConfig, source: str = "smooth") -> None:
+        self.teacher, self.config, self.source = teacher, config, source
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """As for the flow; the times become those of the student's evaluations."""
-        tensors = prepare_batch(batch, dropout, generator, multiple)
+        tensors = prepare_batch(batch, dropout, generator, multiple, self.source)
         segments = self.config.evaluations
         return tuple(tensors._replace(t=(tensors.t * segments).floor() / segments))
 
@@ -88,10 +88,12 @@ _BRIGHT = 0.2
 _NORMAL_MEDIAN = 0.6745
 
 
-def measure_noise_gain(network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int) -> float:
+def measure_noise_gain(
+    network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int, source: str = "smooth"
+) -> float:
     """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
 
-    Two samples from one smooth source and different noise differ by that noise alone: in bright tissue the angle
+    Two samples from one source phase and different noise differ by that noise alone: in bright tissue the angle
     between them has the standard deviation `gain * sqrt(2) * sigma / magnitude`. For a network that was trained to
     follow the whole flow, `diffusion.flow.noise_gain` is known; for a student it is not.
 
@@ -105,6 +107,8 @@ def measure_noise_gain(network: ComplexUNet, batches: Iterable[Batch], steps: in
         Its evaluations.
     seed
         Of sources and noise.
+    source
+        Kind of the source.
 
     Returns
     -------
@@ -112,15 +116,15 @@ def measure_noise_gain(network: ComplexUNet, batches: Iterable[Batch], steps: in
         Median over bright pixels, at most 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    ratios = [_noise_ratios(network, batch, steps, generator) for batch in batches]
+    ratios = [_noise_ratios(network, batch, steps, generator, source) for batch in batches]
     return min(float(torch.cat(ratios).median()) / _NORMAL_MEDIAN, 1.0)
 
 
-def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator) -> Tensor:
+def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str) -> Tensor:
     """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
-    source = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
+    source = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator, kind)
     device = next(network.parameters()).device
     multiple = network.config.multiple
     ends = []

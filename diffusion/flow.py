@@ -8,15 +8,44 @@ fine grain out of a smooth source.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from diffusion.grid import GRID_MM
 from diffusion.layers import to_real
 from diffusion.network import ComplexUNet
+from diffusion.source import SOURCES
 
 COMPRESSION = 0.15
+LOSSES = ("log", "power")
+_COARSEST_MM = 100.0
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The process; stored with the checkpoint.
+
+    `source` is the phase that the flow starts from, "smooth" or "independent" in every pixel. `loss` is what is
+    averaged over slices in training: the "log" of the squared error over the slice's power, or that ratio itself
+    ("power"). Slices finer than `grid_mm` by a quarter are trained on and sampled at that resolution; 0 takes each at
+    its own.
+    """
+
+    source: str = "smooth"
+    loss: str = "log"
+    grid_mm: float = GRID_MM
+
+    def __post_init__(self) -> None:
+        for name, known in (("source", SOURCES), ("loss", LOSSES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        number = type(self.grid_mm) in (int, float) and math.isfinite(self.grid_mm)
+        if not number or not 0 <= self.grid_mm <= _COARSEST_MM:
+            raise ValueError(f"grid_mm = {self.grid_mm!r}: expected 0 (none) to {_COARSEST_MM:g} mm")
 
 
 def compress_magnitude(magnitude: Tensor) -> Tensor:

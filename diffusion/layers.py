@@ -8,6 +8,8 @@ call where native complex64 needs several.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +83,65 @@ class ComplexNorm(nn.Module):
         return channels * factor + shift
 
 
+class RealConv2d(nn.Module):
+    """`ComplexConv2d` without its structure: any real weight in place of the block weight, at the same cost."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> None:
+        super().__init__()
+        bound = gain * math.sqrt(3.0 / (2.0 * in_channels * kernel * kernel))
+        shape = (2 * out_channels, 2 * in_channels, kernel, kernel)
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(2 * out_channels))
+        self.stride, self.padding = stride, kernel // 2
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
+        return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
+
+
+class RealNorm(nn.Module):
+    """`ComplexNorm` for real channels: each has a scale of its own, and no two belong together."""
+
+    def __init__(self, num_channels: int, num_groups: int, embedding: int) -> None:
+        super().__init__()
+        self.num_groups = num_groups
+        self.gain = nn.Parameter(torch.ones(2 * num_channels))
+        self.modulation = nn.Linear(embedding, 4 * num_channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
+        """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
+        batch, doubled = channels.shape[:2]
+        power = channels.float().square().mean(dim=(2, 3))  # (batch 2*channel)
+        grouped = power.reshape(batch, self.num_groups, -1).mean(dim=2)
+        inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // self.num_groups, dim=1)
+        modulation: Tensor = self.modulation(embedding)
+        gain, shift = modulation.float().chunk(2, dim=1)
+        factor = (inverse * self.gain * (1.0 + gain)).to(channels.dtype)[..., None, None]
+        return channels * factor + shift.to(channels.dtype)[..., None, None]
+
+
 def complex_silu(channels: Tensor) -> Tensor:
     """Gate complex channels by their real part: `z * sigmoid(Re z)`, which on real numbers is SiLU."""
     real, imag = channels.chunk(2, dim=1)
     gate = torch.sigmoid(real)
     return torch.cat((real * gate, imag * gate), dim=1)
+
+
+class Layers(NamedTuple):
+    """What a network is made of; all take and give real tensors of twice the channels that they are named by."""
+
+    conv: type[ComplexConv2d] | type[RealConv2d]
+    norm: type[ComplexNorm] | type[RealNorm]
+    gate: Callable[[Tensor], Tensor]
+
+
+LAYERS = {
+    "complex": Layers(ComplexConv2d, ComplexNorm, complex_silu),
+    "real": Layers(RealConv2d, RealNorm, functional.silu),
+}
+"""By the kind of the network."""
 
 
 def fold_patches(channels: Tensor, patch: int) -> Tensor:

@@ -53,7 +53,7 @@ class LearnedGenerator(ABC):
         self.nfe = steps
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
-        self.gauge = checkpoint.gauge
+        self.gauge, self.flow = checkpoint.gauge, checkpoint.flow
         self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
@@ -72,7 +72,7 @@ class LearnedGenerator(ABC):
 
     def _sample_tile(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         height, width = magnitude.shape[-2:]
-        grid = grid_size(height, width, conditions.spacing_mm)
+        grid = grid_size(height, width, conditions.spacing_mm, self.flow.grid_mm)
         on_grid = to_grid(magnitude, *grid)
         weight = compress_magnitude(on_grid)
         known = self._conditions(conditions, (height, width), grid)
@@ -136,7 +136,8 @@ class FlowGenerator(LearnedGenerator):
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
         spacing = slices.conditions[0, :2]
-        source = torch.stack([source_phasor(key, height, width, spacing, slices.slice_mm) for key in keys])
+        kind = self.flow.source
+        source = torch.stack([source_phasor(key, height, width, spacing, slices.slice_mm, kind) for key in keys])
         grain = torch.stack([complex_normal(key, Stream.GRAIN, height, width, self.device) for key in keys])
         x_0 = weight * source + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)

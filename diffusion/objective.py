@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion.flow import compress_magnitude, flow_loss
+from diffusion.flow import FlowConfig, compress_magnitude, flow_loss
 from diffusion.gauge import fix_gauge
 from diffusion.layers import to_real
 from diffusion.measurement import estimate_sigma, noise_modulus
@@ -33,42 +34,63 @@ class Tensors(NamedTuple):
     conditions: Tensor
 
 
-def prepare_batch(batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> Tensors:
+def prepare_batch(
+    batch: Batch, dropout: float, generator: torch.Generator, multiple: int, source: str = "smooth"
+) -> Tensors:
     """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
     magnitude = batch.image.abs()
     weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
-    x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator)
+    x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator, source)
     normals = torch.randn((*magnitude.shape, 2), generator=generator)
     x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
     blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]
     return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
 
 
-class Objective(Protocol):
+_ERROR_FLOOR = 1e-3
+
+
+def log_error(error: Tensor) -> Tensor:
+    """The loss of relative squared errors: the logarithm gives clean slices, whose errors are small, the same say."""
+    return torch.log(error + _ERROR_FLOOR).mean()
+
+
+class Objective(ABC):
     """What a network is trained for."""
 
+    @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """Make what `error` needs of a batch, with everything that is drawn for it; on the CPU."""
-        ...
 
+    @abstractmethod
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """The relative squared error of each slice, `(batch)` or a multiple of it."""
-        ...
+
+    def loss(self, error: Tensor) -> Tensor:
+        """What is made small: a number for the errors of a batch."""
+        return log_error(error)
 
 
-class FlowObjective:
+class FlowObjective(Objective):
     """The velocity of the flow; see `diffusion.flow`."""
+
+    def __init__(self, config: FlowConfig | None = None) -> None:
+        self.config = config or FlowConfig()
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """See `prepare_batch`."""
-        return prepare_batch(batch, dropout, generator, multiple)
+        return prepare_batch(batch, dropout, generator, multiple, self.config.source)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """See `diffusion.flow.flow_loss`."""
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
+
+    def loss(self, error: Tensor) -> Tensor:
+        """See `FlowConfig`."""
+        return error.mean() if self.config.loss == "power" else log_error(error)
 
 
 def make_target(image: Tensor) -> tuple[Tensor, Tensor]:

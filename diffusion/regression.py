@@ -19,10 +19,10 @@ from diffusion.layers import to_real
 from diffusion.learned import LearnedGenerator, Slices
 from diffusion.network import ComplexUNet
 from diffusion.noise import Stream, uniform, volume_key
-from diffusion.objective import Batch, drop_conditions, make_target, pad_to_multiple
+from diffusion.objective import Batch, Objective, drop_conditions, make_target, pad_to_multiple
 
 
-class RegressionObjective:
+class RegressionObjective(Objective):
     """The squared error of the expected phasor, weighted by the compressed magnitude."""
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:

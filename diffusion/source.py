@@ -1,7 +1,8 @@
 """Where the flow starts: a random phase that is smooth on the scale of anatomy.
 
 Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
-picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it.
+picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. The
+independent source (kind "independent") is there to be compared with.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from diffusion.fourier import fft2c, ifft2c
 from diffusion.generators import SliceKey
-from diffusion.noise import Stream, anchor_key, normal
+from diffusion.noise import Stream, anchor_key, normal, random_phasor
 
+SOURCES = ("smooth", "independent")
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the phase has fallen to 1/e."""
 AMPLITUDE = 2.0
@@ -51,11 +53,13 @@ def shape_source(normals: Tensor, spacing_mm: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def source_phasor(key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None) -> Tensor:
+def source_phasor(
+    key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None, kind: str = "smooth"
+) -> Tensor:
     """The source of a slice: a function of its key and place.
 
-    It passes over, every half `CORRELATION_MM` through the volume, from one field to the next, so that neighbouring
-    slices start alike.
+    The smooth one passes over, every half `CORRELATION_MM` through the volume, from one field to the next, so that
+    neighbouring slices start alike.
 
     Parameters
     ----------
@@ -67,12 +71,16 @@ def source_phasor(key: SliceKey, height: int, width: int, spacing_mm: Tensor, sl
         Along height and width, `(2)`; NaN where not known. The result is on its device.
     slice_mm
         Distance of neighbouring slices; `TYPICAL_SLICE_MM` where None.
+    kind
+        One of `SOURCES`.
 
     Returns
     -------
     phasor
         complex64 `(height width)`.
     """
+    if kind == "independent":
+        return random_phasor(key, Stream.SOURCE, height, width, spacing_mm.device)
     position = key.slice_index * (slice_mm or TYPICAL_SLICE_MM) / (0.5 * CORRELATION_MM)
     anchor = math.floor(position)
     turn = (position - anchor) * math.pi / 2.0  # cos^2 + sin^2 = 1 keeps the variance between two anchors
@@ -83,6 +91,11 @@ def source_phasor(key: SliceKey, height: int, width: int, spacing_mm: Tensor, sl
     return shape_source(normals, spacing_mm)
 
 
-def training_source(shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator) -> Tensor:
+def training_source(
+    shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator, kind: str = "smooth"
+) -> Tensor:
     """Sources for training, complex64 of the given shape `(*batch height width)`; spacing `(*batch 2)`."""
+    if kind == "independent":
+        angle = 2.0 * math.pi * torch.rand(shape, generator=generator)
+        return torch.polar(torch.ones_like(angle), angle)
     return shape_source(torch.randn(shape, generator=generator), spacing_mm)

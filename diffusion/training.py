@@ -57,14 +57,6 @@ class TrainingConfig:
             raise ValueError(f"prefetch = {self.prefetch}: expected 0 or more")
 
 
-_ERROR_FLOOR = 1e-3
-
-
-def log_error(error: Tensor) -> Tensor:
-    """The loss of relative squared errors: the logarithm gives clean slices, whose errors are small, the same say."""
-    return torch.log(error + _ERROR_FLOOR).mean()
-
-
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear warm-up, then a cosine to a hundredth."""
     if step < config.warmup:
@@ -175,7 +167,7 @@ class Trainer:
         half = self.config.precision == "bfloat16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
             error = self.objective.error(self.network, tensors)
-        return log_error(error)
+        return self.objective.loss(error)
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:

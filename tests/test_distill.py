@@ -11,6 +11,8 @@ from augment.training_data import TrainingSlices
 from augment.training_set import read_training_set
 from diffusion.checkpoint import CheckpointError, load_checkpoint
 from diffusion.distillation import DistillationObjective
+from diffusion.flow import FlowConfig
+from diffusion.grid import GRID_MM
 from diffusion.select import make_generator
 from diffusion.training import Trainer
 
@@ -65,12 +67,22 @@ def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
         distill(read_config(folder / "again.toml", DistillConfig))
 
 
+def test_a_student_starts_from_the_source_of_its_teacher_and_on_its_grid(folder):
+    card = (folder / "teacher" / "teacher.json").read_text()
+    (folder / "teacher" / "teacher.json").write_text(card.replace('"smooth"', '"independent"').replace("1.5", "3.0"))
+    config = read_config(folder / "student.toml", DistillConfig)
+    student = load_checkpoint(distill(config))
+    assert student.flow == load_checkpoint(config.teacher).flow == FlowConfig("independent", "log", 3.0)
+    assert 0.0 <= student.noise_gain <= 1.0
+
+
 def test_an_interrupted_distillation_goes_on_to_the_same_student(folder):
     whole = distill(read_config(folder / "student.toml", DistillConfig)).read_bytes()
     (folder / "half.toml").write_text(DISTILL.replace('output = "student"', 'output = "half"'))
     config = read_config(folder / "half.toml", DistillConfig)
     objective = DistillationObjective(load_checkpoint(config.teacher).network, config.distillation)
-    slices = TrainingSlices(read_training_set(config.manifest, "train").slices, 1024, 5)
+    seen = read_training_set(config.manifest, "train", grid_mm=GRID_MM)
+    slices = TrainingSlices(seen.slices, 1024, 5)
     network = load_checkpoint(config.teacher).network
     Trainer(network.config, config.training, slices, config.output, "cpu", network, objective).run(until=2)
     assert distill(config).read_bytes() == whole

@@ -89,10 +89,42 @@ def test_steps_are_evaluations(checkpoint):
     assert make_generator("zero").nfe == 0
 
 
+def test_an_independent_source_and_another_grid_are_followed(checkpoint):
+    magnitude, conditions = magnitudes(1, 48, 40), Conditions((1.6, 2.0))
+    phasors = {}
+    for name, flow in [
+        ("default", {}),
+        ("as default", {"source": "smooth", "loss": "power", "grid_mm": 1.5}),
+        ("none", {"grid_mm": 0}),
+        ("coarse", {"grid_mm": 3.0}),
+        ("independent", {"source": "independent"}),
+    ]:
+        generator = FlowGenerator(Checkpoint(checkpoint.network, "flow", GAUGE, "0" * 64, {"flow": flow}), 2)
+        phasors[name] = generator.sample_phase(magnitude, keys(1), conditions)
+        assert torch.equal(phasors[name], generator.sample_phase(magnitude, keys(1), conditions)), name
+    assert torch.equal(phasors["default"], phasors["as default"])  # the loss is a matter of training
+    assert torch.equal(phasors["default"], phasors["none"])  # 1.6 mm is not finer than 1.5 mm
+    assert not torch.equal(phasors["default"], phasors["coarse"])
+    assert not torch.equal(phasors["default"], phasors["independent"])
+
+
+def test_the_network_is_called_on_the_grid(checkpoint, monkeypatch):
+    sizes = []
+    forward = ComplexUNet.forward
+    monkeypatch.setattr(ComplexUNet, "forward", lambda self, x, *rest: sizes.append(x.shape) or forward(self, x, *rest))
+    coarse = Checkpoint(checkpoint.network, "flow", GAUGE, "0" * 64, {"flow": {"grid_mm": 4.0}})
+    for one in (checkpoint, coarse):
+        FlowGenerator(one, 1).sample_phase(magnitudes(1, 48, 40), keys(1), Conditions((2.0, 2.0)))
+    assert sizes == [(1, 2, 48, 40), (1, 2, 24, 20)]
+
+
 def test_grid_is_coarser_only_where_the_slice_is_finer():
     assert grid_size(128, 128, (3.0, 1.5)) == (128, 128)
     assert grid_size(512, 256, (0.5, 1.0)) == (171, 171)
     assert grid_size(40, 50, None) == (40, 50)
+    assert grid_size(40, 50, (1.2, 1.19)) == (40, round(50 * 1.19 / 1.5))
+    assert grid_size(40, 50, (0.1, 2.3), 0.0) == (40, 50)
+    assert grid_size(40, 50, (1.5, 2.5), 3.0) == (20, 50)
     image = torch.polar(torch.ones(1, 30, 40), torch.ones(1, 30, 40))
     assert torch.allclose(from_grid(from_grid(image, 20, 20), 30, 40), image, atol=1e-5)
     assert float(to_grid(torch.rand(1, 30, 40), 20, 20).min()) >= 0.0
@@ -143,6 +175,21 @@ def unknown_field(path):
     card.write_text(card.read_text().replace('"embedding"', '"depth"'))
 
 
+def other_source(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace("{", '{"flow": {"source": "pink"},', 1))
+
+
+def flow_of_no_object(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace("{", '{"flow": 3,', 1))
+
+
+def other_kind(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace('"kind": "complex"', '"kind": "real"'))
+
+
 def nan_weights(path):
     network = ComplexUNet(TINY)
     network.head.bias.data[0] = math.nan
@@ -158,6 +205,9 @@ def nan_weights(path):
         (other_architecture, "do not fit"),
         (other_process, "process 'walk'"),
         (unknown_field, "unknown architecture"),
+        (other_source, "source 'pink': expected one of smooth, independent"),
+        (flow_of_no_object, "flow: "),
+        (other_kind, "do not fit"),
         (nan_weights, "holds NaN"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,7 +6,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from diffusion.layers import ComplexConv2d, ComplexNorm, complex_silu, fold_patches, to_complex, to_real, unfold_patches
+from diffusion.layers import (
+    ComplexConv2d,
+    ComplexNorm,
+    RealConv2d,
+    RealNorm,
+    complex_silu,
+    fold_patches,
+    to_complex,
+    to_real,
+    unfold_patches,
+)
 from diffusion.network import ComplexUNet, NetworkConfig
 
 TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
@@ -137,7 +148,60 @@ def test_conditions_that_never_varied_in_training_have_no_effect_before_it():
     assert torch.equal(network(*inputs, known), network(*inputs, UNKNOWN))
 
 
-@pytest.mark.parametrize("fields", [{"channels": ()}, {"channels": (5,)}, {"blocks": 0}, {"patch": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"channels": ()}, {"channels": (5,)}, {"blocks": 0}, {"patch": 0}, {"kind": "split"}]
+)
 def test_impossible_architectures_are_refused(fields):
     with pytest.raises(ValueError, match="expected"):
         NetworkConfig(**fields)
+
+
+def test_a_real_convolution_with_the_block_weight_is_the_complex_one():
+    torch.manual_seed(0)
+    ours, real = ComplexConv2d(3, 5, 3, 2), RealConv2d(3, 5, 3, 2)
+    assert float(real.weight.detach().std() / ours.block_weight().detach().std()) == pytest.approx(1.0, abs=0.1)
+    real.weight.data, real.bias.data = ours.block_weight().data, ours.bias.data.normal_()
+    channels = torch.randn(2, 6, 9, 8)
+    assert torch.equal(real(channels), ours(channels))
+
+
+def test_real_norm_gives_groups_of_real_channels_unit_power():
+    norm = RealNorm(6, 3, 8)
+    scaled = norm(torch.randn(2, 12, 9, 8) * torch.arange(1, 13)[:, None, None], torch.zeros(2, 8))
+    power = scaled.square().reshape(2, 3, -1).mean(dim=2)
+    assert torch.allclose(power, torch.ones(2, 3), atol=1e-4)
+
+
+def test_the_real_network_has_the_depth_the_width_and_the_multiplications_of_the_complex_one():
+    seen = {}
+    for kind in ("complex", "real"):
+        with torch.device("meta"):
+            network = ComplexUNet(dataclasses.replace(NetworkConfig(), kind=kind))
+        seen[kind] = []
+        for module in network.modules():
+            if isinstance(module, ComplexConv2d | RealConv2d):
+                module.register_forward_hook(
+                    lambda layer, given, result, rows=seen[kind]: rows.append(
+                        (given[0].shape, result.shape, getattr(layer, "weight", None) is None)
+                    )
+                )
+        network(
+            *(torch.empty(1, 2, 32, 32, device="meta"),) * 2, *(torch.empty(s, device="meta") for s in ((1,), (1, 4)))
+        )
+    assert [row[:2] for row in seen["complex"]] == [row[:2] for row in seen["real"]]
+    assert all(row[2] for row in seen["complex"]) and not any(row[2] for row in seen["real"])
+
+
+def test_a_real_network_learns():
+    torch.manual_seed(0)
+    network = ComplexUNet(dataclasses.replace(TINY, kind="real"))
+    image = to_real(complex_noise(2, 1, 16, 16))
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(60):
+        loss = (network(image, image, torch.full((2,), 0.5), UNKNOWN.expand(2, 4)) - image).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.3 * losses[0]

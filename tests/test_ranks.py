@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion.network import NetworkConfig
-from diffusion.objective import Batch
+from diffusion.objective import Batch, Objective
 from diffusion.prefetch import prefetch
 from diffusion.ranks import Ranks, joined, started_by_torchrun
 from diffusion.training import Trainer, TrainingConfig
@@ -61,7 +61,7 @@ def test_a_step_takes_the_mean_of_its_batches(tmp_path):
     assert all(torch.allclose(value, weights[1][name], atol=1e-6) for name, value in weights[0].items())
 
 
-class Steady:
+class Steady(Objective):
     """An objective that draws nothing."""
 
     def prepare(self, batch, dropout, generator, multiple):

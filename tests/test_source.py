@@ -1,6 +1,9 @@
+import math
+
 import torch
 
 from diffusion.generators import SliceKey
+from diffusion.noise import Stream, random_phasor
 from diffusion.source import AMPLITUDE, CORRELATION_MM, source_phasor, training_source
 
 SPACING = torch.tensor([2.0, 4.0])
@@ -55,3 +58,19 @@ def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
     first = source(3)
     alike = [float((first * source(3 + step).conj()).mean().abs()) for step in (0, 1, 60)]
     assert alike[0] > 0.999 and alike[1] > 0.8 and alike[2] < 0.6
+
+
+def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_share_it():
+    shape = (4, 128, 128)
+    source = training_source(shape, SPACING.expand(4, 2), torch.Generator().manual_seed(0), "independent")
+    assert torch.allclose(source.abs(), torch.ones(shape), atol=1e-6)
+    counts = torch.histc(source.angle(), 16, -math.pi, math.pi)
+    expected = source.numel() / 16
+    assert float(((counts - expected).square() / expected).sum()) < 45  # chi square, 15 degrees of freedom
+    assert abs(likeness(source, 2.0, 0)) < 0.02
+
+    key, following = SliceKey(1, "v", 0, 2), SliceKey(1, "v", 0, 3)
+    drawn = source_phasor(key, 64, 64, SPACING, 5.0, "independent")
+    assert torch.equal(drawn, random_phasor(key, Stream.SOURCE, 64, 64))
+    other = source_phasor(following, 64, 64, SPACING, 5.0, "independent")
+    assert float((drawn * other.conj()).mean().abs()) < 0.05

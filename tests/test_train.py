@@ -17,6 +17,7 @@ from augment.training_set import measure_gauge, read_training_set
 from augment.volume import Volume
 from diffusion.checkpoint import load_checkpoint
 from diffusion.fourier import fft2c
+from diffusion.generators import Conditions, SliceKey
 from diffusion.select import make_generator
 
 CONFIG = """
@@ -92,6 +93,15 @@ def test_nothing_to_train_on_is_an_error_that_says_so(config):
         (CONFIG.replace('name = "tiny"', 'title = "tiny"'), "title"),
         (CONFIG.replace("[network]", "process = 'gan'\n[network]"), "flow, ddpm"),
         (CONFIG + "[ddpm]\nsampler = 'best'\n", "deterministic, ancestral"),
+        (CONFIG + "[flow]\nsource = 'pink'\n", "smooth, independent"),
+        (CONFIG + "[flow]\nloss = 1\n", "log, power"),
+        (CONFIG + "[flow]\ngrid_mm = -1.0\n", "expected 0"),
+        (CONFIG + "[flow]\ngrid_mm = nan\n", "expected 0"),
+        (CONFIG + "[flow]\ngrid_mm = true\n", "expected 0"),
+        (CONFIG + "[flow]\ngrid_mm = '3'\n", "expected 0"),
+        (CONFIG + "[flow]\nwidth = 3\n", "width"),
+        (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: says nothing"),
+        (CONFIG.replace("groups = 2", "kind = 'split'"), "complex, real"),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path, text, message):
@@ -124,6 +134,53 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
     assert checkpoint.process == "ddpm"
     assert checkpoint.card["ddpm"] == {"timesteps": 7, "noise": "unit", "sampler": "deterministic"}
     assert make_generator("diffusion", path).nfe == 7
+
+
+def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
+    plain = train(read_config(config, TrainConfig))
+    assert load_checkpoint(plain).card["flow"] == {"source": "smooth", "loss": "log", "grid_mm": 1.5}
+    weights = [plain.read_bytes()]
+    for number, (old, new) in enumerate(
+        [
+            ("[card]", '[flow]\nsource = "independent"\n[card]'),
+            ("[card]", '[flow]\nloss = "power"\n[card]'),
+            ("[card]", "[flow]\ngrid_mm = 3.0\n[card]"),
+            ("groups = 2", 'groups = 2\nkind = "real"'),
+        ]
+    ):
+        config.write_text(CONFIG.replace(old, new).replace('"run"', f'"run-{number}"'))
+        path = train(read_config(config, TrainConfig))
+        weights.append(path.read_bytes())
+        checkpoint = load_checkpoint(path)
+        assert checkpoint.flow == read_config(config, TrainConfig).flow
+        assert checkpoint.network.config == read_config(config, TrainConfig).network
+        generator = make_generator("diffusion", path)
+        phasor = generator.sample_phase(torch.rand(1, 20, 24), [SliceKey(0, "v", 0, 0)], Conditions((1.0, 1.0)))
+        assert torch.allclose(phasor.abs(), torch.ones(1, 20, 24), atol=1e-5)
+    assert len(set(weights)) == 5
+
+
+def test_the_folder_of_an_earlier_version_goes_on(config):
+    """It does not say what was the only thing there was."""
+    train(read_config(config, TrainConfig))
+    recipe = json.loads((config.parent / "run" / "recipe.json").read_text())
+    assert "flow" not in recipe and "kind" not in recipe["network"]
+    config.write_text(CONFIG + '[flow]\nsource = "independent"\n')
+    with pytest.raises(RequestError, match="another flow; expected"):
+        train(read_config(config, TrainConfig))
+    config.write_text(CONFIG.replace("groups = 2", 'groups = 2\nkind = "real"'))
+    with pytest.raises(RequestError, match="another network; expected"):
+        train(read_config(config, TrainConfig))
+
+
+def test_finer_slices_are_trained_on_at_the_grid(config):
+    own, coarse = (read_training_set(config.parent / "pairs.csv", "train", grid_mm=size) for size in (0.0, 2.0))
+    assert [tuple(one.image.shape) for one in own.slices] == [(24, 20)] * 3
+    assert own.slices[0].spacing_mm == (1.0, 1.0)
+    assert [tuple(one.image.shape) for one in coarse.slices] == [(12, 10)] * 3
+    assert coarse.slices[0].spacing_mm == (2.0, 2.0)
+    kspace = fft2c(own.slices[1].image)[6:18, 5:15] / 2  # a quarter of the pixels at the same brightness
+    assert torch.allclose(fft2c(coarse.slices[1].image), kspace, atol=1e-4)
 
 
 def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):

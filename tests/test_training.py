@@ -9,8 +9,9 @@ import torch
 from augment import training_data
 from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
 from augment.volume import Volume
+from diffusion.flow import FlowConfig
 from diffusion.network import NetworkConfig
-from diffusion.objective import prepare_batch
+from diffusion.objective import FlowObjective, prepare_batch
 from diffusion.training import Trainer, TrainingConfig, learning_rate
 
 TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
@@ -130,3 +131,9 @@ def test_training_slices_of_a_volume_leave_empty_ones_out():
 def test_a_volume_without_phase_is_no_training_data():
     with pytest.raises(ValueError, match="no phase"):
         slices_of(volume(None))
+
+
+def test_the_loss_is_the_logarithm_of_the_errors_or_they_themselves():
+    error = torch.tensor([0.5, 0.25, 0.0])
+    assert float(FlowObjective().loss(error)) == pytest.approx(math.log(0.501 * 0.251 * 0.001) / 3)
+    assert float(FlowObjective(FlowConfig(loss="power")).loss(error)) == pytest.approx(0.25)
