@@ -9,7 +9,9 @@ from augment.errors import RequestError
 from augment.magnitude import NegativeRule
 
 MAX_TIME_LIMIT_S = 1e6
-PHASES = ("diffusion", "real", "smooth", "sinus", "zero", "white")
+PHASES = ("diffusion", "real", "smooth", "smooth-noise", "regression", "sinus", "zero", "white")
+MODELS = ("diffusion", "regression")
+"""Those that take weights."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,10 @@ class BuildOptions:
     ----------
     phase
         One of `PHASES`; None takes the shipped weights where there are some, else `smooth`.
-    checkpoint, steps
-        For `diffusion`: weights, and network evaluations a slice.
+    checkpoint
+        For `MODELS`: weights.
+    steps
+        For `diffusion`: network evaluations a slice.
     seed
         Of the corpus; another one gives other phase.
     replicas
@@ -77,10 +81,10 @@ class BuildOptions:
         """Refuse what contradicts itself before anything starts."""
         if self.phase is not None and self.phase not in PHASES:
             raise RequestError(f"--phase {self.phase}: expected one of {', '.join(PHASES)}")
-        if self.phase not in (None, "diffusion"):
-            for name, value in (("--checkpoint", self.checkpoint), ("--steps", self.steps)):
-                if value is not None:
-                    raise RequestError(f"{name} goes with --phase diffusion, not with {self.phase}; leave one out")
+        for name, value, phases in (("--checkpoint", self.checkpoint, MODELS), ("--steps", self.steps, MODELS[:1])):
+            if value is not None and self.phase is not None and self.phase not in phases:
+                known = " or ".join(phases)
+                raise RequestError(f"{name} goes with --phase {known}, not with {self.phase}; leave one out")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
             raise RequestError(
                 f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and at most {MAX_TIME_LIMIT_S:g}"

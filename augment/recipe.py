@@ -12,7 +12,7 @@ from typing import Any
 from augment.errors import RequestError
 from augment.layout import FORMAT
 from augment.magnitude import NegativeRule
-from augment.options import BuildOptions
+from augment.options import MODELS, BuildOptions
 from manifests.record import ManifestRow
 
 ALGORITHM = 2
@@ -113,13 +113,16 @@ def checkpoint_path(options: BuildOptions) -> Path | None:
         If weights are needed and there are none.
     """
     from diffusion.checkpoint import default_checkpoint
+    from diffusion.select import shipped_regression
 
     phase = options.phase or ("diffusion" if options.checkpoint else default_phase())
-    if phase != "diffusion":
+    if phase not in MODELS:
         return None
-    path = options.checkpoint or default_checkpoint()
+    path = options.checkpoint or (default_checkpoint() if phase == "diffusion" else shipped_regression())
     if path is None:
-        raise RequestError("no weights ship with this installation; give --checkpoint or take --phase smooth")
+        raise RequestError(
+            f"no weights of {phase} ship with this installation; give --checkpoint or take --phase smooth"
+        )
     return path.absolute()
 
 
@@ -143,7 +146,8 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
     if path is None and options.steps is not None:
         raise RequestError(f"--steps goes with --phase diffusion, not with {phase}; leave one out")
     if path is not None:
-        phase, (nfe, checkpoint_sha256, tile) = "diffusion", _describe_model(path, options.steps, device)
+        phase = options.phase or "diffusion"
+        nfe, checkpoint_sha256, tile = _describe_model(path, phase, options.steps, device)
     return Recipe(
         phase=phase,
         nfe=nfe,
@@ -155,13 +159,16 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
     )
 
 
-def _describe_model(path: Path, steps: int | None, device: str) -> tuple[int, str, Tile]:
+def _describe_model(path: Path, phase: str, steps: int | None, device: str) -> tuple[int, str, Tile]:
     from diffusion.checkpoint import load_checkpoint
     from diffusion.learned import GPU_TILE
     from diffusion.select import make_learned
 
     try:
         checkpoint = load_checkpoint(path)
+        known = "regression" if checkpoint.process == "regression" else "diffusion"
+        if phase != known:
+            raise RequestError(f"{path}: weights for --phase {known}; expected some for {phase}; take one or the other")
         nfe = make_learned(checkpoint, steps).nfe
     except ValueError as error:
         raise RequestError(str(error)) from None

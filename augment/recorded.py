@@ -98,15 +98,16 @@ def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str
     options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
     if recipe.get("checkpoint_sha256") is not None:
         options["checkpoint"] = _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
-        options["steps"] = recipe["nfe"]
+        options["steps"] = recipe["nfe"] if recipe.get("phase") == "diffusion" else None
     return options
 
 
 def _find_weights(wanted: str, given: Path | None, root: str) -> Path:
     from diffusion.checkpoint import CheckpointError, default_checkpoint, load_checkpoint
+    from diffusion.select import shipped_regression
 
     logged = [Path(str(run["checkpoint"])) for run in past_runs(root) if run.get("checkpoint")]
-    candidates = [given] if given is not None else [default_checkpoint(), *dict.fromkeys(logged)]
+    candidates = [given] if given is not None else [default_checkpoint(), shipped_regression(), *dict.fromkeys(logged)]
     for path in candidates:
         if path is None or not path.is_file():
             continue

@@ -17,7 +17,7 @@ from augment.errors import RequestError, VolumeError
 from augment.layout import from_json
 from augment.options import BuildOptions
 from augment.pipeline import build_volume
-from augment.recipe import make_recipe
+from augment.recipe import checkpoint_path, make_recipe
 from augment.room import Limits, Room, magnitude_limits
 from augment.sampling import batches
 from augment.store import CorpusStore
@@ -82,7 +82,7 @@ def test_nothing_of_the_source_but_its_pseudonyms_goes_on(tmp_path):
     assert outcome.receipt is not None and outcome.receipt["columns"] == {"site": "north"}
 
 
-@pytest.mark.parametrize("phase", ["smooth", "sinus", "white", "zero"])
+@pytest.mark.parametrize("phase", ["smooth", "smooth-noise", "sinus", "white", "zero"])
 def test_batch_size_changes_no_byte(tmp_path, phase):
     row, options = make_row(tmp_path, shape=(7, 19, 21)), BuildOptions(phase=phase)
     for size in (None, 1, 3, 100):
@@ -146,6 +146,16 @@ def test_changed_source_row_or_recipe_is_explained_and_overwritten_only_when_tol
     assert build_volume(Task(row), replace(bench, overwrite=True)).status == "built"
     assert volume_bytes(root) != before
     assert build_volume(Task(row), replace(bench, overwrite=True)).status == "skipped"
+
+
+def test_a_regression_is_built_from_the_weights_that_ship(tmp_path):
+    options = BuildOptions(phase="regression")
+    bench = make_bench(tmp_path / "c.zarr", options, checkpoint=checkpoint_path(options))
+    outcome = build_volume(Task(make_row(tmp_path, shape=(2, 20, 24))), bench)
+    assert outcome.receipt is not None, outcome.message
+    assert (outcome.receipt["phase_generator"], outcome.receipt["nfe"]) == ("regression", 1)
+    image = np.fft.ifft2(np.fft.ifftshift(kspace_of(tmp_path / "c.zarr", "a"), (-2, -1)), norm="ortho")
+    assert np.abs(image.imag).max() > 0.1
 
 
 def test_real_phase_is_the_rows_own(tmp_path):

@@ -20,6 +20,9 @@ from augment.recipe import (
     row_fingerprint,
     row_hash,
 )
+from diffusion.checkpoint import default_checkpoint, load_checkpoint
+from diffusion.learned import GPU_TILE
+from diffusion.select import shipped_regression
 from manifests.record import ManifestRow
 
 ROW = ManifestRow(line=2, volume_id="a", path="/data/a.npy", subject_id="s", split="train", te_ms=30.0)
@@ -98,7 +101,8 @@ def test_differences_name_the_option_and_both_values():
     [
         ({"phase": "fancy"}, "expected one of diffusion, real"),
         ({"phase": "zero", "steps": 4}, "--steps goes with --phase diffusion"),
-        ({"phase": "real", "checkpoint": Path("c")}, "--checkpoint goes with"),
+        ({"phase": "regression", "steps": 1}, "--steps goes with --phase diffusion, not with regression"),
+        ({"phase": "real", "checkpoint": Path("c")}, "--checkpoint goes with --phase diffusion or regression"),
         ({"replicas": 0}, "--replicas 0: expected 1 or more"),
         ({"batch_size": -1}, "--batch-size"),
     ],
@@ -106,6 +110,18 @@ def test_differences_name_the_option_and_both_values():
 def test_options_that_contradict_themselves_are_refused(changes, match):
     with pytest.raises(RequestError, match=match):
         BuildOptions(**changes)
+
+
+def test_a_regression_says_so_with_its_weights():
+    weights = shipped_regression()
+    assert weights is not None
+    recipe = make_recipe(BuildOptions(phase="regression"))
+    assert (recipe.phase, recipe.nfe, recipe.checkpoint_sha256) == ("regression", 1, load_checkpoint(weights).sha256)
+    assert make_recipe(BuildOptions(phase="regression"), "cuda").tile.slices == GPU_TILE
+    assert make_recipe(BuildOptions(phase="regression", checkpoint=weights)) == recipe
+    for wrong in (BuildOptions(checkpoint=weights), BuildOptions(phase="regression", checkpoint=default_checkpoint())):
+        with pytest.raises(RequestError, match=r"weights for --phase (regression|diffusion); expected some for"):
+            make_recipe(wrong)
 
 
 def test_missing_checkpoint_is_a_request_error(tmp_path):

@@ -13,7 +13,7 @@ from augment.commands.answer import Answer, Commands, add_command, add_json, cou
 if TYPE_CHECKING:
     from augment.options import BuildOptions
 
-PHASES = ("diffusion", "real", "smooth", "sinus", "zero", "white")
+PHASES = ("diffusion", "real", "smooth", "smooth-noise", "regression", "sinus", "zero", "white")
 
 
 def register(commands: Commands) -> None:
@@ -71,8 +71,18 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
         help=f"where phase comes from: {', '.join(PHASES)}; real takes the row's own (default: diffusion where weights "
         "are shipped or given, else smooth)",
     )
-    phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
-    phase.add_argument("--steps", type=count, metavar="N", help="evaluations of the network a slice (default: 4)")
+    phase.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="C",
+        help="weights of diffusion or regression (default: those that are shipped)",
+    )
+    phase.add_argument(
+        "--steps",
+        type=count,
+        metavar="N",
+        help="evaluations of the network a slice, with --phase diffusion (default: those the weights are meant for)",
+    )
     phase.add_argument("--seed", type=int, default=0, metavar="S", help="another one gives other phase (default: 0)")
     phase.add_argument(
         "--replicas", type=count, default=1, metavar="N", help="volumes made of each row that does not say (default: 1)"
