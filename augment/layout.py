@@ -141,6 +141,11 @@ class ArrayLayout:
         return (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
 
     @property
+    def entry(self) -> dict[str, Any]:
+        """How a receipt describes the array."""
+        return {"shape": list(self.shape), "dtype": self.dtype, "chunks_per_shard": self.chunks_per_shard}
+
+    @property
     def compression_level(self) -> int:
         """Blosc's level: 0 (kept as it is) for complex arrays of several coils, 5 for all others.
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from augment.encoding import describe_arrays, object_checksums
 from augment.environment import MIXED_HELP, describe_class
 from augment.errors import VolumeError
-from augment.layout import ArrayLayout, group_document, plain_json, sha256
+from augment.layout import group_document, plain_json, sha256
 from augment.readers import hash_source
 from augment.recipe import row_hash
-from augment.store import array_document, encode_array
 
 if TYPE_CHECKING:
     from augment.workbench import Task, Workbench
@@ -80,29 +80,13 @@ def check_restored(
     lost = task.lost
     if lost is None or lost.accept or not lost.digests:
         return
-    receipt = _receipt_of(arrays, attributes)
+    # as a commit would write it
+    receipt = plain_json(attributes) | {"arrays": describe_arrays(arrays), "checksums": object_checksums(arrays)}
     if receipt_digest(receipt) in lost.digests:
         return
     if bench.allow_mixed and lost.row_hash == receipt["row_hash"] and lost.environment != bench.environment:
         return
     raise _changed(task, "what its row gives now is not what the index and its receipt record")
-
-
-def _receipt_of(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the receipt that a commit of these arrays would write."""
-    receipt = plain_json(attributes)
-    receipt["arrays"], receipt["checksums"] = {}, {}
-    for key in sorted(arrays):
-        layout = ArrayLayout.of(key, arrays[key].shape)
-        receipt["arrays"][key] = {
-            "shape": list(layout.shape),
-            "dtype": layout.dtype,
-            "chunks_per_shard": layout.chunks_per_shard,
-        }
-        receipt["checksums"][f"{key}/zarr.json"] = sha256(array_document(layout))
-        for shard, _, data in encode_array(layout, arrays[key]):
-            receipt["checksums"][shard] = sha256(data)
-    return receipt
 
 
 def _changed(task: Task, what: str) -> VolumeError:

@@ -1,8 +1,8 @@
 """The corpus as a Zarr v3 hierarchy: volumes are committed whole, and exist when their receipt exists.
 
-`zarr` encodes the arrays in memory, shard by shard; `augment.storage` brings the bytes to their place. So one protocol
-serves a local disk and an object store, and nothing of `zarr`'s own writing (unflushed files, `.partial` leftovers,
-implicit groups) touches the corpus.
+`augment.encoding` makes the bytes of arrays in memory, shard by shard; `augment.storage` brings them to their place. So
+one protocol serves a local disk and an object store, and nothing of `zarr`'s own writing (unflushed files, `.partial`
+leftovers, implicit groups) touches the corpus.
 """
 
 from __future__ import annotations
@@ -10,84 +10,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
+from augment.encoding import array_document, check_encoded, describe_arrays, encode_array, object_checksums
 from augment.errors import RequestError, VolumeError, unreadable
 from augment.layout import (
     CONVENTIONS,
     DTYPES,
     FORMAT,
     ArrayLayout,
-    from_json,
     group_attributes,
     group_document,
     plain_json,
-    positive_zeros,
     receipt_key,
     sha256,
-    to_json,
     volume_prefix,
 )
 from augment.receipts import STORE_KEYS, is_volume_name, receipt_faults
 from augment.rules import array_faults, shape_faults
-from augment.shards import ShardError, decode_shard
+from augment.shards import ShardError
 from augment.storage import Storage, open_storage
 
-__all__ = ["CorpusStore", "array_document", "encode_array", "positive_zeros"]
-
-
-def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
-    dtype = np.dtype(layout.dtype)
-    typesize = 1 if dtype.kind == "u" else 4  # shuffles the 4-byte parts of complex numbers, not pairs of them
-    level = layout.compression_level
-    compressors = (BloscCodec(cname="lz4", clevel=level, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
-    return zarr.create_array(
-        MemoryStore(buffers),
-        shape=layout.shape,
-        dtype=dtype,
-        chunks=layout.chunk_shape,
-        shards=layout.shard_shape,
-        compressors=compressors,
-        fill_value=0 if dtype.kind == "u" else dtype.type(np.nan),
-        chunk_key_encoding={"name": "default", "separator": "."},
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-    )
-
-
-def array_document(layout: ArrayLayout) -> bytes:
-    """Give the `zarr.json` of an array, as `zarr` describes it."""
-    buffers: dict[str, Buffer] = {}
-    _create_array(layout, buffers)
-    return to_json(from_json(buffers["zarr.json"].to_bytes()))
-
-
-def encode_array(layout: ArrayLayout, values: NDArray[Any]) -> Iterator[tuple[str, range, bytes]]:
-    """Encode an array shard by shard.
-
-    Yields
-    ------
-    key, chunks, data
-        The shard's key, the numbers of its chunks and its bytes: equal values give equal bytes.
-    """
-    buffers: dict[str, Buffer] = {}
-    array = _create_array(layout, buffers)
-    for key, chunks in layout.shards():
-        part = slice(chunks.start, chunks.stop) if len(layout.shape) > 1 else slice(None)
-        array[part] = values[part]  # one assignment a shard: a partial one would rewrite it
-        yield key, chunks, buffers.pop(key.rsplit("/", 1)[-1]).to_bytes()
-
-
-def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
-    return np.array_equal(np.ascontiguousarray(left).view(np.uint8), np.ascontiguousarray(right).view(np.uint8))
+__all__ = ["CorpusStore", "encode_array", "open_attributes"]
 
 
 class CorpusStore:
@@ -219,12 +167,9 @@ class CorpusStore:
         """
         plain = self._check(name, arrays, attributes)
         layouts = {key: ArrayLayout.of(key, arrays[key].shape, name) for key in sorted(arrays)}
-        plain["arrays"] = {
-            key: {"shape": list(layout.shape), "dtype": layout.dtype, "chunks_per_shard": layout.chunks_per_shard}
-            for key, layout in layouts.items()
-        }
+        plain["arrays"] = describe_arrays(arrays)
         there = self.storage.get(receipt_key(name))
-        if there is not None and self._is_committed(there, name, plain, layouts, arrays):
+        if there is not None and self._is_committed(there, name, plain, arrays):
             return self.receipt(name) or {}
         self._clear(name, layouts, there is not None)
         plain["checksums"] = {}
@@ -255,12 +200,7 @@ class CorpusStore:
         return plain
 
     def _is_committed(
-        self,
-        there: bytes,
-        name: str,
-        plain: Mapping[str, Any],
-        layouts: Mapping[str, ArrayLayout],
-        arrays: Mapping[str, NDArray[Any]],
+        self, there: bytes, name: str, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> bool:
         try:
             present = group_attributes(there, receipt_key(name))
@@ -268,13 +208,7 @@ class CorpusStore:
             return False
         if {**present, "checksums": None} != {**plain, "checksums": None}:
             return False
-        expected = {}
-        for key, layout in layouts.items():
-            expected[f"{key}/zarr.json"] = sha256(array_document(layout))
-            expected |= {
-                shard.removeprefix(f"{volume_prefix(name)}/"): sha256(data)
-                for shard, _, data in encode_array(layout, arrays[key])
-            }
+        expected = object_checksums(arrays)
         if present.get("checksums") != expected:
             return False
         if there != group_document(present):
@@ -315,7 +249,10 @@ class CorpusStore:
         self.storage.put(key, data)
         digest = sha256(data)
         if layout is not None and values is not None:
-            self._compare(key, layout, data, values)
+            try:
+                check_encoded(data, layout, values)
+            except ShardError as error:
+                raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
         if not self.storage.holds(key, data):
             raise OSError(errno.EIO, "what was read back is not what was written", f"{self.root}/{key}")
         return digest
@@ -327,15 +264,6 @@ class CorpusStore:
             with contextlib.suppress(OSError):  # a receipt that may be damaged must not say that the volume exists
                 self.storage.delete(receipt_key(name))
             raise
-
-    def _compare(self, key: str, layout: ArrayLayout, data: bytes, values: NDArray[Any]) -> None:
-        try:
-            decoded = decode_shard(data, layout, len(values))
-            same = all(_same_bits(part, value) for part, value in zip(decoded, values, strict=True))
-        except ShardError as error:
-            raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
-        if not same:
-            raise OSError(errno.EIO, "what was decoded is not what was encoded", f"{self.root}/{key}")
 
 
 def open_attributes(storage: Storage) -> dict[str, Any]:

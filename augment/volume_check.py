@@ -9,14 +9,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from augment.encoding import array_document
 from augment.errors import VolumeError
 from augment.index import index_row
 from augment.invariants import VolumeValues
-from augment.layout import DTYPES, ArrayLayout, from_json, group_document, receipt_key, sha256, volume_prefix
+from augment.layout import ArrayLayout, from_json, group_document, receipt_key, sha256, volume_prefix
 from augment.receipts import is_volume_name, receipt_faults
 from augment.rules import shape_faults
 from augment.shards import ShardError, decode_shard
-from augment.store import CorpusStore, array_document
+from augment.store import CorpusStore
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:
         return ["the receipt lacks checksums of most of its arrays' objects"]
     expected = set()
     for key, layout in layouts.items():
-        entry = {"shape": list(layout.shape), "dtype": DTYPES[key], "chunks_per_shard": layout.chunks_per_shard}
-        if entries[key] != entry:
+        if entries[key] != layout.entry:
             faults.append(f"the receipt describes {key} as {entries[key]}, which is not format 1")
         expected |= {f"{key}/zarr.json", *(shard for shard, _ in layout.shards())}
     faults += [f"the receipt has no checksum of {key}" for key in sorted(expected - set(checksums))]

@@ -21,14 +21,7 @@ PLACES = {
     "nibabel": ("augment/readers/",),
     "h5py": ("augment/readers/", "augment/exports/", "augment/bench/"),
     "gdcm": ("augment/readers/",),
-    "zarr": (
-        "augment/store.py",
-        "augment/shards.py",
-        "augment/index.py",
-        "augment/verify.py",
-        "augment/loader.py",
-        "augment/bench/",
-    ),
+    "zarr": ("augment/encoding.py", "augment/bench/"),
     "dask": ("augment/run.py", "cluster/"),
     "distributed": ("augment/run.py", "cluster/"),
 }

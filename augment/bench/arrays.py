@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from augment.bench.phantom import make_magnitude
@@ -15,6 +16,7 @@ from augment.index import COLUMNS, index_row, write_index
 from augment.layout import ArrayLayout
 from augment.seal import sealed_document
 from augment.store import CorpusStore
+from diffusion.fourier import fft2c
 
 _ROOT: dict[str, Any] = {"recipe": {}, "recipe_hash": "0" * 64, "checkpoint_hash": None, "seed": 0}
 
@@ -40,8 +42,7 @@ def make_arrays(num_slices: int, size: int, coils: int, seed: int) -> dict[str, 
         centre = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :, None, None]
         distance = (position[:, None] - centre[:, 0]) ** 2 + (position - centre[:, 1]) ** 2
         image = image[:, None] * np.exp(-distance / 2 + 1j * angles[:, None, None])
-    axes = (-2, -1)
-    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes), norm="ortho"), axes).astype(np.complex64)
+    kspace = fft2c(torch.from_numpy(image.astype(np.complex64))).numpy()
     target = np.sqrt((np.abs(image) ** 2).sum(axis=1)) if coils else np.abs(image)
     return {"kspace": kspace + np.complex64(0), name: target.astype(np.float32)}
 
@@ -67,13 +68,9 @@ def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: 
     store = CorpusStore.create(root, _ROOT)
     few = make_arrays(2, 8, 0, 0)
     shapes = {"kspace": (num_slices, size, size), "reconstruction_esc": (num_slices, size, size)}
-    layouts = {name: ArrayLayout.of(name, shape) for name, shape in shapes.items()}
     receipt = receipt_of(few) | {
         "num_slices": num_slices,
-        "arrays": {
-            name: {"shape": list(layout.shape), "dtype": layout.dtype, "chunks_per_shard": layout.chunks_per_shard}
-            for name, layout in layouts.items()
-        },
+        "arrays": {name: ArrayLayout.of(name, shape).entry for name, shape in shapes.items()},
     }
     row = index_row("v", receipt)
     random = np.random.default_rng(0)
