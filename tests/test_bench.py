@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from augment.bench.loader import bench_loader
 from augment.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
 from augment.bench.phantom import make_magnitude
 from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
-from augment.bench.sampler import bench_sampler
+from augment.bench.sampler import bench_sampler, measure_lanes
 from augment.bench.store import bench_store
 from augment.commands.bench import register
 from augment.errors import RequestError
@@ -63,6 +64,41 @@ def test_sampler_without_weights_says_so(monkeypatch):
     result = bench_sampler((8,), budget_s=0.001)
     assert "diffusion" not in {row[0] for row in result.tables[0].rows}
     assert "no weights" in result.notes[0]
+
+
+def test_lanes_are_measured_in_turn_with_the_same_volume():
+    sent: list[tuple[str, int, int]] = []
+
+    class Named:
+        ahead = 1
+
+        def __init__(self, name, device_s):
+            self.name, self.device_s = name, device_s
+
+        def send(self, magnitude, keys, conditions):
+            sent.append((self.name, keys[0].slice_index, len(magnitude)))
+            time.sleep(0.01)  # so that the share below is one of something
+            return lambda: (np.ones(magnitude.shape, np.complex64), self.device_s)
+
+    figures = measure_lanes([Named("a", 0.001), Named("b", 0.0)], np.ones((5, 2, 2), np.float32), 2, 0.0)
+    parts = [(0, 2), (2, 2), (4, 1)]
+    assert sent == 4 * [(name, *part) for name in "ab" for part in parts]  # one round warms up
+    (speed, busy), (_, idle) = figures
+    assert speed < 5 / 0.03
+    assert busy == pytest.approx(0.003 * speed / 5)
+    assert idle == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_sampler_on_a_gpu_says_how_busy_it_is():
+    document = check_shape(bench_sampler((64,), (1, 3), device="cuda", budget_s=0.5))
+    rows = document["tables"][1]["rows"]
+    assert [(row["evaluations"], row["copies"]) for row in rows] == [
+        (steps, copies) for steps in (1, 3) for copies in ("one after another", "beside the work")
+    ]
+    assert all(row["slices/s"] > 0 and 0 < row["GPU busy (%)"] <= 101 for row in rows)
+    assert "GPU busy" in document["notes"][-1]
 
 
 def test_build_compares_one_process_with_a_cluster(tmp_path):

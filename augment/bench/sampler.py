@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded, seconds_per_call
 from augment.bench.phantom import make_magnitude
+from augment.sampling import batches
+from augment.transfer import Lane, PlainLane, UnderWay, open_lane
 from diffusion.baselines import BASELINES
 from diffusion.checkpoint import default_checkpoint
 from diffusion.generators import Conditions, PhaseGenerator, SliceKey
@@ -19,7 +24,11 @@ from diffusion.select import make_generator
 PAPER_EVALUATIONS = 1000
 """Network evaluations a slice in the PhaseGen paper (arXiv 2504.07560), which reports about 10 s a slice on its GPU."""
 
+GPU_TILES = 4
+"""Tiles of the volume that goes to a GPU as a build sends it."""
+
 _COLUMNS = ("generator", "evaluations", "size", "ms/slice", "slices/s", "time / smooth", "paper's evaluations / ours")
+_LANE_COLUMNS = ("generator", "evaluations", "size", "copies", "slices/s", "GPU busy (%)")
 
 
 def bench_sampler(
@@ -61,7 +70,75 @@ def bench_sampler(
         smooth = next(t for generator, t in zip(generators, found, strict=True) if generator.name == "smooth")
         rows += [_row(generator, size, t, smooth) for generator, t in zip(generators, found, strict=True)]
     settings = {"slices a call": num_slices, "threads": 1, "seconds a line": budget_s}
-    return BenchResult("sampler", machine, settings, [Table("Sampling phase", _COLUMNS, rows)], _notes(path))
+    tables, notes = [Table("Sampling phase", _COLUMNS, rows)], _notes(path)
+    if device == "cuda" and path is not None:
+        tables.append(_lane_table(generators[len(BASELINES) :], sizes, budget_s))
+        notes.append(
+            f"GPU busy: time between the first and the last kernel of a batch, by CUDA events, over the wall time of a "
+            f"volume of {GPU_TILES} batches; kernels that wait for the program between the two count as busy"
+        )
+    return BenchResult("sampler", machine, settings, tables, notes)
+
+
+def measure_lanes(
+    lanes: Sequence[Lane], magnitude: NDArray[np.float32], tile: int, budget_s: float
+) -> list[tuple[float, float]]:
+    """Send a volume along each lane, in turn, tile by tile as a build does.
+
+    Parameters
+    ----------
+    lanes
+        The ways to the sampler and back.
+    magnitude
+        `(slice height width)`.
+    tile
+        Slices of a batch.
+    budget_s
+        Seconds for each lane in all.
+
+    Returns
+    -------
+    figures
+        Of each lane: slices per second of wall time, and the part of it in which a GPU was busy, 0 without one; those
+        of the run of median length.
+    """
+    runs: list[list[tuple[float, float]]] = [[] for _ in lanes]
+
+    def run(number: int) -> None:
+        start = time.perf_counter()
+        busy_s = _send(lanes[number], magnitude, tile)
+        runs[number].append((time.perf_counter() - start, busy_s))
+
+    with one_thread():
+        seconds_per_call([partial(run, number) for number in range(len(lanes))], budget_s)
+    middle = [sorted(timed[1:])[len(timed[1:]) // 2] for timed in runs]  # the first one warms up
+    return [(len(magnitude) / wall_s, busy_s / wall_s) for wall_s, busy_s in middle]
+
+
+def _send(lane: Lane, magnitude: NDArray[np.float32], tile: int) -> float:
+    """Seconds of a GPU that a volume takes."""
+    seconds: list[float] = []
+    under_way = UnderWay(lane, lambda part, phasor, device_s: seconds.append(device_s))
+    keys = [SliceKey(0, "bench", 0, index) for index in range(len(magnitude))]
+    for part in batches(len(magnitude), tile, tile):
+        under_way.send(part, magnitude, keys, Conditions())
+    under_way.land()
+    return sum(seconds)
+
+
+def _lane_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budget_s: float) -> Table:
+    """The learned generator on a GPU: every batch waited for, and the next ones copied meanwhile."""
+    rows: list[tuple[Value, ...]] = []
+    for size in sizes:
+        magnitude = make_magnitude(GPU_TILES * GPU_TILE, size)
+        for generator in generators:
+            ways: dict[str, Lane] = {"one after another": PlainLane(generator), "beside the work": open_lane(generator)}
+            figures = measure_lanes(list(ways.values()), magnitude, GPU_TILE, budget_s)
+            rows += [
+                (generator.name, generator.nfe, size, name, rounded(speed), rounded(100 * busy))
+                for name, (speed, busy) in zip(ways, figures, strict=True)
+            ]
+    return Table("A volume as a build sends it to the GPU", _LANE_COLUMNS, rows)
 
 
 def _measure(generators: Sequence[PhaseGenerator], size: int, num_slices: int, budget_s: float) -> list[float]:
