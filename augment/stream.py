@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from augment.ahead import in_order
 from augment.errors import RequestError
 from augment.loader import KSpaceSlices
 from augment.order import ShardOrder
@@ -185,7 +184,9 @@ class KSpaceStream(IterableDataset[Any]):
         begin = self._begin(0 if worker is None else worker.id + 1)
         self._reading = begin
         numbers = self._numbers(dict(begin), reader, readers)
-        for item in self._read(numbers) if self.readahead else map(self.slices.__getitem__, numbers):
+        read = self.slices.__getitem__
+        items = in_order(read, numbers, 1, self.readahead, "readahead") if self.readahead else map(read, numbers)
+        for item in items:
             begin["taken"] += 1
             yield item
 
@@ -215,21 +216,6 @@ class KSpaceStream(IterableDataset[Any]):
                     continue
                 position = begin["position"] + self.rank + turn * self.num_replicas
                 yield order.slice_at(position % len(self.slices))
-
-    def _read(self, numbers: Iterator[int]) -> Iterator[Any]:
-        """Read in a thread, in order, at most `readahead` slices before they are wanted."""
-        waiting: deque[Future[Any]] = deque()
-        with ThreadPoolExecutor(1, "readahead") as pool:
-            try:
-                for number in numbers:
-                    waiting.append(pool.submit(self.slices.__getitem__, number))
-                    if len(waiting) > self.readahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
 
     def _count(self, position: int) -> int:
         """Slices that each rank gives from a position on."""

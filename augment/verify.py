@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from augment.ahead import in_order
 from augment.errors import RequestError
 from augment.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index
 from augment.layout import CONVENTIONS, group_attributes, group_document
@@ -22,6 +22,7 @@ ROOT_KEY, VOLUMES_KEY = "zarr.json", "volumes/zarr.json"
 _TOP = ("zarr.json", "index", "volumes")
 _AHEAD = 4
 """Volumes handed to the threads ahead of the answer that is awaited, per thread."""
+_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class VerifyResult:
         return not self.faults
 
 
+def fault_lines(faults: Sequence[tuple[str, str]]) -> list[str]:
+    """Say the first faults, a line each, and how many more there are."""
+    lines = [f"{name or 'corpus'}: {what}" for name, what in faults[:_SHOWN]]
+    if len(faults) > _SHOWN:
+        lines.append(f"and {len(faults) - _SHOWN} more faults, all of them with --json")
+    return lines
+
+
 def verify_corpus(
     root: str | os.PathLike[str], workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> VerifyResult:
@@ -91,7 +100,8 @@ def verify_store(
     """Check an open corpus; as `verify_corpus`."""
     names = store.names()
     checks: dict[str, VolumeCheck] = {}
-    for check in _check_all(store, names, workers or os.cpu_count() or 1):
+    threads = workers or os.cpu_count() or 1
+    for check in in_order(partial(check_volume, store), names, threads, _AHEAD * threads, "verify"):
         checks[check.name] = check
         if progress is not None:
             progress(len(checks), len(names))
@@ -116,21 +126,6 @@ def verify_store(
         documents=list(found.documents),
         strays=found.strays,
     )
-
-
-def _check_all(store: CorpusStore, names: list[str], workers: int) -> Iterator[VolumeCheck]:
-    """Check volumes in parallel and give them in order, without a future for each of a million."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        waiting: deque[Future[VolumeCheck]] = deque()
-        try:
-            for name in names:
-                waiting.append(pool.submit(check_volume, store, name))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Findings:
