@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from augment.evaluation.classifier import auroc, classify, halve, num_trainings, two_folds
+from augment.evaluation.classifier import auroc, classify, halve, num_trainings
 from augment.evaluation.config import ClassifierConfig
+from augment.evaluation.folds import divide_groups
 from augment.evaluation.patches import Item, batch_of, draw_patch, make_items
 from augment.evaluation.phase_volume import PhaseVolume
 from augment.evaluation.run import classifier_groups
@@ -67,9 +68,9 @@ def test_auroc_is_the_share_of_pairs_in_order():
 
 
 def test_folds_share_no_group_and_are_about_equal():
-    first, second = two_folds(["a"] * 10 + ["b"] * 6 + ["c"] * 5)
+    first, second = divide_groups(["a"] * 10 + ["b"] * 6 + ["c"] * 5, 2)
     assert first == {"a"} and second == {"b", "c"}
-    assert two_folds(["a"] * 3) is None
+    assert divide_groups(["a"] * 3, 2) == [{"a"}, set()]
 
 
 def test_halves_hold_every_slice_once_and_divide_every_group():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from augment.evaluation.config import ClassifierConfig
+from augment.evaluation.folds import divide_groups
 from augment.evaluation.patches import Item, batch_of
 
 CONTROLS = ("zero", "white")
@@ -60,15 +60,15 @@ def classify(
     result
         Of both folds: a group of slices is either trained or tested on.
     """
-    folds = two_folds([item.group for item in real])
-    if folds is None:
+    first, second = divide_groups((item.group for item in real), 2)
+    if not second:
         return ClassifierResult(False, "fewer than two sessions or volumes: nothing to test on", math.nan)
 
     def both(one: Sequence[Item], other: Sequence[Item], seed: int) -> float:
         found = []
-        for train in (0, 1):
-            parts = [[i for i in items if (i.group in folds[0]) == (train == 0)] for items in (one, other)]
-            tests = [[i for i in items if (i.group in folds[0]) != (train == 0)] for items in (one, other)]
+        for train in (True, False):
+            parts = [[i for i in items if (i.group in first) == train] for items in (one, other)]
+            tests = [[i for i in items if (i.group in first) != train] for items in (one, other)]
             network = train_classifier(parts[0], parts[1], config, seed, device)
             found.append(auroc(*(judge(network, part, config, seed, device) for part in tests)))
             progress()
@@ -95,17 +95,6 @@ def _reason(null: float, found: Mapping[str, float], config: ClassifierConfig) -
     if not abs(null - 0.5) <= width:
         reasons.append(f"real phase is told from real phase with {null:.3f}; expected 0.5 within {width}")
     return "; ".join(reasons)
-
-
-def two_folds(groups: Sequence[str]) -> tuple[frozenset[str], frozenset[str]] | None:
-    """Divide groups into two halves of about equal numbers of slices; None with fewer than two groups."""
-    folds: tuple[set[str], set[str]] = set(), set()
-    sizes = [0, 0]
-    for group, count in sorted(Counter(groups).items(), key=lambda pair: (-pair[1], pair[0])):
-        smaller = int(sizes[1] < sizes[0])
-        folds[smaller].add(group)
-        sizes[smaller] += count
-    return (frozenset(folds[0]), frozenset(folds[1])) if all(folds) else None
 
 
 def halve(items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,8 +144,3 @@ def _interval(values: Sequence[float], config: EvaluationConfig) -> tuple[float,
     tail = (1.0 - config.interval_level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
-
-
-def unique(scores: Sequence[Score], key: Callable[[Score], str]) -> list[str]:
-    """The values of a key, each once, in their order."""
-    return list(dict.fromkeys(key(one) for one in scores))

@@ -54,10 +54,8 @@ class NonInferiority:
         if min(self.steps, self.teacher_steps) < 1:
             raise ValueError("noninferiority: steps and teacher_steps must be 1 or more")
         if set(self.margins) != set(METRIC_NAMES):
-            missing, unknown = (
-                sorted(set(METRIC_NAMES) - set(self.margins)),
-                sorted(set(self.margins) - set(METRIC_NAMES)),
-            )
+            missing = sorted(set(METRIC_NAMES) - set(self.margins))
+            unknown = sorted(set(self.margins) - set(METRIC_NAMES))
             raise ValueError(
                 f"noninferiority.margins: missing {missing}, unknown {unknown}; expected one for each metric"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from augment.errors import RequestError
 from augment.evaluation.config import EvaluationConfig
 from augment.evaluation.contestants import MODEL, REGRESSION, Choice, make_contestants
+from augment.evaluation.folds import divide_groups
 from augment.evaluation.result import Evaluation
 from augment.evaluation.run import Request, Sampled, finish, sample
 from augment.evaluation.sampling import Contestant
@@ -74,19 +74,14 @@ def divide(request: Request, num_folds: int) -> list[frozenset[str]]:
     RequestError
         There are fewer than two folds, or fewer groups than folds.
     """
-    counts = Counter(group_of(row, request.group_column) for row in _rows(request))
-    if num_folds < 2 or len(counts) < num_folds:
+    groups = [group_of(row, request.group_column) for row in _rows(request)]
+    count = len(set(groups))
+    if num_folds < 2 or count < num_folds:
         raise RequestError(
-            f"{request.manifest}: {len(counts)} groups of rows for {num_folds} folds; expected 2 folds or more, and a "
+            f"{request.manifest}: {count} groups of rows for {num_folds} folds; expected 2 folds or more, and a "
             "group for each; give another --folds"
         )
-    folds: list[set[str]] = [set() for _ in range(num_folds)]
-    sizes = [0] * num_folds
-    for group, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
-        smallest = sizes.index(min(sizes))
-        folds[smallest].add(group)
-        sizes[smallest] += count
-    return [frozenset(fold) for fold in folds]
+    return divide_groups(groups, num_folds)
 
 
 def group_of(row: ManifestRow, column: str | None) -> str:

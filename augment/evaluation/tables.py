@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from augment.evaluation.comparison import unique
 from augment.evaluation.metrics import METRICS
 from augment.evaluation.result import Evaluation
 from augment.evaluation.scores import REAL
@@ -96,7 +95,7 @@ def _values(result: Evaluation) -> Section:
 
 
 def _gaps(result: Evaluation) -> Iterator[Section]:
-    metrics = unique_of([one.metric for one in result.gaps])
+    metrics = list(dict.fromkeys(one.metric for one in result.gaps))
     rows = []
     for key in dict.fromkeys((one.session, one.generator) for one in result.gaps):
         found = {one.metric: one.percent for one in result.gaps if (one.session, one.generator) == key}
@@ -112,7 +111,7 @@ def _gaps(result: Evaluation) -> Iterator[Section]:
 
 
 def _differences(result: Evaluation) -> Iterator[Section]:
-    sessions = unique(result.scores, lambda one: one.session)
+    sessions = list(dict.fromkeys(one.session for one in result.scores))
     rows = [
         (
             *(one.generator, one.reference, one.metric),
@@ -169,11 +168,6 @@ def _ties(result: Evaluation) -> Section:
         return Section("Ties with baselines", "No baseline ties with the model or beats it.")
     words = "Where a baseline is within the margin of the model, or nearer to the real phase than it."
     return Section("Ties with baselines", words, ("finding",), tuple((line,) for line in result.ties))
-
-
-def unique_of(values: Sequence[str]) -> list[str]:
-    """Each value once, in its order."""
-    return list(dict.fromkeys(values))
 
 
 def _session(name: str, descriptive: bool, slices: int) -> str:
