@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
 import torch
+from distributed import Client
 
 from augment.bench.phantom import open_bench, write_volumes
 from augment.device import device_clock, fitting_tile
+from augment.environment import environment_class
+from augment.options import BuildOptions
 from augment.pipeline import build_volume
-from augment.workbench import Task
+from augment.recipe import make_recipe
+from augment.workbench import Task, open_workbench
+from cluster.local import LocalShape, local_shape, start_local
+from cluster.plugin import install_state
 from manifests.parse import read_manifest
 
 
@@ -55,6 +62,29 @@ def test_a_cpu_has_no_device_time():
         with device_clock(device) as busy:
             torch.ones(8).sum()
         assert busy.seconds == 0
+
+
+def test_every_local_worker_has_its_own_gpu_and_one_thread_for_the_arithmetic(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what a user has set goes to the workers, but not to the arithmetic
+    store = open_bench(tmp_path / "c.zarr").store
+    recipe = make_recipe(BuildOptions(phase="smooth"))
+    with start_local(LocalShape(2, 1, 2 * 10**9, ("3", "GPU-5")), "127.0.0.1:0") as cluster, Client(cluster) as client:
+        client.wait_for_workers(2)
+        workers = sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").items(), key=lambda pair: pair[1])
+        assert [named for _, named in workers] == ["3", "GPU-5"]
+        install_state(client, "bench", open_workbench, (store.root, recipe, environment_class("cpu")))
+        threads = [client.submit(torch.get_num_threads, workers=[one], pure=False).result() for one, _ in workers]
+        assert threads == [recipe.tile.threads] * 2 == [1, 1]
+
+
+def test_gpus_are_shared_out_among_more_workers_and_named_as_they_are_visible(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for named, gpus in (("", ("0", "1")), ("GPU-a, GPU-b", ("GPU-a", "GPU-b")), ("5,3,-1,7", ("5", "3"))):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert local_shape().gpus == gpus
+        assert local_shape(3).gpus == (*gpus, gpus[0])
+        assert local_shape(1).gpus == gpus[:1]
 
 
 @pytest.mark.gpu
