@@ -92,7 +92,7 @@ def do_work(
     say = say or _say
     clear_hangs(root)
     with ExitStack() as stack:
-        with connected(options) as connection:
+        with connected(options, say) as connection:
             plan = prepare_workers(connection, root, options)
             say(f"dashboard: {connection.dashboard}")
             run = stack.enter_context(_Run(work, plan, options, connection, lease, say))

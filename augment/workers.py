@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +98,7 @@ def _as_request_errors() -> Iterator[None]:
 
 
 @contextmanager
-def connected(options: BuildOptions) -> Iterator[Connection]:
+def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Connection]:
     """Start or join the cluster of `--cluster`; what is wrong with it is a RequestError."""
     with ExitStack() as stack:
         with _as_request_errors():
@@ -108,6 +108,7 @@ def connected(options: BuildOptions) -> Iterator[Connection]:
                     num_workers=options.num_workers,
                     memory_limit=options.memory_limit,
                     dashboard_address=options.dashboard_address,
+                    say=say,
                 )
             )
         yield connection

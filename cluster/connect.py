@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from distributed.core import send_recv
 
 from cluster.errors import ClusterError
 from cluster.local import interrupts_held, local_shape, quiet, start_local
-from cluster.slurm import check_jobqueue, read_slurm, start_slurm
+from cluster.slurm import check_jobqueue, leave_in_order, read_slurm, start_slurm
 from cluster.ssh import check_asyncssh, read_ssh, start_ssh
 
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
@@ -23,6 +24,7 @@ SCHEDULER_SCHEMES = ("tcp", "tls")
 
 WORKERLESS_S = 120.0
 """The work is given up when there was no worker for so long."""
+_CHECK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Connection:
 
     `dashboard` is the address of the scheduler's pages; `local` where we started it all on this machine.
     `workerless_s`: so long there may be no worker before the work is given up; a queue may take a day.
+    `check` raises ClusterError where it is known before that none will come.
     """
 
     client: Client
     dashboard: str
     local: bool
     workerless_s: float = WORKERLESS_S
+    check: Callable[[], None] = lambda: None
 
     def num_threads(self) -> int:
         """Count the tasks that the cluster runs at once; workers come and go."""
@@ -85,6 +89,7 @@ def connect(
     memory_limit: int | None = None,
     dashboard_address: str = DASHBOARD_ADDRESS,
     timeout: float = 60.0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Connection]:
     """Start a cluster on this machine or join one that runs, and wait for its workers.
 
@@ -102,6 +107,8 @@ def connect(
         `host:port` of a local cluster's pages; another port is taken where it is in use.
     timeout
         Seconds to wait for the scheduler, and then for the workers.
+    say
+        Gets a line where that may take long.
 
     Raises
     ------
@@ -112,7 +119,11 @@ def connect(
     if spec.startswith("slurm:"):
         config = read_slurm(spec)
         with start_slurm(config, num_workers, dashboard_address) as cluster, _client(cluster) as client:
-            yield _ready(client, 1, config.wait, spec, config.wait)
+            for plugin in leave_in_order():
+                client.register_plugin(plugin)
+            say(f"submitted to SLURM; waiting for the first worker, {config.wait:g} s at most; Ctrl-C ends it")
+            _wait_for_workers(client, 1, config.wait, spec, cluster.check)
+            yield Connection(client, client.dashboard_link, False, config.wait, cluster.check)
         return
     if spec.startswith("ssh:"):
         started = start_ssh(read_ssh(spec), num_workers, memory_limit, dashboard_address)
@@ -166,17 +177,27 @@ async def _ask_kind(address: str, timeout: float) -> str:
     return str(identity["type"])
 
 
-def _ready(
-    client: Client, num_workers: int, timeout: float, spec: str, workerless_s: float = WORKERLESS_S
-) -> Connection:
-    try:
-        client.wait_for_workers(num_workers, timeout=timeout)
-    except TimeoutError:
+def _ready(client: Client, num_workers: int, timeout: float, spec: str) -> Connection:
+    _wait_for_workers(client, num_workers, timeout, spec)
+    return Connection(client, client.dashboard_link, spec == "local")
+
+
+def _wait_for_workers(
+    client: Client, num_workers: int, timeout: float, spec: str, check: Callable[[], None] = lambda: None
+) -> None:
+    end = time.monotonic() + timeout
+    while True:
+        check()
+        try:
+            client.wait_for_workers(num_workers, timeout=min(max(end - time.monotonic(), 0.01), _CHECK_S))
+            return
+        except TimeoutError:
+            if time.monotonic() < end:
+                continue
         raise ClusterError(
             f"--cluster {spec}: {len(client.nthreads())} of {num_workers} workers came within {timeout:g} s; start "
             "workers, or ask for fewer with --workers"
-        ) from None
-    return Connection(client, client.dashboard_link, spec == "local", workerless_s)
+        )
 
 
 def _first_line(error: Exception) -> str:

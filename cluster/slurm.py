@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
+import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.utils import parse_bytes
-from distributed import SpecCluster
+from distributed import NannyPlugin, WorkerPlugin
 
 from cluster.configs import read_config
 from cluster.environ import WORKER_ENVIRON
 from cluster.errors import ClusterError
 from cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, free_address, interrupts_held
 
-_LEAVE_S = 300
-"""A worker leaves so long before its job's time is over: its volumes go to others, and none is counted against them."""
+if TYPE_CHECKING:
+    from cluster.jobs import Jobs  # needs dask-jobqueue
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class SlurmConfig:
     memory
         Of a job, such as "32GB".
     walltime
-        Of a job, `HH:MM:SS` or `D-HH:MM:SS`; workers leave five minutes before its end.
+        Of a job, `HH:MM:SS` or `D-HH:MM:SS`.
+    leave
+        Seconds before the end of that time at which a worker leaves: its volumes go to others, and nothing is counted
+        against them.
     cpus
         Cores of a job: a worker process each, unless there is a GPU.
     gpu
@@ -63,6 +70,7 @@ class SlurmConfig:
 
     memory: str
     walltime: str
+    leave: int = 300
     cpus: int = 4
     gpu: str = ""
     jobs: int = 1
@@ -88,8 +96,8 @@ class SlurmConfig:
             enough = False
         if not enough:
             raise ClusterError(f"memory is {self.memory!r}; expected a size such as 32GB")
-        if self.seconds <= 2 * _LEAVE_S:
-            raise ClusterError(f"walltime is {self.walltime}; expected more than {2 * _LEAVE_S // 60} minutes")
+        if self.leave < 1 or self.seconds <= 2 * self.leave:
+            raise ClusterError(f"walltime is {self.walltime}; expected more than twice `leave`, {self.leave} s")
         if self.gpu and re.fullmatch(r"([A-Za-z0-9_.-]+:)?1", self.gpu) is None:
             raise ClusterError(f"gpu is {self.gpu!r}; expected 1 or TYPE:1: one GPU a job, and more jobs for more")
         if not 0 <= self.minimum <= self.jobs or self.jobs < 1 or self.cpus < 1 or self.wait <= 0:
@@ -129,9 +137,15 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
     """Give the job as dask-jobqueue takes it; nothing of a user's own jobqueue settings goes in."""
     python = config.python or sys.executable
     threads = GPU_THREADS if config.gpu else CPU_THREADS
+    # `trap : TERM`: the shell waits for the worker, which leaves in order
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRON.items()]
     gres = [f"--gres=gpu:{config.gpu}"] if config.gpu else []
-    lifetime = ["--lifetime", f"{config.seconds - _LEAVE_S}s", "--lifetime-stagger", "60s"]
+    lifetime = [
+        "--lifetime",
+        f"{config.seconds - config.leave}s",
+        "--lifetime-stagger",
+        f"{min(config.leave // 5, 60)}s",
+    ]
     return {
         "queue": config.partition or None,
         "account": config.account or None,
@@ -143,7 +157,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "job_name": "phasegen",
         "python": f"{config.container} {python}".strip(),
         "job_extra_directives": [*gres, *config.directives],
-        "job_script_prologue": [*exports, *config.prologue],
+        "job_script_prologue": ["trap : TERM", *exports, *config.prologue],
         "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0"],
         "interface": config.interface or None,
         "log_directory": config.log_folder or None,
@@ -163,8 +177,31 @@ def job_script(config: SlurmConfig) -> str:
     return str(job.job_script())
 
 
+def leave_in_order() -> list[WorkerPlugin | NannyPlugin]:
+    """Make plugins by which workers leave in order when SLURM ends their job, and nothing is counted against its tasks.
+
+    SLURM sends SIGTERM to every process of a job and kills what is left half a minute later (its KillWait). Dask's own
+    answer, that the nanny stops its worker at once, counts as a death of the worker. The classes are defined here so
+    that they travel by value: a worker without this package is told so later.
+    """
+
+    class Leave(WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Any) -> None:  # noqa: ANN401
+            def leave() -> None:
+                self.leaving = asyncio.ensure_future(worker.close_gracefully(reason="the job ends"))
+
+            if worker.nanny:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+
+    class Wait(NannyPlugin):  # type: ignore[misc]
+        def setup(self, nanny: Any) -> None:  # noqa: ANN401
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    return [Leave(), Wait()]
+
+
 @contextmanager
-def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: str) -> Iterator[SpecCluster]:
+def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: str) -> Iterator[Jobs]:
     """Start a scheduler here and jobs for it; everything that goes over the network is encrypted with keys of this run.
 
     Parameters
@@ -182,21 +219,24 @@ def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: st
         If dask-jobqueue is missing, or SLURM does not take the job.
     """
     check_jobqueue()
-    from dask_jobqueue.slurm import SLURMCluster
+    if shutil.which("sbatch") is None:
+        raise ClusterError("--cluster slurm: there is no sbatch here; start it on a machine that submits jobs")
     from distributed.security import Security
+
+    from cluster.jobs import Jobs
 
     folder = Path(config.shared_folder).expanduser() if config.shared_folder else Path.home() / ".cache" / "phasegen"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     scheduler = {"dashboard_address": free_address(dashboard_address)}
     if config.host:
         scheduler["host"] = config.host
-    settings = {"distributed.scheduler.allowed-failures": STRIKES - 2}
     most = num_jobs or config.jobs
-    with dask.config.set(settings):
+    with dask.config.set({"distributed.scheduler.allowed-failures": STRIKES - 2}):
         try:
             with interrupts_held():
-                cluster: Any = SLURMCluster(
-                    n_workers=0,
+                cluster = Jobs(
+                    name="phasegen",
+                    silence_logs=logging.CRITICAL,
                     security=Security.temporary(),
                     protocol="tls://",
                     shared_temp_directory=str(folder),
@@ -207,9 +247,8 @@ def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: st
             raise ClusterError(f"--cluster slurm: cannot start a scheduler here: {error}") from None
         with cluster:
             try:
-                cluster.scale(jobs=max(min(config.minimum, most), 1))
-                if config.minimum < most:
-                    cluster.adapt(minimum_jobs=config.minimum, maximum_jobs=most)
+                with interrupts_held():
+                    cluster.begin(min(config.minimum, most), most)
                 yield cluster
             finally:
                 with interrupts_held():

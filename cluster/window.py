@@ -195,6 +195,7 @@ class _Window(Generic[T]):
         self._looked = now
         if self._connection.client.status not in ("running", "connecting"):
             raise ClusterError("the scheduler does not answer any more; start it again")
+        self._connection.check()
         num_threads = self._connection.num_threads()
         if num_threads:
             self._seen_workers = now

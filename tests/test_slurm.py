@@ -74,7 +74,7 @@ def test_without_a_gpu_every_core_has_a_worker(tmp_path):
         ('memory = 32\nwalltime = "04:00:00"\n', "memory is 32; expected text"),
         ('memory = "much"\nwalltime = "04:00:00"\n', "memory is 'much'; expected a size such as 32GB"),
         ('memory = "1GB"\nwalltime = "4h"\n', "walltime is '4h'; expected HH:MM:SS"),
-        ('memory = "1GB"\nwalltime = "00:05:00"\n', "expected more than 10 minutes"),
+        ('memory = "1GB"\nwalltime = "00:05:00"\n', "expected more than twice `leave`, 300 s"),
         ('memory = "1GB"\nwalltime = "04:00:00"\ngpu = "a100:2"\n', "one GPU a job"),
         ('memory = "1GB"\nwalltime = "04:00:00"\njobs = true\n', "jobs is True; expected a whole number"),
         ('memory = "1GB"\nwalltime = "04:00:00"\nminimum = 3\n', "minimum from 0 to jobs"),
