@@ -6,6 +6,7 @@ To add a command, write a module with `register(commands)` in `augment/commands`
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,11 @@ GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
 WRONG_REQUEST = 2
 INTERRUPTED = 130
+
+_PLACE_FAULTS = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 _DESCRIPTION = """\
 Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
@@ -100,6 +106,12 @@ def _run(arguments: argparse.Namespace) -> int:
         if not _is_request_error(error):
             raise
         print(error, file=sys.stderr)
+        return WRONG_REQUEST
+    except OSError as error:
+        if error.filename is None or error.errno not in _PLACE_FAULTS:
+            raise
+        mend = "expected a place with room where this user may write; choose another path"
+        print(f"{os.fsdecode(error.filename)}: {error.strerror}; {mend}", file=sys.stderr)
         return WRONG_REQUEST
 
 

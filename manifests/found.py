@@ -30,7 +30,7 @@ class ScanResult:
     left_out
         How many volumes of each other kind were found and left out.
     unreadable
-        Files that could not be understood, with the reason.
+        Files that could not be understood and folders that could not be looked into, with the reason.
     unpaired
         With `pairs`: magnitude volumes without phase, which are left out too.
     """

@@ -60,7 +60,7 @@ def scan_folder(
         raise NotADirectoryError(f"{root}: is no folder; expected one to scan; check the path")
     headers: list[SeriesHeader] = []
     unreadable: list[tuple[Path, str]] = []
-    for path, files in walk(root):
+    for path, files in walk(root, lambda lost, why: unreadable.append((lost, why))):
         if progress is not None:
             progress(path)
         probed = probe(path, files)
@@ -69,8 +69,16 @@ def scan_folder(
     return _arrange(root, headers, unreadable, secrets.token_hex(32) if salt is None else salt, pairs)
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder below and with `root` that has files, with its files, in the order of names."""
+def walk(root: Path, lose: Callable[[Path, str], None] | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each folder below and with `root` that has files, with its files, in the order of names.
+
+    Parameters
+    ----------
+    root
+        Where to begin.
+    lose
+        Called with what cannot be looked at, and why: volumes in it would else be missed without a word.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
     while waiting:
@@ -78,15 +86,33 @@ def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
         try:
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:  # no permission, or gone meanwhile: there is nothing to be found
+        except OSError as error:
+            if lose is not None:
+                lose(folder, f"the folder cannot be read ({error.strerror or error})")
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        files = [Path(entry.path) for entry in entries if entry.is_file()]
+        files, folders = _sorted_out(entries, lose)
         if files:
             yield folder, files
-        waiting.extend(Path(entry.path) for entry in reversed(entries) if entry.is_dir())
+        waiting.extend(reversed(folders))
+
+
+def _sorted_out(
+    entries: list[os.DirEntry[str]], lose: Callable[[Path, str], None] | None
+) -> tuple[list[Path], list[Path]]:
+    files, folders = [], []
+    for entry in entries:
+        try:
+            if entry.is_file():
+                files.append(Path(entry.path))
+            elif entry.is_dir():
+                folders.append(Path(entry.path))
+        except OSError as error:  # a link into what this user may not see, or that leads round in a circle
+            if lose is not None:
+                lose(Path(entry.path), f"cannot be looked at ({error.strerror or error})")
+    return files, folders
 
 
 def _arrange(

@@ -38,11 +38,14 @@ def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
     rows = [_cells(volume, target.parent) for volume in result.volumes]
     columns = [name for name in _COLUMNS if name in REQUIRED_COLUMNS or any(row[name] for row in rows)]
     partial = target.with_name(f".{target.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row[name] for name in columns] for row in rows)
-    partial.replace(target)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([row[name] for name in columns] for row in rows)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
     return len(rows)
 
 

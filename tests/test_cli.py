@@ -203,6 +203,15 @@ def test_scan_of_nothing_is_a_wrong_request(tmp_path, capsys):
     assert not (tmp_path / "m.csv").exists()
 
 
+@pytest.mark.parametrize("place", ["", "gone/m.csv"])
+def test_scan_to_where_no_file_can_be_leaves_nothing(tmp_path, capsys, place):
+    write_volumes(tmp_path / "images", 1)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["manifest", "scan", str(tmp_path / "images"), "-o", str(tmp_path / place)]) == 2
+    assert "expected a file in a folder that exists" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "repair", "report"])
 def test_no_corpus_is_a_wrong_request(tmp_path, capsys, command):
     assert main([command, str(tmp_path / "none.zarr")]) == 2
@@ -214,6 +223,19 @@ def run_handler(monkeypatch, handler) -> int:
     parser.set_defaults(handler=handler, version=False)
     monkeypatch.setattr(cli, "make_parser", lambda: parser)
     return main([])
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_other_errors_are_not_hidden(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    assert main(["demo", str(tmp_path / "file")]) == 2
+    assert main(["demo", str(tmp_path / "file" / "below")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("; expected")[0] for line in lines] == [
+        f"{tmp_path}/file: File exists",
+        f"{tmp_path}/file/below: Not a directory",
+    ]
+    with pytest.raises(FileNotFoundError):
+        run_handler(monkeypatch, lambda _: (tmp_path / "gone").read_bytes())
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):

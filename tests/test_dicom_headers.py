@@ -40,6 +40,16 @@ def test_contrast_is_named_where_the_header_leaves_no_doubt(elements, contrast):
     assert contrast is None or contrast in CONTRASTS
 
 
+@pytest.mark.parametrize(("stated", "contrast"), [("T1", "T1"), ("UNKNOWN", "GRE"), (None, "GRE")])
+def test_philips_states_the_contrast_in_a_private_sequence(stated, contrast):
+    inner, dataset = pydicom.Dataset(), pydicom.Dataset()
+    if stated is not None:
+        inner.AcquisitionContrast = stated
+    dataset.ScanningSequence = "GR"
+    dataset.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [inner])
+    assert header_facts(dataset, None, ["ORIGINAL", "PRIMARY", "M_FFE"]).contrast == contrast
+
+
 @pytest.mark.parametrize(
     ("matrix", "encode", "acquired"),
     [

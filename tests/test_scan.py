@@ -55,6 +55,26 @@ def test_walk_is_sorted_and_survives_loops(tmp_path):
     assert found == [(".", ["c.x"]), ("a/deep", ["x"]), ("b", ["1.x", "2.x"])]
 
 
+def test_what_cannot_be_looked_at_is_told(tmp_path):
+    touch(tmp_path, "data/a")
+    (tmp_path / "data" / "round").symlink_to("round")
+    result = scan_folder(tmp_path / "data", probe_of({"a": [header_of("a")]}), salt="s")
+    assert len(result.volumes) == 1
+    [(path, why)] = result.unreadable
+    assert path == tmp_path / "data" / "round" and "cannot be looked at" in why
+    lost = []
+    assert list(walk(tmp_path / "gone", lambda *what: lost.append(what))) == []
+    assert lost == [(tmp_path / "gone", "the folder cannot be read (No such file or directory)")]
+
+
+def test_a_manifest_that_cannot_be_written_leaves_no_part_of_it(tmp_path):
+    touch(tmp_path, "data/a")
+    (tmp_path / "m.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_manifest(scan_folder(tmp_path / "data", probe_of({"a": [header_of("a")]}), salt="s"), tmp_path / "m.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "m.csv"]
+
+
 def test_only_magnitude_becomes_rows_and_the_rest_is_counted(tmp_path):
     headers = {
         "a": [header_of("a", te_ms=4.6, field_t=3.0, contrast="T1", echo=1), header_of("a", "phase")],

@@ -68,6 +68,10 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
 
     if not arguments.folder.is_dir():
         raise RequestError(f"{arguments.folder}: is no folder; expected one to scan; check the path")
+    if arguments.output.is_dir() or not arguments.output.parent.is_dir():
+        raise RequestError(
+            f"{arguments.output}: expected a file in a folder that exists; make the folder, or name a file"
+        )
     salt_file = arguments.salt_file or arguments.output.with_name(arguments.output.name + ".salt")
     with tqdm(desc="scanning", unit="folder", disable=not sys.stderr.isatty()) as bar:
         result = scan_folder(
@@ -82,7 +86,7 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
         lines.append(f"{result.unpaired} magnitude volumes without phase were left out")
     lines += [f"not understood: {path}: {why}" for path, why in result.unreadable[:20]]
     if len(result.unreadable) > 20:
-        lines.append(f"and {len(result.unreadable) - 20} more files that were not understood, all of them with --json")
+        lines.append(f"and {len(result.unreadable) - 20} more that were not understood, all of them with --json")
     if not result.volumes:
         raise RequestError(
             "\n".join([*lines, f"{arguments.folder}: holds no magnitude volume; no manifest was written"])

@@ -179,6 +179,15 @@ def _extended_type(group: pydicom.Dataset | None) -> list[str]:
     return [words] if isinstance(words, str) else words
 
 
+def _philips_contrast(dataset: pydicom.Dataset) -> str:
+    """Philips keeps an Enhanced object's elements in a private sequence of its classic ones."""
+    try:
+        items = dataset.private_block(0x2005, "Philips MR Imaging DD 005")[0x0F].value
+        return str(items[0].get("AcquisitionContrast") or "").upper()
+    except (KeyError, IndexError, TypeError, AttributeError):  # another vendor's, or a damaged one
+        return ""
+
+
 def _words(value: HeaderValue) -> list[str] | str | None:
     if value is None or isinstance(value, str):
         return value or None
@@ -218,6 +227,7 @@ def _contrast(
 ) -> str | None:
     """Name the contrast where the header leaves no doubt; else the family of the sequence, else None."""
     stated = str(find(dataset, group, "AcquisitionContrast", "MRImageFrameTypeSequence") or "").upper()
+    stated = stated or _philips_contrast(dataset)
     words = {word.upper() for word in image_type}
     b_value = number(find(dataset, group, "DiffusionBValue", "MRDiffusionSequence"))
     if "DIFFUSION" in words or b_value:
