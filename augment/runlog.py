@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
+from augment.replacing import replacing
 from augment.storage import Storage, open_storage, run_folder
 from augment.workbench import Outcome
 
 _WRITE_EVERY_S = 2.0
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class RunLog:
 
     def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
         self.failures = read_failures(root)
-        self.strikes = _read_strikes(root)
+        self.strikes = _read_entries(root, "strikes.json", Strike)
         self._folder = _folder(root)
         self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
         self._lines: list[str] = []
@@ -126,9 +128,8 @@ class RunLog:
     def _replace(self, key: str, document: Mapping[str, Any]) -> None:
         text = json.dumps(document, indent=1) + "\n"
         if isinstance(self._folder, Path):
-            fresh = self._folder / f"{key}.new"
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self._folder / key)
+            with replacing(self._folder / key) as partial:
+                partial.write_text(text, encoding="utf-8")
         else:
             self._folder.put(key, text.encode())
 
@@ -155,17 +156,13 @@ def _read(root: str, key: str) -> bytes | None:
 
 def read_failures(root: str) -> dict[str, Failure]:
     """Read the volumes that failed in earlier runs; empty where there are none, or the file is damaged."""
-    try:
-        document = json.loads(_read(root, "failures.json") or b"{}")
-        return {name: Failure(**entry) for name, entry in document.items()}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+    return _read_entries(root, "failures.json", Failure)
 
 
-def _read_strikes(root: str) -> dict[str, Strike]:
+def _read_entries(root: str, key: str, kind: Callable[..., _Entry]) -> dict[str, _Entry]:
     try:
-        document = json.loads(_read(root, "strikes.json") or b"{}")
-        return {name: Strike(**entry) for name, entry in document.items()}
+        document = json.loads(_read(root, key) or b"{}")
+        return {name: kind(**entry) for name, entry in document.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from augment.replacing import replacing
 from augment.report.pictures import NUM_HUES, phase_index, phase_palette, signal_mask
 from augment.training_data import TrainingSlice
 from augment.validation import read_losses, read_scores
@@ -96,8 +97,6 @@ def _tile(rows: list[list[NDArray[np.uint8]]]) -> Image.Image:
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    """Write beside and rename: a picture that somebody looks at is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")

@@ -26,6 +26,7 @@ from augment.evaluation.sampling import Contestant, Sampler, code_digest, decode
 from augment.evaluation.scores import Score, draws_diversity, score_session
 from augment.evaluation.sessions import RealVolume, group_sessions, read_real
 from augment.evaluation.tables import markdown
+from augment.replacing import replacing
 from diffusion.select import make_generator
 from manifests.parse import read_manifest
 
@@ -139,9 +140,8 @@ def write(result: Evaluation, folder: Path, examples: Sequence[Example]) -> None
         "evaluation.html": make_page(result, examples),
     }
     for name, text in texts.items():
-        fresh = folder / f"{name}.new"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(folder / name)
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _read(request: Request, config: EvaluationConfig) -> tuple[list[RealVolume], list[str]]:

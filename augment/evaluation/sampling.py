@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from augment.evaluation.sessions import RealVolume
+from augment.replacing import replacing
 from diffusion.generators import PhaseGenerator, SliceKey
 
 LEVELS = 1 << 16
@@ -138,11 +139,9 @@ def _load(into: NDArray[np.uint16], path: Path | None) -> bool:
 
 
 def _save(codes: NDArray[np.uint16], path: Path | None) -> None:
-    """Write beside and rename, so that an interrupted write leaves nothing that looks whole."""
+    """Keep a slice; an interrupted write leaves nothing that looks whole."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, codes, allow_pickle=False)
-    partial.replace(path)

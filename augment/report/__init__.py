@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from augment.errors import RequestError
+from augment.replacing import replacing
 from augment.report import sections
 from augment.report.facts import gather_facts
 from augment.report.gallery import gallery
@@ -80,9 +81,8 @@ def write_report(
     head = sections.head(facts, failed, runs, _CONTENTS)
     page = document(f"{facts.title} – phasegen report", head, body, sections.foot(time.time()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 
