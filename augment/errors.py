@@ -1,4 +1,4 @@
-"""The errors that a single volume can end with: recorded with their reason, never fatal to a build."""
+"""The errors that a single volume can end with, recorded and never fatal to a build; and those of a whole request."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ def unwritable(root: str, error: OSError) -> RequestError:
 def unreadable(root: str, error: OSError) -> RequestError:
     """Say that a corpus cannot be looked at, and why."""
     return RequestError(f"{root}: cannot be read ({_reason(error)}); expected a corpus that this user may read")
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's text as one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _reason(error: OSError) -> str:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
-from augment.readers import read_volume
+from augment.readers import read_with_phase
 from diffusion.low_order import FitVolume, fit_model, write_model
 from manifests.parse import read_manifest
 from manifests.record import ManifestRow
@@ -51,8 +51,6 @@ def fit_smooth(manifest: Path, split: str | None, output: Path) -> int:
 
 
 def _read(row: ManifestRow) -> FitVolume:
-    volume = read_volume(row)
-    if volume.phase is None:
-        raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
-    image = torch.polar(torch.from_numpy(abs(volume.magnitude)), torch.from_numpy(volume.phase))
+    volume, phase = read_with_phase(row)
+    image = torch.polar(torch.from_numpy(abs(volume.magnitude)), torch.from_numpy(phase))
     return FitVolume(image, volume.spacing_mm, volume.te_ms, row.subject_id or row.volume_id)

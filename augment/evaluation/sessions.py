@@ -10,8 +10,7 @@ import numpy as np
 from augment.errors import VolumeError
 from augment.evaluation.phase_volume import PhaseVolume
 from augment.evaluation.support import object_support
-from augment.readers import read_volume
-from augment.volume import Volume
+from augment.readers import read_with_phase
 from diffusion.generators import Conditions
 from manifests.record import ManifestRow
 
@@ -41,13 +40,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
     VolumeError
         It cannot be read, has no real phase, or no object.
     """
-    return real_volume(row, read_volume(row), max_slices, group_column)
-
-
-def real_volume(row: ManifestRow, volume: Volume, max_slices: int, group_column: str | None = None) -> RealVolume:
-    """Take some slices of a volume that was read; see `read_real`."""
-    if volume.phase is None:
-        raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
+    volume, phase = read_with_phase(row)
     support = object_support(volume.magnitude)
     if not support.any():
         raise VolumeError("unsupported", f"{row.volume_id}: no object: the magnitude is zero; leave the row out")
@@ -60,7 +53,7 @@ def real_volume(row: ManifestRow, volume: Volume, max_slices: int, group_column:
         dict(row.extra).get(group_column or "") or session,
         row.anatomy or volume.anatomy,
         PhaseVolume(
-            np.exp(1j * volume.phase[chosen]).astype(np.complex64),
+            np.exp(1j * phase[chosen]).astype(np.complex64),
             np.ascontiguousarray(volume.magnitude[chosen]),
             support[chosen],
             volume.spacing_mm,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from augment.errors import RequestError, VolumeError
+from augment.errors import RequestError, VolumeError, one_line
 from augment.exports.place import Place
 from augment.exports.select import Wanted, choose
 from augment.exports.source import SourceVolume
@@ -143,9 +143,9 @@ def _take(
         summary.fail(wanted.name, error.reason, str(error))
     except (OSError, RuntimeError) as error:  # h5py raises both
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            summary.stopped = f"{place.folder}: the disk is full ({_one_line(error)}); make room or choose another disk"
+            summary.stopped = f"{place.folder}: the disk is full ({one_line(error)}); make room or choose another disk"
         else:
-            summary.fail(wanted.name, "failed", f"{wanted.target}: {_one_line(error)}; run the same command again")
+            summary.fail(wanted.name, "failed", f"{wanted.target}: {one_line(error)}; run the same command again")
 
 
 def _stamp(receipt_sha256: str, options: ExportOptions) -> Stamp:
@@ -179,7 +179,3 @@ def _write(volume: SourceVolume, target: Path, place: Place, kind: ModuleType, o
         written = kind.write(volume, partial, _stamp(volume.receipt_sha256, options), options.compression)
         if kind.read_stamp(partial) != written or not _holds(partial, written, kind):
             raise OSError(errno.EIO, "what was read back is not what was written", str(target))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

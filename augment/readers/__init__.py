@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from augment.errors import VolumeError
 from augment.readers.formats import format_of
@@ -14,7 +15,11 @@ from augment.volume import Volume
 from manifests.header import Probed
 from manifests.record import ManifestRow
 
-__all__ = ["describe_row", "hash_source", "probe", "read_volume"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["describe_row", "hash_source", "probe", "read_volume", "read_with_phase"]
 
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -49,6 +54,20 @@ def read_volume(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
     _check_sizes(row, (num_slices, height, width))
     _check_geometry(row, volume)
     return volume
+
+
+def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
+    """Read a volume that must have real phase; gives it and that phase, in radians `(slice height width)`.
+
+    Raises
+    ------
+    VolumeError
+        As `read_volume`; `mismatch` where its row names no phase.
+    """
+    volume = read_volume(row)
+    if volume.phase is None:
+        raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
+    return volume, volume.phase
 
 
 def _read(row: ManifestRow, limit_bytes: int | None) -> tuple[Volume, Arrangement | None]:

@@ -14,10 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import RequestError, VolumeError
+from augment.errors import RequestError, VolumeError, one_line
 from augment.readers.fastmri import fastmri_facts
 from augment.readers.hdf5_file import open_hdf5
-from augment.readers.sources import one_line
 from augment.slices import Matrix, Parts, Transform, VolumeSlices
 
 _NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"

@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
+from augment.errors import VolumeError, one_line
 from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace, magnitude_of_kspace
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.hdf5_file import open_hdf5
 from augment.readers.hdf5_links import find_object
 from augment.readers.nifti_file import check_limit
 from augment.readers.npy import as_volume, plain_volume
-from augment.readers.sources import hash_file, local_path, one_line
+from augment.readers.sources import hash_file, local_path
 from augment.volume import PhaseEncode, Volume
 from manifests.header import Kind, Probed, SeriesHeader
 from manifests.record import ManifestRow

@@ -17,9 +17,8 @@ from nibabel.fileslice import fileslice
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
+from augment.errors import VolumeError, one_line
 from augment.readers.geometry import Affine, Arrangement, arrange_axes, choose_slice_axis
-from augment.readers.sources import one_line
 
 Stream = gzip.GzipFile | io.BufferedReader
 

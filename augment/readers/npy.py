@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
+from augment.errors import VolumeError, one_line
 from augment.readers.arranged import arranged_volume
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.kinds import kind_of_values
 from augment.readers.nifti_file import check_limit
-from augment.readers.sources import hash_file, local_path, one_line
+from augment.readers.sources import hash_file, local_path
 from augment.volume import Volume
 from manifests.record import ManifestRow
 

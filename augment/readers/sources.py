@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from augment.errors import VolumeError
+from augment.errors import VolumeError, one_line
 from manifests.manifest import is_url
 
 _BLOCK_BYTES = 1 << 20
@@ -99,9 +99,3 @@ def join_digests(digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """Give an error's text as one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
