@@ -43,7 +43,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
         with (path / f"{array}.cfl").open("wb") as file:
             for values in digests.passing(array, volume.slices(array)):
                 file.write(_column_major(values).tobytes())
-    done = Stamp(stamp.receipt_sha256, stamp.options, digests.result())
+    done = stamp.with_digests(digests)
     facts = {key: value for key, value in volume.receipt.items() if key not in _LEFT_OUT}
     facts |= {"name": volume.name, "acquisition": fastmri_acquisition(facts["acquisition"]), STAMP_KEY: done.to_json()}
     text = json.dumps(facts, indent=2, sort_keys=True, allow_nan=False)

@@ -56,7 +56,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
         file.attrs.update(export_attributes(volume.name, volume.receipt))
         if "mask" in volume.arrays:
             file.attrs.update(_sampling(file["mask"][...], volume.receipt))
-        done = Stamp(stamp.receipt_sha256, stamp.options, digests.result())
+        done = stamp.with_digests(digests)
         file.attrs[STAMP_KEY] = done.to_json()
     return done
 

@@ -60,7 +60,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
         for array in volume.arrays[1:]:
             _write_images(group, volume, array, digests)
         group.attrs.update(export_attributes(volume.name, volume.receipt))
-        done = Stamp(stamp.receipt_sha256, stamp.options, digests.result())
+        done = stamp.with_digests(digests)
         file.attrs[STAMP_KEY] = done.to_json()
     return done
 
