@@ -7,6 +7,7 @@ from typing import Any
 
 from augment.runlog import Failure
 from augment.summary import listed
+from augment.verify import fault_lines
 
 _SHOWN = 50
 
@@ -66,9 +67,7 @@ class RepairSummary:
 
     def lines(self) -> list[str]:
         """Say it in words."""
-        lines = [f"{name or 'corpus'}: {what}" for name, what in self.faults[:_SHOWN]]
-        if len(self.faults) > _SHOWN:
-            lines.append(f"and {len(self.faults) - _SHOWN} more faults, all of them with --json")
+        lines = fault_lines(self.faults)
         if self.dry_run:
             lines.append(f"would make {len(self.damaged) - len(self.failed)} volumes again{self._written('write')}")
         elif self.faults:

@@ -54,7 +54,7 @@ class BenchResult:
     Attributes
     ----------
     benchmark
-        `sampler`, `build`, `loader` or `store`.
+        `sampler`, `build`, `loader`, `scale` or `store`.
     machine
         As `describe_machine` gives it: figures mean nothing without it.
     settings

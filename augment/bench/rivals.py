@@ -1,6 +1,6 @@
 """Other ways to read the slices of a corpus, to measure the loader against: they are no part of the way itself.
 
-The only place outside readers and store where h5py and zarr are imported.
+Beside readers, exports and the store's encoding, the only place where h5py and zarr are imported.
 """
 
 from __future__ import annotations

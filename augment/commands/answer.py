@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -78,8 +79,9 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+@contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a `progress(done, total)` that draws a bar on standard error, for `contextlib.contextmanager`."""
+    """Give a `progress(done, total)` that draws a bar on standard error."""
     from tqdm import tqdm
 
     with tqdm(desc=label, unit="volume", disable=not sys.stderr.isatty()) as bar:

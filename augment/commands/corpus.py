@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, counting
-from augment.commands.build import add_run, add_where
-
-_SHOWN = 50
+from augment.commands.build import add_run, add_where, resume_command
 
 
 def register(commands: Commands) -> None:
@@ -90,11 +86,11 @@ def repair_corpus(arguments: argparse.Namespace) -> Answer:
     )  # fmt: skip
     build = BuildOptions(num_workers=arguments.workers, **{name: getattr(arguments, name) for name in where})
     options = RepairOptions(arguments.manifest, arguments.checkpoint, arguments.dry_run, arguments.remove_strays, build)
-    with _counting("verifying") as progress:
+    with counting("verifying") as progress:
         summary = repair(arguments.corpus, options, progress=progress)
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
-        lines.append(f"to carry on: {shlex.join(['phasegen', *arguments.argv])}")
+        lines.append(f"to carry on: {resume_command(arguments)}")
     return Answer(summary.exit_status, lines, summary.to_json())
 
 
@@ -103,12 +99,10 @@ def verify_corpus(arguments: argparse.Namespace) -> Answer:
     from augment import verify
     from augment.summary import format_bytes
 
-    with _counting("verifying") as progress:
+    with counting("verifying") as progress:
         result = verify.verify_corpus(arguments.corpus, arguments.workers, progress)
     checked = f"{result.num_volumes} volumes, {result.num_slices} slices, {format_bytes(result.num_bytes)} read"
-    lines = [f"{name or 'corpus'}: {what}" for name, what in result.faults[:_SHOWN]]
-    if len(result.faults) > _SHOWN:
-        lines.append(f"and {len(result.faults) - _SHOWN} more faults, all of them with --json")
+    lines = verify.fault_lines(result.faults)
     if result.unfinished:
         lines.append(f"{len(result.unfinished)} volumes were begun and not committed; the next build makes them again")
     if result.other_recipe:
@@ -124,9 +118,6 @@ def report_corpus(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen report`."""
     from augment.report import write_report
 
-    with _counting("reading") as progress:
+    with counting("reading") as progress:
         path = write_report(arguments.corpus, arguments.output, num_volumes=arguments.volumes, progress=progress)
     return Answer(0, [f"report: {path}"], {"report": str(path)})
-
-
-_counting = contextmanager(counting)

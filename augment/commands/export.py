@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, names
+from augment.commands.build import resume_command
 
 
 def register(commands: Commands) -> None:
@@ -69,5 +69,5 @@ def export_files(arguments: argparse.Namespace) -> Answer:
     summary = export_corpus(arguments.corpus, arguments.folder, options, bar)
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
-        lines.append(f"to carry on: {shlex.join(['phasegen', *arguments.argv])}")
+        lines.append(f"to carry on: {resume_command(arguments)}")
     return Answer(summary.exit_status, lines, summary.to_json())

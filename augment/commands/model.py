@@ -1,4 +1,4 @@
-"""`phasegen train`, `distill` and `evaluate phase`."""
+"""`phasegen train`, `distill`, `fit-baseline` and `evaluate phase`."""
 
 from __future__ import annotations
 
@@ -170,23 +170,23 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
     except ValueError as error:
         raise RequestError(f"--max-slices, --seeds: {error}") from None
     choice = Choice(
-        arguments.generators,
-        arguments.checkpoint,
-        arguments.steps or (),
-        arguments.against,
-        arguments.against_steps or (),
-        arguments.smooth,
-        arguments.regression,
-        arguments.device,
+        generators=arguments.generators,
+        checkpoint=arguments.checkpoint,
+        steps=arguments.steps or (),
+        against=arguments.against,
+        against_steps=arguments.against_steps or (),
+        smooth=arguments.smooth,
+        regression=arguments.regression,
+        device=arguments.device,
     )
     request = Request(
-        arguments.real,
-        arguments.split,
-        arguments.seed,
-        arguments.output,
-        arguments.group_column,
-        not arguments.no_classifier,
-        arguments.device,
+        manifest=arguments.real,
+        split=arguments.split,
+        seed=arguments.seed,
+        output=arguments.output,
+        group_column=arguments.group_column,
+        classifier=not arguments.no_classifier,
+        device=arguments.device,
     )
     try:
         if arguments.cross_validate is not None:
