@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import fsspec
@@ -49,6 +50,10 @@ class FsspecStorage:
         """Write an object in one request: an object store shows it whole or not at all."""
         filesystem, base = self._open()
         filesystem.pipe_file(f"{base}/{key}", data)
+
+    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
+        """Write an object as `put`, whole."""
+        self.put(key, b"".join(blocks))
 
     def holds(self, key: str, data: bytes) -> bool:
         """Read an object back and tell whether it is these very bytes."""

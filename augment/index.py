@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from augment.errors import RequestError
+from augment.errors import RequestError, VolumeError
+from augment.index_document import IndexDocument, row_cells
 from augment.layout import group_attributes, group_document, sha256
-from augment.seal import check_seal, sealed_document
+from augment.receipts import is_volume_name
+from augment.seal import check_seal
+from augment.spool import RowSpool
 from augment.storage import Storage, open_storage
 from augment.store import CorpusStore, open_attributes
 
 INDEX_KEY = "index/zarr.json"
+
+_NAMES = b'"name": ['
+"""What stands before the names in an index: FORMAT.md fixes the spelling, and quotes inside of texts are escaped."""
+
+_PIECE_BYTES = 1 << 22
 
 _COPIED = (
     "acquisition", "max", "norm", "patient_id", "split", "contrast", "anatomy", "field_t", "te_ms", "orientation",
@@ -95,17 +105,27 @@ def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class IndexBuilder:
-    """Collects rows while a build runs, so that the index costs no second reading of the receipts."""
+    """Collects rows while a build runs, so that the index costs no second reading of the receipts.
+
+    The rows are kept on the disk, and the index is written in pieces, so that memory does not grow with the corpus.
+
+    Attributes
+    ----------
+    damaged
+        Volumes whose receipts were found to be unreadable: they keep the rows that they had, if they had some.
+    """
 
     def __init__(self, store: CorpusStore) -> None:
+        self.damaged: set[str] = set()
         self._store = store
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._spool = RowSpool(read_names(store.storage))
 
     def add(self, name: str, receipt: Mapping[str, Any]) -> None:
         """Take in a committed volume, or take it in anew, from what `commit_volume` or `receipt` gave."""
-        self._rows[name] = index_row(name, receipt)
+        self.damaged.discard(name)
+        self._spool.add(name, row_cells(index_row(name, receipt)))
 
-    def write(self, order: Sequence[str]) -> int:
+    def write(self, order: Iterable[str]) -> int:
         """Write the index of every committed volume, replacing the last one in one step.
 
         Parameters
@@ -119,36 +139,86 @@ class IndexBuilder:
         num_volumes
             Rows written. Receipts of volumes that were not added before are read.
         """
-        committed = set(self._store.names())
-        earlier = read_names(self._store.storage)
-        wanted = dict.fromkeys([*order, *earlier, *sorted(committed)])
-        rows = [row for name in wanted if name in committed and (row := self._row(name)) is not None]
-        columns = {column: [row[column] for row in rows] for column in COLUMNS}
-        document = sealed_document({"num_volumes": len(rows), "columns": columns})
-        self._store.storage.put(INDEX_KEY, document)
-        return len(rows)
+        self._spool.arrange(order, read_names(self._store.storage), self._store.names())
+        for name in self._spool.names_without_row():
+            cells = self._found_cells(name)
+            if cells is not None:
+                self._spool.add(name, cells, added=False)
+        with IndexDocument(COLUMNS) as document:
+            for cells in self._spool.cells():
+                document.add(cells)
+            self._store.storage.put_blocks(INDEX_KEY, document.blocks())
+        return document.num_rows
 
-    def _row(self, name: str) -> dict[str, Any] | None:
-        if name not in self._rows:
+    def _found_cells(self, name: str) -> str | None:
+        """Give the row of a volume that nobody added; None where there is none."""
+        try:
             receipt = self._store.receipt(name)
-            if receipt is None:  # discarded since the listing
-                return None
-            self.add(name, receipt)
-        return self._rows[name]
+            return None if receipt is None else row_cells(index_row(name, receipt))  # None: discarded since the listing
+        except (VolumeError, LookupError, TypeError, ValueError):
+            self.damaged.add(name)
+            row = self._earlier_rows.get(name)
+            return None if row is None else row_cells(row)
+
+    @cached_property
+    def _earlier_rows(self) -> dict[str, dict[str, Any]]:
+        """The present index by name, for receipts that are damaged: their rows tell a repair what they were."""
+        try:
+            return {row["name"]: row for row in read_index(self._store.root, sealed=False).rows()}
+        except (RequestError, TypeError):
+            return {}
+
+    def unseen(self, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+        """Give those of these names that the last index holds although nobody added them.
+
+        Yields
+        ------
+        name, before
+            The volume, and whether the index held it before the first of this builder.
+        """
+        return self._spool.unseen(names)
+
+    def vanished(self) -> list[str]:
+        """Name the volumes that were added and had no receipt any more when the last index was written."""
+        return self._spool.vanished()
+
+    def close(self) -> None:
+        """Remove the rows from the disk."""
+        self._spool.close()
 
 
-def write_index(store: CorpusStore, order: Sequence[str]) -> int:
+def write_index(store: CorpusStore, order: Iterable[str]) -> int:
     """Rebuild the index from the receipts; returns the number of volumes. See `IndexBuilder.write` for the order."""
-    return IndexBuilder(store).write(order)
+    with closing(IndexBuilder(store)) as builder:
+        return builder.write(order)
 
 
-def read_names(storage: Storage) -> list[str]:
-    """Read the names in the present index; empty where there is none or it is damaged: it is only made anew."""
+def read_names(storage: Storage) -> Iterator[str]:
+    """Read the names in the present index, piece by piece; none where it is not there or damaged: it is made anew."""
+    start, tail, inside = 0, b"", False
+    while block := _piece(storage, start):
+        start, tail = start + len(block), tail + block
+        if not inside:
+            inside = _NAMES in tail
+            tail = tail.partition(_NAMES)[2] if inside else tail[-len(_NAMES) :]
+        if inside:
+            names, end, _ = tail.partition(b"]")
+            *whole, tail = names.split(b",")
+            yield from _valid_names([*whole, tail] if end else whole)
+            if end:
+                return
+
+
+def _piece(storage: Storage, start: int) -> bytes:
     try:
-        names = group_attributes(storage.get(INDEX_KEY), INDEX_KEY).get("columns", {}).get("name", [])
-    except (ValueError, AttributeError):
-        return []
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return storage.get_range(INDEX_KEY, start, _PIECE_BYTES)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return b""
+
+
+def _valid_names(cells: list[bytes]) -> list[str]:
+    names = [cell.strip().strip(b'"').decode("ascii", "replace") for cell in cells]
+    return [name for name in names if is_volume_name(name)]
 
 
 def read_index(root: str | os.PathLike[str], sealed: bool = True) -> CorpusIndex:

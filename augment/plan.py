@@ -11,7 +11,7 @@ from typing import Any
 from augment.environment import device_kind
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe
-from augment.request import check_corpus, corpus_exists, count_wanted
+from augment.request import check_corpus, corpus_exists, wanted_names
 from augment.room import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
 from augment.sizes import Shape, measure_sizes
 from augment.store import CorpusStore
@@ -194,7 +194,7 @@ def _count_committed(manifest: Manifest, root: str, options: BuildOptions) -> in
     if not corpus_exists(root):
         return 0
     committed = set(CorpusStore.open(root).names())
-    return sum(name in committed for name in count_wanted(manifest, options.replicas).names)
+    return sum(name in committed for name in wanted_names(manifest, options.replicas))
 
 
 def _free_bytes(root: str) -> int | None:

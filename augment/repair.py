@@ -207,9 +207,11 @@ class _Repair:
 
     def _make_again(self, lease: Lease, say: Say | None, bar: bool) -> None:
         check_request(self._store.root, self._build)
+        order = self._order()
         work = Work(
-            names=list(self._tasks),
-            order=self._order(),
+            num_volumes=len(self._tasks),
+            names=lambda: iter(self._tasks),
+            order=lambda: iter(order),
             tasks=lambda: iter(self._tasks.values()),
             retry_failed=True,
             manifest=self._path,
@@ -217,6 +219,8 @@ class _Repair:
         )
         done = do_work(work, self._store.root, self._build, lease, say, bar)
         self.summary.failed |= done.failed
+        for name in done.vanished:
+            self.summary.failed[name] = Failure("missing", f"volume {name}: was made again and is gone", "", "")
         self.summary.interrupted, self.summary.stopped = done.interrupted, done.stopped
 
     def _take(self, outcome: Outcome) -> None:
@@ -228,7 +232,7 @@ class _Repair:
     def _order(self) -> list[str]:
         """Give the index's order: its own where it names every volume, else the manifest's."""
         names = {*self._store.names(), *self._tasks}
-        present = read_names(self._store.storage)
+        present = list(read_names(self._store.storage))
         if self._manifest is None or names <= set(present):
             return present
         place = {row.volume_id: number for number, row in enumerate(self._manifest)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from manifests.manifest import Manifest
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a manifest asks for: names in its order, and the slices where every row tells them."""
+    """What a manifest asks for: volumes, and the slices where every row tells them."""
 
-    names: list[str]
+    num_volumes: int
     num_slices: int | None
 
 
@@ -107,9 +107,10 @@ def check_environment(store: CorpusStore, classes: list[dict[str, str]], options
         receipt = next((found for name in store.names()[:1] if (found := store.receipt(name)) is not None), None)
     except VolumeError:
         return  # damaged; the volume's own task says so
-    if receipt is not None and receipt["environment"] not in classes:
+    environment = None if receipt is None else receipt.get("environment")
+    if isinstance(environment, dict) and environment not in classes:
         raise RequestError(
-            f"{store.root}: was begun by workers of another kind ({describe_class(receipt['environment'])}) than these "
+            f"{store.root}: was begun by workers of another kind ({describe_class(environment)}) than these "
             f"({describe_class(classes[0])}): {MIXED_HELP}"
         )
 
@@ -121,19 +122,24 @@ def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
             yield Task(row, replica)
 
 
+def wanted_names(manifest: Manifest, replicas: int) -> Iterator[str]:
+    """Name every volume that a manifest asks for, in the order of `all_tasks`."""
+    return (task.name for task in all_tasks(manifest, replicas))
+
+
 def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
-    """Name every volume and add up the slices."""
-    names: list[str] = []
+    """Count the volumes and add up the slices."""
+    num_volumes = 0
     num_slices: int | None = 0
-    for task in all_tasks(manifest, replicas):
-        names.append(task.name)
-        known = task.row.num_slices
-        num_slices = None if num_slices is None or known is None else num_slices + known
-    return Wanted(names, num_slices)
+    for row in manifest:
+        copies = row.replicas or replicas
+        num_volumes += copies
+        num_slices = None if num_slices is None or row.num_slices is None else num_slices + copies * row.num_slices
+    return Wanted(num_volumes, num_slices)
 
 
 def split_failed(
-    tasks: Iterator[Task], failures: dict[str, Failure], recipe: Recipe, left_out: list[Task]
+    tasks: Iterator[Task], failures: Mapping[str, Failure], recipe: Recipe, left_out: list[Task]
 ) -> Iterator[Task]:
     """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `left_out`.
 

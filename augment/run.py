@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from augment.environment import device_kind
 from augment.errors import RETRY_WITH_MEMORY, unwritable
-from augment.index import IndexBuilder, read_names
+from augment.index import IndexBuilder
 from augment.lease import Lease
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
@@ -39,6 +39,7 @@ INDEX_EVERY_S = 60.0
 _TOLD_FAILURES = 10
 
 Say = Callable[[str], None]
+Prepare = Callable[[Connection, str, BuildOptions], BenchPlan]
 
 
 def build(
@@ -86,15 +87,26 @@ def check_request(root: str, options: BuildOptions) -> None:
 
 
 def do_work(
-    work: Work, root: str, options: BuildOptions, lease: Lease, say: Say | None = None, progress: bool = True
+    work: Work,
+    root: str,
+    options: BuildOptions,
+    lease: Lease,
+    say: Say | None = None,
+    progress: bool = True,
+    prepare: Prepare = prepare_workers,
 ) -> BuildSummary:
-    """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`."""
+    """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`.
+
+    `prepare` makes the workers ready.
+    """
     say = say or _say
     clear_hangs(root)
     with ExitStack() as stack:
         with connected(options, say) as connection:
-            plan = prepare_workers(connection, root, options)
+            plan = prepare(connection, root, options)
             say(f"dashboard: {connection.dashboard}")
+            for line in plan.lines():
+                say(line)
             run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
             try:
                 with reporting(connection.client, options.performance_report, say):
@@ -122,15 +134,13 @@ class _Run:
         self._lease = lease
         self._say = say
         self._teller = Teller(connection.client, plan.state, say)
-        self._done: set[str] = set()
-        self._summary = BuildSummary(plan.root, len(work.names))
+        self._summary = BuildSummary(plan.root, work.num_volumes)
         self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
-        self._before = set(read_names(self._store.storage))
-        self._index = IndexBuilder(self._store)
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
         self._finished = False
         try:
+            self._index = IndexBuilder(self._store)
             self._log = RunLog(plan.root, self._facts())
         except OSError as error:
             raise unwritable(plan.root, error) from None
@@ -139,6 +149,7 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._index.close()
         with suppress(OSError):  # a full disk, which the summary tells of
             self._log.close()
 
@@ -196,10 +207,12 @@ class _Run:
         if not self._finished:
             self._finished = True
             try:
-                self._index.write(self._work.order)
+                self._index.write(self._work.order())
                 if self._summary.num_open:
                     self._count_unseen()
-                self._summary.sort(self._work.names)
+                self._summary.vanished = self._index.vanished()
+                self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
+                self._summary.sort(self._work.names())
                 self._log.end(self._summary.to_json())
             except OSError as error:  # a full disk: what is committed stays, and the next run writes the index
                 self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
@@ -211,22 +224,22 @@ class _Run:
 
     def _count_unseen(self) -> None:
         """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
-        unseen = set(self._work.names) - self._done
-        for name in read_names(self._store.storage):
-            if name in unseen:
-                receipt = None if name in self._before else self._store.receipt(name)
-                self._summary.take_unseen(receipt)
+        summary = self._summary
+        for name, before in self._index.unseen(self._work.names()):
+            if name not in summary.failed and name not in summary.left_out:
+                summary.take_unseen(None if before else self._store.receipt(name))
 
     def _facts(self) -> dict[str, object]:
         plan = self._plan
         return {
             "manifest": self._work.manifest,
             "checkpoint": None if plan.checkpoint is None else str(plan.checkpoint),
-            "num_volumes": len(self._work.names),
+            "num_volumes": self._work.num_volumes,
             "num_slices": self._work.num_slices,
             "recipe_hash": plan.recipe.hash,
             "recipe": plan.recipe.to_json(),
             "environments": plan.classes,
+            "devices": plan.devices,
             "num_workers": self._connection.num_workers(),
             "num_threads": self._connection.num_threads(),
             "limits": asdict(plan.limits),
@@ -248,7 +261,7 @@ class _Run:
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
         with tqdm(
-            total=len(self._work.names),
+            total=self._work.num_volumes,
             unit="volume",
             disable=not progress,
             dynamic_ncols=True,
@@ -267,7 +280,6 @@ class _Run:
         if outcome.disk_full:
             summary.stopped = f"{outcome.message}; make room and run the same command again"
             return
-        self._done.add(outcome.name)
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
         self._log.record(outcome, fingerprint, self._plan.recipe.hash)
         if outcome.status == "failed":
@@ -314,7 +326,7 @@ class _Run:
         start = time.monotonic()
         if start - self._indexed < self._index_every:
             return
-        self._index.write(self._work.order)
+        self._index.write(self._work.order())
         self._indexed = time.monotonic()
         self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
 

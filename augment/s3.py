@@ -13,7 +13,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -144,6 +144,10 @@ class S3Storage:
     def put(self, key: str, data: bytes) -> None:
         """Write an object in one request: it is there whole, or it is not."""
         self._call(key, lambda: self._send("put_object", key, Body=data))
+
+    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
+        """Write an object as `put`, whole: a request wants its length and checksum first."""
+        self.put(key, b"".join(blocks))
 
     def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
         """Write an object if it still has this tag, or if there is none where the tag is None.

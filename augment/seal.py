@@ -12,12 +12,12 @@ from augment.layout import group_document
 SEAL_KEY = "crc32"
 _SEAL = re.compile(rb'"crc32": "([0-9a-f]{8})"')
 _TAIL_BYTES = 4096
-_BLANK = "0" * 8
+SEAL_BLANK = "0" * 8
 
 
 def sealed_document(attributes: Mapping[str, Any]) -> bytes:
     """Give the document of a group with `crc32` among its attributes: of its bytes, with eight zeros in its place."""
-    document = group_document({**attributes, SEAL_KEY: _BLANK}, indent=None)
+    document = group_document({**attributes, SEAL_KEY: SEAL_BLANK}, indent=None)
     place = _place(document)
     return document[: place.start] + _checksum(document, place) + document[place.stop :]
 
@@ -47,5 +47,5 @@ def _place(document: bytes) -> slice:
 def _checksum(document: bytes, place: slice) -> bytes:
     view = memoryview(document)  # a slice of bytes would be a second copy of them
     checksum = zlib.crc32(view[: place.start])
-    checksum = zlib.crc32(_BLANK.encode(), checksum)
+    checksum = zlib.crc32(SEAL_BLANK.encode(), checksum)
     return f"{zlib.crc32(view[place.stop :], checksum):08x}".encode()

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +34,10 @@ class Storage(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole or not at all, and make it last."""
+        ...
+
+    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
+        """Write an object out of blocks that are made one after another, as `put`."""
         ...
 
     def holds(self, key: str, data: bytes) -> bool:
@@ -150,12 +154,16 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         """Write a temporary file, flush it, rename it into place and flush the folder."""
+        self.put_blocks(key, (data,))
+
+    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
+        """Write blocks as they are made, as `put`; no more than one of them is in memory."""
         path = self._base / key
         with _naming(path):
             partial = self._partial(path)
             try:
-                _write_flushed(partial, data)
-                self._move(partial, path, data)
+                _write_flushed(partial, blocks)
+                self._move(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
             _sync_folder(path.parent)
@@ -234,7 +242,7 @@ class LocalStorage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{path.name}.{uuid.uuid4().hex}"
 
-    def _move(self, partial: Path, path: Path, data: bytes) -> None:
+    def _move(self, partial: Path, path: Path) -> None:
         for last in (False, False, True):
             try:
                 self._make_folder(path.parent)
@@ -249,18 +257,20 @@ class LocalStorage:
                 # The corpus is a mount point of its own, so the temporary file must lie inside it.
                 inside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
                 try:
-                    _write_flushed(inside, data)
+                    with partial.open("rb", buffering=0) as written:
+                        _write_flushed(inside, iter(lambda: written.read(_BLOCK), b""))
                     inside.replace(path)
                 finally:
                     inside.unlink(missing_ok=True)
                 return
 
 
-def _write_flushed(path: Path, data: bytes) -> None:
+def _write_flushed(path: Path, blocks: Iterable[bytes]) -> None:
     with path.open("wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
-            view = view[file.write(view) :]
+        for block in blocks:
+            view = memoryview(block)
+            while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
+                view = view[file.write(view) :]
         os.fsync(file.fileno())
         _fetch_from_disk(file.fileno())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from augment.runlog import Failure
 from augment.workbench import Outcome
 
 _SHOWN = 20
+_NAMED = 5
 
 
 @dataclass
@@ -30,6 +31,10 @@ class BuildSummary:
         Volumes committed now; volumes that were committed before.
     failed, left_out
         Volumes that failed now; those that failed in an earlier run and were not tried again: name to failure.
+    vanished
+        Volumes that are counted above and had no receipt any more at the end: something else removed them.
+    unreadable
+        Volumes that this run was not to make, whose receipts it could not read for the index.
     num_slices, num_bytes
         Of what was built now; bytes of the arrays before compression.
     seconds
@@ -46,6 +51,8 @@ class BuildSummary:
     skipped: int = 0
     failed: dict[str, Failure] = field(default_factory=dict)
     left_out: dict[str, Failure] = field(default_factory=dict)
+    vanished: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     num_slices: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
@@ -62,7 +69,7 @@ class BuildSummary:
         """0 all done, 1 some volumes are missing, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.failed or self.left_out or self.stopped else 0
+        return 1 if self.failed or self.left_out or self.vanished or self.unreadable or self.stopped else 0
 
     def take(self, outcome: Outcome) -> None:
         """Count how a volume ended; failures are given in `failed` by the caller, who knows the row."""
@@ -83,10 +90,10 @@ class BuildSummary:
         arrays = receipt["arrays"].items()
         self.num_bytes += sum(math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize for _, array in arrays)
 
-    def sort(self, names: Sequence[str]) -> None:
+    def sort(self, names: Iterable[str]) -> None:
         """Bring failures, which come as they happen, into the manifest's order."""
-        place = {name: number for number, name in enumerate(names)}
-        self.failed = dict(sorted(self.failed.items(), key=lambda item: place.get(item[0], len(place))))
+        ordered = {name: self.failed[name] for name in names if name in self.failed} if self.failed else {}
+        self.failed = {**ordered, **self.failed}
 
     def to_json(self) -> dict[str, Any]:
         """Give all of it as a JSON object."""
@@ -94,13 +101,23 @@ class BuildSummary:
 
     def lines(self) -> list[str]:
         """Say it in words, failures listed by reason."""
-        lines = [
-            f"{self.corpus}: {self.built + self.skipped} of {self.num_volumes} volumes are committed{self._say_new()}"
-        ]
+        num_committed = self.built + self.skipped - len(self.vanished)
+        lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes are committed{self._say_new()}"]
         lines += listed(self.failed, "failed; the reason of each:")
         lines += listed(
             self.left_out, "failed in an earlier run and were not tried again; --retry-failed does, an edited row too:"
         )
+        if self.vanished:
+            lines.append(
+                f"{len(self.vanished)} volumes were committed and had no receipt at the end of the run "
+                f"({_say_some(self.vanished)}); expected nobody else to change the corpus; find out what removed them, "
+                "and run the same command again"
+            )
+        if self.unreadable:
+            lines.append(
+                f"{len(self.unreadable)} other volumes of the corpus have damaged receipts "
+                f"({_say_some(self.unreadable)}); make them again with 'phasegen repair {self.corpus}'"
+            )
         if self.stopped:
             lines.append(f"stopped with {self.num_open} volumes to go: {self.stopped}")
         return lines
@@ -113,6 +130,11 @@ class BuildSummary:
             f": {self.built} built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
             f"{format_seconds(self.seconds)}{rate}), {self.skipped} before"
         )
+
+
+def _say_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def listed(failures: dict[str, Failure], what: str) -> list[str]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from augment.request import all_tasks, count_wanted
+from augment.request import all_tasks, count_wanted, wanted_names
 from augment.workbench import Outcome, Task
 from manifests.manifest import Manifest, is_url
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one run is to do.
+    """What one run is to do; no list of a million names stays in memory.
 
     Attributes
     ----------
+    num_volumes
+        That are to be made.
     names
-        Of the volumes, in the order of the tasks.
+        Gives their names, in the order of the tasks, as often as it is called.
     order
-        Of the index.
+        Gives the names in the order of the index, likewise.
     tasks
         Gives the tasks, one for each name.
     retry_failed
@@ -33,8 +36,9 @@ class Work:
         Called with every outcome.
     """
 
-    names: list[str]
-    order: list[str]
+    num_volumes: int
+    names: Callable[[], Iterator[str]]
+    order: Callable[[], Iterator[str]]
     tasks: Callable[[], Iterator[Task]]
     retry_failed: bool
     manifest: str
@@ -45,9 +49,11 @@ class Work:
 def work_of(manifest: Manifest, replicas: int, retry_failed: bool) -> Work:
     """Give the work of a build: everything that the manifest asks for."""
     wanted = count_wanted(manifest, replicas)
+    names = partial(wanted_names, manifest, replicas)
     return Work(
-        names=wanted.names,
-        order=wanted.names,
+        num_volumes=wanted.num_volumes,
+        names=names,
+        order=names,
         tasks=lambda: all_tasks(manifest, replicas),
         retry_failed=retry_failed,
         manifest=lasting_path(manifest.path),

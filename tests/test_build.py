@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from augment.errors import RequestError
 from augment.index import read_index
 from augment.lease import Lease
 from augment.options import BuildOptions
-from augment.run import build
+from augment.repair import RepairOptions, repair_corpus
+from augment.run import build, do_work
 from augment.runlog import read_failures, read_run, run_names
 from augment.status import read_status
 from augment.store import CorpusStore
 from augment.summary import BuildSummary
 from augment.verify import verify_corpus
+from augment.work import work_of
 from augment.workbench import Outcome
 from cluster.errors import ClusterError
 from cluster.window import Finished
@@ -194,6 +197,48 @@ def test_what_no_volume_survives_stops_the_build_and_blames_no_volume(scheduler,
     assert (summary.exit_status, summary.num_open, summary.failed) == (1, 3, {})
     assert why in (summary.stopped or "") and "stopped with 3 volumes to go" in "\n".join(summary.lines())
     assert run_build(scheduler, manifest, root).built == 3
+
+
+def test_a_volume_that_is_gone_again_at_the_end_is_told_and_made_again(scheduler, tmp_path):
+    manifest, root = write_volumes(tmp_path, 3), str(tmp_path / "c.zarr")
+    options = BuildOptions(phase="smooth", cluster=scheduler)
+
+    def remove(outcome: Outcome) -> None:
+        if outcome.name == "v1":
+            CorpusStore.open(root).discard("v1")
+
+    work = replace(work_of(read_manifest(manifest), 1, retry_failed=False), seen=remove)
+    with Lease(root) as lease:
+        summary = do_work(work, root, options, lease, lambda _: None, progress=False)
+    assert (summary.built, summary.vanished, summary.exit_status) == (3, ["v1"], 1)
+    first, second = summary.lines()
+    assert "2 of 3 volumes are committed" in first
+    assert second.startswith("1 volumes were committed and had no receipt at the end of the run (v1);")
+    assert read_index(root).names == ["v0", "v2"]
+    assert list(read_run(root, run_names(root)[-1]))[-1]["vanished"] == ["v1"]
+    again = run_build(scheduler, manifest, tmp_path / "c.zarr")
+    assert (again.built, again.skipped, again.vanished, again.exit_status) == (1, 2, [], 0)
+    assert verify_corpus(root).faults == []
+
+
+@pytest.mark.parametrize("document", ["{", '{"attributes": {}, "node_type": "group", "zarr_format": 3}'])
+def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_told(scheduler, tmp_path, document):
+    manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
+    run_build(scheduler, manifest, root)
+    before = read_index(root)
+    (root / "volumes/v0/zarr.json").write_text(document)
+    shorter = write_manifest(tmp_path / "shorter.csv", manifest.read_text().splitlines()[2:])
+    summary = run_build(scheduler, shorter, root)
+    assert (summary.skipped, summary.unreadable, summary.exit_status) == (2, ["v0"], 1)
+    assert summary.lines()[1] == (
+        f"1 other volumes of the corpus have damaged receipts (v0); make them again with 'phasegen repair {root}'"
+    )
+    assert read_index(root).names == ["v1", "v2", "v0"]
+    assert read_index(root).row(2) == before.row(0)
+    failing = run_build(scheduler, manifest, root)  # now it is asked for: its own task tells why
+    assert (failing.skipped, list(failing.failed), failing.unreadable) == (2, ["v0"], [])
+    assert repair_corpus(str(root), RepairOptions(manifest=str(manifest))).restored == ["v0"]
+    assert verify_corpus(root).faults == []
 
 
 def test_a_second_builder_is_refused_while_the_first_one_works(scheduler, tmp_path):

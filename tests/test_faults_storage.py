@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def phasegen(scheduler: str, capsys: pytest.CaptureFixture[str]) -> Command:
         status = main([*map(str, words), *more])
         printed = capsys.readouterr()
         said = [line for line in printed.err.splitlines() if line and "volume" not in line[-60:]]
-        return Done(status, printed.out, [line for line in said if not line.startswith("dashboard: ")])
+        return Done(status, printed.out, [line for line in said if not line.startswith(("dashboard: ", "workers: "))])
 
     return run
 
@@ -115,14 +115,14 @@ def full_at(disk: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill the disk at the moment when an object is about to be written: the write itself is the real one."""
     from augment.storage import LocalStorage
 
-    put = LocalStorage.put
+    put = LocalStorage.put_blocks
 
-    def fill_and_put(self: LocalStorage, at: str, data: bytes) -> None:
+    def fill_and_put(self: LocalStorage, at: str, blocks: Iterable[bytes]) -> None:
         if at == key and not (disk / "filler").exists():
             fill(disk, 0)
-        put(self, at, data)
+        put(self, at, blocks)
 
-    monkeypatch.setattr(LocalStorage, "put", fill_and_put)
+    monkeypatch.setattr(LocalStorage, "put_blocks", fill_and_put)
 
 
 @pytest.mark.parametrize("key", ["volumes/v/reconstruction_esc/c.0.0.0", "volumes/v/zarr.json", INDEX_KEY, "zarr.json"])
