@@ -18,10 +18,10 @@ from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
-from diffusion.noise import Stream, complex_normal, random_phasor, step_key, uniform, volume_key
+from diffusion.noise import Stream, complex_normals, random_phasors, step_key, uniform, volume_key
 from diffusion.objective import pad_to_multiple
 from diffusion.scalars import from_scalars
-from diffusion.source import source_phasor
+from diffusion.source import source_phasors
 
 DEFAULT_STEPS = 3
 GPU_TILE = 16
@@ -65,10 +65,17 @@ class LearnedGenerator(ABC):
         try:
             for start in range(0, len(keys), self.tile):
                 part = slice(start, start + self.tile)
-                parts.append(self._sample_tile(magnitude[part].to(self.device), keys[part], conditions))
+                parts.append(self._sample_part(magnitude[part].to(self.device), keys[part], conditions))
         finally:
             torch.set_num_threads(threads)
         return torch.cat(parts).to(magnitude.device)
+
+    def _sample_part(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
+        """Fill a tile up with empty slices: every operation on it, not only the network, has one shape."""
+        empty = self.tile - len(keys)
+        if empty:
+            magnitude = torch.nn.functional.pad(magnitude, (0, 0, 0, 0, 0, empty))
+        return self._sample_tile(magnitude, [*keys, *([keys[-1]] * empty)], conditions)[: len(keys)]
 
     def _sample_tile(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         height, width = magnitude.shape[-2:]
@@ -79,7 +86,7 @@ class LearnedGenerator(ABC):
         sigma = estimate_sigma(on_grid)
         drawn = self._draw(Slices(on_grid, weight, sigma, known, conditions.slice_mm), keys)
         phasor = _unit(from_grid(drawn, height, width))
-        noise = torch.stack([complex_normal(key, Stream.NOISE, height, width, self.device) for key in keys])
+        noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # what few steps averaged away, and what a coarser grid does not hold
         missing = (estimate_sigma(magnitude).square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = add_noise(phasor, magnitude, missing, noise)
@@ -136,9 +143,8 @@ class FlowGenerator(LearnedGenerator):
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
         spacing = slices.conditions[0, :2]
-        kind = self.flow.source
-        source = torch.stack([source_phasor(key, height, width, spacing, slices.slice_mm, kind) for key in keys])
-        grain = torch.stack([complex_normal(key, Stream.GRAIN, height, width, self.device) for key in keys])
+        source = source_phasors(keys, height, width, spacing, slices.slice_mm, self.flow.source)
+        grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
         x_0 = weight * source + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
@@ -158,11 +164,11 @@ class DdpmGenerator(LearnedGenerator):
 
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         shape = slices.weight.shape
-        draw = random_phasor if self.config.noise == "unit" else _unit_normal
+        draw = random_phasors if self.config.noise == "unit" else _unit_normals
 
         def noise(step: int) -> Tensor:
-            drawn = [draw(step_key(key, step), Stream.SOURCE, shape[-2], shape[-1], self.device) for key in keys]
-            return self._fill(torch.stack(drawn))
+            step_keys = [step_key(key, step) for key in keys]
+            return self._fill(draw(step_keys, Stream.SOURCE, shape[-2], shape[-1], self.device))
 
         conditions = slices.conditions.expand(self.tile, -1)
         x_0 = sample_ddpm(self.network, noise, self._fill(slices.weight), self.config, self.nfe, conditions)
@@ -173,8 +179,8 @@ BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": Flow
 """By the process of the checkpoint."""
 
 
-def _unit_normal(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device) -> Tensor:
-    return complex_normal(key, stream, height, width, device) * math.sqrt(0.5)
+def _unit_normals(keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device) -> Tensor:
+    return complex_normals(keys, stream, height, width, device) * math.sqrt(0.5)
 
 
 def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:

@@ -1,19 +1,22 @@
 """Counter-based noise: the same bits for the same key on every device, in any order, in any batch.
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
-integer arithmetic: it needs only additions, rotations and exclusive-ors, which int64 holds exactly on CPU and GPU.
+integer arithmetic: it needs only additions, rotations and exclusive-ors, which int64 holds exactly on CPU and GPU. That
+is some hundred operations for a draw, so the slices of a tile are drawn at once: their number would keep a GPU waiting.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from diffusion.generators import SliceKey
+from diffusion.scalars import from_scalars
 
 _MASK = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
@@ -40,12 +43,12 @@ def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> 
     key
         Two 32-bit words.
     counter_0, counter_1
-        int64 tensors of one shape holding 32-bit words.
+        int64 tensors holding 32-bit words, of shapes that broadcast.
 
     Returns
     -------
     words
-        Two int64 tensors of that shape, each word uniform on [0, 2^32).
+        Two int64 tensors of the common shape, each word uniform on [0, 2^32).
     """
     keys = (key[0], key[1], _PARITY ^ key[0] ^ key[1])
     x_0 = (counter_0 + keys[0]) & _MASK
@@ -62,33 +65,60 @@ def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> 
 
 def uniform(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Draw `count` float32 numbers on [0, 1), with 24 random bits each."""
+    return uniforms([key], stream, count, device)[0]
+
+
+def uniforms(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw for several slices what `uniform` draws for each, `(key count)`."""
+    volumes = [_volume_key(key) for key in keys]
+    if len(set(volumes)) > 1:
+        return torch.cat([uniforms([key], stream, count, device) for key in keys])
     index = torch.arange((count + 1) // 2, dtype=torch.int64, device=device)
-    word = torch.full_like(index, (key.slice_index << 3 | stream) & _MASK)
-    x_0, x_1 = threefry2x32(_volume_key(key), index, word)
-    bits = torch.stack((x_0, x_1), dim=-1).reshape(-1)[:count]
+    words = from_scalars([(key.slice_index << 3 | stream) & _MASK for key in keys], device, torch.int64)
+    x_0, x_1 = threefry2x32(volumes[0], index, words[:, None])
+    bits = torch.stack((x_0, x_1), dim=-1).reshape(len(keys), -1)[:, :count]
     return (bits >> 8).to(torch.float32) * 2.0**-24
 
 
 def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Draw `count` standard normal float32 numbers (Box-Muller)."""
+    return normals([key], stream, count, device)[0]
+
+
+def normals(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Draw for several slices what `normal` draws for each, `(key count)`."""
     half = (count + 1) // 2
-    pairs = uniform(key, stream, 2 * half, device).reshape(2, half)
-    radius = torch.sqrt(-2.0 * torch.log1p(-pairs[0]))
-    angle = 2.0 * math.pi * pairs[1]
-    return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)))[:count]
+    pairs = uniforms(keys, stream, 2 * half, device).reshape(len(keys), 2, half)
+    radius = torch.sqrt(-2.0 * torch.log1p(-pairs[:, 0]))
+    angle = 2.0 * math.pi * pairs[:, 1]
+    return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), dim=1)[:, :count]
 
 
 def complex_normal(
     key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Draw complex numbers whose real and imaginary parts are standard normal, complex64 `(height width)`."""
-    real, imag = normal(key, stream, 2 * height * width, device).reshape(2, height, width)
-    return torch.complex(real, imag)
+    return complex_normals([key], stream, height, width, device)[0]
+
+
+def complex_normals(
+    keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw for several slices what `complex_normal` draws for each, complex64 `(key height width)`."""
+    drawn = normals(keys, stream, 2 * height * width, device).reshape(len(keys), 2, height, width)
+    return torch.complex(drawn[:, 0], drawn[:, 1])
 
 
 def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Draw independent uniform phases as phasors, complex64 `(height width)`."""
-    angle = uniform(key, stream, height * width, device).reshape(height, width) * (2.0 * math.pi)
+    return random_phasors([key], stream, height, width, device)[0]
+
+
+def random_phasors(
+    keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw for several slices what `random_phasor` draws for each, complex64 `(key height width)`."""
+    angle = uniforms(keys, stream, height * width, device).reshape(len(keys), height, width) * (2.0 * math.pi)
     return torch.polar(torch.ones_like(angle), angle)
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-def from_scalars(values: Iterable[float], device: torch.device) -> Tensor:
-    """Make a tensor, float32 `(value)`, on a device.
+def from_scalars(values: Iterable[float], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Make a tensor `(value)` on a device.
 
     Each number goes along with the call of a kernel. A copy, as in `torch.tensor(values, device=device)` or
     `Tensor.to`, comes from memory that the GPU cannot read by itself: the program would stand still until all work
     that was queued before is done.
     """
-    return torch.stack([torch.full((), value, dtype=torch.float32, device=device) for value in values])
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])

@@ -8,13 +8,15 @@ independent source (kind "independent") is there to be compared with.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from diffusion.fourier import fft2c, ifft2c
 from diffusion.generators import SliceKey
-from diffusion.noise import Stream, anchor_key, normal, random_phasor
+from diffusion.noise import Stream, anchor_key, normals, random_phasors
+from diffusion.scalars import from_scalars
 
 SOURCES = ("smooth", "independent")
 CORRELATION_MM = 90.0
@@ -27,12 +29,12 @@ TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
 
-def shape_source(normals: Tensor, spacing_mm: Tensor) -> Tensor:
+def shape_source(drawn: Tensor, spacing_mm: Tensor) -> Tensor:
     """Make source phasors from independent normals.
 
     Parameters
     ----------
-    normals
+    drawn
         float32 `(*batch height width)`, standard normal.
     spacing_mm
         Along height and width, `(*batch 2)`; NaN where not known.
@@ -42,31 +44,43 @@ def shape_source(normals: Tensor, spacing_mm: Tensor) -> Tensor:
     phasor
         complex64 of the same shape, unit modulus: the phase is a Gaussian random field.
     """
-    height, width = normals.shape[-2:]
-    y = (torch.arange(height, device=normals.device) - height // 2) / height
-    x = (torch.arange(width, device=normals.device) - width // 2) / width
+    height, width = drawn.shape[-2:]
+    y = (torch.arange(height, device=drawn.device) - height // 2) / height
+    x = (torch.arange(width, device=drawn.device) - width // 2) / width
     length = math.pi * CORRELATION_MM / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)
     exponent = (length[..., 0, None, None] * y[:, None]) ** 2 + (length[..., 1, None, None] * x) ** 2
     low_pass = torch.exp(-0.5 * exponent)
     low_pass = low_pass / low_pass.square().mean(dim=(-2, -1), keepdim=True).sqrt()
-    angle = AMPLITUDE * ifft2c(fft2c(normals.to(torch.complex64)) * low_pass).real
+    angle = AMPLITUDE * ifft2c(fft2c(drawn.to(torch.complex64)) * low_pass).real
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def source_phasor(
     key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None, kind: str = "smooth"
 ) -> Tensor:
-    """The source of a slice: a function of its key and place.
+    """The source of one slice; see `source_phasors`."""
+    return source_phasors([key], height, width, spacing_mm, slice_mm, kind)[0]
+
+
+def source_phasors(
+    keys: Sequence[SliceKey],
+    height: int,
+    width: int,
+    spacing_mm: Tensor,
+    slice_mm: float | None,
+    kind: str = "smooth",
+) -> Tensor:
+    """The sources of slices of a volume: each a function of its key and place.
 
     The smooth one passes over, every half `CORRELATION_MM` through the volume, from one field to the next, so that
     neighbouring slices start alike.
 
     Parameters
     ----------
-    key
-        Of the slice.
+    keys
+        Of the slices.
     height, width
-        Its size.
+        Their size.
     spacing_mm
         Along height and width, `(2)`; NaN where not known. The result is on its device.
     slice_mm
@@ -77,18 +91,26 @@ def source_phasor(
     Returns
     -------
     phasor
-        complex64 `(height width)`.
+        complex64 `(key height width)`.
     """
+    device = spacing_mm.device
     if kind == "independent":
-        return random_phasor(key, Stream.SOURCE, height, width, spacing_mm.device)
-    position = key.slice_index * (slice_mm or TYPICAL_SLICE_MM) / (0.5 * CORRELATION_MM)
-    anchor = math.floor(position)
-    turn = (position - anchor) * math.pi / 2.0  # cos^2 + sin^2 = 1 keeps the variance between two anchors
+        return random_phasors(keys, Stream.SOURCE, height, width, device)
+    positions = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) / (0.5 * CORRELATION_MM) for key in keys]
+    anchors = [math.floor(position) for position in positions]
+    # cos^2 + sin^2 = 1 keeps the variance between two anchors
+    turns = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
     here, there = (
-        normal(anchor_key(key, anchor + step), Stream.SOURCE, height * width, spacing_mm.device) for step in (0, 1)
+        normals(
+            [anchor_key(key, anchor + step) for key, anchor in zip(keys, anchors, strict=True)],
+            Stream.SOURCE,
+            height * width,
+            device,
+        )
+        for step in (0, 1)
     )
-    normals = (math.cos(turn) * here + math.sin(turn) * there).reshape(height, width)
-    return shape_source(normals, spacing_mm)
+    cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
+    return shape_source((cosines * here + sines * there).reshape(-1, height, width), spacing_mm)
 
 
 def training_source(

@@ -3,7 +3,20 @@ import pytest
 import torch
 
 from diffusion.generators import SliceKey
-from diffusion.noise import Stream, normal, random_phasor, threefry2x32, uniform, volume_key
+from diffusion.noise import (
+    Stream,
+    anchor_key,
+    complex_normal,
+    complex_normals,
+    normal,
+    normals,
+    random_phasor,
+    random_phasors,
+    threefry2x32,
+    uniform,
+    uniforms,
+    volume_key,
+)
 
 KEY = SliceKey(7, "sub-01_T1", 0, 3)
 
@@ -63,6 +76,39 @@ def test_random_phasor_is_on_the_unit_circle_and_shapes_do_not_share_rows():
     assert phasor.shape == (33, 21) and phasor.dtype == torch.complex64
     assert torch.allclose(phasor.abs(), torch.ones(33, 21), atol=1e-6)
     assert float(phasor.mean().abs()) < 0.15
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [SliceKey(7, "a", 0, index) for index in (3, 0, 5, 5)],
+        [anchor_key(KEY, 2), KEY, volume_key(KEY)],
+        [KEY, SliceKey(7, "another", 0, 3), SliceKey(8, "a", 1, 9)],
+    ],
+)
+@pytest.mark.parametrize("count", [1, 6, 231])
+def test_slices_that_are_drawn_at_once_get_what_each_gets_alone(keys, count):
+    assert torch.equal(
+        uniforms(keys, Stream.GRAIN, count), torch.stack([uniform(key, Stream.GRAIN, count) for key in keys])
+    )
+    pairs = (
+        (normals(keys, Stream.NOISE, count), [normal(key, Stream.NOISE, count) for key in keys]),
+        (
+            complex_normals(keys, Stream.SOURCE, count, 3),
+            [complex_normal(key, Stream.SOURCE, count, 3) for key in keys],
+        ),
+        (random_phasors(keys, Stream.SOURCE, 2, count), [random_phasor(key, Stream.SOURCE, 2, count) for key in keys]),
+    )
+    for together, alone in pairs:
+        torch.testing.assert_close(together, torch.stack(alone), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_slices_that_are_drawn_at_once_on_a_gpu_get_what_each_gets_alone():
+    keys = [SliceKey(7, "a", 0, index) for index in range(16)]
+    alone = [complex_normal(key, Stream.NOISE, 65, 43, "cuda") for key in keys]
+    assert torch.equal(complex_normals(keys, Stream.NOISE, 65, 43, "cuda"), torch.stack(alone))
 
 
 @pytest.mark.gpu

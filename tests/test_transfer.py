@@ -235,6 +235,27 @@ def test_sampling_reads_no_value_from_the_device_and_copies_none_there(name, con
     assert (waits.found, crossings.found) == ([], [])
 
 
+def test_a_tile_costs_no_more_calls_than_a_slice():
+    """A call of a GPU's kernel costs some microseconds whatever it does; noise drawn slice by slice had thousands."""
+    counts = []
+    for tile in (2, 16):
+        generator = GENERATORS["flow"]("meta")
+        generator.tile = tile
+        with Crossings() as crossings:
+            generator.sample_phase(torch.ones(tile, 20, 24, device="meta"), keys(tile), KNOWN)
+        counts.append(crossings.count)
+    assert counts[1] < counts[0] + 200
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_tile_that_is_filled_up_gives_the_bytes_of_a_full_one(name):
+    generator, magnitude = GENERATORS[name]("cpu"), torch.from_numpy(make_magnitude(4, 21))
+    generator.tile = 4
+    full = generator.sample_phase(magnitude, keys(4), KNOWN)
+    for count in (1, 3):
+        assert torch.equal(generator.sample_phase(magnitude[:count], keys(count), KNOWN), full[:count])
+
+
 def test_what_makes_a_program_wait_is_noted():
     with Waits() as waits, Crossings() as crossings:
         there = torch.ones(4).to("meta")
