@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 
+from augment.errors import RequestError
+
 
 class FsspecStorage:
     """Objects behind an fsspec URL. The file system is opened anew in a forked or unpickled process."""
@@ -27,7 +29,13 @@ class FsspecStorage:
         if self._opened is None or self._opened[0] != os.getpid():
             # A cached file system keeps the event loop of the process that it was forked from: it would hang.
             fresh = self._opened is not None
-            filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))
+            try:
+                filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))
+            except (ImportError, ValueError) as error:  # a protocol that is not known, or whose package is absent
+                raise RequestError(
+                    f"{self.root}: cannot be opened ({' '.join(str(error).split())}); expected a path, "
+                    "s3://BUCKET/NAME or a URL that fsspec opens; correct it, or install what it needs"
+                ) from None
             self._opened = (os.getpid(), filesystem, str(base).rstrip("/"))
         return self._opened[1], self._opened[2]
 

@@ -212,6 +212,14 @@ def test_scan_to_where_no_file_can_be_leaves_nothing(tmp_path, capsys, place):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_url_of_no_known_kind_is_a_wrong_request(tmp_path, capsys):
+    manifest = write_volumes(tmp_path, 1)
+    for words in (["plan", str(manifest), "nosuch://x/c.zarr"], ["status", "nosuch://x/c.zarr"]):
+        assert main(words) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("nosuch://x/c.zarr: cannot be opened (") and line.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "repair", "report"])
 def test_no_corpus_is_a_wrong_request(tmp_path, capsys, command):
     assert main([command, str(tmp_path / "none.zarr")]) == 2
