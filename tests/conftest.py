@@ -6,6 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,13 @@ def scheduler() -> Iterator[str]:
         with start_local(local_shape(2), "127.0.0.1:0") as cluster:
             yield cluster.scheduler_address
     logging.getLogger("distributed").setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope="session")
+def consumer_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of what consumers of exports may stumble over; only to be read."""
+    from export_volumes import make_consumer_corpus
+
+    root = tmp_path_factory.mktemp("consumers") / "c.zarr"
+    make_consumer_corpus(root)
+    return root

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 
 from augment.cli import main
 from diffusion.baselines import NoisySmoothPhase, SmoothPhase
@@ -22,12 +23,11 @@ from diffusion.low_order import (
     read_model,
     write_model,
 )
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.objective import Batch
 from diffusion.regression import RegressionGenerator, RegressionObjective, turn_sense
 from diffusion.select import make_generator, make_learned
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 GAUGE = torch.tensor([[2.0, 0.0, 0.0]])
 
 

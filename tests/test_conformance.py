@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from export_volumes import make_consumer_corpus
 from torch.utils.data import DataLoader
 
 from augment.exports.driver import ExportOptions, export_corpus
@@ -28,23 +27,16 @@ SINGLE = ("single", "knee", "oversampled", "masked")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus") / "c.zarr"
-    make_consumer_corpus(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def single(corpus, tmp_path_factory):
+def single(consumer_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("single")
-    export_corpus(corpus, folder, ExportOptions(volumes=SINGLE))
+    export_corpus(consumer_corpus, folder, ExportOptions(volumes=SINGLE))
     return folder
 
 
 @pytest.fixture(scope="module")
-def coils(corpus, tmp_path_factory):
+def coils(consumer_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("coils")
-    export_corpus(corpus, folder, ExportOptions(volumes=("coils",), compression="gzip"))
+    export_corpus(consumer_corpus, folder, ExportOptions(volumes=("coils",), compression="gzip"))
     return folder
 
 
@@ -59,10 +51,10 @@ def equal(left, right):
 
 
 @pytest.mark.parametrize("challenge", ["singlecoil", "multicoil"])
-def test_slice_dataset_and_ours_give_equal_tuples(corpus, single, coils, challenge):
+def test_slice_dataset_and_ours_give_equal_tuples(consumer_corpus, single, coils, challenge):
     folder, names = (single, SINGLE) if challenge == "singlecoil" else (coils, ("coils",))
     theirs = as_tuples(mri_data.SliceDataset(folder, challenge))
-    ours = as_tuples(KSpaceSlices(corpus, volumes=names, transform=lambda *parts: parts, suffix=".h5"))
+    ours = as_tuples(KSpaceSlices(consumer_corpus, volumes=names, transform=lambda *parts: parts, suffix=".h5"))
     assert set(theirs) == set(ours)
     for key, (kspace, mask, target, attributes, name, number) in ours.items():
         other = theirs[key]
@@ -92,14 +84,14 @@ def make_transform(kind, challenge, accelerated=True):
 @pytest.mark.parametrize(
     ("kind", "challenge"), [("unet", "singlecoil"), ("unet", "multicoil"), ("varnet", "multicoil")]
 )
-def test_both_transforms_give_equal_samples_on_files_and_corpus(corpus, single, coils, kind, challenge):
+def test_both_transforms_give_equal_samples_on_files_and_corpus(consumer_corpus, single, coils, kind, challenge):
     """The mask's seed is the file's name, so that the corpus is asked for names that end as the files' do."""
     folder, names = (single, ("single", "oversampled")) if challenge == "singlecoil" else (coils, ("coils",))
     transform = make_transform(kind, challenge)
     files = mri_data.SliceDataset(
         folder, challenge, transform, raw_sample_filter=lambda sample: sample.fname.stem in names
     )
-    slices = KSpaceSlices(corpus, volumes=names, transform=transform, suffix=".h5")
+    slices = KSpaceSlices(consumer_corpus, volumes=names, transform=transform, suffix=".h5")
     left = {(item.fname, item.slice_num): item for item in files}
     right = {(item.fname, item.slice_num): item for item in (slices[i] for i in range(len(slices)))}
     assert set(left) == set(right)
@@ -110,10 +102,10 @@ def test_both_transforms_give_equal_samples_on_files_and_corpus(corpus, single, 
         assert torch.isfinite(item[0]).all()
 
 
-def test_our_dataset_takes_the_transforms_unmodified(corpus):
+def test_our_dataset_takes_the_transforms_unmodified(consumer_corpus):
     for kind, names in (("unet", ("single",)), ("varnet", ("coils",))):
         challenge = "singlecoil" if kind == "unet" else "multicoil"
-        dataset = KSpaceSlices(corpus, volumes=names, transform=make_transform(kind, challenge))
+        dataset = KSpaceSlices(consumer_corpus, volumes=names, transform=make_transform(kind, challenge))
         batch = next(iter(DataLoader(dataset, batch_size=2)))
         assert list(batch.fname) == [names[0]] * 2
         assert batch.max_value.dtype == torch.float64
@@ -177,7 +169,7 @@ def test_slice_dataset_collates_all_attributes(single):
     assert attributes["spacing_mm"].shape == (3, 3)
 
 
-def test_workers_read_files_and_corpus_alike(corpus, single):
+def test_workers_read_files_and_corpus_alike(consumer_corpus, single):
     """One process that spawns, as training does; the transform must be importable there."""
     code = (
         "import sys\nfrom fastmri.data import SliceDataset\nfrom augment.loader import KSpaceSlices\n"
@@ -188,5 +180,7 @@ def test_workers_read_files_and_corpus_alike(corpus, single):
         "theirs = SliceDataset(sys.argv[2], 'singlecoil', raw_sample_filter=lambda s: s.fname.stem == 'masked')\n"
         "sys.exit(run(ours) != run(theirs))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(corpus), str(single)], check=False, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(consumer_corpus), str(single)], check=False, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()

@@ -3,18 +3,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.ddpm import DdpmConfig, DdpmObjective, choose_timesteps, cosine_alpha_bar, sample_ddpm
 from diffusion.generators import Conditions, SliceKey
 from diffusion.layers import to_complex, to_real
 from diffusion.learned import DdpmGenerator
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.objective import Batch
 from diffusion.select import make_generator, make_learned
 from diffusion.training import Trainer, TrainingConfig
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 GAUGE = torch.tensor([[2.0, 0.01, 0.02]])
 UNKNOWN = torch.full((2, 4), math.nan)
 

@@ -2,17 +2,17 @@ import math
 
 import pytest
 import torch
+from tiny_network import TINY
 
 from diffusion.checkpoint import Checkpoint
 from diffusion.distillation import DistillationConfig, DistillationObjective, measure_noise_gain
 from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.layers import to_real
 from diffusion.learned import FlowGenerator
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.objective import Batch, FlowObjective
 from diffusion.training import Trainer, TrainingConfig
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 UNKNOWN = torch.full((2, 4), math.nan)
 
 

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_network import TINY_TOML
 
 from augment.cli import main
 from augment.errors import RequestError
@@ -9,14 +10,10 @@ from augment.evaluation.cross_validation import divide, write_fold
 from augment.evaluation.run import Request
 from manifests.parse import read_manifest
 
-RECIPE = """
+RECIPE = f"""
 manifest = "unused.csv"
 output = "unused"
-[network]
-channels = [4, 8]
-blocks = 1
-groups = 2
-embedding = 8
+{TINY_TOML}
 [training]
 steps = 2
 pixels = 2048

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
-from export_volumes import ifft2c, make_consumer_corpus
+from export_volumes import ifft2c
 
 from augment.errors import VolumeError
 from augment.exports.bart import bart_dimensions
@@ -24,18 +24,11 @@ SCHEMA = Path("/usr/share/ismrmrd/schema/ismrmrd.xsd")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("corpus") / "c.zarr"
-    make_consumer_corpus(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def exported(corpus, tmp_path_factory):
+def exported(consumer_corpus, tmp_path_factory):
     """A folder for each format."""
     folder = tmp_path_factory.mktemp("exports")
     for kind in ("fastmri", "bart", "ismrmrd"):
-        assert export_corpus(corpus, folder / kind, ExportOptions(file_format=kind)).written == 5
+        assert export_corpus(consumer_corpus, folder / kind, ExportOptions(file_format=kind)).written == 5
     return folder
 
 
@@ -56,9 +49,9 @@ def query(root, *path):
     return int(found.text)
 
 
-def test_slice_datasets_header_gives_sizes_and_padding(corpus, exported):
+def test_slice_datasets_header_gives_sizes_and_padding(consumer_corpus, exported):
     """`fastmri.data.mri_data.SliceDataset._retrieve_metadata` and DIRECT's `_parse_fastmri_header`."""
-    dataset = KSpaceSlices(corpus)
+    dataset = KSpaceSlices(consumer_corpus)
     for kspace, _, _, attributes, name, _ in dataset:
         with h5py.File(exported / "fastmri" / f"{name}.h5") as file:
             root = parse(file["ismrmrd_header"][()])
@@ -125,13 +118,13 @@ def test_the_header_is_valid_for_the_schema_itself(exported, tmp_path):
         assert checked.returncode == 0, checked.stderr
 
 
-def test_sizes_that_ismrmrd_cannot_count_are_refused(corpus):
-    receipt = CorpusStore.open(corpus).receipt("single")
+def test_sizes_that_ismrmrd_cannot_count_are_refused(consumer_corpus):
+    receipt = CorpusStore.open(consumer_corpus).receipt("single")
     with pytest.raises(VolumeError, match="70000"):
         ismrmrd_header("v", receipt | {"encoding_size": [70000, 8, 1]}, 1)
 
 
-def test_directs_rules(corpus, exported):
+def test_directs_rules(consumer_corpus, exported):
     """`direct.data.datasets.FastMRIDataset`: `*.h5`, attribute `max`, columns outside of the padding set to zero."""
     files = sorted((exported / "fastmri").glob("*.h5"))
     assert len(files) == 5
@@ -192,9 +185,9 @@ def read_cfl(path):
     return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(dimensions, order="F")
 
 
-def test_cfl_files_hold_the_arrays_in_barts_dimensions(corpus, exported):
+def test_cfl_files_hold_the_arrays_in_barts_dimensions(consumer_corpus, exported):
     for name in ("single", "knee", "coils", "masked"):
-        for key, values in stored(corpus, name).items():
+        for key, values in stored(consumer_corpus, name).items():
             found = read_cfl(exported / "bart" / name / key)
             if values.ndim == 1:
                 np.testing.assert_array_equal(found.reshape(-1), values)
@@ -216,10 +209,10 @@ def bart(folder, *words):
 
 
 @pytest.mark.parametrize("name", ["single", "knee", "coils", "oversampled"])
-def test_barts_fft_gives_the_image_and_its_rss_the_target(corpus, exported, tmp_path, name):
+def test_barts_fft_gives_the_image_and_its_rss_the_target(consumer_corpus, exported, tmp_path, name):
     bart(tmp_path, "fft", "-u", "-i", 3, exported / "bart" / name / "kspace", "image")
     found = read_cfl(tmp_path / "image")[:, :, 0, :, 0, 0, 0, 0, 0, 0, 0, 0, 0, :, 0, 0]
-    values = stored(corpus, name)
+    values = stored(consumer_corpus, name)
     kspace = values["kspace"] if values["kspace"].ndim == 4 else values["kspace"][:, None]
     expected = ifft2c(kspace).transpose(2, 3, 1, 0)
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
@@ -232,8 +225,8 @@ def test_barts_fft_gives_the_image_and_its_rss_the_target(corpus, exported, tmp_
         np.testing.assert_allclose(rss, values["reconstruction_rss"], atol=1e-5 * rss.real.max())
 
 
-def test_bart_ecalib_and_pics_give_our_image(corpus, exported, tmp_path):
-    values = stored(corpus, "coils")
+def test_bart_ecalib_and_pics_give_our_image(consumer_corpus, exported, tmp_path):
+    values = stored(consumer_corpus, "coils")
     target = values["reconstruction_rss"][0]
     volume = exported / "bart/coils"
     bart(tmp_path, "slice", 13, 0, volume / "kspace", "kspace")
@@ -247,13 +240,13 @@ def test_bart_ecalib_and_pics_give_our_image(corpus, exported, tmp_path):
         assert error < tolerance, (maps, error)
 
 
-def test_ismrmrd_round_trip(corpus, exported):
+def test_ismrmrd_round_trip(consumer_corpus, exported):
     """Acquisition by acquisition through the real package: k-space, counters, geometry, images."""
     import ismrmrd
     import ismrmrd.xsd
 
     for name in ("single", "knee", "coils", "oversampled", "masked"):
-        values, receipt = stored(corpus, name), CorpusStore.open(corpus).receipt(name)
+        values, receipt = stored(consumer_corpus, name), CorpusStore.open(consumer_corpus).receipt(name)
         kspace = values["kspace"] if values["kspace"].ndim == 4 else values["kspace"][:, None]
         with ismrmrd.Dataset(exported / "ismrmrd" / f"{name}.h5", "dataset", mode="r") as dataset:
             header = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header())
@@ -289,7 +282,7 @@ def test_ismrmrd_round_trip(corpus, exported):
                 np.testing.assert_array_equal(image.view(expected.dtype).reshape(expected.shape), expected)
 
 
-def test_a_file_written_by_the_package_has_the_same_records(corpus, exported, tmp_path):
+def test_a_file_written_by_the_package_has_the_same_records(consumer_corpus, exported, tmp_path):
     """What `append_acquisition` writes of what we wrote is byte for byte the same record."""
     import ismrmrd
 
@@ -306,12 +299,12 @@ def test_a_file_written_by_the_package_has_the_same_records(corpus, exported, tm
             np.testing.assert_array_equal(one["data"], other["data"])
 
 
-def test_without_the_package_one_line_says_what_to_install(corpus, tmp_path, monkeypatch):
+def test_without_the_package_one_line_says_what_to_install(consumer_corpus, tmp_path, monkeypatch):
     import sys
 
     from augment.errors import RequestError
 
     monkeypatch.setitem(sys.modules, "ismrmrd", None)
     with pytest.raises(RequestError, match=r"pip install 'phasegen\[ismrmrd\]'"):
-        export_corpus(corpus, tmp_path / "out", ExportOptions(file_format="ismrmrd"))
+        export_corpus(consumer_corpus, tmp_path / "out", ExportOptions(file_format="ismrmrd"))
     assert not (tmp_path / "out").exists()

@@ -3,16 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.gauge import fix_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.learned import FlowGenerator
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.select import GENERATORS, make_generator
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 GAUGE = torch.tensor([[2.0, 0.01, 0.02], [math.nan, 0.03, -0.01]])
 
 

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from tiny_network import TINY
 from torch import nn
 from torch.nn import functional
 
@@ -19,7 +20,6 @@ from diffusion.layers import (
 )
 from diffusion.network import ComplexUNet, NetworkConfig
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 UNKNOWN = torch.full((1, 4), math.nan)
 
 

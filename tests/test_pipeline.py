@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from build_process import wait_until
+from tiny_network import TINY
 from volumes import phantom, volume_bytes
 
 from augment import pipeline
@@ -23,7 +24,7 @@ from augment.sampling import batches
 from augment.store import CorpusStore
 from augment.workbench import Task, Workbench, open_workbench
 from diffusion.checkpoint import save_checkpoint
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from manifests.record import ManifestRow
 
 
@@ -311,9 +312,6 @@ def test_receipt_is_what_the_store_wrote(tmp_path):
     outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr"))
     document = from_json((tmp_path / "c.zarr" / "volumes" / "a" / "zarr.json").read_bytes())
     assert outcome.receipt == document["attributes"]
-
-
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_network import TINY
 
-from diffusion.network import NetworkConfig
 from diffusion.objective import Batch, Objective
 from diffusion.prefetch import prefetch
 from diffusion.ranks import Ranks, joined, started_by_torchrun
 from diffusion.training import Trainer, TrainingConfig
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 CONFIG = TrainingConfig(steps=3, warmup=2, batches=4, seed=3)
 
 

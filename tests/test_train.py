@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY_TOML
 
 from augment.cli import main
 from augment.errors import RequestError
@@ -20,18 +21,12 @@ from diffusion.fourier import fft2c
 from diffusion.generators import Conditions, SliceKey
 from diffusion.select import make_generator
 
-CONFIG = """
+CONFIG = f"""
 manifest = "pairs.csv"
 output = "run"
 name = "tiny"
 split = "train"
-
-[network]
-channels = [4, 8]
-blocks = 1
-groups = 2
-embedding = 8
-
+{TINY_TOML}
 [training]
 steps = 3
 pixels = 1024

@@ -5,16 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 
 from augment import training_data
 from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
 from augment.volume import Volume
 from diffusion.flow import FlowConfig
-from diffusion.network import NetworkConfig
 from diffusion.objective import FlowObjective, prepare_batch
 from diffusion.training import Trainer, TrainingConfig, learning_rate
-
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 
 
 def training_slice(height: int = 24, width: int = 24) -> TrainingSlice:

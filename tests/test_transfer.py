@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,13 +22,12 @@ from augment.workbench import Task
 from diffusion.checkpoint import Checkpoint
 from diffusion.generators import Conditions, SliceKey
 from diffusion.learned import GPU_TILE, DdpmGenerator, FlowGenerator
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.regression import RegressionGenerator
 from diffusion.scalars import from_scalars
 from diffusion.select import make_generator
 from manifests.parse import read_manifest
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 KNOWN = Conditions((0.9, 1.6), 12.0, 3.0, 5.0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_network import TINY, TINY_TOML
 
 from augment.report.pictures import phase_palette
 from augment.train import train, train_command
@@ -13,25 +14,18 @@ from augment.training_pictures import draw_losses, draw_samples
 from augment.validation import Validation, choose_slices, note_score, read_scores
 from diffusion.checkpoint import load_checkpoint
 from diffusion.learned import DEFAULT_STEPS
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet
 from diffusion.objective import FlowObjective
 from diffusion.select import make_generator
 
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
-CONFIG = """
+CONFIG = f"""
 manifest = "pairs.csv"
 output = "run"
 validation_split = "val"
 validation_slices = 3
 validate_every = 2
 picture_every = 3
-
-[network]
-channels = [4, 8]
-blocks = 1
-groups = 2
-embedding = 8
-
+{TINY_TOML}
 [training]
 steps = 5
 pixels = 1024

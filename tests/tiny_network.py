@@ -1,0 +1,15 @@
+"""The smallest network that still has every part, as Python and as a configuration have it."""
+
+from __future__ import annotations
+
+from diffusion.network import NetworkConfig
+
+TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+
+TINY_TOML = """
+[network]
+channels = [4, 8]
+blocks = 1
+groups = 2
+embedding = 8
+"""
