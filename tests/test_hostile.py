@@ -296,7 +296,7 @@ def test_what_numpy_would_unpickle_is_refused(tmp_path):
 
     np.save(tmp_path / "x.npy", np.array([Trap(), Trap()], object), allow_pickle=True)
     refused(tmp_path / "x.npy", "unreadable")
-    (tmp_path / "y.npy").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "y.npy").write_bytes(pickle.dumps(Trap()))  # written, to see that it is never read
     refused(tmp_path / "y.npy", "unreadable")
     np.savez(tmp_path / "z.npz", a=np.zeros(3))
     refused(tmp_path / "z.npz", "unsupported", format="npy")

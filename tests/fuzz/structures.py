@@ -205,7 +205,7 @@ _HDF5_CHANGES = (_other_values, _other_shape, _other_link, _external, _other_att
 def npy_header(data: bytes, where: float, number: int) -> bytes:
     """Write another header before the same values."""
     size = struct.unpack("<H", data[8:10])[0]
-    header = ast.literal_eval(data[10 : 10 + size].decode())
+    header = ast.literal_eval(data[10 : 10 + size].decode())  # a dictionary of our own seed, as NumPy writes it
     changed = (
         {"shape": (2**31, 2**31, 2**31)}, {"shape": (-1, 3, 3)}, {"descr": "<f16"}, {"shape": (1,) * 7}, {"x": 1},
         {"shape": (0, 3, 3)}, {"descr": [("a", "<f4")]}, {"descr": "<U4"}, {"shape": ()}, {"fortran_order": 1},
