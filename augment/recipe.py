@@ -68,12 +68,17 @@ class Recipe:
 
     def attributes(self) -> dict[str, Any]:
         """Give the attributes of a corpus that is made by this recipe."""
-        return {
-            "recipe": self.to_json(),
-            "recipe_hash": self.hash,
-            "checkpoint_hash": self.checkpoint_sha256,
-            "seed": self.seed,
-        }
+        return corpus_attributes(self.to_json())
+
+
+def corpus_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the attributes of a corpus that is made by a recipe, from the recipe as JSON alone."""
+    return {
+        "recipe": dict(recipe),
+        "recipe_hash": canonical_hash(recipe),
+        "checkpoint_hash": recipe.get("checkpoint_sha256"),
+        "seed": recipe.get("seed"),
+    }
 
 
 def canonical_hash(document: Mapping[str, Any]) -> str:

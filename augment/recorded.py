@@ -12,7 +12,7 @@ from typing import Any
 from augment.errors import RequestError, VolumeError
 from augment.layout import group_attributes
 from augment.options import BuildOptions
-from augment.recipe import canonical_hash
+from augment.recipe import canonical_hash, corpus_attributes
 from augment.runlog import read_run, run_names
 from augment.storage import Storage
 from augment.store import CorpusStore
@@ -56,7 +56,7 @@ def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
     hashes = _recipe_hashes(CorpusStore(storage, {}))
     for recipe in recipes:
         if isinstance(recipe, dict) and (not hashes or canonical_hash(recipe) in hashes):
-            return _attributes_of(recipe), True
+            return corpus_attributes(recipe), True
     raise RequestError(
         f"{storage.root}/{ROOT_KEY}: is damaged, and the recipe is recorded nowhere else; delete it and run the same "
         "'phasegen build' again"
@@ -74,15 +74,6 @@ def _recipe_hashes(store: CorpusStore) -> set[str]:
         if receipt is not None and isinstance(receipt.get("recipe_hash"), str):
             counts[receipt["recipe_hash"]] += 1
     return {found for found, _ in counts.most_common(1)}
-
-
-def _attributes_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "recipe": dict(recipe),
-        "recipe_hash": canonical_hash(recipe),
-        "checkpoint_hash": recipe.get("checkpoint_sha256"),
-        "seed": recipe.get("seed"),
-    }
 
 
 def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str) -> dict[str, Any]:

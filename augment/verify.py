@@ -13,7 +13,7 @@ from augment.errors import RequestError
 from augment.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index
 from augment.layout import CONVENTIONS, group_attributes, group_document
 from augment.receipts import is_volume_name
-from augment.recipe import canonical_hash
+from augment.recipe import corpus_attributes
 from augment.seal import sealed_document
 from augment.store import CorpusStore
 from augment.volume_check import VolumeCheck, check_volume
@@ -182,14 +182,12 @@ def root_faults(attributes: Mapping[str, Any]) -> list[str]:
     recipe = attributes.get("recipe")
     if not isinstance(recipe, dict):
         return ["attribute recipe is missing"]
-    faults = []
-    if attributes.get("recipe_hash") != canonical_hash(recipe):
+    faults, known = [], corpus_attributes(recipe)
+    if attributes.get("recipe_hash") != known["recipe_hash"]:
         faults.append("recipe_hash is not the hash of the recipe")
     for key, expected in (
-        ("seed", recipe.get("seed")),
-        ("checkpoint_hash", recipe.get("checkpoint_sha256")),
-        ("conventions", CONVENTIONS),
-    ):
+        ("seed", known["seed"]), ("checkpoint_hash", known["checkpoint_hash"]), ("conventions", CONVENTIONS),
+    ):  # fmt: skip
         if key not in attributes or attributes[key] != expected:
             faults.append(f"attribute {key} is {attributes.get(key)!r}; expected {expected!r}")
     return faults
