@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
-from augment.readers import read_volume
+from augment.readers import read_with_phase
 from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, on_grid, slices_of
 from augment.volume import Volume
@@ -101,9 +101,7 @@ def _simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
     for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:
-            volume = read_volume(row)
-            if volume.phase is None:
-                raise VolumeError("mismatch", f"{row.volume_id}: no `phase` or `kspace` in its row")
+            volume, _ = read_with_phase(row)
             if not np.isfinite(volume.magnitude).all():
                 raise VolumeError("not_finite", f"{row.path}: is not finite somewhere; expected numbers; mend it")
         except VolumeError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from augment.replacing import replacing
 from augment.training_data import TrainingSlice
 from diffusion.network import ComplexUNet
 from diffusion.objective import Batch, Objective
@@ -54,9 +55,8 @@ def note_score(folder: Path, step: int, score: float) -> bool:
     earlier = [row for row in read_scores(folder) if row[0] < step]
     rows = [*earlier, (step, score)]
     text = "".join(json.dumps({"step": number, "loss": value}) + "\n" for number, value in rows)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return all(score < value for _, value in earlier)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from augment.errors import VolumeError
 from augment.readers.formats import format_of
@@ -14,10 +16,6 @@ from augment.readers.sources import hash_file, join_digests, local_path
 from augment.volume import Volume
 from manifests.header import Probed
 from manifests.record import ManifestRow
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["describe_row", "hash_source", "probe", "read_volume", "read_with_phase"]
 
