@@ -1,7 +1,12 @@
-"""The one error of this package."""
+"""The one error of this package, and other errors in one line."""
 
 from __future__ import annotations
 
 
 class ClusterError(ValueError):
     """There is no cluster to work on; the message says what was asked, what was found and how to mend it."""
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's text, its name where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distributed import Client, performance_report
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, first_line
 
 
 def check_report(path: Path | None) -> None:
@@ -39,5 +39,4 @@ def reporting(client: Client, path: Path | None, say: Callable[[str], None]) -> 
                 inner.close()
                 say(f"performance report: {path}")
             except Exception as error:
-                line = (str(error).splitlines() or [type(error).__name__])[0]
-                say(f"no performance report: {line}")
+                say(f"no performance report: {first_line(error)}")

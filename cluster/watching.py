@@ -12,6 +12,7 @@ from distributed import Client, SchedulerPlugin
 from distributed.scheduler import Scheduler
 from tornado.ioloop import PeriodicCallback
 
+from cluster.errors import first_line
 from cluster.metrics import METRIC
 from cluster.pace import Pace
 
@@ -118,8 +119,7 @@ class Teller:
         try:
             client.register_plugin(Watching())
         except Exception as error:  # the scheduler lacks this package, or forbids pickled plugins
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            self._give_up(f"the dashboard has no phasegen page: the scheduler cannot run it ({line})")
+            self._give_up(f"the dashboard has no phasegen page: the scheduler cannot run it ({first_line(error)})")
 
     def tell(self, facts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
         """Tell what `facts` gives: `corpus`, `total`, `done`, `failed`, `slices`, `last_failures`, `ended`."""
