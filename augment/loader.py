@@ -192,7 +192,7 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
         kept = columns.having(column, allowed)
         if unknown or not kept.any():
             present = everything.different(column)
-            shown = ", ".join(map(str, present[:10])) + (", ..." if len(present) > 10 else "")
+            shown = ", ".join(str(word) or "(none)" for word in present[:10]) + (", ..." if len(present) > 10 else "")
             asked = ", ".join(sorted(map(str, unknown or allowed)))
             raise RequestError(f"{root}: no volumes with {column} {asked}; there are: {shown}")
         columns = columns.take(np.flatnonzero(kept))
