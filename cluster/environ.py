@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dask
+import distributed  # noqa: F401  # brings its part of Dask's configuration along
+
 WORKER_ENVIRON = {
     "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -15,3 +18,8 @@ A network allocates and frees tens of megabytes in every layer. Dask's own setti
 them back to the system each time, which then clears every page anew: half of the time went there. The arithmetic's own
 threads are one, since a worker per core leaves no core for others.
 """
+
+
+def dask_environ() -> dict[str, str]:
+    """Give the variables that Dask itself would start a worker with."""
+    return {name: str(value) for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()}

@@ -8,23 +8,26 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny_network import TINY
 
+from augment.bench.allocator import bench_allocator
 from augment.bench.arrays import make_arrays, write_arrays
 from augment.bench.build import bench_build
 from augment.bench.loader import bench_loader
 from augment.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
-from augment.bench.phantom import make_magnitude
+from augment.bench.overlap import bench_overlap
+from augment.bench.phantom import make_magnitude, write_volumes
+from augment.bench.plain import build_plainly
 from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from augment.bench.sampler import bench_sampler, measure_lanes
 from augment.bench.store import bench_store
 from augment.commands.bench import register
 from augment.errors import RequestError
 from augment.loader import KSpaceSlices
+from cluster.environ import WORKER_ENVIRON
 from diffusion.baselines import BASELINES
 from diffusion.checkpoint import save_checkpoint
-from diffusion.network import ComplexUNet, NetworkConfig
-
-TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
+from diffusion.network import ComplexUNet
 
 
 def check_shape(result: BenchResult) -> dict:
@@ -103,12 +106,43 @@ def test_sampler_on_a_gpu_says_how_busy_it_is():
 
 def test_build_compares_one_process_with_a_cluster(tmp_path):
     document = check_shape(bench_build(2, 2, 16, workers=(1,), folder=tmp_path))
-    speed, stages = document["tables"]
+    speed, scaling, stages = document["tables"]
+    (only,) = scaling["rows"]
+    assert (only["processes"], only["times fewest"], only["plain"]) == (1, 1, 1)
+    assert only["Dask's workers (slices/s)"] == pytest.approx(only["plain (slices/s)"] * only["Dask / plain"], rel=0.01)
     assert [row["workers"] for row in speed["rows"]] == ["this process, no cluster", "1 worker"]
     assert speed["rows"][0]["times the first line"] == 1
     assert {"read", "sample", "kspace", "commit"} <= {row["stage"] for row in stages["rows"]}
     assert document["settings"]["volumes"] == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path):
+    manifest = write_volumes(tmp_path, 2, 1, 16)
+    (tmp_path / "v0001.npy").unlink()
+    with pytest.raises(RuntimeError, match="v0001"):
+        build_plainly(manifest, tmp_path, 2)
+
+
+def test_sampling_that_sleeps_takes_as_long_as_it_says_and_the_rest_is_beside_it(tmp_path):
+    document = check_shape(bench_overlap(2, 2, 16, seconds=0.3, workers=(1,), folder=tmp_path))
+    (row,) = document["tables"][0]["rows"]
+    assert (row["workers"], row["volumes"], row["sampling (s)"]) == (1, 2, 0.6)
+    assert row["wall (s)"] >= 0.6 and row["other stages (s)"] > 0
+    assert row["sampling / wall"] == pytest.approx(0.6 / row["wall (s)"], rel=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_allocator_is_measured_under_both_settings(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 0.01, 0.02]]), {"name": "tiny"}, path)
+    document = check_shape(bench_allocator(8, 1, 1, path))
+    theirs, ours = document["tables"][0]["rows"]
+    expected = [f"{name}={value}" for name, value in WORKER_ENVIRON.items() if name.startswith("MALLOC_")]
+    assert ours["environment"] == " ".join(expected) != theirs["environment"]
+    assert "MALLOC_TRIM_THRESHOLD_=" in theirs["environment"]
+    assert all(row["user (s)"] >= 0 and row["system (s)"] >= 0 for row in (theirs, ours))
 
 
 def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):

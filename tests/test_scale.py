@@ -14,6 +14,7 @@ def test_a_small_run_gives_every_figure_that_has_a_target(tmp_path):
     found = figures(result)
     assert set(found) == set(TARGETS)
     assert found["commit_ms"] > 0 and found["dask_ms"] > 0 and found["plan_mb"] > 50
+    assert [row[0] for row in result.tables[2].rows] == [5, 50]
     cost = dict(result.tables[0].rows)
     assert cost["commit to the store"] < cost["a volume in one process, no Dask"]
     json.dumps(result.to_json())

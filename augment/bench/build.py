@@ -10,6 +10,7 @@ from pathlib import Path
 
 from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
 from augment.bench.phantom import open_bench, write_volumes
+from augment.bench.plain import build_plainly
 from augment.options import BuildOptions
 from augment.pipeline import build_volume
 from augment.report.runs import read_runs
@@ -26,8 +27,12 @@ def bench_build(
     size: int = 192,
     workers: Sequence[int] = (1, 2),
     folder: Path | None = None,
+    rounds: int = 1,
 ) -> BenchResult:
     """Build generated volumes in a temporary folder: without a cluster first, then with each number of workers.
+
+    The ceiling of each number of workers, as many processes that know nothing of each other, is measured in turn with
+    it.
 
     Parameters
     ----------
@@ -37,6 +42,8 @@ def bench_build(
         Worker processes of the local cluster.
     folder
         Where the temporary folder is made: the disk is part of what is measured. The system's place where None.
+    rounds
+        How often workers and plain processes take turns; the median counts.
     """
     machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="phasegen-bench-", dir=folder) as temporary:
@@ -44,12 +51,26 @@ def bench_build(
         write_volumes(Path(temporary) / "warm", 1, num_slices, size)
         _here(Path(temporary) / "warm" / "manifest.csv", Path(temporary) / "warm.zarr")
         runs = {_HERE: _here(manifest, Path(temporary) / "0.zarr")}
-        for count in workers:
-            runs[f"{count} worker{'' if count == 1 else 's'}"] = _on_cluster(manifest, Path(temporary), count)
+        plain: dict[int, list[float]] = {count: [] for count in workers}
+        clustered: dict[int, list[_Timed]] = {count: [] for count in workers}
+        for number in range(rounds):
+            place = Path(temporary) / f"round-{number}"
+            place.mkdir()
+            for count in workers:
+                plain[count].append(build_plainly(manifest, place, count))
+                clustered[count].append(_on_cluster(manifest, place, count))
+        middle = {count: sorted(timed, key=lambda one: one.work_s)[rounds // 2] for count, timed in clustered.items()}
+        runs |= {f"{count} worker{'' if count == 1 else 's'}": timed for count, timed in middle.items()}
     total = num_volumes * num_slices
-    settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "phase": "smooth"}
-    tables = [_speed_table(runs, total), _stage_table(runs, total)]
-    notes = ["work: from the first task to the last commit; start-up of the workers is in the column all"]
+    sizes = {"volumes": num_volumes, "slices a volume": num_slices, "size": size}
+    settings = {**sizes, "phase": "smooth", "rounds": rounds}
+    works = {count: timed.work_s for count, timed in middle.items()}
+    plain_s = {count: sorted(seconds)[rounds // 2] for count, seconds in plain.items()}
+    tables = [_speed_table(runs, total), _scaling_table(works, plain_s, total), _stage_table(runs, total)]
+    notes = [
+        "work: from the first task to the last commit; start-up of the workers is in the column all",
+        "the last two columns of the second table: times the throughput of the fewest processes",
+    ]
     return BenchResult("build", machine, settings, tables, notes)
 
 
@@ -94,6 +115,20 @@ def _speed_table(runs: dict[str, _Timed], total: int) -> Table:
         for name, run in runs.items()
     ]
     return Table("Building", columns, rows)
+
+
+def _scaling_table(works: dict[int, float], plain: dict[int, float], total: int) -> Table:
+    columns = ("processes", "Dask's workers (slices/s)", "plain (slices/s)", "Dask / plain", "times fewest", "plain")
+    first = min(works)
+    rows: list[tuple[Value, ...]] = [
+        (
+            count,
+            *map(rounded, (total / works[count], total / plain[count], plain[count] / works[count])),
+            *map(rounded, (works[first] / works[count], plain[first] / plain[count])),
+        )
+        for count in works
+    ]
+    return Table("Throughput by processes, and its ceiling: as many plain processes at once", columns, rows)
 
 
 def _stage_table(runs: dict[str, _Timed], total: int) -> Table:

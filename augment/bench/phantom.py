@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def write_volumes(folder: Path, num_volumes: int, num_slices: int, size: int) ->
             np.save(folder / name, make_magnitude(num_slices, size, number))
             writer.writerow([f"v{number:04d}", name, num_slices, size, size])
     return manifest
+
+
+def write_long_manifest(path: Path, rows: Iterable[tuple[str, str, int, int, int]]) -> None:
+    """Write a manifest out of rows of name, path, slices, height and width; nothing is looked at."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["volume_id", "path", "num_slices", "height", "width"])
+        writer.writerows(rows)
 
 
 def open_bench(root: Path) -> Workbench:

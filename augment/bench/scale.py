@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -18,7 +17,8 @@ import psutil
 from numpy.typing import NDArray
 
 from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
-from augment.bench.phantom import open_bench, write_volumes
+from augment.bench.phantom import open_bench, write_long_manifest, write_volumes
+from augment.bench.rows import rows_table
 from augment.pipeline import build_volume
 from augment.status import read_status
 from augment.store import CorpusStore
@@ -77,20 +77,23 @@ def bench_scale(
         built = _build(manifest, place / "built.zarr", workers)
         _check_built(place / "built.zarr", num_volumes)
         planned = _plan(place, rows)
+        held = rows_table(place, tuple(max(rows // part, 1) for part in (100, 10)))
     cost = _cost_table(commit_ms, work_ms, empty, built, num_volumes)
     settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "workers": workers, "rows": rows}
-    return BenchResult("scale", machine, settings, [cost, _run_table(built, planned, num_volumes, num_slices)], _NOTES)
+    tables = [cost, _run_table(built, planned, num_volumes, num_slices), held]
+    return BenchResult("scale", machine, settings, tables, _NOTES)
 
 
 _NOTES = [
     "CPU time, so that other work on the machine hardly counts; Dask is measured with tasks that do no work",
     "growth is the memory of client and scheduler, which are one process here, from its first volume to its most",
+    "the last table: one process for each line, that takes in as many receipts and writes their index, with no cluster",
 ]
 
 
 def figures(result: BenchResult) -> dict[str, float]:
     """Give the figures that `TARGETS` bound."""
-    cost, runs = result.tables
+    cost, runs, _ = result.tables
     by_part = {row[0]: row[1] for row in cost.rows}
     build, plan = (dict(zip(runs.columns, row, strict=True)) for row in runs.rows)
     found: dict[str, Any] = {
@@ -108,15 +111,8 @@ def write_rows(folder: Path, num_volumes: int, num_slices: int, size: int) -> Pa
     write_volumes(folder, min(_FILES, num_volumes), num_slices, size)
     manifest = folder / "many.csv"
     shape = (num_slices, size, size)
-    _write_manifest(manifest, ((f"m{i:07d}", f"v{i % _FILES:04d}.npy", *shape) for i in range(num_volumes)))
+    write_long_manifest(manifest, ((f"m{i:07d}", f"v{i % _FILES:04d}.npy", *shape) for i in range(num_volumes)))
     return manifest
-
-
-def _write_manifest(path: Path, rows: Any) -> None:  # noqa: ANN401
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["volume_id", "path", "num_slices", "height", "width"])
-        writer.writerows(rows)
 
 
 class _ClockedStore(CorpusStore):
@@ -196,7 +192,7 @@ def _has_children(folder: Path) -> bool:
 def _plan(folder: Path, rows: int) -> Process:
     manifest = folder / "long.csv"
     names = (f"vol-{i:07d}" for i in range(rows))
-    _write_manifest(manifest, ((name, f"sub/{name}.nii.gz", 20 + len(name) % 7, 256, 256) for name in names))
+    write_long_manifest(manifest, ((name, f"sub/{name}.nii.gz", 20 + len(name) % 7, 256, 256) for name in names))
     return watch_command(["plan", str(manifest), str(folder / "none.zarr"), "--phase", "smooth"], lambda: True)
 
 

@@ -1,4 +1,4 @@
-"""`phasegen bench sampler`, `build`, `loader` and `store`."""
+"""`phasegen bench sampler`, `build`, `loader`, `scale` and `store`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from augment.commands.answer import Answer, Commands, add_command, add_json, count
 from augment.errors import RequestError
 
+MAX_SLEEP_S = 3600.0
+
 
 def register(commands: Commands) -> None:
     """Add the command and its kinds."""
@@ -15,7 +17,8 @@ def register(commands: Commands) -> None:
         "bench",
         help="measure this machine",
         description="Measure how fast this machine samples phase, builds a corpus, or loads slices for training.\n"
-        "Figures and ratios come from one run, with the machine named beside them; each kind takes about a minute.",
+        "Figures and ratios come from one run, with the machine named beside them. A kind takes about a minute, scale\n"
+        "far longer.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
@@ -23,6 +26,8 @@ def register(commands: Commands) -> None:
     _add_build(kinds)
     _add_loader(kinds)
     _add_scale(kinds)
+    _add_overlap(kinds)
+    _add_allocator(kinds)
     _add_store(kinds)
 
 
@@ -49,11 +54,13 @@ def _add_build(kinds: Commands) -> None:
         "build",
         run_build,
         "a whole build with smooth phase, by stage",
-        "Build generated volumes in a temporary folder: without a cluster, then with each number of workers.",
+        "Build generated volumes in a temporary folder: without a cluster, then with each number of workers, and with\n"
+        "as many processes that know nothing of each other: the ceiling of what so many workers can do here.",
         "phasegen bench build\nphasegen bench build --workers 1 4 16 --folder /scratch --json",
     )
     _add_sizes(parser, volumes=16, slices=24, size=192)
     parser.add_argument("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    parser.add_argument("--rounds", type=count, default=1, metavar="N", help="the median counts (default: 1)")
     add_json(parser)
 
 
@@ -91,10 +98,8 @@ def _add_store(kinds: Commands) -> None:
         "Commit a generated volume with its checks and without them in turn; then build with the model likewise.",
         "phasegen bench store\nphasegen bench store --folder /scratch --json",
     )
-    parser.add_argument("--slices", type=count, default=32, metavar="N", help="of the volume (default: 32)")
-    parser.add_argument("--size", type=count, default=256, metavar="N", help="height and width (default: 256)")
+    _add_volume(parser, slices=32, size=256)
     parser.add_argument("--rounds", type=count, default=7, metavar="N", help="commits of each kind (default: 7)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")
     add_json(parser)
 
 
@@ -114,8 +119,44 @@ def _add_scale(kinds: Commands) -> None:
     add_json(parser)
 
 
-def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int) -> None:
-    parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"(default: {volumes})")
+def _add_overlap(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "overlap",
+        run_overlap,
+        "do reading and writing hide behind sampling?",
+        "Build volumes whose sampling sleeps for a time that is known, with each number of workers: how much of the\n"
+        "wall time sampling takes. Exit status 1 where it is less than 95 %.",
+        "phasegen bench overlap\nphasegen bench overlap --workers 1 2 4 --seconds 0.5 --json",
+    )
+    _add_sizes(parser, volumes=40, slices=8, size=128, of="of each worker ")
+    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="sampling of a volume (default: 1)")
+    parser.add_argument("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    add_json(parser)
+
+
+def _add_allocator(kinds: Commands) -> None:
+    parser = add_command(
+        kinds,
+        "allocator",
+        run_allocator,
+        "what the C library's settings for memory cost",
+        "Sample slices in processes that start with Dask's settings of the C library's memory, and with ours, in turn.",
+        "phasegen bench allocator\nphasegen bench allocator --size 320 --json",
+    )
+    parser.add_argument("--size", type=count, default=256, metavar="N", help="height and width (default: 256)")
+    parser.add_argument("--slices", type=count, default=4, metavar="N", help="of a process (default: 4)")
+    parser.add_argument("--rounds", type=count, default=2, metavar="N", help="the fastest counts (default: 2)")
+    parser.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: the shipped ones)")
+    add_json(parser)
+
+
+def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int, of: str = "") -> None:
+    parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"{of}(default: {volumes})")
+    _add_volume(parser, slices, size)
+
+
+def _add_volume(parser: argparse.ArgumentParser, slices: int, size: int) -> None:
     parser.add_argument("--slices", type=count, default=slices, metavar="N", help=f"of a volume (default: {slices})")
     parser.add_argument("--size", type=count, default=size, metavar="N", help=f"height and width (default: {size})")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")
@@ -138,7 +179,8 @@ def run_build(arguments: argparse.Namespace) -> Answer:
     from augment.bench.build import bench_build
 
     _check_folder(arguments.folder)
-    result = bench_build(arguments.volumes, arguments.slices, arguments.size, arguments.workers, arguments.folder)
+    sizes = (arguments.volumes, arguments.slices, arguments.size)
+    result = bench_build(*sizes, arguments.workers, arguments.folder, arguments.rounds)
     return Answer(0, result.lines(), result.to_json())
 
 
@@ -177,6 +219,33 @@ def run_scale(arguments: argparse.Namespace) -> Answer:
     ]
     missed = any(found[name] > most for name, most in TARGETS.items())
     return Answer(int(missed), [*result.lines(), "", *verdicts], {**result.to_json(), "figures": found})
+
+
+def run_overlap(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench overlap`."""
+    from augment.bench.overlap import TARGET, bench_overlap, shares
+
+    _check_folder(arguments.folder)
+    if not 0 < arguments.seconds < MAX_SLEEP_S:
+        raise RequestError(f"--seconds {arguments.seconds:g}: expected more than 0 and less than {MAX_SLEEP_S:g}")
+    sizes = (arguments.volumes, arguments.slices, arguments.size)
+    result = bench_overlap(*sizes, arguments.seconds, arguments.workers, arguments.folder)
+    found = shares(result)
+    verdicts = [
+        f"{number} worker{'' if number == 1 else 's'}: {share:.3f} of the wall time is sampling, target at least "
+        f"{TARGET:g}: {'met' if share >= TARGET else 'MISSED'}"
+        for number, share in found.items()
+    ]
+    missed = any(share < TARGET for share in found.values())
+    return Answer(int(missed), [*result.lines(), "", *verdicts], {**result.to_json(), "shares": found})
+
+
+def run_allocator(arguments: argparse.Namespace) -> Answer:
+    """Run `phasegen bench allocator`."""
+    from augment.bench.allocator import bench_allocator
+
+    result = bench_allocator(arguments.size, arguments.slices, arguments.rounds, arguments.checkpoint)
+    return Answer(0, result.lines(), result.to_json())
 
 
 def _count_or_none(text: str) -> int:
