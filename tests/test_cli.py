@@ -200,6 +200,10 @@ def test_scan_of_nothing_is_a_wrong_request(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["manifest", "scan", str(tmp_path / "empty"), "-o", str(tmp_path / "m.csv")]) == 2
     assert "holds no magnitude volume" in capsys.readouterr().err
+    text = tmp_path / "empty" / "text.nii.gz"
+    text.write_text("no image")
+    assert main(["manifest", "scan", str(tmp_path / "empty"), "-o", str(tmp_path / "m.csv")]) == 2
+    assert capsys.readouterr().err.startswith(f"not understood: {text}: is not gzip")
     assert not (tmp_path / "m.csv").exists()
 
 

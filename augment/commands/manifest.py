@@ -84,7 +84,10 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
     lines = [f"{count} {kind} volumes were left out" for kind, count in sorted(result.left_out.items())]
     if result.unpaired:
         lines.append(f"{result.unpaired} magnitude volumes without phase were left out")
-    lines += [f"not understood: {path}: {why}" for path, why in result.unreadable[:20]]
+    lines += [
+        f"not understood: {why if why.startswith(f'{path}:') else f'{path}: {why}'}"  # a reader's own line names it
+        for path, why in result.unreadable[:20]
+    ]
     if len(result.unreadable) > 20:
         lines.append(f"and {len(result.unreadable) - 20} more that were not understood, all of them with --json")
     if not result.volumes:
