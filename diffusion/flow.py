@@ -8,7 +8,6 @@ fine grain out of a smooth source.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +42,7 @@ class FlowConfig:
         for name, known in (("source", SOURCES), ("loss", LOSSES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
-        number = type(self.grid_mm) in (int, float) and math.isfinite(self.grid_mm)
-        if not number or not 0 <= self.grid_mm <= _COARSEST_MM:
+        if type(self.grid_mm) not in (int, float) or not 0 <= self.grid_mm <= _COARSEST_MM:
             raise ValueError(f"grid_mm = {self.grid_mm!r}: expected 0 (none) to {_COARSEST_MM:g} mm")
 
 

@@ -185,6 +185,11 @@ def flow_of_no_object(path):
     card.write_text(card.read_text().replace("{", '{"flow": 3,', 1))
 
 
+def endless_grid(path):
+    card = path.with_suffix(".json")
+    card.write_text(card.read_text().replace("{", '{"flow": {"grid_mm": 1' + "0" * 400 + "},", 1))
+
+
 def other_kind(path):
     card = path.with_suffix(".json")
     card.write_text(card.read_text().replace('"kind": "complex"', '"kind": "real"'))
@@ -207,6 +212,7 @@ def nan_weights(path):
         (unknown_field, "unknown architecture"),
         (other_source, "source 'pink': expected one of smooth, independent"),
         (flow_of_no_object, "flow: "),
+        (endless_grid, "expected 0"),
         (other_kind, "do not fit"),
         (nan_weights, "holds NaN"),
     ],
