@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from augment.amounts import format_seconds
 from augment.runlog import read_run, run_names
 from augment.storage import open_storage, run_folder
 from augment.store import open_attributes
-from augment.summary import format_seconds
 from cluster.pace import Pace
 
 EVERY_S = 2.0

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from augment.amounts import format_bytes, format_seconds
 from augment.environment import device_kind
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe
@@ -15,7 +16,6 @@ from augment.request import check_corpus, corpus_exists, wanted_names
 from augment.room import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
 from augment.sizes import Shape, measure_sizes
 from augment.store import CorpusStore
-from augment.summary import format_bytes, format_seconds
 from augment.timing import measure_reading, measure_work
 from augment.workers import check_cluster
 from cluster.local import local_shape

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from augment.amounts import format_seconds
 from augment.runlog import Failure, read_failures, read_run, run_names
 from augment.store import CorpusStore
-from augment.summary import format_seconds
 
 _SHOWN = 20
 

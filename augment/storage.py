@@ -109,7 +109,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: a file that was flushed may else be there without one."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -166,7 +167,7 @@ class LocalStorage:
                 self._move(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def holds(self, key: str, data: bytes) -> bool:
         """Read a file back and tell whether it is these very bytes; it is never in memory as a whole."""
@@ -188,7 +189,7 @@ class LocalStorage:
             return
         path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another process may be removing the folder
-            _sync_folder(path.parent)  # a receipt must be gone for good before its shards change
+            sync_folder(path.parent)  # a receipt must be gone for good before its shards change
         for folder in path.parents:
             if folder == self._base or not _remove_empty(folder):
                 break
@@ -235,7 +236,7 @@ class LocalStorage:
         missing = missing[: next(i for i, parent in enumerate(missing) if parent.is_dir())]
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
-            _sync_folder(new.parent)
+            sync_folder(new.parent)
 
     def _partial(self, path: Path) -> Path:
         folder = Path(run_folder(self.root)) / "partial"

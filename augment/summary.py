@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from augment.amounts import format_bytes, format_seconds
 from augment.runlog import Failure
 from augment.workbench import Outcome
 
@@ -149,23 +150,3 @@ def listed(failures: dict[str, Failure], what: str) -> list[str]:
     if len(failures) > _SHOWN:
         lines.append(f"  and {len(failures) - _SHOWN} more; all of them: phasegen status CORPUS --json")
     return lines
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Write a size with a decimal unit, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} PB"
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a time span as one would say it."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = seconds / 60
-    if minutes < 100:
-        return f"{minutes:.0f} min"
-    hours = minutes / 60
-    return f"{hours:.0f} h" if hours < 100 else f"{hours / 24:.0f} days"

@@ -97,7 +97,7 @@ def repair_corpus(arguments: argparse.Namespace) -> Answer:
 def verify_corpus(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen verify`."""
     from augment import verify
-    from augment.summary import format_bytes
+    from augment.amounts import format_bytes
 
     with counting("verifying") as progress:
         result = verify.verify_corpus(arguments.corpus, arguments.workers, progress)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from augment.errors import RequestError, unwritable
+from augment.storage import sync_folder
 
 _LOCK = "lock"
 
@@ -86,7 +87,7 @@ class Place:
             if target.is_dir():  # a folder does not replace another; the older export is stale
                 _remove(target)
             partial.replace(target)
-            _flush_folder(target.parent)
+            sync_folder(target.parent)
         finally:
             _remove(partial)
 
@@ -100,15 +101,7 @@ def _flush(path: Path) -> None:
         finally:
             os.close(descriptor)
     if path.is_dir():
-        _flush_folder(path)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path)
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from augment.amounts import format_bytes, format_seconds
+
 _SHOWN = 20
 
 
@@ -80,8 +82,6 @@ class ExportSummary:
     def _say_new(self) -> str:
         if not self.written:
             return ", all of them before" if self.skipped and not self.failed else ""
-        from augment.summary import format_bytes, format_seconds  # loads torch, which nothing else here needs
-
         return (
             f": {self.written} written and read back now ({self.num_slices} slices, {format_bytes(self.num_bytes)} "
             f"before compression, {format_seconds(self.seconds)}), {self.skipped} before"

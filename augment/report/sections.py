@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from augment.amounts import format_bytes, format_seconds
 from augment.report.facts import UNKNOWN, CorpusFacts
 from augment.report.html import Markup, bar, code, element, section, table, tiles
 from augment.report.runs import Failed, Run
-from augment.summary import format_bytes, format_seconds
 
 MOST_FAILURES = 500
 _MOST_VALUES = 20
