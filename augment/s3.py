@@ -7,7 +7,6 @@ Its own retries end with a response's headers, so what is retried here is the wh
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import re
@@ -23,18 +22,10 @@ from augment.errors import RequestError
 try:
     import botocore.session
     from botocore.config import Config
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConnectTimeoutError,
-        HTTPClientError,
-        IncompleteReadError,
-        NoCredentialsError,
-        PartialCredentialsError,
-        ReadTimeoutError,
-        ResponseStreamingError,
-    )
+    from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
     from botocore.parsers import ResponseParserError
+
+    from augment.s3_errors import as_os_error, is_passing
 except ImportError:
     raise RequestError("s3:// needs botocore, which is not installed; pip install 'phasegen[s3]'") from None
 
@@ -46,9 +37,6 @@ _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 8.0
 _SLOWEST_BYTES_PER_S = 50_000
 _BLOCK = 1 << 20
-_PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_PASSING_ERRORS = (HTTPClientError, IncompleteReadError, ResponseStreamingError, ResponseParserError)
-_DENIED_STATUS = {401, 403}
 _ROOT = re.compile(r"s3://([^/]+)/(.*[^/])/*")
 
 _Result = TypeVar("_Result")
@@ -269,43 +257,8 @@ class S3Storage:
             try:
                 return request()
             except (BotoCoreError, ResponseParserError, ClientError) as error:
-                if attempt == attempts or not _is_passing(error):
-                    raise _as_os_error(error, self.root, self._url(key), attempt) from error
+                if attempt == attempts or not is_passing(error):
+                    raise as_os_error(error, self.root, self._url(key), attempt) from error
             longest = min(_FIRST_DELAY_S * 2**attempt, _LONGEST_DELAY_S)
             time.sleep(random.SystemRandom().uniform(longest / 2, longest))
         raise AssertionError("unreachable")
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-
-
-def _is_passing(error: Exception) -> bool:
-    if isinstance(error, ClientError):
-        return _status(error) in _PASSING_STATUS or error.response.get("Error", {}).get("Code") == "RequestTimeout"
-    return isinstance(error, _PASSING_ERRORS)
-
-
-def _as_os_error(error: Exception, root: str, url: str, attempts: int) -> Exception:
-    """Give the error that a file system would raise: what handles those needs to know no other."""
-    tried = f", tried {attempts} times" if attempts > 1 else ""
-    text = " ".join(str(error).split())
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return PermissionError(errno.EACCES, f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
-    if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
-        return TimeoutError(errno.ETIMEDOUT, f"the object store does not answer{tried}", url)
-    if not isinstance(error, ClientError):
-        return ConnectionError(errno.ECONNABORTED, f"{text}{tried}", url)
-    code, status = error.response.get("Error", {}).get("Code", ""), _status(error)
-    if code == "NoSuchBucket":
-        return FileNotFoundError(errno.ENOENT, "no such bucket; make it first", root)
-    if status == 404:
-        return FileNotFoundError(errno.ENOENT, "no such object", url)
-    if status == 412:
-        return FileExistsError(errno.EEXIST, "another version is there", url)
-    if status == 416:
-        return ValueError(f"{url}: the range lies beyond the end")
-    if status in _DENIED_STATUS:
-        return PermissionError(errno.EACCES, f"the object store refuses: {code}", url)
-    kind = errno.ENOSYS if status in (400, 405, 501) else errno.EIO
-    return OSError(kind, f"the object store answers {status} {code}{tried}", url)
