@@ -105,6 +105,8 @@ def do_work(
         with connected(options, say) as connection:
             plan = prepare(connection, root, options)
             say(f"dashboard: {connection.dashboard}")
+            for line in plan.lines():
+                say(line)
             run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
             try:
                 with reporting(connection.client, options.performance_report, say):
@@ -237,6 +239,7 @@ class _Run:
             "recipe_hash": plan.recipe.hash,
             "recipe": plan.recipe.to_json(),
             "environments": plan.classes,
+            "devices": plan.devices,
             "num_workers": self._connection.num_workers(),
             "num_threads": self._connection.num_threads(),
             "limits": asdict(plan.limits),

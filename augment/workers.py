@@ -5,16 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from augment.environment import (
     MIXED_HELP,
     common_classes,
     common_device,
+    count_devices,
     describe_class,
     describe_machine,
     environment_class,
+    version_differences,
 )
 from augment.errors import RequestError
 from augment.options import BuildOptions
@@ -36,7 +38,8 @@ from cluster.plugin import ask_workers, install_state, remove_state, worker_stat
 class BenchPlan:
     """What every worker process needs to make its workbench ready.
 
-    `state` names the bench in the workers, for this run alone: another build may work on the same cluster.
+    `state` names the bench in the workers, for this run alone: another build may work on the same cluster. `devices`
+    counts the workers of each device that were there at the start, `differences` says which versions differ there.
     """
 
     state: str
@@ -50,6 +53,15 @@ class BenchPlan:
     limits: Limits
     overwrite: bool
     time_limit: float | None = None
+    devices: dict[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Say who works."""
+        lines = [f"workers: {', '.join(f'{count} x {name}' for name, count in self.devices.items())}"]
+        if self.differences:
+            lines.append(f"versions differ between this program and workers: {'; '.join(self.differences)}")
+        return lines
 
 
 def prepare_worker(plan: BenchPlan) -> Workbench:
@@ -142,6 +154,8 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
         limits=magnitude_limits(connection.memory_limit(), threads, options.volume_limit),
         overwrite=options.overwrite,
         time_limit=options.time_limit,
+        devices=count_devices(machines),
+        differences=tuple(version_differences(machines)),
     )
     try:
         install_metrics(connection.client)

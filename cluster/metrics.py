@@ -16,18 +16,28 @@ METRIC = "phasegen"
 _PLUGIN = "phasegen-metrics"
 
 
-class MetricsPlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
-    """Publishes `cluster.counters.COUNTERS` of every worker process."""
+def metrics_plugin() -> WorkerPlugin:
+    """Make a plugin that publishes `cluster.counters.COUNTERS` of every worker process.
 
-    def setup(self, worker: Worker) -> None:
-        """Add them to the heartbeat, and to `/metrics` where prometheus-client is installed."""
-        worker.metrics[METRIC] = _snapshot
-        publish()
+    It stays on a cluster that was there before, so its class travels by value: a worker without this package that joins
+    later for someone else's work must not fail over it.
+    """
+
+    class Publish(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
+        def setup(self, worker: Worker) -> None:
+            try:
+                from cluster.metrics import METRIC, publish, snapshot
+            except ImportError:
+                return
+            worker.metrics[METRIC] = snapshot
+            publish()
+
+    return Publish()
 
 
 def install_metrics(client: Client) -> None:
-    """Let the workers publish what they do, those too that join later."""
-    client.register_plugin(MetricsPlugin(), name=_PLUGIN)
+    """Let the workers publish what they do, in the heartbeat and on `/metrics`; those too that join later."""
+    client.register_plugin(metrics_plugin(), name=_PLUGIN)
 
 
 def prometheus_missing() -> str | None:
@@ -39,7 +49,8 @@ def prometheus_missing() -> str | None:
     return None
 
 
-def _snapshot(worker: Worker) -> dict[str, Any]:
+def snapshot(worker: Worker) -> dict[str, Any]:
+    """Give the counters of this process, for the heartbeat."""
     return COUNTERS.snapshot()
 
 

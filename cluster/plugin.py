@@ -11,6 +11,8 @@ from distributed.worker import Worker
 
 from cluster.errors import ClusterError
 
+_UNLIKE = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
+
 
 class StatePlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
     """Calls `setup(*arguments)` once in every worker process, also in one that joins late or was started again.
@@ -77,6 +79,11 @@ def ask_workers(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
     """
     try:
         answers: dict[str, Any] = client.run(question)
-    except (ImportError, AttributeError) as error:
-        raise ClusterError(f"workers cannot run this program ({error}); install the same version of it there") from None
+    except Exception as error:
+        # where the question's module is missing, Dask brings the error as the text of a plain Exception
+        if isinstance(error, ImportError | AttributeError) or str(error).startswith(_UNLIKE):
+            raise ClusterError(
+                f"workers cannot run this program ({error}); install the same version of it there"
+            ) from None
+        raise
     return answers
