@@ -110,7 +110,10 @@ def summarise_run(root: str, name: str) -> RunStatus:
                 run.ended = True
                 run.interrupted = line["interrupted"]
                 run.stopped = line["stopped"]
-    run.counts = dict(counts)
+                for status in ("built", "skipped"):  # with volumes whose outcome came too late to be seen
+                    counts[status] = line.get(status, counts[status])
+                run.num_slices = line.get("num_slices", run.num_slices)
+    run.counts = {status: count for status, count in counts.items() if count}
     return run
 
 

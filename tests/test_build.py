@@ -17,8 +17,8 @@ from augment.lease import Lease
 from augment.options import BuildOptions
 from augment.repair import RepairOptions, repair_corpus
 from augment.run import build, do_work
-from augment.runlog import read_failures, read_run, run_names
-from augment.status import read_status
+from augment.runlog import RunLog, read_failures, read_run, run_names
+from augment.status import read_status, summarise_run
 from augment.store import CorpusStore
 from augment.summary import BuildSummary
 from augment.verify import verify_corpus
@@ -145,6 +145,18 @@ def test_what_a_run_did_is_in_its_log(scheduler, tmp_path):
     status = read_status(str(root))
     assert (status.num_committed, status.num_unfinished, status.failures) == (3, 0, {})
     assert status.last_run is not None and status.last_run.ended and status.last_run.counts == {"built": 3}
+
+
+def test_the_status_counts_volumes_whose_outcome_came_too_late_to_be_seen(tmp_path):
+    root = str(tmp_path / "c.zarr")
+    summary = BuildSummary(root, 4, built=3, num_slices=9, interrupted=True)
+    with RunLog(root, {"num_volumes": 4}) as log:
+        log.record(Outcome("v0", "built", num_slices=3), "f" * 64, "recipe")
+        seen = summarise_run(root, run_names(root)[-1])
+        log.end(summary.to_json())
+    assert (seen.counts, seen.num_slices, seen.ended) == ({"built": 1}, 3, False)
+    ended = summarise_run(root, run_names(root)[-1])
+    assert (ended.counts, ended.num_slices, ended.interrupted) == ({"built": 3}, 9, True)
 
 
 def fake_window(*finished):
