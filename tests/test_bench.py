@@ -127,9 +127,9 @@ def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path
 def test_sampling_that_sleeps_takes_as_long_as_it_says_and_the_rest_is_beside_it(tmp_path):
     document = check_shape(bench_overlap(2, 2, 16, seconds=0.3, workers=(1,), folder=tmp_path))
     (row,) = document["tables"][0]["rows"]
-    assert (row["workers"], row["volumes"], row["sampling (s)"]) == (1, 2, 0.6)
-    assert row["wall (s)"] >= 0.6 and row["other stages (s)"] > 0
-    assert row["sampling / wall"] == pytest.approx(0.6 / row["wall (s)"], rel=0.01)
+    assert (row["workers"], row["volumes"], row["asked (s)"]) == (1, 2, 0.6)
+    assert row["wall (s)"] >= row["sampling (s)"] >= 0.6 and row["other stages (s)"] > 0
+    assert row["sampling / wall"] == pytest.approx(row["sampling (s)"] / row["wall (s)"], rel=0.01)
     assert list(tmp_path.iterdir()) == []
 
 
