@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from augment.bench.phantom import write_volumes
+from augment.options import BuildOptions
+from augment.run import build
 from cluster.connect import check_spec, connect
 from cluster.environ import WORKER_ENVIRON
 from cluster.errors import ClusterError
 from cluster.plugin import ask_workers
 from cluster.ssh import ask_hosts, read_ssh, split_host, worker_specs
+from manifests.parse import read_manifest
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 
@@ -107,6 +111,19 @@ def test_workers_start_on_the_host_with_their_environment_and_end_with_the_clust
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_build_through_ssh_gives_the_bytes_of_a_local_one(host, tmp_path):
+    manifest = read_manifest(write_volumes(tmp_path, 4, 2, 16))
+    corpora = []
+    for cluster in (f"ssh:{host}", "local"):
+        root = tmp_path / cluster.partition(":")[0]
+        options = BuildOptions(phase="smooth", cluster=cluster, num_workers=1, dashboard_address="127.0.0.1:0")
+        said: list[str] = []
+        assert build(manifest, str(root), options, say=said.append, progress=False).exit_status == 0
+        assert [line for line in said if line.startswith("workers: 1 x ")]
+        corpora.append({path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()})
+    assert corpora[0] == corpora[1] and len(corpora[0]) > 4 * 3
 
 
 def test_a_host_without_this_package_is_named_with_what_to_do(host, tmp_path):
