@@ -145,8 +145,7 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
         came = [self._came.pop(name, None) for name in ended]
         is_short = any(moment is None or now - moment < _SHORT_S for moment in came)
         self._num_short = self._num_short + 1 if is_short else 0
-        power = min(self._num_short - _PATIENCE, 10)
-        self._resume = now + (min(_PAUSE_S * 2**power, _LONGEST_PAUSE_S) if power >= 0 else 0.0)
+        self._resume = now + pause_s(self._num_short)
         self._num_barren += came.count(None)
         self._ended.update(ended)
         if self._num_barren >= _PATIENCE:
@@ -175,6 +174,11 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
         state, code, output = (_fact(facts, name) for name in ("JobState", "ExitCode", "StdErr"))
         output = output.replace("%J", job_id).replace("%j", job_id)  # SLURM fills in %A only
         return f"job {job_id}, {state}, exit code {code}; its output is {output}{_last_line(output)}"
+
+
+def pause_s(num_short: int) -> float:
+    """Say how long to wait before jobs are replaced when so many in a row have come for nothing, in seconds."""
+    return 0.0 if num_short < _PATIENCE else min(_PAUSE_S * 2.0 ** min(num_short - _PATIENCE, 10), _LONGEST_PAUSE_S)
 
 
 def job_of_worker(worker: Any) -> str:  # noqa: ANN401

@@ -26,6 +26,8 @@ from cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, free_address, inter
 if TYPE_CHECKING:
     from cluster.jobs import Jobs  # needs dask-jobqueue
 
+_WAIT = "trap : TERM  # the shell waits for its worker, which leaves in order"
+
 
 @dataclass(frozen=True)
 class SlurmConfig:
@@ -137,7 +139,6 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
     """Give the job as dask-jobqueue takes it; nothing of a user's own jobqueue settings goes in."""
     python = config.python or sys.executable
     threads = GPU_THREADS if config.gpu else CPU_THREADS
-    # `trap : TERM`: the shell waits for the worker, which leaves in order
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRON.items()]
     gres = [f"--gres=gpu:{config.gpu}"] if config.gpu else []
     lifetime = [
@@ -157,7 +158,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "job_name": "phasegen",
         "python": f"{config.container} {python}".strip(),
         "job_extra_directives": [*gres, *config.directives],
-        "job_script_prologue": ["trap : TERM", *exports, *config.prologue],
+        "job_script_prologue": [_WAIT, *exports, *config.prologue],
         "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0"],
         "interface": config.interface or None,
         "log_directory": config.log_folder or None,

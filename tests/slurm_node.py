@@ -42,7 +42,8 @@ KillWait=5
 OverTimeLimit=0
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 State=UNKNOWN
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 Gres=gpu:a100:2 State=UNKNOWN
 PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -55,6 +56,10 @@ def why_not() -> str | None:
     return None if os.getuid() == 0 else "needs root"
 
 
+_GRES = "Name=gpu Type=a100 File=/dev/zero\nName=gpu Type=a100 File=/dev/full\n"
+"""Two GPUs as far as SLURM knows: a job gets one of them and CUDA_VISIBLE_DEVICES."""
+
+
 @contextmanager
 def slurm(folder: Path) -> Iterator[dict[str, str]]:
     """Start it; gives the environment variables by which SLURM's commands find it."""
@@ -64,6 +69,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     conf = folder / "slurm.conf"
     ctld, slurmd = _free_ports(2)
     conf.write_text(_CONF.format(host=host, folder=folder, ctld=ctld, slurmd=slurmd))
+    (folder / "gres.conf").write_text(_GRES)
     environment = {"SLURM_CONF": str(conf)}
     running: list[subprocess.Popen[bytes]] = []
     try:
