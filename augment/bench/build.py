@@ -69,7 +69,7 @@ def bench_build(
     tables = [_speed_table(runs, total), _scaling_table(works, plain_s, total), _stage_table(runs, total)]
     notes = [
         "work: from the first task to the last commit; start-up of the workers is in the column all",
-        "the last two columns of the second table: times the throughput of the fewest processes",
+        "gain: throughput by that of the fewest processes",
     ]
     return BenchResult("build", machine, settings, tables, notes)
 
@@ -118,7 +118,14 @@ def _speed_table(runs: dict[str, _Timed], total: int) -> Table:
 
 
 def _scaling_table(works: dict[int, float], plain: dict[int, float], total: int) -> Table:
-    columns = ("processes", "Dask's workers (slices/s)", "plain (slices/s)", "Dask / plain", "times fewest", "plain")
+    columns = (
+        "processes",
+        "Dask's workers (slices/s)",
+        "plain (slices/s)",
+        "Dask / plain",
+        "Dask, gain",
+        "plain, gain",
+    )
     first = min(works)
     rows: list[tuple[Value, ...]] = [
         (
