@@ -11,11 +11,12 @@ from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_c
 from torch.utils.data import DataLoader
 
 import augment.layout
+from augment.encoding import _create_array
 from augment.errors import RequestError, VolumeError
 from augment.index import INDEX_KEY, write_index
 from augment.layout import ArrayLayout
 from augment.loader import KSpaceSlices
-from augment.store import CorpusStore, _create_array
+from augment.store import CorpusStore
 
 
 @pytest.fixture
