@@ -160,7 +160,7 @@ def test_workers_of_two_environment_classes_are_refused(place, tmp_path):
     assert "the workers are of 2 kinds" in text and "0.0.1" in text and "--allow-mixed-devices" in text
 
 
-@pytest.mark.slow
+@pytest.mark.reliability  # what the same volume does to workers of ours is always tested
 def test_where_the_scheduler_allows_more_deaths_a_volume_that_kills_its_workers_is_given_up_too(place, tmp_path):
     for name in ("crashes", "v"):
         np.save(tmp_path / f"{name}.npy", make_magnitude(2, 16, len(name)))
