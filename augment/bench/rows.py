@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -73,7 +72,7 @@ def hold_rows(folder: Path, count: int) -> tuple[float, float, float, float, flo
         builder.add(name, outcome.receipt)
     memory.append(_memory())
     builder.write(work.order())
-    memory.append(max(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, memory[-1]))
+    memory.append(max(_peak(), memory[-1]))
     builder.close()
     grown = [(after - before) / 1e6 for before, after in pairwise(memory)]
     index = (Path(root) / INDEX_KEY).stat().st_size / 1e6
@@ -82,6 +81,12 @@ def hold_rows(folder: Path, count: int) -> tuple[float, float, float, float, flo
 
 def _memory() -> int:
     return int(psutil.Process().memory_info().rss)
+
+
+def _peak() -> int:
+    """Give the most memory of this process; what `getrusage` says may be that of the process which started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
