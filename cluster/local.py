@@ -197,12 +197,29 @@ def _interrupts_blocked() -> Iterator[None]:
     A terminal sends it to the whole process group; the workers must leave the answer to the client. A signal mask is
     inherited by threads and by the processes they start, so workers that are started again are spared too.
     """
-    resource_tracker.ensure_running()  # its first start would unblock the signal in the thread that starts workers
+    _start_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start the process that looks after what processes share.
+
+    Its first start would unblock the signal in the thread that starts workers. What it would say is what a worker that
+    was killed left behind; it cleans that up.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker:UserWarning")))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -260,3 +261,10 @@ def _environment(process):
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def test_a_killed_worker_leaves_no_line_about_what_it_shared():
+    program = Path(__file__).with_name("leaves_a_lock.py")
+    environment = {**os.environ, "PYTHONPATH": str(program.parent.parent)}
+    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

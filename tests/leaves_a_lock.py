@@ -1,0 +1,22 @@
+"""A program whose child is killed with a lock of its own, as a worker is; run by `test_cluster.py`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+from cluster.local import interrupts_held
+
+
+def die():
+    lock = multiprocessing.get_context("spawn").Lock()
+    lock.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    with interrupts_held():
+        child = multiprocessing.get_context("spawn").Process(target=die)
+        child.start()
+        child.join()
