@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from diffusion.ddpm import DdpmConfig
 from diffusion.flow import FlowConfig
 from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.shipped import shipped_weights
 
 PROCESSES = ("flow", "ddpm", "regression")
 _LARGEST_CARD = 1 << 24
 _LARGEST_COUNT = 4096
 _MOST_LEVELS, _MOST_BLOCKS = 8, 64
-_WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
 class CheckpointError(ValueError):
@@ -68,8 +68,7 @@ class Checkpoint:
 
 def default_checkpoint() -> Path | None:
     """The weights that ship with the package, or None where there are none."""
-    path = _WEIGHTS_FOLDER / "default.safetensors"
-    return path if path.exists() else None
+    return shipped_weights("default")
 
 
 def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:

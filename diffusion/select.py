@@ -9,6 +9,7 @@ from diffusion.checkpoint import Checkpoint, CheckpointError, default_checkpoint
 from diffusion.generators import PhaseGenerator
 from diffusion.learned import BY_PROCESS, LearnedGenerator
 from diffusion.regression import RegressionGenerator
+from diffusion.shipped import shipped_weights
 
 GENERATORS = ("diffusion", "regression", *BASELINES)
 
@@ -63,8 +64,7 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
 
 def shipped_regression() -> Path | None:
     """The regression that ships with the package, or None where there is none."""
-    path = Path(__file__).parent / "weights" / "regression.safetensors"
-    return path if path.exists() else None
+    return shipped_weights("regression")
 
 
 def _make_regression(path: Path | None, steps: int | None, device: str) -> PhaseGenerator:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count
 from augment.errors import RequestError
+from diffusion.shipped import find_checkpoint
 
 MAX_SLEEP_S = 3600.0
 
@@ -42,7 +43,7 @@ def _add_sampler(kinds: Commands) -> None:
     )
     parser.add_argument("--sizes", type=count, nargs="+", default=[128, 256], metavar="N", help="(default: 128 256)")
     parser.add_argument("--steps", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N", help="(default: 1 2 4 8)")
-    parser.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: the shipped ones)")
+    parser.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the shipped ones)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
     parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="for each line (default: 1.5)")
     add_json(parser)
@@ -147,7 +148,7 @@ def _add_allocator(kinds: Commands) -> None:
     parser.add_argument("--size", type=count, default=256, metavar="N", help="height and width (default: 256)")
     parser.add_argument("--slices", type=count, default=4, metavar="N", help="of a process (default: 4)")
     parser.add_argument("--rounds", type=count, default=2, metavar="N", help="the fastest counts (default: 2)")
-    parser.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: the shipped ones)")
+    parser.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the shipped ones)")
     add_json(parser)
 
 

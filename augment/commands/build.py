@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, names, size
+from diffusion.shipped import find_checkpoint
 
 if TYPE_CHECKING:
     from augment.options import BuildOptions
@@ -73,9 +74,9 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
     )
     phase.add_argument(
         "--checkpoint",
-        type=Path,
+        type=find_checkpoint,
         metavar="C",
-        help="weights of diffusion or regression (default: those that are shipped)",
+        help="weights of diffusion or regression: a file, or permissive, which ships too (default: the shipped ones)",
     )
     phase.add_argument(
         "--steps",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, counting
 from augment.commands.build import add_run, add_where, resume_command
+from diffusion.shipped import find_checkpoint
 
 
 def register(commands: Commands) -> None:
@@ -60,7 +61,10 @@ def _add_repair_options(parser: argparse.ArgumentParser) -> None:
         "--manifest", metavar="M.csv", help="with the rows of the volumes (default: the one of the latest run)"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="C", help="the weights it was made with (default: shipped, or as logged)"
+        "--checkpoint",
+        type=find_checkpoint,
+        metavar="C",
+        help="the weights it was made with (default: shipped, or as logged)",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
     parser.add_argument(

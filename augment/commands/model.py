@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from augment.commands.answer import Answer, Commands, add_command, add_json, count, counts, names
+from diffusion.shipped import find_checkpoint
 
 
 def register(commands: Commands) -> None:
@@ -88,7 +89,9 @@ def _register_phase(inner: Commands) -> None:
         metavar="A,B",
         help="of diffusion, regression, smooth, smooth-noise, sinus, zero, white (default: all with weights)",
     )
-    phase.add_argument("--checkpoint", type=Path, metavar="C", help="weights (default: those that are shipped)")
+    phase.add_argument(
+        "--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: those that are shipped)"
+    )
     phase.add_argument(
         "--steps",
         type=counts,
@@ -99,7 +102,7 @@ def _register_phase(inner: Commands) -> None:
     phase.add_argument(
         "--regression", type=Path, metavar="C", help="a regression of train (default: the one shipped, if any)"
     )
-    phase.add_argument("--against", type=Path, metavar="C", help="a second checkpoint to be no worse than")
+    phase.add_argument("--against", type=find_checkpoint, metavar="C", help="a second checkpoint to be no worse than")
     phase.add_argument(
         "--against-steps", type=counts, metavar="N,M", help="its evaluations a slice (default: as --steps)"
     )

@@ -1,0 +1,27 @@
+"""Weights by the name under which they ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusion.checkpoint import load_checkpoint
+from diffusion.shipped import find_checkpoint, shipped_weights
+
+
+def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("default") == shipped_weights("default")
+    assert find_checkpoint("default.safetensors") == Path("default.safetensors")
+    assert find_checkpoint("folder/default") == Path("folder/default")
+    assert find_checkpoint("none-such") == Path("none-such")
+    (tmp_path / "default").touch()
+    assert find_checkpoint("default") == Path("default")
+
+
+def test_weights_that_anyone_may_use_ship_and_saw_no_other_data():
+    path = shipped_weights("permissive")
+    assert path is not None
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.card["licence"] == "Apache-2.0"
+    assert set(checkpoint.card["data"]["licences"]) == {"BSD-2-Clause"}
+    assert "initial" not in checkpoint.card
