@@ -73,8 +73,8 @@ def counts(port: int) -> dict[str, int]:
         return {"workers": 0, "processing": 0}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("end", ["cancelled", pytest.param("walltime", marks=pytest.mark.reliability)])
+@pytest.mark.reliability
+@pytest.mark.parametrize("end", ["cancelled", "walltime"])
 def test_a_build_outlives_a_job_that_ends_and_counts_nothing_against_its_volumes(node, tmp_path, end):
     manifest = tmp_path / "m.csv"
     for name in ("waits", "v"):  # the reader of the first waits until it is told, so that the job ends in mid-run
@@ -125,7 +125,7 @@ def test_a_build_outlives_a_job_that_ends_and_counts_nothing_against_its_volumes
     assert files(root) == files(near)
 
 
-@pytest.mark.slow
+@pytest.mark.reliability
 def test_a_job_of_several_workers_is_replaced_as_a_whole_and_two_deaths_are_enough(here, node, tmp_path):
     def strikes(dask_scheduler):  # inside, so that it travels by value
         return dask_scheduler.allowed_failures
