@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed import Status
 from distributed.deploy.cluster import Cluster
 
 from cluster.errors import ClusterError
+from cluster.jobqueue import SLURMCluster, SLURMJob
 
 LOOK_S = 5.0
 """SLURM's queue is asked so often."""

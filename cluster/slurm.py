@@ -129,7 +129,8 @@ def check_jobqueue() -> None:
     """Raise ClusterError where dask-jobqueue is missing."""
     try:
         import cryptography
-        import dask_jobqueue  # noqa: F401
+
+        import cluster.jobqueue  # noqa: F401
     except ImportError as error:
         raise ClusterError(f"--cluster slurm: {error.name} is not installed; pip install 'phasegen[slurm]'") from None
     del cryptography
@@ -172,7 +173,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
 def job_script(config: SlurmConfig) -> str:
     """Give the script that SLURM would get, for a scheduler whose address is not known yet."""
     check_jobqueue()
-    from dask_jobqueue.slurm import SLURMJob
+    from cluster.jobqueue import SLURMJob
 
     job: Any = SLURMJob(scheduler="tls://SCHEDULER:PORT", name="phasegen", **job_options(config))
     return str(job.job_script())

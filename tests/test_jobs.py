@@ -22,7 +22,7 @@ from cluster.connect import connect
 from cluster.errors import ClusterError
 from manifests.parse import read_manifest
 
-pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+pytest.importorskip("cluster.jobqueue", reason="dask-jobqueue is not installed")
 
 
 @pytest.fixture(scope="module")

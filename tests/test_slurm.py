@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from cluster.connect import check_spec
@@ -7,7 +10,7 @@ from cluster.environ import WORKER_ENVIRON
 from cluster.errors import ClusterError
 from cluster.slurm import job_script, read_slurm
 
-pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+pytest.importorskip("cluster.jobqueue", reason="dask-jobqueue is not installed")
 
 GPU = """
 memory = "64GB"
@@ -89,3 +92,15 @@ def test_what_is_wrong_with_the_file_is_said_before_anything_starts(tmp_path, te
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ClusterError, match=r"cannot read .*none.toml"):
         check_spec(f"slurm:{tmp_path}/none.toml")
+
+
+def test_ctrl_c_stays_what_it_was_when_jobs_are_submitted():
+    lines = [
+        "import signal",
+        "before = signal.getsignal(signal.SIGINT)",
+        "from cluster.slurm import check_jobqueue",
+        "check_jobqueue()",
+        "import cluster.jobs",
+        "assert signal.getsignal(signal.SIGINT) == before",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
