@@ -135,7 +135,10 @@ class Lease:
                     "another builder may take it over, so this one stops; run the same command again to carry on"
                 ) from None
         if self.lost:
-            raise RequestError(f"{self._root}: another builder took the lease over; this one stops, the other goes on")
+            raise RequestError(
+                f"{self._root}: another builder took the lease over, or its file was removed; this one stops; where no "
+                "other builds there, run the same command again to carry on"
+            )
 
     def __enter__(self) -> Lease:
         try:

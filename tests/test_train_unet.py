@@ -72,3 +72,10 @@ def test_it_learns_and_says_so(tmp_path, capsys):
     assert "zero-filled SSIM" in output
     assert scores["network"]["NMSE"] < 0.8 * scores["zero-filled"]["NMSE"]
     assert scores["network"]["SSIM"] > scores["zero-filled"]["SSIM"]
+
+
+def test_a_corpus_that_is_not_there_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "none.zarr")])
+    assert ended.value.code == 2
+    assert f"{tmp_path}/none.zarr" in capsys.readouterr().err

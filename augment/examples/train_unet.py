@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from augment.errors import RequestError
 from augment.loader import KSpaceSlices
 from augment.masks import ColumnMask, apply_mask, seed_of
 from augment.samplers import BucketBatchSampler
@@ -191,8 +192,11 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         return row["split"] in ("", "train") and row["name"] not in names
 
     mask = ColumnMask("random", (options.acceleration,), (0.32 / options.acceleration,))  # fastMRI: 8 % at 4, 4 % at 8
-    training = KSpaceSlices(options.corpus, where=is_learned, transform=Example(mask, fixed=False))
-    validation = KSpaceSlices(options.corpus, where=is_judged, transform=Example(mask, fixed=True))
+    try:
+        training = KSpaceSlices(options.corpus, where=is_learned, transform=Example(mask, fixed=False))
+        validation = KSpaceSlices(options.corpus, where=is_judged, transform=Example(mask, fixed=True))
+    except RequestError as error:
+        parser.error(str(error))
     print(f"{len(training)} slices to train on, {len(validation)} of other volumes to judge on")  # noqa: T201
 
     begin = time.monotonic()
