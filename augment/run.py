@@ -15,16 +15,17 @@ from functools import partial
 from tqdm import tqdm
 
 from augment.environment import device_kind
-from augment.errors import RETRY_WITH_MEMORY, unwritable
+from augment.errors import unwritable
 from augment.index import IndexBuilder
 from augment.lease import Lease
+from augment.lost import lost_outcome
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
 from augment.request import check_corpus, check_place, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.storage import run_folder
 from augment.summary import BuildSummary
-from augment.time_limit import clear_hangs, find_hang
+from augment.time_limit import clear_hangs
 from augment.work import Work, work_of
 from augment.workbench import Outcome, Task
 from augment.workers import BenchPlan, check_cluster, connected, forget_workers, prepare_workers, run_task
@@ -272,7 +273,7 @@ class _Run:
 
     def _take(self, finished: Finished[Task], bar: tqdm) -> None:
         task = finished.item
-        outcome: Outcome = finished.value if finished.error is None else self._lost(finished)
+        outcome: Outcome = finished.value if finished.error is None else lost_outcome(self._plan.root, finished)
         summary = self._summary
         summary.take(outcome)
         if self._work.seen is not None:
@@ -290,30 +291,6 @@ class _Run:
         rate = summary.num_slices / elapsed if elapsed else 0.0
         bar.set_postfix_str(f"{rate:.1f} slices/s, {len(summary.failed)} failed", refresh=False)
         bar.update()
-
-    def _lost(self, finished: Finished[Task]) -> Outcome:
-        """Say how a task ended that gave no outcome of its own."""
-        task = finished.item
-        if finished.worker_lost:
-            return self._quarantined(task)
-        message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"
-        return Outcome(task.name, "failed", "failed", " ".join(message.split()))
-
-    def _quarantined(self, task: Task) -> Outcome:
-        """Say why a volume was given up that cost a worker among others, and another one with nothing beside it."""
-        hang = find_hang(self._plan.root, task.name)
-        if hang is not None:
-            message = (
-                f"{task.where}: took longer than its limit of {hang.limit_s:g} s, with nothing beside it, and hung in "
-                f"{hang.place}; expected it to end; look whether the file makes its reader hang, or run again with "
-                "--retry-failed --time-limit SECONDS"
-            )
-            return Outcome(task.name, "failed", "timeout", message)
-        message = (
-            f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
-            f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
-        )
-        return Outcome(task.name, "failed", "worker_lost", message)
 
     def _is_suspect(self, task: Task) -> bool:
         return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))
