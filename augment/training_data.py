@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,15 +22,19 @@ CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """One complex slice `(height width)` with what is known of it; NaN where not known."""
+    """One complex slice `(height width)` with what is known of it; NaN where not known.
+
+    `group` is the session that it is from: the more slices a group has, the more rarely each is drawn.
+    """
 
     image: Tensor
     spacing_mm: tuple[float, float]
     te_ms: float
     field_t: float
+    group: str = ""
 
 
-def slices_of(volume: Volume) -> list[TrainingSlice]:
+def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
     """The slices of a volume with real phase that hold signal.
 
     Raises
@@ -43,7 +48,7 @@ def slices_of(volume: Volume) -> list[TrainingSlice]:
     te_ms = volume.te_ms if volume.te_ms is not None else math.nan
     field_t = volume.field_t if volume.field_t is not None else math.nan
     spacing = volume.spacing_mm[1:]
-    return [TrainingSlice(one, spacing, te_ms, field_t) for one in image if bool((one.abs() > 0).any())]
+    return [TrainingSlice(one, spacing, te_ms, field_t, group) for one in image if bool((one.abs() > 0).any())]
 
 
 def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
@@ -59,13 +64,21 @@ def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
 class TrainingSlices:
     """Batches of augmented slices, each a function of the seed and the step alone.
 
-    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added.
+    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added. A group
+    of n slices is seen in proportion to the square root of n: between every slice alike, which gives a few large
+    sessions all the say, and every session alike, which shows a single volume over and over. Large slices make more of
+    the batches, since few of them fit into one.
     """
 
     def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
         if not slices:
             raise ValueError("no slice to train on")
         self.slices, self.pixels, self.seed, self.noisy = slices, pixels, seed, noisy
+        counts = Counter(one.group for one in slices)
+        shares = np.array([counts[one.group] ** -0.5 for one in slices])
+        self.shares = shares / shares.sum()
+        weights = shares * [one.image.numel() for one in slices]
+        self.firsts = weights / weights.sum()
         self.by_size: dict[tuple[int, int], list[int]] = {}
         for index, one in enumerate(slices):
             height, width = one.image.shape
@@ -74,9 +87,10 @@ class TrainingSlices:
     def __call__(self, step: int) -> Batch:
         """Draw the batch of a step."""
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        first = self.slices[random.integers(len(self.slices))]
+        first = self.slices[random.choice(len(self.slices), p=self.firsts)]
         height, width = first.image.shape
-        alike = self.by_size[height, width]
+        alike = np.array(self.by_size[height, width])
+        shares = self.shares[alike] / self.shares[alike].sum()
         coarse = min(first.spacing_mm) < 2.0 and random.random() < 0.3
         if coarse:
             scale = random.uniform(0.5, 0.8)
@@ -87,7 +101,7 @@ class TrainingSlices:
         turned = bool(random.random() < 0.5)
         matrix = (height, width) if coarse else None
         rows = [
-            augment_slice(self.slices[random.choice(alike)], random, matrix, crop, turned, self.noisy)
+            augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy)
             for _ in range(count)
         ]
         images, conditions = zip(*rows, strict=True)

@@ -1,6 +1,6 @@
 """Flow matching in the complex plane, from a random phase to a real one at the same magnitude.
 
-With `x_0 = w exp(i psi) + noise`, psi smooth and random, and `x_1 = w exp(i phase)`, the path is
+With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
 same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
 fine grain out of a smooth source.
@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion.grid import GRID_MM
 from diffusion.layers import to_real
 from diffusion.network import ComplexUNet
-from diffusion.source import SOURCES
+from diffusion.source import DEFAULT_SOURCE, SOURCES
 
 COMPRESSION = 0.15
 LOSSES = ("log", "power")
@@ -28,14 +28,13 @@ _COARSEST_MM = 100.0
 class FlowConfig:
     """The process; stored with the checkpoint.
 
-    `source` is the phase that the flow starts from, "smooth" or "independent" in every pixel. `loss` is what is
-    averaged over slices in training: the "log" of the squared error over the slice's power, or that ratio itself
-    ("power"). Slices finer than `grid_mm` by a quarter are trained on and sampled at that resolution; 0 takes each at
-    its own.
+    `source` is the phase that the flow starts from: one of `diffusion.source.SOURCES`. `loss` is what is averaged over
+    slices in training: the squared error over the slice's power ("power"), or its logarithm ("log"). Slices finer than
+    `grid_mm` by a quarter are trained on and sampled at that resolution; 0 takes each at its own.
     """
 
-    source: str = "smooth"
-    loss: str = "log"
+    source: str = DEFAULT_SOURCE
+    loss: str = "power"
     grid_mm: float = GRID_MM
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from diffusion.gauge import fix_gauge
 from diffusion.layers import to_real
 from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.source import training_source
+from diffusion.source import DEFAULT_SOURCE, training_source
 
 
 class Batch(NamedTuple):
@@ -35,7 +35,7 @@ class Tensors(NamedTuple):
 
 
 def prepare_batch(
-    batch: Batch, dropout: float, generator: torch.Generator, multiple: int, source: str = "smooth"
+    batch: Batch, dropout: float, generator: torch.Generator, multiple: int, source: str = DEFAULT_SOURCE
 ) -> Tensors:
     """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
     magnitude = batch.image.abs()

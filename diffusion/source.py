@@ -1,8 +1,11 @@
-"""Where the flow starts: a random phase that is smooth on the scale of anatomy.
+"""Where the flow starts: a random phase that is smooth on the scale of anatomy, with a little of smaller scales.
 
 Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
-picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. The
-independent source (kind "independent") is there to be compared with.
+picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. A flow
+cannot make chance that its source lacks but by stretching what is smallest there, the noise, into blotches: so the
+source "scales" has some of every scale from a centimetre up. "narrow" has the same with deviations so small that hardly
+a phase is far from its mean: what few evaluations need. "smooth" has the largest scale only, and "independent" is the
+published process's: they are there to be compared with.
 """
 
 from __future__ import annotations
@@ -18,18 +21,25 @@ from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors
 from diffusion.scalars import from_scalars
 
-SOURCES = ("smooth", "independent")
+SOURCES = ("scales", "narrow", "smooth", "independent")
+DEFAULT_SOURCE = "scales"
 CORRELATION_MM = 90.0
-"""Distance at which the correlation of the phase has fallen to 1/e."""
+"""Distance at which the correlation of the smooth phase has fallen to 1/e."""
 AMPLITUDE = 2.0
-"""Standard deviation of the phase in radians: enough for it to be anything."""
+"""Its standard deviation in radians: enough for it to be anything."""
+FIELDS = {
+    "smooth": ((CORRELATION_MM, AMPLITUDE),),
+    "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
+    "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
+}
+"""By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SPACING_MM = 1.5
 """Taken where the spacing is not known."""
 TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
 
-def shape_source(drawn: Tensor, spacing_mm: Tensor) -> Tensor:
+def shape_source(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
     """Make source phasors from independent normals.
 
     Parameters
@@ -38,6 +48,8 @@ def shape_source(drawn: Tensor, spacing_mm: Tensor) -> Tensor:
         float32 `(*batch height width)`, standard normal.
     spacing_mm
         Along height and width, `(*batch 2)`; NaN where not known.
+    kind
+        One of `FIELDS`.
 
     Returns
     -------
@@ -47,16 +59,18 @@ def shape_source(drawn: Tensor, spacing_mm: Tensor) -> Tensor:
     height, width = drawn.shape[-2:]
     y = (torch.arange(height, device=drawn.device) - height // 2) / height
     x = (torch.arange(width, device=drawn.device) - width // 2) / width
-    length = math.pi * CORRELATION_MM / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)
-    exponent = (length[..., 0, None, None] * y[:, None]) ** 2 + (length[..., 1, None, None] * x) ** 2
-    low_pass = torch.exp(-0.5 * exponent)
-    low_pass = low_pass / low_pass.square().mean(dim=(-2, -1), keepdim=True).sqrt()
-    angle = AMPLITUDE * ifft2c(fft2c(drawn.to(torch.complex64)) * low_pass).real
+    cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)
+    square = (cycles[..., 0, None, None] * y[:, None]) ** 2 + (cycles[..., 1, None, None] * x) ** 2
+    power = torch.zeros_like(square)
+    for length, deviation in FIELDS[kind]:
+        density = torch.exp(-(length**2) * square)
+        power = power + deviation**2 * density / density.mean(dim=(-2, -1), keepdim=True)
+    angle = ifft2c(fft2c(drawn.to(torch.complex64)) * power.sqrt()).real
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def source_phasor(
-    key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None, kind: str = "smooth"
+    key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None, kind: str = DEFAULT_SOURCE
 ) -> Tensor:
     """The source of one slice; see `source_phasors`."""
     return source_phasors([key], height, width, spacing_mm, slice_mm, kind)[0]
@@ -68,7 +82,7 @@ def source_phasors(
     width: int,
     spacing_mm: Tensor,
     slice_mm: float | None,
-    kind: str = "smooth",
+    kind: str = DEFAULT_SOURCE,
 ) -> Tensor:
     """The sources of slices of a volume: each a function of its key and place.
 
@@ -110,14 +124,14 @@ def source_phasors(
         for step in (0, 1)
     )
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
-    return shape_source((cosines * here + sines * there).reshape(-1, height, width), spacing_mm)
+    return shape_source((cosines * here + sines * there).reshape(-1, height, width), spacing_mm, kind)
 
 
 def training_source(
-    shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator, kind: str = "smooth"
+    shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator, kind: str = DEFAULT_SOURCE
 ) -> Tensor:
     """Sources for training, complex64 of the given shape `(*batch height width)`; spacing `(*batch 2)`."""
     if kind == "independent":
         angle = 2.0 * math.pi * torch.rand(shape, generator=generator)
         return torch.polar(torch.ones_like(angle), angle)
-    return shape_source(torch.randn(shape, generator=generator), spacing_mm)
+    return shape_source(torch.randn(shape, generator=generator), spacing_mm, kind)

@@ -4,13 +4,13 @@ import torch
 
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, random_phasor
-from diffusion.source import AMPLITUDE, CORRELATION_MM, source_phasor, training_source
+from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, source_phasor, training_source
 
 SPACING = torch.tensor([2.0, 4.0])
 
 
 def field(seed: int = 0, size: int = 256) -> torch.Tensor:
-    return training_source((16, size, size), SPACING.expand(16, 2), torch.Generator().manual_seed(seed))
+    return training_source((16, size, size), SPACING.expand(16, 2), torch.Generator().manual_seed(seed), "smooth")
 
 
 def likeness(phasor: torch.Tensor, mm: float, axis: int) -> float:
@@ -74,3 +74,14 @@ def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_shar
     assert torch.equal(drawn, random_phasor(key, Stream.SOURCE, 64, 64))
     other = source_phasor(following, 64, 64, SPACING, 5.0, "independent")
     assert float((drawn * other.conj()).mean().abs()) < 0.05
+
+
+def test_the_source_of_all_scales_has_the_likeness_of_a_sum_of_fields_and_no_singularities():
+    source = training_source((16, 256, 256), SPACING.expand(16, 2), torch.Generator().manual_seed(0), "scales")
+    for axis in (0, 1):
+        for mm in (8.0, 24.0, 48.0):
+            spread = sum(a**2 * (1 - math.exp(-((mm / length) ** 2))) for length, a in FIELDS["scales"])
+            assert abs(likeness(source, mm, axis) - math.exp(-spread)) < 0.08
+    corners = [source[:, :-1, :-1], source[:, :-1, 1:], source[:, 1:, 1:], source[:, 1:, :-1]]
+    turn = sum((b * a.conj()).angle() for a, b in zip(corners, corners[1:] + corners[:1], strict=True))
+    assert float(turn.abs().max()) < 1.0

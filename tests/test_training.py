@@ -133,5 +133,25 @@ def test_a_volume_without_phase_is_no_training_data():
 
 def test_the_loss_is_the_logarithm_of_the_errors_or_they_themselves():
     error = torch.tensor([0.5, 0.25, 0.0])
-    assert float(FlowObjective().loss(error)) == pytest.approx(math.log(0.501 * 0.251 * 0.001) / 3)
-    assert float(FlowObjective(FlowConfig(loss="power")).loss(error)) == pytest.approx(0.25)
+    logs = FlowObjective(FlowConfig(loss="log")).loss(error)
+    assert float(logs) == pytest.approx(math.log(0.501 * 0.251 * 0.001) / 3)
+    assert float(FlowObjective().loss(error)) == pytest.approx(0.25)
+
+
+def test_large_groups_are_seen_more_rarely_a_slice_and_large_slices_as_often_as_small_ones():
+    """Slices of both sizes that are seen in a number of batches, by session; the echo time tells which one."""
+    kinds = {1.0: ("many", 64, 16), 2.0: ("few", 64, 4), 3.0: ("small", 32, 4)}
+    slices = [
+        TrainingSlice(torch.ones(size, size, dtype=torch.complex64), (3.0, 3.0), te, math.nan, group)
+        for te, (group, size, count) in kinds.items()
+        for _ in range(count)
+    ]
+    seen = dict.fromkeys(kinds, 0)
+    for step in range(600):
+        batch = TrainingSlices(slices, 8192, 7, 0.0)(step)
+        if batch.image.shape[-1] in (64, 32) and batch.image.shape[-1] == kinds[float(batch.conditions[0, 2])][1]:
+            for te in batch.conditions[:, 2].tolist():
+                seen[te] += 1
+    # sqrt(16) to sqrt(4) for groups of one size; of a quarter of the pixels, four times as many fit into a batch
+    assert seen[1.0] / seen[2.0] == pytest.approx(2.0, rel=0.2)
+    assert seen[3.0] / seen[2.0] == pytest.approx(1.0, rel=0.35)
