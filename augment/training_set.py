@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
 from augment.readers import read_with_phase
+from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, on_grid, slices_of
 from augment.volume import Volume
@@ -62,10 +64,12 @@ def read_training_set(
         The manifest is wrong, or no row of it can be trained on.
     """
     slices: list[TrainingSlice] = []
+    anatomies: list[Volume] = []
     ramps, found = [], Counter[str]()
     rows = [row for row in read_manifest(manifest) if not split or row.split == split]
     for row, volume in _read([row for row in rows if not licences or row.licence in licences]):
-        slices += slices_of(volume)
+        slices += slices_of(volume, row.subject_id or row.volume_id)
+        anatomies += [volume] if simulation.phases else []
         ramps.append(measure_gauge([volume]))
         found[row.licence or "not stated"] += len(volume.magnitude)
     if not slices:
@@ -74,28 +78,43 @@ def read_training_set(
         raise RequestError(f"{manifest}: no row{wanted} with phase could be read")
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
-    if simulation.volumes:
-        simulated = [one for volume in _simulate(simulation) for one in volume]
+    if simulation.volumes or simulation.phases:
+        simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
     return TrainingSet([on_grid(one, grid_mm) for one in slices], torch.cat(ramps), facts)
 
 
 def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:
-    """The linear phase of each volume, median over its slices: `(volume 3)`, TE in ms (or NaN) and rad/mm."""
+    """What the phase of each volume does on the whole, `(volume 5)`; see `diffusion.gauge_pool`.
+
+    The linear phase is the median over the slices; the turn is the angle between neighbouring slices, all of them and
+    their pixels weighted by power.
+    """
     rows = []
     for volume in volumes:
         if volume.phase is None:
             continue
         image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
         ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
+        turn = (image[1:] * image[:-1].conj()).sum().angle()
         te_ms = math.nan if volume.te_ms is None else volume.te_ms
-        rows.append([te_ms, *ramp.median(dim=0).values.tolist()])
+        spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
+        rows.append([te_ms, spacing, *ramp.median(dim=0).values.tolist(), float(turn)])
     return torch.tensor(rows)
 
 
-def _simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
-    yield from tqdm(simulate(config), desc="simulating", unit="volume", total=config.volumes, disable=None)
+def _simulate(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies))
+    yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
+
+
+def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+    """Put simulated phases on magnitudes of the rows, each a function of seed and number alone."""
+    for number in range(config.phases):
+        random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
+        volume = anatomies[random.integers(len(anatomies))]
+        yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:

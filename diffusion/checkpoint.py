@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion.ddpm import DdpmConfig
 from diffusion.flow import FlowConfig
+from diffusion.gauge_pool import COLUMNS
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.shipped import shipped_weights
 
@@ -31,9 +32,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A trained network and what a sampler must know of it.
 
-    `gauge` holds measured linear phases of the training volumes, `(count 3)`: TE in ms (NaN where not known), ramp
-    along height and width in rad/mm. `sha256` covers the weights file and what else changes a sample. `card` is the
-    whole model card.
+    `gauge` holds what was measured of the training volumes, see `diffusion.gauge_pool`. `sha256` covers the weights
+    file and what else changes a sample. `card` is the whole model card.
     """
 
     network: ComplexUNet
@@ -107,15 +107,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     _check_size(config, path)
     network = ComplexUNet(config)
     gauge = tensors.pop("gauge", None)
-    if gauge is None or gauge.ndim != 2 or gauge.shape[1] != 3 or not len(gauge):
-        raise CheckpointError(f"{path}: no tensor 'gauge' of shape (count, 3); expected one written by phasegen train")
+    if gauge is None or gauge.ndim != 2 or gauge.shape[1] != len(COLUMNS) or not len(gauge):
+        raise CheckpointError(
+            f"{path}: no tensor 'gauge' of shape (count, {len(COLUMNS)}); expected one written by phasegen train"
+        )
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
         raise CheckpointError(f"{path}: weights do not fit the architecture in {card_path.name}:{first[0]}") from error
     bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if bad or not bool(torch.isfinite(gauge[:, 1:]).all()):
+    if bad or not bool(torch.isfinite(gauge[:, 2:]).all()):
         raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
     network.requires_grad_(False).eval()
     return Checkpoint(network, card["process"], gauge, _digest(path, card), card)

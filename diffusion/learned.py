@@ -14,18 +14,18 @@ from diffusion.checkpoint import Checkpoint
 from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
 from diffusion.flow import compress_magnitude, noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
+from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
-from diffusion.grid import GRID_MM, from_grid, grid_size, to_grid
+from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
-from diffusion.noise import Stream, complex_normals, random_phasors, step_key, uniform, volume_key
+from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.objective import pad_to_multiple
 from diffusion.scalars import from_scalars
 from diffusion.source import source_phasors
 
-DEFAULT_STEPS = 3
+DEFAULT_STEPS = 16
 GPU_TILE = 16
-_FEWEST_RAMPS = 8
 
 
 class Slices(NamedTuple):
@@ -90,7 +90,7 @@ class LearnedGenerator(ABC):
         # what few steps averaged away, and what a coarser grid does not hold
         missing = (estimate_sigma(magnitude).square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = add_noise(phasor, magnitude, missing, noise)
-        return _unit(noisy * self._gauge(keys[0], conditions, height, width))
+        return _unit(noisy * self._gauges(keys, conditions, height, width))
 
     @abstractmethod
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
@@ -113,21 +113,13 @@ class LearnedGenerator(ABC):
         rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
         return from_scalars(steps + rest, self.device)[None]
 
-    def _gauge(self, key: SliceKey, conditions: Conditions, height: int, width: int) -> Tensor:
-        """Draw the volume's global and linear phase, phasors `(height width)`.
-
-        The ramp is that of a training volume, of similar TE where it is known, with random signs.
-        """
-        pool = self.gauge
-        if conditions.te_ms is not None and conditions.te_ms > 0:
-            near = (torch.log(pool[:, 0] / conditions.te_ms).abs() < math.log(2.0)).nonzero()[:, 0]
-            pool = pool[near] if len(near) >= _FEWEST_RAMPS else pool
-        first, *signs, phase = uniform(volume_key(key), Stream.GAUGE, 4).tolist()
-        ramp = pool[int(first * len(pool)), 1:] * torch.tensor([1.0 if sign < 0.5 else -1.0 for sign in signs])
-        ramp = ramp * torch.tensor(conditions.spacing_mm or (GRID_MM, GRID_MM))
-        angle = 2.0 * math.pi * phase
-        ramp = from_scalars(ramp.tolist(), self.device)
-        return ramp_phasor(ramp, height, width) * complex(math.cos(angle), math.sin(angle))
+    def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
+        """Draw the global and linear phase of the slices of a volume: phasors `(slice height width)`."""
+        gauge = draw_gauge(self.gauge, keys[0], conditions)
+        angles = [gauge.phase + gauge.turn * key.slice_index for key in keys]
+        turns = from_scalars([f(angle) for angle in angles for f in (math.cos, math.sin)], self.device)
+        ramp = ramp_phasor(from_scalars(gauge.ramp, self.device), height, width)
+        return torch.view_as_complex(turns.reshape(-1, 2))[:, None, None] * ramp
 
 
 class FlowGenerator(LearnedGenerator):
@@ -185,7 +177,10 @@ def _unit_normals(keys: Sequence[SliceKey], stream: Stream, height: int, width: 
 
 def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
     if checkpoint.teacher_steps and steps not in (None, checkpoint.steps):
-        raise ValueError(f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out")
+        raise ValueError(
+            f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out, or take weights "
+            "that were not distilled, which take any number"
+        )
     return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps
 
 

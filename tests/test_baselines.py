@@ -28,7 +28,7 @@ from diffusion.objective import Batch
 from diffusion.regression import RegressionGenerator, RegressionObjective, turn_sense
 from diffusion.select import make_generator, make_learned
 
-GAUGE = torch.tensor([[2.0, 0.0, 0.0]])
+GAUGE = torch.tensor([[2.0, 2.0, 0.0, 0.0, 0.0]])
 
 
 def keys(count: int, seed: int = 0, volume_id: str = "v") -> list[SliceKey]:

@@ -15,7 +15,7 @@ from diffusion.objective import Batch
 from diffusion.select import make_generator, make_learned
 from diffusion.training import Trainer, TrainingConfig
 
-GAUGE = torch.tensor([[2.0, 0.01, 0.02]])
+GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.1]])
 UNKNOWN = torch.full((2, 4), math.nan)
 
 

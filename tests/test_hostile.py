@@ -195,7 +195,7 @@ def test_a_network_far_larger_than_its_weights_is_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     import torch
 
-    save_checkpoint(ComplexUNet(NetworkConfig((4, 8), 1, 2, 4, 8)), torch.zeros(1, 3), {}, path)
+    save_checkpoint(ComplexUNet(NetworkConfig((4, 8), 1, 2, 4, 8)), torch.zeros(1, 5), {}, path)
     card = json.loads(path.with_suffix(".json").read_text())
     for change in (
         {"channels": [4096] * 8},

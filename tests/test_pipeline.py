@@ -321,7 +321,7 @@ def checkpoint(tmp_path):
 
 def save_tiny(path, seed: int):
     torch.manual_seed(seed)
-    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 0.01, 0.02]]), {"name": "tiny"}, path)
+    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 2.0, 0.01, 0.02, 0.1]]), {"name": "tiny"}, path)
     return path
 
 

@@ -34,7 +34,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is 
 
 def tiny_checkpoint(process: str = "flow", **card) -> Checkpoint:
     torch.manual_seed(0)
-    gauge = torch.tensor([[math.nan, 0.01, 0.02], [12.0, 0.03, 0.01]])
+    gauge = torch.tensor([[math.nan, 1.2, 0.01, 0.02, 0.1], [12.0, 1.2, 0.03, 0.01, -0.2]])
     network = ComplexUNet(TINY).requires_grad_(False)
     return Checkpoint(network, process, gauge, "0", card)
 

@@ -194,7 +194,7 @@ def _checkpoint() -> list[Seed]:
     network = ComplexUNet(NetworkConfig(channels=(4, 8), blocks=1, groups=4, embedding=8))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "w.safetensors"
-        save_checkpoint(network, torch.zeros(2, 3), {"name": "tiny"}, path)
+        save_checkpoint(network, torch.zeros(2, 5), {"name": "tiny"}, path)
         files = {name.name: name.read_bytes() for name in (path, path.with_suffix(".json"))}
     card = json.loads(files["w.json"])
     files["w.json"] = json.dumps(card, sort_keys=True).encode()
