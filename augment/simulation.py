@@ -29,14 +29,33 @@ _DEPTH = 36
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """How many simulated volumes are added to the training rows, and their seed; 0 adds none."""
+    """What is simulated in addition to the training rows, and the seed.
+
+    `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
+    one that is drawn. 0 adds none.
+    """
 
     volumes: int = 0
+    phases: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.volumes < 0:
-            raise ValueError(f"volumes = {self.volumes}: expected 0 or more")
+        for name in ("volumes", "phases"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+
+
+class Echo(NamedTuple):
+    """Echo time that acts on the phase (ms; 0 for a spin echo), what is known of it (NaN: nothing), field (T)."""
+
+    te_ms: float
+    te_known: float
+    field_t: float
+
+    @property
+    def cycles_per_ppm(self) -> float:
+        """Cycles of phase for a relative field of one part in a million."""
+        return GYROMAGNETIC * self.field_t * self.te_ms * 1e-3
 
 
 class Tissue(NamedTuple):
@@ -84,18 +103,43 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     spacing = (through, in_plane, in_plane)
     anatomy = draw_anatomy((_DEPTH, height, width), spacing, random)
     axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
-    field_ppm = shim(dipole_field(anatomy.susceptibility, spacing, axis), anatomy.signal, random.uniform(0.7, 1.0))
-    field_t = float(random.choice((1.5, 3.0)))
-    te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(30.0))))
-    refocused = random.random() < 0.25  # a spin echo has no phase of the field
-    image = acquire(anatomy, field_ppm, 0.0 if refocused else te_ms, field_t, spacing)
-    image = image * _receive(image.shape, spacing, random)
+    field_ppm = dipole_field(anatomy.susceptibility, spacing, axis) + magnet_field(
+        anatomy.signal.shape, spacing, random
+    )
+    field_ppm = shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
+    echo = draw_echo(random)
+    image = acquire(anatomy, field_ppm, echo)
+    image = image * receive(image.shape, spacing, random)
     peak = float(image.abs().flatten().quantile(0.99))
     level = peak * 10.0 ** random.uniform(-2.7, -1.4)
-    image = image + level * torch.view_as_complex(_normals((*image.shape, 2), random))
-    te_known = math.nan if refocused else te_ms
+    image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
     inner = range(_EVERY, len(image) - _EVERY, _EVERY)
-    return [TrainingSlice(image[index].clone(), spacing[1:], te_known, field_t) for index in inner]
+    chosen = [image[index].clone() for index in inner]
+    return [TrainingSlice(one, spacing[1:], echo.te_known, echo.field_t, "simulated") for one in chosen]
+
+
+def draw_echo(random: np.random.Generator) -> Echo:
+    """Draw an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, whose phase no field made."""
+    field_t = float(random.choice((1.5, 3.0)))
+    te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
+    refocused = random.random() < 0.25
+    return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
+
+
+def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
+    """The field of the magnet itself in ppm, `(slice height width)`: even in the middle, steep towards the bore.
+
+    A magnet is homogeneous within a sphere; beyond it the deviation grows with a high power of the distance. The sphere
+    has 190 to 280 mm radius, at which the deviation is up to 4 ppm; its centre lies near that of the volume.
+    """
+    centre = random.uniform(-40.0, 40.0, 3)
+    grid = _positions((shape[0], shape[1], shape[2]), spacing_mm)
+    stretch = random.uniform(0.7, 1.3, 3)
+    square = torch.zeros(shape)
+    for axis in range(3):
+        square = square + ((grid[axis] - centre[axis]) * stretch[axis]).square()
+    distance = square.sqrt() / random.uniform(190.0, 280.0)
+    return float(random.uniform(-4.0, 4.0)) * distance.clamp(max=1.5) ** float(random.uniform(4.0, 8.0))
 
 
 def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float], axis: int) -> Tensor:
@@ -140,21 +184,27 @@ def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
     return field - share * explained
 
 
-def acquire(
-    anatomy: Anatomy, field_ppm: Tensor, te_ms: float, field_t: float, spacing_mm: tuple[float, float, float]
-) -> Tensor:
+def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
     """The complex image of a gradient echo, `(slice height width)`; TE 0 is a spin echo.
 
     Phase is 2 pi times the frequency offset times TE. The gradient of the field along the slice axis dephases a
     voxel: its signal falls with the sinc of the cycles across it.
     """
-    cycles_per_ppm = GYROMAGNETIC * field_t * te_ms * 1e-3
-    water_and_fat = (1.0 - anatomy.fat) + anatomy.fat * complex(
-        math.cos(2 * math.pi * cycles_per_ppm * FAT_SHIFT_PPM), math.sin(2 * math.pi * cycles_per_ppm * FAT_SHIFT_PPM)
-    )
-    across = cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
-    signal = anatomy.signal * torch.exp(-anatomy.rate * te_ms * 1e-3) * torch.sinc(across).abs()
-    return signal * water_and_fat * torch.polar(torch.ones_like(signal), 2 * math.pi * cycles_per_ppm * field_ppm)
+    across = echo.cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
+    signal = anatomy.signal * torch.exp(-anatomy.rate * echo.te_ms * 1e-3) * torch.sinc(across).abs()
+    return signal * _precess(field_ppm, anatomy.fat, echo)
+
+
+def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
+    """The phase of `acquire` without its magnitude: unit phasors of the shape of the field."""
+    image = _precess(field_ppm, fat, echo)
+    return torch.polar(torch.ones_like(field_ppm), image.angle())
+
+
+def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
+    turn = 2.0 * math.pi * echo.cycles_per_ppm
+    water_and_fat = (1.0 - fat) + fat * complex(math.cos(turn * FAT_SHIFT_PPM), math.sin(turn * FAT_SHIFT_PPM))
+    return water_and_fat * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
 
 
 def draw_anatomy(
@@ -192,18 +242,24 @@ def smooth_field(
     for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
         frequency = torch.fft.fftfreq(size, step).reshape([-1 if i == axis else 1 for i in range(len(shape))])
         exponent = exponent + (math.pi * correlation_mm * frequency).square()
-    field: Tensor = torch.fft.ifftn(torch.fft.fftn(_normals(shape, random)) * torch.exp(-0.5 * exponent)).real
+    field: Tensor = torch.fft.ifftn(torch.fft.fftn(white_noise(shape, random)) * torch.exp(-0.5 * exponent)).real
     return (field - field.mean()) / field.std().clamp(min=1e-12)
 
 
-def _receive(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
-    """Sensitivity of receive and transmit: smooth in magnitude and phase."""
-    modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random))
+def receive(
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, float, float],
+    random: np.random.Generator,
+    magnitude: bool = True,
+) -> Tensor:
+    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone."""
+    modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
     phase = random.uniform(0.3, 1.5) * smooth_field(shape, spacing_mm, random.uniform(80.0, 160.0), random)
     return torch.polar(modulus, phase)
 
 
-def _normals(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+    """Independent standard normals."""
     values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(values)
 

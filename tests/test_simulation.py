@@ -6,16 +6,22 @@ import torch
 
 from augment.simulation import (
     Anatomy,
+    Echo,
     SimulationConfig,
     acquire,
     dipole_field,
     draw_anatomy,
+    magnet_field,
     shim,
     simulate,
     smooth_field,
 )
 
 MM = (2.0, 2.0, 2.0)
+
+
+def echo(te_ms: float) -> Echo:
+    return Echo(te_ms, te_ms, 3.0)
 
 
 def sphere(size: int, radius_mm: float) -> torch.Tensor:
@@ -49,22 +55,22 @@ def test_shim_removes_what_polynomials_explain():
 
 def test_phase_of_a_known_field_and_of_fat():
     ones, zeros = torch.ones(4, 4, 4), torch.zeros(4, 4, 4)
-    water = acquire(Anatomy(ones, zeros, zeros, zeros), 0.1 * ones, 5.0, 3.0, MM)
+    water = acquire(Anatomy(ones, zeros, zeros, zeros), 0.1 * ones, echo(5.0))
     assert torch.allclose(water.angle(), torch.tensor(2 * math.pi * 42.577 * 3.0 * 0.005 * 0.1), atol=1e-4)
     in_phase_ms = 1e3 / (42.577 * 3.0 * 3.4)
-    fat = acquire(Anatomy(ones, zeros, zeros, ones), zeros, in_phase_ms, 3.0, MM)
+    fat = acquire(Anatomy(ones, zeros, zeros, ones), zeros, echo(in_phase_ms))
     assert torch.allclose(fat, torch.ones_like(fat), atol=1e-4)
-    opposed = acquire(Anatomy(ones, zeros, zeros, ones), zeros, in_phase_ms / 2, 3.0, MM)
+    opposed = acquire(Anatomy(ones, zeros, zeros, ones), zeros, echo(in_phase_ms / 2))
     assert torch.allclose(opposed, -torch.ones_like(opposed), atol=1e-4)
 
 
 def test_decay_and_dephasing_weaken_the_signal():
     ones, zeros = torch.ones(8, 4, 4), torch.zeros(8, 4, 4)
-    decayed = acquire(Anatomy(ones, zeros, 50.0 * ones, zeros), zeros, 20.0, 3.0, MM)
+    decayed = acquire(Anatomy(ones, zeros, 50.0 * ones, zeros), zeros, echo(20.0))
     assert torch.allclose(decayed.abs(), torch.tensor(math.exp(-1.0)), atol=1e-5)
     one_cycle_a_slice = 1.0 / (42.577 * 3.0 * 0.02)
     ramp = one_cycle_a_slice * torch.arange(8.0)[:, None, None].expand(8, 4, 4)
-    assert float(acquire(Anatomy(ones, zeros, zeros, zeros), ramp, 20.0, 3.0, MM).abs().max()) < 1e-3
+    assert float(acquire(Anatomy(ones, zeros, zeros, zeros), ramp, echo(20.0)).abs().max()) < 1e-3
 
 
 def test_smooth_field_has_its_correlation_length():
@@ -89,3 +95,10 @@ def test_volumes_are_a_function_of_seed_and_number():
     assert all(part.image.dtype == torch.complex64 and bool(torch.isfinite(part.image.abs()).all()) for part in one)
     with pytest.raises(ValueError, match="expected 0 or more"):
         SimulationConfig(-1)
+
+
+def test_the_magnet_is_even_in_the_middle_and_not_towards_the_bore():
+    for seed in range(4):
+        field = magnet_field((16, 100, 100), (5.0, 5.0, 5.0), np.random.default_rng(seed))
+        assert float(field[6:10, 46:54, 46:54].abs().max()) < 0.05
+        assert float(field.abs().max()) > 10 * float(field[6:10, 46:54, 46:54].abs().max())

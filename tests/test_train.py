@@ -11,6 +11,7 @@ from tiny_network import TINY_TOML
 
 from augment.cli import main
 from augment.errors import RequestError
+from augment.simulation import SimulationConfig
 from augment.train import train, train_command
 from augment.train_config import TrainConfig, read_config
 from augment.training_data import TrainingSlices
@@ -60,7 +61,7 @@ def test_training_makes_a_checkpoint_that_says_what_it_is(config, capfd):
     assert checkpoint.card["training"]["seed"] == 5
     assert checkpoint.card["data"]["slices"] == 3  # the row without phase, the missing one and val are not in it
     assert checkpoint.card["data"]["licences"] == {"CC0-1.0": 3}
-    assert checkpoint.gauge.shape == (1, 3) and float(checkpoint.gauge[0, 0]) == pytest.approx(4.6)
+    assert checkpoint.gauge.shape == (1, 5) and float(checkpoint.gauge[0, 0]) == pytest.approx(4.6)
     err = capfd.readouterr().err
     assert "left out: b" in err and "gone.npy" in err
 
@@ -106,14 +107,15 @@ def test_wrong_configurations_are_refused(tmp_path, text, message):
         read_config(path, TrainConfig)
 
 
-def test_gauge_is_measured_in_radians_per_mm():
+def test_gauge_is_measured_in_radians_per_mm_and_per_slice():
     phase = np.broadcast_to(0.3 * np.arange(16, dtype=np.float32)[:, None], (2, 16, 12)).copy()
+    phase[1] -= 2.9
     volume = Volume(
         np.ones((2, 16, 12), np.float32), (5.0, 2.0, 1.0), ((0.0,) * 4,) * 4, "SPL", False, "assumed", "", phase
     )
     gauge = measure_gauge([volume])
     assert math.isnan(float(gauge[0, 0]))
-    assert torch.allclose(gauge[0, 1:], torch.tensor([0.15, 0.0]), atol=1e-4)
+    assert torch.allclose(gauge[0, 1:], torch.tensor([math.sqrt(2.0), 0.15, 0.0, -2.9]), atol=1e-4)
 
 
 def test_loss_is_kept_in_the_run_folder(config):
@@ -133,12 +135,12 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
 
 def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
     plain = train(read_config(config, TrainConfig))
-    assert load_checkpoint(plain).card["flow"] == {"source": "smooth", "loss": "log", "grid_mm": 1.5}
+    assert load_checkpoint(plain).card["flow"] == {"source": "scales", "loss": "power", "grid_mm": 1.5}
     weights = [plain.read_bytes()]
     for number, (old, new) in enumerate(
         [
             ("[card]", '[flow]\nsource = "independent"\n[card]'),
-            ("[card]", '[flow]\nloss = "power"\n[card]'),
+            ("[card]", '[flow]\nloss = "log"\n[card]'),
             ("[card]", "[flow]\ngrid_mm = 3.0\n[card]"),
             ("groups = 2", 'groups = 2\nkind = "real"'),
         ]
@@ -249,7 +251,7 @@ def test_pairs_complex_nifti_and_kspace_of_one_and_several_coils_train_together(
         "c,single.h5,,single.h5,train\nd,multi.h5,,multi.h5,train\n"
     )
     data = read_training_set(folder / "pairs.csv", "train")
-    assert len(data.slices) == 3 + 2 + 2 + 2 and data.gauge.shape == (4, 3)
+    assert len(data.slices) == 3 + 2 + 2 + 2 and data.gauge.shape == (4, 5)
     inside = torch.from_numpy(x**2 + y**2 < 0.5)
     target = torch.from_numpy(image[0])
     for one, tolerance in ((data.slices[5], 1e-4), (data.slices[7], 0.1)):
@@ -269,7 +271,13 @@ def test_rows_of_some_licences_and_simulated_volumes(config):
     data = read_training_set(settings.manifest, "train", settings.licences, settings.simulation)
     assert data.facts["licences"] == {"MIT": 3} and len(data.gauge) == 1
     assert data.facts["simulated_slices"] == len(data.slices) - 3 > 5
-    assert data.facts["simulation"] == {"volumes": 1, "seed": 4}
+    assert data.facts["simulation"] == {"volumes": 1, "phases": 0, "seed": 4}
+    put_on = SimulationConfig(phases=2, seed=4)
+    one, two = (read_training_set(settings.manifest, "train", ("MIT",), put_on) for _ in range(2))
+    assert one.facts["simulated_slices"] == 6 and len(one.slices) == 9
+    assert {part.group for part in one.slices} == {"a", "simulated phase"}
+    assert all(torch.equal(a.image, b.image) for a, b in zip(one.slices, two.slices, strict=True))
+    assert not torch.equal(one.slices[3].image, one.slices[6].image)
     with pytest.raises(RequestError, match="no row of split 'train' under BSD-2-Clause with phase"):
         read_training_set(settings.manifest, "train", ("BSD-2-Clause",))
 

@@ -1,0 +1,54 @@
+import numpy as np
+import torch
+
+from augment.simulated_phase import guess_tissues, simulate_on
+
+MM = (5.0, 2.0, 2.0)
+
+
+def body() -> torch.Tensor:
+    """A bright body with a hole of air in it, `(slice height width)`."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
+    inside = ((x**2 + y**2) < 0.7) & (((x - 0.2) ** 2 + y**2) > 0.05)
+    noise = 0.01 * torch.rand(6, 48, 40, generator=torch.Generator().manual_seed(0))
+    return torch.where(inside, 100.0, 0.0) * (1.0 + noise)
+
+
+def test_air_is_guessed_where_there_is_no_signal():
+    for seed in range(4):
+        air, fat = guess_tissues(body(), np.random.default_rng(seed))
+        assert float(air[:, 0, 0].min()) > 0.95 and float(air[3, 24, 10].max()) < 0.05
+        assert float(air[3, 24, 23]) > 0.95
+        assert float((air + fat).max()) <= 1.0 + 1e-6 and float(fat.min()) >= 0.0
+
+
+def test_the_magnitude_is_kept_but_for_noise_and_the_phase_is_a_function_of_what_is_drawn():
+    magnitude = body()
+    one, two = (simulate_on(magnitude, MM, np.random.default_rng(3)) for _ in range(2))
+    other = simulate_on(magnitude, MM, np.random.default_rng(4))
+    assert len(one) == 6 and all(torch.equal(a.image, b.image) for a, b in zip(one, two, strict=True))
+    made = torch.stack([part.image for part in one])
+    assert float((made.abs() - magnitude).abs().max()) < 10.0
+    assert made.dtype == torch.complex64 and one[0].spacing_mm == (2.0, 2.0)
+    assert not torch.equal(one[0].image, other[0].image)
+
+
+def test_phase_is_steepest_beside_air_when_a_field_makes_it():
+    """Over draws of a gradient echo: the rim of the hole against the middle of the tissue."""
+    magnitude = body()
+    rim, middle = [], []
+    for seed in range(12):
+        made = simulate_on(magnitude, MM, np.random.default_rng(seed))[3]
+        if np.isnan(made.te_ms):
+            continue
+        slope = (made.image[1:] * made.image[:-1].conj()).angle().abs()
+        rim.append(float(slope[17:19, 23:25].mean()))
+        middle.append(float(slope[24:28, 4:9].mean()))
+    assert len(rim) > 5 and np.mean(rim) > 1.5 * np.mean(middle)
+
+
+def test_slices_without_signal_are_left_out():
+    magnitude = body()
+    magnitude[0] = 0.0
+    assert len(simulate_on(magnitude, MM, np.random.default_rng(0))) == 5
+    assert simulate_on(torch.zeros(3, 8, 8), MM, np.random.default_rng(0)) == []
