@@ -11,7 +11,7 @@ from augment.train_config import DistillConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
 from diffusion.checkpoint import load_checkpoint, save_checkpoint
-from diffusion.distillation import DistillationObjective, measure_noise_gain
+from diffusion.distillation import make_objective, measure_noise_gain
 
 _GAIN_BATCHES = 8
 
@@ -47,13 +47,14 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     data = read_training_set(config.manifest, config.split, config.licences, config.simulation, teacher.flow.grid_mm)
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
+    flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
     card = {
         "steps": config.distillation.evaluations,
-        "flow": asdict(teacher.flow),
+        "flow": asdict(flow),
         "distillation": asdict(config.distillation)
         | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
     }
-    objective = DistillationObjective(teacher.network, config.distillation, teacher.flow.source)
+    objective = make_objective(teacher.network, config.distillation, flow.source)
     path = run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
     if path.exists():
         _note_noise_gain(path, config, data, device)

@@ -1,7 +1,9 @@
-"""Distillation: a student whose few long steps land where the teacher's many short ones do.
+"""Distillation: a student that needs few long steps where the teacher needs many short ones.
 
-The flow's path from a source is deterministic, so its end is a function of the start: the student learns that function
-by regression, segment by segment (as progressive distillation does, Salimans & Ho, arXiv 2202.00512, but in one go).
+Two ways. The flow's path from a source is deterministic, so its end is a function of the start: the student learns that
+function by regression, segment by segment (as progressive distillation does, Salimans & Ho, arXiv 2202.00512, but in
+one go). Or the student keeps the teacher's weights as a start only, and learns to land on phase that is distributed as
+real phase is, by a proper score of its samples.
 """
 
 from __future__ import annotations
@@ -12,28 +14,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion.energy import energy_score, to_modulus
 from diffusion.flow import compress_magnitude, euler_step, interpolate, sample_flow, time_grid, velocity_error
 from diffusion.layers import to_complex
 from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, Objective, pad_to_multiple, prepare_batch
-from diffusion.source import training_source
+from diffusion.objective import Batch, Objective, drop_conditions, pad_to_multiple, prepare_batch
+from diffusion.source import DEFAULT_SOURCE, SOURCES, training_source
 
-STARTS = ("path", "data")
+METHODS = ("energy", "path", "data")
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
     """How a student is taught; stored with its checkpoint.
 
-    The student makes `evaluations` steps where the teacher makes `teacher_steps`. With `start = "path"` it is shown
-    the states that the teacher passes through on its way from the source, with "data" mixtures of source and real
-    phase, which cost a part of the evaluations of the teacher only.
+    The student makes `evaluations` steps where the teacher makes `teacher_steps`. With `method = "path"` it is taught
+    to land where the teacher does, from the states that the teacher passes through on its way from the source, with
+    "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
+    "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
+    `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own.
     """
 
     evaluations: int = 2
     teacher_steps: int = 16
-    start: str = "path"
+    method: str = "energy"
+    draws: int = 2
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
@@ -41,14 +48,59 @@ class DistillationConfig:
                 f"teacher_steps = {self.teacher_steps}: expected a multiple of evaluations = {self.evaluations}, at "
                 "least twice as many"
             )
-        if self.start not in STARTS:
-            raise ValueError(f"start {self.start!r}: expected one of {', '.join(STARTS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method {self.method!r}: expected one of {', '.join(METHODS)}")
+        if self.source and (self.source not in SOURCES or self.method != "energy"):
+            raise ValueError(
+                f"source {self.source!r}: expected one of {', '.join(SOURCES)}, with method energy; leave it out to "
+                "take the teacher's"
+            )
+        if type(self.draws) is not int or self.draws < 2:
+            raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
+
+
+def make_objective(teacher: ComplexUNet, config: DistillationConfig, source: str) -> Objective:
+    """Give the objective of a configuration; `source` is that of the student."""
+    if config.method == "energy":
+        return EnergyObjective(config, source)
+    return DistillationObjective(teacher, config, source)
+
+
+class EnergyObjective(Objective):
+    """The energy score of where the student lands from several sources, against real phase."""
+
+    def __init__(self, config: DistillationConfig, source: str) -> None:
+        self.config, self.source = config, source
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
+        count = self.config.draws
+        conditions = drop_conditions(batch.conditions, dropout, generator)
+        repeated = Batch(batch.image.repeat(count, 1, 1), batch.conditions.repeat(count, 1))
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source)
+        return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The energy score of each slice, `(batch)`."""
+        x_0, x_1, weight, _, conditions = tensors
+        state = x_0
+        times = time_grid(self.config.evaluations)
+        for here, there in zip(times, [*times[1:], 1.0], strict=True):
+            t = torch.full_like(tensors[3], here)
+            state = euler_step(network, state, weight, t, (1.0 - there) / (1.0 - here), conditions)
+        count = len(x_0) // self.config.draws
+        samples = torch.split(to_modulus(state, weight), count)
+        return energy_score(samples, x_1[:count], weight[:count])
+
+    def loss(self, error: Tensor) -> Tensor:
+        """The mean: a score may be below 0."""
+        return error.mean()
 
 
 class DistillationObjective(Objective):
-    """What a student is trained for; it starts from the source that its teacher starts from."""
+    """To land where the teacher does; the student starts from the source that its teacher starts from."""
 
-    def __init__(self, teacher: ComplexUNet, config: DistillationConfig, source: str = "smooth") -> None:
+    def __init__(self, teacher: ComplexUNet, config: DistillationConfig, source: str = DEFAULT_SOURCE) -> None:
         self.teacher, self.config, self.source = teacher, config, source
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
@@ -61,7 +113,7 @@ class DistillationObjective(Objective):
         """Error of the student's mean velocity over a segment: `(batch)`, or `(evaluations * batch)` on the path."""
         x_0, x_1, weight, t, conditions = tensors
         self.teacher.to(x_0.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.config.start == "data":
+        if self.config.method == "data":
             start = interpolate(x_0, x_1, t)
             velocity = self._teach(start, weight, t, conditions)
             return velocity_error(network, start, velocity, weight, t, conditions)
@@ -89,7 +141,7 @@ _NORMAL_MEDIAN = 0.6745
 
 
 def measure_noise_gain(
-    network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int, source: str = "smooth"
+    network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int, source: str = DEFAULT_SOURCE
 ) -> float:
     """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
 

@@ -10,7 +10,7 @@ from augment.train_config import DistillConfig, TrainConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import read_training_set
 from diffusion.checkpoint import CheckpointError, load_checkpoint
-from diffusion.distillation import DistillationObjective
+from diffusion.distillation import make_objective
 from diffusion.flow import FlowConfig
 from diffusion.grid import GRID_MM
 from diffusion.select import make_generator
@@ -69,18 +69,28 @@ def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
 
 def test_a_student_starts_from_the_source_of_its_teacher_and_on_its_grid(folder):
     card = (folder / "teacher" / "teacher.json").read_text()
-    (folder / "teacher" / "teacher.json").write_text(card.replace('"smooth"', '"independent"').replace("1.5", "3.0"))
+    (folder / "teacher" / "teacher.json").write_text(card.replace('"scales"', '"independent"').replace("1.5", "3.0"))
     config = read_config(folder / "student.toml", DistillConfig)
     student = load_checkpoint(distill(config))
-    assert student.flow == load_checkpoint(config.teacher).flow == FlowConfig("independent", "log", 3.0)
+    assert student.flow == load_checkpoint(config.teacher).flow == FlowConfig("independent", "power", 3.0)
     assert 0.0 <= student.noise_gain <= 1.0
+
+
+def test_a_student_by_the_energy_score_may_have_a_source_of_its_own(folder):
+    (folder / "student.toml").write_text(DISTILL + 'source = "narrow"\n')
+    student = load_checkpoint(distill(read_config(folder / "student.toml", DistillConfig)))
+    assert student.flow == FlowConfig("narrow") and student.card["distillation"]["source"] == "narrow"
+    (folder / "student.toml").write_text(DISTILL + 'method = "path"\nsource = "narrow"\n')
+    with pytest.raises(RequestError, match="with method energy"):
+        read_config(folder / "student.toml", DistillConfig)
 
 
 def test_an_interrupted_distillation_goes_on_to_the_same_student(folder):
     whole = distill(read_config(folder / "student.toml", DistillConfig)).read_bytes()
     (folder / "half.toml").write_text(DISTILL.replace('output = "student"', 'output = "half"'))
     config = read_config(folder / "half.toml", DistillConfig)
-    objective = DistillationObjective(load_checkpoint(config.teacher).network, config.distillation)
+    teacher = load_checkpoint(config.teacher)
+    objective = make_objective(teacher.network, config.distillation, teacher.flow.source)
     seen = read_training_set(config.manifest, "train", grid_mm=GRID_MM)
     slices = TrainingSlices(seen.slices, 1024, 5)
     network = load_checkpoint(config.teacher).network

@@ -5,7 +5,7 @@ import torch
 from tiny_network import TINY
 
 from diffusion.checkpoint import Checkpoint
-from diffusion.distillation import DistillationConfig, DistillationObjective, measure_noise_gain
+from diffusion.distillation import DistillationConfig, DistillationObjective, make_objective, measure_noise_gain
 from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.layers import to_real
 from diffusion.learned import FlowGenerator
@@ -45,7 +45,7 @@ def follower(starts: torch.Tensor, ends: torch.Tensor, duration: float):
 
 @pytest.mark.parametrize(("evaluations", "teacher_steps"), [(1, 4), (2, 8), (4, 8)])
 def test_a_student_that_lands_where_the_sampler_does_has_no_error(evaluations, teacher_steps):
-    objective = DistillationObjective(teacher(), DistillationConfig(evaluations, teacher_steps))
+    objective = DistillationObjective(teacher(), DistillationConfig(evaluations, teacher_steps, "path"))
     tensors = prepared(objective)
     x_0, weight = torch.complex(tensors[0][:, :1], tensors[0][:, 1:]), tensors[2][:, :1]
     times = time_grid(teacher_steps)
@@ -79,7 +79,7 @@ def _velocity(network, state, weight, here, conditions):
 
 def test_the_error_is_that_of_the_mean_velocity():
     """A student without output has velocity -x_0 at t = 0; the teacher that knows the end has x_1 - x_0."""
-    objective = DistillationObjective(teacher(), DistillationConfig(1, 4))
+    objective = DistillationObjective(teacher(), DistillationConfig(1, 4, "path"))
     x_0, _, weight, t, conditions = prepared(objective)
     end = sample_flow(objective.teacher, torch.complex(x_0[:, :1], x_0[:, 1:]), weight[:, :1], time_grid(4), conditions)
     error = objective.error(lambda x, *_: torch.zeros_like(x), (x_0, x_0, weight, t, conditions))
@@ -102,13 +102,28 @@ def test_training_brings_the_student_near_the_teachers_path(tmp_path):
     knowing = Trainer(TINY, _config(120, 3e-3), batch, tmp_path / "teacher")
     knowing.run()
     master = knowing.average.eval()
-    objective = DistillationObjective(master, DistillationConfig(1, 8))
+    objective = DistillationObjective(master, DistillationConfig(1, 8, "path"))
     student = Trainer(TINY, _config(60, 1e-3), batch, tmp_path / "student", initial=master, objective=objective)
     tensors = prepared(objective, 99)
     before = objective.error(master, tensors).mean()
     student.run()
     assert float(objective.error(student.average, tensors).mean()) < 0.5 * float(before)
     assert float(before) < float(FlowObjective().error(lambda x, *_: torch.zeros_like(x), tensors).mean())
+
+
+def test_a_student_of_the_energy_score_gets_better_by_it(tmp_path):
+    torch.manual_seed(0)
+    knowing = Trainer(TINY, _config(60, 3e-3), batch, tmp_path / "teacher")
+    knowing.run()
+    objective = make_objective(knowing.average.eval(), DistillationConfig(2, 8), "narrow")
+    tensors = prepared(objective, 99)
+    assert len(tensors[0]) == 4 and torch.equal(tensors[1][:2], tensors[1][2:])  # two draws of each slice
+    assert not torch.equal(tensors[0][:2], tensors[0][2:])
+    config = _config(80, 2e-3)
+    student = Trainer(TINY, config, batch, tmp_path / "student", initial=knowing.average, objective=objective)
+    before = float(objective.error(knowing.average, tensors).mean())
+    student.run()
+    assert float(objective.error(student.average, tensors).mean()) < 0.8 * before
 
 
 def _config(steps: int, rate: float) -> TrainingConfig:
@@ -121,7 +136,9 @@ def _config(steps: int, rate: float) -> TrainingConfig:
         ({"evaluations": 3}, "multiple of evaluations = 3"),
         ({"evaluations": 16}, "at least twice"),
         ({"evaluations": 0}, "multiple of evaluations"),
-        ({"start": "noise"}, "path, data"),
+        ({"method": "noise"}, "energy, path, data"),
+        ({"draws": 1}, "draws = 1"),
+        ({"source": "pink"}, "source 'pink': expected one of scales, narrow"),
     ],
 )
 def test_impossible_distillations_are_refused(changes, message):
@@ -130,7 +147,7 @@ def test_impossible_distillations_are_refused(changes, message):
 
 
 def test_a_student_is_sampled_with_its_own_number_of_evaluations_and_the_noise_of_its_teacher():
-    gauge = torch.tensor([[2.0, 0.01, 0.02]])
+    gauge = torch.tensor([[2.0, 1.0, 0.01, 0.02, 0.0]])
     card = {"steps": 2, "distillation": {"teacher_steps": 16}}
     student = FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card))
     assert student.nfe == 2
