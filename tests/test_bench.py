@@ -28,6 +28,7 @@ from cluster.environ import WORKER_ENVIRON
 from diffusion.baselines import BASELINES
 from diffusion.checkpoint import save_checkpoint
 from diffusion.network import ComplexUNet
+from diffusion.shipped import shipped_weights
 
 
 def check_shape(result: BenchResult) -> dict:
@@ -46,7 +47,7 @@ def check_shape(result: BenchResult) -> dict:
 def test_sampler_has_a_line_for_every_generator_size_and_number_of_evaluations(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "tiny.safetensors"
-    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 0.01, 0.02]]), {"name": "tiny"}, path)
+    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 2.0, 0.01, 0.02, 0.1]]), {"name": "tiny"}, path)
     threads = torch.get_num_threads()
     document = check_shape(bench_sampler((8, 12), (1, 4), path, budget_s=0.001))
     assert torch.get_num_threads() == threads
@@ -95,7 +96,7 @@ def test_lanes_are_measured_in_turn_with_the_same_volume():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_sampler_on_a_gpu_says_how_busy_it_is():
-    document = check_shape(bench_sampler((64,), (1, 3), device="cuda", budget_s=0.5))
+    document = check_shape(bench_sampler((64,), (1, 3), shipped_weights("teacher"), "cuda", 0.5))
     rows = document["tables"][1]["rows"]
     assert [(row["evaluations"], row["copies"]) for row in rows] == [
         (steps, copies) for steps in (1, 3) for copies in ("one after another", "beside the work")
@@ -136,7 +137,7 @@ def test_sampling_that_sleeps_takes_as_long_as_it_says_and_the_rest_is_beside_it
 def test_the_allocator_is_measured_under_both_settings(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "tiny.safetensors"
-    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 0.01, 0.02]]), {"name": "tiny"}, path)
+    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 2.0, 0.01, 0.02, 0.1]]), {"name": "tiny"}, path)
     document = check_shape(bench_allocator(8, 1, 1, path))
     theirs, ours = document["tables"][0]["rows"]
     expected = [f"{name}={value}" for name, value in WORKER_ENVIRON.items() if name.startswith("MALLOC_")]
@@ -225,7 +226,7 @@ def test_command_gives_text_and_json(tmp_path):
     assert answer.status == 0
     assert answer.lines[0] == "phasegen bench loader"
     assert answer.data["benchmark"] == "loader"
-    answer = run("sampler", "--sizes", "8", "--steps", "1", "--seconds", "0.001", "--device", "cpu")
+    answer = run("sampler", "--sizes", "8", "--seconds", "0.001", "--device", "cpu")
     assert answer.data["tables"][0]["rows"][0]["size"] == 8
     with pytest.raises(RequestError, match="no such folder"):
         run("build", "--folder", str(tmp_path / "nothing"))

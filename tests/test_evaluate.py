@@ -18,6 +18,7 @@ from augment.evaluation.scores import FLOOR, Score
 from augment.evaluation.sessions import choose_slices, read_real
 from augment.evaluation.tables import markdown
 from diffusion.select import make_generator
+from diffusion.shipped import shipped_weights
 from manifests.parse import read_manifest
 
 CONFIG = read_config()
@@ -299,7 +300,7 @@ def test_the_package_configuration_says_the_defaults_of_the_classes():
 
 
 def test_models_are_labelled_by_their_evaluations_and_known_by_their_hash():
-    found = make_contestants(Choice(("diffusion", "zero"), steps=(1, 2)))
+    found = make_contestants(Choice(("diffusion", "zero"), checkpoint=shipped_weights("teacher"), steps=(1, 2)))
     assert [one.label for one in found] == ["diffusion, nfe 1", "diffusion, nfe 2", "zero"]
     assert [one.role for one in found] == ["model", "model", "baseline"] and len(found[0].identity) == 64
 

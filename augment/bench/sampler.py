@@ -33,7 +33,7 @@ _LANE_COLUMNS = ("generator", "evaluations", "size", "copies", "slices/s", "GPU 
 
 def bench_sampler(
     sizes: Sequence[int] = (128, 256),
-    steps: Sequence[int] = (1, 2, 4, 8),
+    steps: Sequence[int] | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
     budget_s: float = 1.5,
@@ -45,7 +45,7 @@ def bench_sampler(
     sizes
         Height and width of the slices.
     steps
-        Network evaluations a slice of the learned generator.
+        Network evaluations a slice of the learned generator; the number that the weights are made for where None.
     checkpoint
         Weights; the shipped ones where None. Without any, only the baselines are measured.
     device
@@ -62,7 +62,7 @@ def bench_sampler(
     path = checkpoint or default_checkpoint()
     generators: list[PhaseGenerator] = [make_generator(name) for name in BASELINES]
     if path is not None:
-        generators += [make_generator("diffusion", path, count, device) for count in steps]
+        generators += [make_generator("diffusion", path, count, device) for count in steps or (None,)]
     num_slices = GPU_TILE if device == "cuda" else 1
     rows: list[tuple[Value, ...]] = []
     for size in sizes:

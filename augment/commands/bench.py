@@ -39,10 +39,10 @@ def _add_sampler(kinds: Commands) -> None:
         run_sampler,
         "phase: ms a slice of every generator",
         "Measure every phase generator that is available, the learned one with several numbers of evaluations.",
-        "phasegen bench sampler\nphasegen bench sampler --sizes 320 --steps 1 4 --json",
+        "phasegen bench sampler\nphasegen bench sampler --sizes 320 --checkpoint teacher --steps 1 4 --json",
     )
     parser.add_argument("--sizes", type=count, nargs="+", default=[128, 256], metavar="N", help="(default: 128 256)")
-    parser.add_argument("--steps", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N", help="(default: 1 2 4 8)")
+    parser.add_argument("--steps", type=count, nargs="+", metavar="N", help="(default: what the weights are for)")
     parser.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the shipped ones)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
     parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="for each line (default: 1.5)")

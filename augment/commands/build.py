@@ -76,7 +76,8 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=find_checkpoint,
         metavar="C",
-        help="weights of diffusion or regression: a file, or permissive, which ships too (default: the shipped ones)",
+        help="weights of diffusion or regression: a file, or permissive or teacher, which ship too "
+        "(default: those for the phase)",
     )
     phase.add_argument(
         "--steps",

@@ -74,7 +74,8 @@ def _register_phase(inner: Commands) -> None:
         "keeps what networks sampled: the same command goes on after an interruption. augment/EVALUATION.md defines\n"
         "every figure.",
         "phasegen evaluate phase --real pairs.csv --split val -o runs/judged\n"
-        "phasegen evaluate phase --real pairs.csv --split val --steps 1,2,4,128 -o runs/judged\n"
+        "phasegen evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/judged\n"
+        "phasegen evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/judged\n"
         "phasegen evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
         "phasegen evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json\n"
         "phasegen evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
