@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from diffusion.energy import energy_score, to_modulus
-from diffusion.flow import compress_magnitude, euler_step, interpolate, sample_flow, time_grid, velocity_error
+from diffusion.flow import (
+    compress_magnitude,
+    euler_step,
+    integrate,
+    interpolate,
+    sample_flow,
+    time_grid,
+    velocity_error,
+)
 from diffusion.layers import to_complex
 from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
@@ -83,13 +91,9 @@ class EnergyObjective(Objective):
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """The energy score of each slice, `(batch)`."""
         x_0, x_1, weight, _, conditions = tensors
-        state = x_0
-        times = time_grid(self.config.evaluations)
-        for here, there in zip(times, [*times[1:], 1.0], strict=True):
-            t = torch.full_like(tensors[3], here)
-            state = euler_step(network, state, weight, t, (1.0 - there) / (1.0 - here), conditions)
+        ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
-        samples = torch.split(to_modulus(state, weight), count)
+        samples = torch.split(to_modulus(ends, weight), count)
         return energy_score(samples, x_1[:count], weight[:count])
 
     def loss(self, error: Tensor) -> Tensor:

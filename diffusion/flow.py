@@ -195,11 +195,16 @@ def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[f
     x_1
         Real blocks `(batch 2 height width)`.
     """
-    x_t = to_real(x_0)
     condition = torch.cat((weight, torch.zeros_like(weight)), dim=1)
+    return integrate(network, to_real(x_0), condition, times, conditions)
+
+
+def integrate(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """The steps of `sample_flow` from and with real blocks `(batch 2 height width)`; gradients go through them."""
+    x_t = x_0
     for here, there in zip(times, [*times[1:], 1.0], strict=True):
         t = torch.full((x_t.shape[0],), here, device=x_t.device)
-        x_t = euler_step(network, x_t, condition, t, (1.0 - there) / (1.0 - here), conditions)
+        x_t = euler_step(network, x_t, weight, t, (1.0 - there) / (1.0 - here), conditions)
     return x_t
 
 
