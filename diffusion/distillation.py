@@ -8,13 +8,14 @@ real phase is, by a proper score of its samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion.energy import energy_score, to_modulus
+from diffusion.energy import energy_score, modulus_error, to_modulus
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -41,7 +42,8 @@ class DistillationConfig:
     to land where the teacher does, from the states that the teacher passes through on its way from the source, with
     "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
     "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
-    `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own.
+    `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. `modulus` is what the
+    modulus of its ends counts beside that score (`diffusion.energy.modulus_error`).
     """
 
     evaluations: int = 2
@@ -49,6 +51,7 @@ class DistillationConfig:
     method: str = "energy"
     draws: int = 2
     source: str = ""
+    modulus: float = 0.5
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
@@ -65,6 +68,8 @@ class DistillationConfig:
             )
         if type(self.draws) is not int or self.draws < 2:
             raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
+        if type(self.modulus) not in (int, float) or not 0 <= self.modulus < math.inf:
+            raise ValueError(f"modulus = {self.modulus!r}: expected a number of 0 or more")
 
 
 def make_objective(teacher: ComplexUNet, config: DistillationConfig, source: str) -> Objective:
@@ -89,12 +94,13 @@ class EnergyObjective(Objective):
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The energy score of each slice, `(batch)`."""
+        """The energy score of each slice, and the error of its modulus; `(batch)`."""
         x_0, x_1, weight, _, conditions = tensors
         ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
         samples = torch.split(to_modulus(ends, weight), count)
-        return energy_score(samples, x_1[:count], weight[:count])
+        score = energy_score(samples, x_1[:count], weight[:count])
+        return score + self.config.modulus * modulus_error(ends, weight).reshape(-1, count).mean(dim=0)
 
     def loss(self, error: Tensor) -> Tensor:
         """The mean: a score may be below 0."""

@@ -66,6 +66,20 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     return total / (1.0 + sum(counts for _, _, counts in fitting))
 
 
+def modulus_error(image: Tensor, weight: Tensor) -> Tensor:
+    """How far an image's modulus is from `weight`, `(batch)`: the squared error over `weight`, mean over its mean.
+
+    The score is blind to it, since only the angle of a sample is used. But the angle turns around where the modulus
+    passes through 0: where it stays near `weight`, there can be no singularity by chance.
+
+    Real blocks `(batch 2 height width)`, as in `energy_score`.
+    """
+    scale = weight[:, 0]
+    modulus = (image.square().sum(dim=1) + (_WEAKEST * scale).square() + _SOFT).sqrt()
+    error = (modulus - scale).square() / (scale + _WEAKEST)
+    return error.mean(dim=(1, 2)) / scale.mean(dim=(1, 2)).clamp(min=1e-4)
+
+
 def _mean_distance(products: Tensor) -> Tensor:
     """From pooled products `(batch 5 rows columns)`: powers, real and imaginary part of the product, weight's power."""
     power, other_power, real, imag, scale = products.unbind(dim=1)

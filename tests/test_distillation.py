@@ -138,6 +138,8 @@ def _config(steps: int, rate: float) -> TrainingConfig:
         ({"evaluations": 0}, "multiple of evaluations"),
         ({"method": "noise"}, "energy, path, data"),
         ({"draws": 1}, "draws = 1"),
+        ({"modulus": -0.1}, "modulus = -0.1"),
+        ({"modulus": float("nan")}, "modulus = nan"),
         ({"source": "pink"}, "source 'pink': expected one of scales, narrow"),
     ],
 )

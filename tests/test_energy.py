@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from diffusion.energy import energy_score, patch_distance, to_modulus
+from diffusion.energy import energy_score, modulus_error, patch_distance, to_modulus
 
 SIZE = 72
 
@@ -57,3 +57,12 @@ def test_the_modulus_is_given_and_its_gradient_is_finite_where_there_is_no_angle
     made.sum().backward()
     assert bool(torch.isfinite(drawn.grad).all())
     assert not bool(to_modulus(drawn.detach(), 0.0 * weight).any())
+
+
+def test_the_error_of_the_modulus_is_none_where_it_is_right_and_largest_where_the_image_vanishes():
+    errors = [float(modulus_error(scale * image(3.0), WEIGHT)) for scale in (1.0, 0.7, 0.0)]
+    assert errors[0] < 1e-4 < errors[1] < errors[2] < 1.0
+    assert errors[1] == pytest.approx(0.3**2, rel=0.1)
+    vanishing = torch.zeros(1, 2, SIZE, SIZE, requires_grad=True)
+    modulus_error(vanishing, WEIGHT).sum().backward()
+    assert bool(torch.isfinite(vanishing.grad).all())
