@@ -20,7 +20,8 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     """Distil, or go on with a run that was interrupted, and write the student's checkpoint.
 
     The student keeps the teacher's architecture and measured gauge. The number of its evaluations is in its card and is
-    what a sampler takes where none is asked for.
+    what a sampler takes where none is asked for. The energy score takes no more of a teacher than its weights, so by
+    it a student can be taught further.
 
     Parameters
     ----------
@@ -42,8 +43,11 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     teacher = open_checkpoint(config.teacher)
     if teacher.process != "flow":
         raise RequestError(f"{config.teacher}: its process is {teacher.process}; expected flow; name another teacher")
-    if "distillation" in teacher.card:
-        raise RequestError(f"{config.teacher}: is itself a student; expected a trained teacher; name that one")
+    if "distillation" in teacher.card and config.distillation.method != "energy":
+        raise RequestError(
+            f"{config.teacher}: is itself a student; expected a trained teacher, whose path can be followed; name that "
+            'one, or teach the student further with method = "energy"'
+        )
     data = read_training_set(config.manifest, config.split, config.licences, config.simulation, teacher.flow.grid_mm)
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config

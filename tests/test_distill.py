@@ -62,9 +62,18 @@ def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
     assert student.network.config == teacher.network.config
     assert student.gauge.nan_to_num().equal(teacher.gauge.nan_to_num())
     assert make_generator("diffusion", path).nfe == 2
+
+
+def test_a_student_is_taught_further_by_the_energy_score_alone(folder):
+    first = load_checkpoint(distill(read_config(folder / "student.toml", DistillConfig)))
+    further = DISTILL.replace("teacher/teacher", "student/student").replace('"student"', '"further"')
+    (folder / "further.toml").write_text(further + 'method = "path"\n')
     with pytest.raises(RequestError, match="itself a student"):
-        (folder / "again.toml").write_text(DISTILL.replace("teacher/teacher", "student/student"))
-        distill(read_config(folder / "again.toml", DistillConfig))
+        distill(read_config(folder / "further.toml", DistillConfig))
+    (folder / "further.toml").write_text(further)
+    student = load_checkpoint(distill(read_config(folder / "further.toml", DistillConfig)))
+    assert student.card["distillation"]["teacher"] == {"name": "student", "sha256": first.sha256}
+    assert student.steps == first.steps == 2 and student.sha256 != first.sha256
 
 
 def test_a_student_starts_from_the_source_of_its_teacher_and_on_its_grid(folder):
