@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.energy import energy_score, modulus_error, to_modulus
+from diffusion.energy import energy_score, modulus_error, singularity_density, to_modulus
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -32,6 +32,8 @@ from diffusion.objective import Batch, Objective, drop_conditions, pad_to_multip
 from diffusion.source import DEFAULT_SOURCE, SOURCES, training_source
 
 METHODS = ("energy", "path", "data")
+_FEW = 1e-3
+"""Of singularities per pixel: a slice whose real phase has many says nothing of the modulus of a student's ends."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class DistillationConfig:
     "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
     "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
     `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. `modulus` is what the
-    modulus of its ends counts beside that score (`diffusion.energy.modulus_error`).
+    modulus of its ends counts beside that score for slices whose real phase has no singularities.
     """
 
     evaluations: int = 2
@@ -51,7 +53,7 @@ class DistillationConfig:
     method: str = "energy"
     draws: int = 2
     source: str = ""
-    modulus: float = 0.5
+    modulus: float = 0.25
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
@@ -94,13 +96,15 @@ class EnergyObjective(Objective):
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The energy score of each slice, and the error of its modulus; `(batch)`."""
+        """The energy score of each slice, and the error of the modulus where the real phase is calm; `(batch)`."""
         x_0, x_1, weight, _, conditions = tensors
         ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
         samples = torch.split(to_modulus(ends, weight), count)
-        score = energy_score(samples, x_1[:count], weight[:count])
-        return score + self.config.modulus * modulus_error(ends, weight).reshape(-1, count).mean(dim=0)
+        real, scale = x_1[:count], weight[:count]
+        calm = torch.exp(-singularity_density(real, scale) / _FEW)
+        lost = modulus_error(ends, weight).reshape(-1, count).mean(dim=0)
+        return energy_score(samples, real, scale) + self.config.modulus * calm * lost
 
     def loss(self, error: Tensor) -> Tensor:
         """The mean: a score may be below 0."""

@@ -25,6 +25,7 @@ the large ones would decide. The whole image counts 1.
 """
 _SOFT = 1e-6
 _WEAKEST = 0.05
+_TISSUE = 0.2875
 
 
 def energy_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
@@ -78,6 +79,21 @@ def modulus_error(image: Tensor, weight: Tensor) -> Tensor:
     modulus = (image.square().sum(dim=1) + (_WEAKEST * scale).square() + _SOFT).sqrt()
     error = (modulus - scale).square() / (scale + _WEAKEST)
     return error.mean(dim=(1, 2)) / scale.mean(dim=(1, 2)).clamp(min=1e-4)
+
+
+def singularity_density(image: Tensor, weight: Tensor) -> Tensor:
+    """The share of the tissue's pixels around which the phase turns once, `(batch)`.
+
+    Tissue is where `weight` is that of a magnitude of 5 % of a bright one, or more, at all corners of the pixel. Real
+    blocks `(batch 2 height width)`, as in `energy_score`.
+    """
+    angle = torch.atan2(image[:, 1], image[:, 0])
+    corners = (angle[:, :-1, :-1], angle[:, :-1, 1:], angle[:, 1:, 1:], angle[:, 1:, :-1])
+    steps = [there - here for here, there in zip(corners, (*corners[1:], corners[0]), strict=True)]
+    turn = sum((step - 2.0 * torch.pi * torch.round(step / (2.0 * torch.pi)) for step in steps), torch.zeros(()))
+    tissue = -functional.max_pool2d(-weight[:, :1], 2, stride=1)[:, 0] >= _TISSUE
+    turned = (turn.abs() > torch.pi) & tissue
+    return turned.sum(dim=(1, 2)) / tissue.sum(dim=(1, 2)).clamp(min=1)
 
 
 def _mean_distance(products: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from diffusion.energy import energy_score, modulus_error, patch_distance, to_modulus
+from diffusion.energy import energy_score, modulus_error, patch_distance, singularity_density, to_modulus
 
 SIZE = 72
 
@@ -66,3 +66,15 @@ def test_the_error_of_the_modulus_is_none_where_it_is_right_and_largest_where_th
     vanishing = torch.zeros(1, 2, SIZE, SIZE, requires_grad=True)
     modulus_error(vanishing, WEIGHT).sum().backward()
     assert bool(torch.isfinite(vanishing.grad).all())
+
+
+def test_singularities_are_counted_in_the_tissue():
+    y, x = torch.meshgrid(torch.arange(SIZE) - 30.5, torch.arange(SIZE) - 40.5, indexing="ij")
+    around = torch.atan2(y, x) - torch.atan2(y, x + 21.0)  # two vortices that turn against each other
+    turned = torch.stack((torch.cos(around), torch.sin(around)))[None]
+    full = torch.ones(1, 2, SIZE, SIZE)
+    images = torch.cat((turned, image(9.0) + 0.0, turned))
+    half = torch.cat((full, full, full * (torch.arange(SIZE) > 30)))
+    assert (singularity_density(images[:1], full) * (SIZE - 1) ** 2).tolist() == pytest.approx([2.0])
+    smooth, cut = singularity_density(images[1:], torch.cat((WEIGHT, half[2:]))).tolist()
+    assert smooth == 0.0 and cut * (SIZE - 1) * (SIZE - 32) == pytest.approx(1.0)
