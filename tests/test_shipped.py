@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from augment.train_config import DistillConfig, TrainConfig, read_config
 from diffusion.checkpoint import load_checkpoint
 from diffusion.shipped import find_checkpoint, shipped_weights
 
@@ -25,3 +28,20 @@ def test_weights_that_anyone_may_use_ship_and_saw_no_other_data():
     assert checkpoint.card["licence"] == "Apache-2.0"
     assert set(checkpoint.card["data"]["licences"]) == {"BSD-2-Clause"}
     assert "initial" not in checkpoint.card
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "diffusion" / "weights").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_can_be_run(path):
+    kind = DistillConfig if "[distillation]" in path.read_text() else TrainConfig
+    config = read_config(path, kind)
+    # what a recipe starts from is what another one makes
+    start = config.teacher if isinstance(config, DistillConfig) else config.initial
+    assert start is None or (start.parent.parent, start.stem) == (config.output.parent, start.parent.name)
+    assert start is None or start.stem in {one.stem for one in RECIPES}
+
+
+def test_there_are_recipes():
+    assert {"default", "teacher", "permissive", "ddpm"} <= {path.stem for path in RECIPES}
