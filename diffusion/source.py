@@ -3,8 +3,8 @@
 Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
 picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. A flow
 cannot make chance that its source lacks but by stretching what is smallest there, the noise, into blotches: so the
-source "scales" has some of every scale from a centimetre up. "narrow" has the same with deviations so small that hardly
-a phase is far from its mean: what few evaluations need. "smooth" has the largest scale only, and "independent" is the
+source "narrow" has some of every scale from a centimetre up, with deviations so small that hardly a phase is far from
+its mean. "scales" has the same all around the circle, "smooth" has the largest scale only, and "independent" is the
 published process's: they are there to be compared with.
 """
 
@@ -21,8 +21,8 @@ from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors
 from diffusion.scalars import from_scalars
 
-SOURCES = ("scales", "narrow", "smooth", "independent")
-DEFAULT_SOURCE = "scales"
+SOURCES = ("narrow", "scales", "smooth", "independent")
+DEFAULT_SOURCE = "narrow"
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
 AMPLITUDE = 2.0

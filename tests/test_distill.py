@@ -78,7 +78,7 @@ def test_a_student_is_taught_further_by_the_energy_score_alone(folder):
 
 def test_a_student_starts_from_the_source_of_its_teacher_and_on_its_grid(folder):
     card = (folder / "teacher" / "teacher.json").read_text()
-    (folder / "teacher" / "teacher.json").write_text(card.replace('"scales"', '"independent"').replace("1.5", "3.0"))
+    (folder / "teacher" / "teacher.json").write_text(card.replace('"narrow"', '"independent"').replace("1.5", "3.0"))
     config = read_config(folder / "student.toml", DistillConfig)
     student = load_checkpoint(distill(config))
     assert student.flow == load_checkpoint(config.teacher).flow == FlowConfig("independent", "power", 3.0)
@@ -86,10 +86,10 @@ def test_a_student_starts_from_the_source_of_its_teacher_and_on_its_grid(folder)
 
 
 def test_a_student_by_the_energy_score_may_have_a_source_of_its_own(folder):
-    (folder / "student.toml").write_text(DISTILL + 'source = "narrow"\n')
+    (folder / "student.toml").write_text(DISTILL + 'source = "smooth"\n')
     student = load_checkpoint(distill(read_config(folder / "student.toml", DistillConfig)))
-    assert student.flow == FlowConfig("narrow") and student.card["distillation"]["source"] == "narrow"
-    (folder / "student.toml").write_text(DISTILL + 'method = "path"\nsource = "narrow"\n')
+    assert student.flow == FlowConfig("smooth") and student.card["distillation"]["source"] == "smooth"
+    (folder / "student.toml").write_text(DISTILL + 'method = "path"\nsource = "smooth"\n')
     with pytest.raises(RequestError, match="with method energy"):
         read_config(folder / "student.toml", DistillConfig)
 

@@ -140,7 +140,7 @@ def _config(steps: int, rate: float) -> TrainingConfig:
         ({"draws": 1}, "draws = 1"),
         ({"modulus": -0.1}, "modulus = -0.1"),
         ({"modulus": float("nan")}, "modulus = nan"),
-        ({"source": "pink"}, "source 'pink': expected one of scales, narrow"),
+        ({"source": "pink"}, "source 'pink': expected one of narrow, scales"),
     ],
 )
 def test_impossible_distillations_are_refused(changes, message):

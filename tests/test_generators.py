@@ -94,7 +94,7 @@ def test_an_independent_source_and_another_grid_are_followed(checkpoint):
     phasors = {}
     for name, flow in [
         ("default", {}),
-        ("as default", {"source": "scales", "loss": "log", "grid_mm": 1.5}),
+        ("as default", {"source": "narrow", "loss": "log", "grid_mm": 1.5}),
         ("none", {"grid_mm": 0}),
         ("coarse", {"grid_mm": 3.0}),
         ("smooth", {"source": "smooth"}),
@@ -211,7 +211,7 @@ def nan_weights(path):
         (other_architecture, "do not fit"),
         (other_process, "process 'walk'"),
         (unknown_field, "unknown architecture"),
-        (other_source, "source 'pink': expected one of scales, narrow, smooth, independent"),
+        (other_source, "source 'pink': expected one of narrow, scales, smooth, independent"),
         (flow_of_no_object, "flow: "),
         (endless_grid, "expected 0"),
         (other_kind, "do not fit"),

@@ -53,7 +53,7 @@ def test_source_of_a_key_is_repeatable_at_any_size():
 
 def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
     def source(index: int) -> torch.Tensor:
-        return source_phasor(SliceKey(1, "v", 0, index), 128, 128, SPACING, 5.0)
+        return source_phasor(SliceKey(1, "v", 0, index), 128, 128, SPACING, 5.0, "scales")
 
     first = source(3)
     alike = [float((first * source(3 + step).conj()).mean().abs()) for step in (0, 1, 60)]

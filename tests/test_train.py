@@ -135,7 +135,7 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
 
 def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
     plain = train(read_config(config, TrainConfig))
-    assert load_checkpoint(plain).card["flow"] == {"source": "scales", "loss": "power", "grid_mm": 1.5}
+    assert load_checkpoint(plain).card["flow"] == {"source": "narrow", "loss": "power", "grid_mm": 1.5}
     weights = [plain.read_bytes()]
     for number, (old, new) in enumerate(
         [
