@@ -41,8 +41,9 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         for name in ("volumes", "phases"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} = {value!r}: expected a whole number of 0 or more")
 
 
 class Echo(NamedTuple):

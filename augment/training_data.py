@@ -79,17 +79,14 @@ class TrainingSlices:
         self.shares = shares / shares.sum()
         weights = shares * [one.image.numel() for one in slices]
         self.firsts = weights / weights.sum()
-        self.by_size: dict[tuple[int, int], list[int]] = {}
-        for index, one in enumerate(slices):
-            height, width = one.image.shape
-            self.by_size.setdefault((height, width), []).append(index)
+        self.sizes = np.array([one.image.shape for one in slices])
 
     def __call__(self, step: int) -> Batch:
         """Draw the batch of a step."""
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         first = self.slices[random.choice(len(self.slices), p=self.firsts)]
         height, width = first.image.shape
-        alike = np.array(self.by_size[height, width])
+        alike = np.flatnonzero((self.sizes == (height, width)).all(axis=1))
         shares = self.shares[alike] / self.shares[alike].sum()
         coarse = min(first.spacing_mm) < 2.0 and random.random() < 0.3
         if coarse:

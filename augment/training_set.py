@@ -69,7 +69,8 @@ def read_training_set(
     rows = [row for row in read_manifest(manifest) if not split or row.split == split]
     for row, volume in _read([row for row in rows if not licences or row.licence in licences]):
         slices += slices_of(volume, row.subject_id or row.volume_id)
-        anatomies += [volume] if simulation.phases else []
+        if simulation.phases:
+            anatomies.append(volume)
         ramps.append(measure_gauge([volume]))
         found[row.licence or "not stated"] += len(volume.magnitude)
     if not slices:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffusion.layers import to_complex
+from diffusion.singularities import find_singularities
+
 PATCHES = ((2, 1, 4.0), (4, 1, 2.5), (8, 2, 1.5), (16, 4, 1.0), (32, 8, 1.0), (64, 16, 1.0))
 """Pixels a side, pixels from one patch to the next, and what the size counts.
 
@@ -82,18 +85,13 @@ def modulus_error(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def singularity_density(image: Tensor, weight: Tensor) -> Tensor:
-    """The share of the tissue's pixels around which the phase turns once, `(batch)`.
+    """The share of the tissue's squares of four pixels that are phase singularities, `(batch)`.
 
-    Tissue is where `weight` is that of a magnitude of 5 % of a bright one, or more, at all corners of the pixel. Real
-    blocks `(batch 2 height width)`, as in `energy_score`.
+    Tissue is where `weight` is that of a magnitude of 5 % of a bright one, or more. Real blocks
+    `(batch 2 height width)`, as in `energy_score`.
     """
-    angle = torch.atan2(image[:, 1], image[:, 0])
-    corners = (angle[:, :-1, :-1], angle[:, :-1, 1:], angle[:, 1:, 1:], angle[:, 1:, :-1])
-    steps = [there - here for here, there in zip(corners, (*corners[1:], corners[0]), strict=True)]
-    turn = sum((step - 2.0 * torch.pi * torch.round(step / (2.0 * torch.pi)) for step in steps), torch.zeros(()))
-    tissue = -functional.max_pool2d(-weight[:, :1], 2, stride=1)[:, 0] >= _TISSUE
-    turned = (turn.abs() > torch.pi) & tissue
-    return turned.sum(dim=(1, 2)) / tissue.sum(dim=(1, 2)).clamp(min=1)
+    singular, counted = find_singularities(to_complex(image)[:, 0], weight[:, 0] >= _TISSUE)
+    return singular.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
 
 
 def _mean_distance(products: Tensor) -> Tensor:

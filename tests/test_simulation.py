@@ -93,7 +93,7 @@ def test_volumes_are_a_function_of_seed_and_number():
     assert all(torch.equal(a.image, b.image) for a, b in zip(one, two, strict=True))
     assert one[0].image.shape != other[0].image.shape or not torch.equal(one[0].image, other[0].image)
     assert all(part.image.dtype == torch.complex64 and bool(torch.isfinite(part.image.abs()).all()) for part in one)
-    with pytest.raises(ValueError, match="expected 0 or more"):
+    with pytest.raises(ValueError, match="volumes = -1: expected a whole number of 0 or more"):
         SimulationConfig(-1)
 
 

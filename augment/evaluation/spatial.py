@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from augment.evaluation.phase_volume import PhaseVolume
+from diffusion.singularities import find_singularities
 
 LAGS = (1, 2, 4, 8, 16, 32)
 """Distances of the structure function in pixels."""
@@ -39,18 +41,11 @@ def structure_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
 
 
 def residue_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Phase singularities per 1,000 squares of four pixels of the object, `(1)`; NaN where there is no such square.
-
-    A residue is a square around which the wrapped differences sum to a full turn (Goldstein et al., Radio Sci 1988).
-    """
+    """Phase singularities per 1,000 squares of four pixels of the object, `(1)`; NaN where there is none."""
     count = total = 0
     for one in volumes:
-        z, s = one.phasor, one.support
-        corners = [z[:, :-1, :-1], z[:, :-1, 1:], z[:, 1:, 1:], z[:, 1:, :-1]]
-        turn = sum(np.angle(b * a.conj()) for a, b in zip(corners, corners[1:] + corners[:1], strict=True))
-        inside = s[:, :-1, :-1] & s[:, :-1, 1:] & s[:, 1:, 1:] & s[:, 1:, :-1]
-        count += int((np.abs(turn)[inside] > np.pi).sum())
-        total += int(inside.sum())
+        singular, counted = find_singularities(torch.from_numpy(one.phasor), torch.from_numpy(one.support))
+        count, total = count + int(singular.sum()), total + int(counted.sum())
     return np.array([1000.0 * count / total if total else np.nan])
 
 
