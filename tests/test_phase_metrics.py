@@ -3,12 +3,15 @@ import pytest
 import torch
 
 from augment.evaluation.circular import NUM_BINS, circular_distance, diversity, phase_density, resultant_lengths
-from augment.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries
+from augment.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries, unlikeness
 from augment.evaluation.phase_volume import PhaseVolume
 from augment.evaluation.spatial import (
+    BENDS,
     LAGS,
+    curvature_function,
     gradient_quantiles,
     residue_density,
+    steepness_map,
     structure_function,
     through_slice_quantiles,
 )
@@ -52,6 +55,29 @@ def test_structure_function_of_a_ramp_is_one_minus_cosine():
 
 def test_lags_beyond_the_matrix_are_not_measured():
     assert np.isnan(structure_function([volume(ramp(0, 0, (1, 6, 6)))])).tolist() == [lag >= 6 for lag in LAGS]
+
+
+def test_the_curvature_of_a_ramp_is_none_and_that_of_a_parabola_is_known():
+    assert np.abs(curvature_function([volume(ramp(0.7, -0.3, (1, 40, 40)))])).max() < 1e-6
+    y = np.arange(40.0)[None, :, None].repeat(40, 2)
+    along = 1.0 - np.cos(2 * 0.01 * np.array(BENDS) ** 2)  # and none along the other axis
+    np.testing.assert_allclose(curvature_function([volume(0.01 * y**2)]), along / 2.0, atol=1e-4)
+    assert np.isnan(curvature_function([volume(ramp(0, 0, (1, 9, 9)))])).tolist() == [lag > 4 for lag in BENDS]
+
+
+def test_steepness_is_compared_place_by_place_in_the_object():
+    phase = np.zeros((1, 32, 45))
+    phase[:, :, 16:] = 0.4 * np.arange(29)
+    support = np.zeros(phase.shape, bool)
+    support[:, :, :27] = True
+    one = volume(phase, (1.0, 1.0, 2.0), support=support)
+    steepness = steepness_map([one]).reshape(4, 5)
+    assert np.isnan(steepness[:, 3:]).all()  # 3 of 8 columns of the block, and none
+    np.testing.assert_allclose(steepness[:, :3], [[0.0, 0.0, 0.1]] * 4, atol=0.01)
+    assert unlikeness(steepness, steepness) == pytest.approx(0.0)
+    assert unlikeness(steepness, np.where(np.isnan(steepness), np.nan, 0.1 - steepness)) == pytest.approx(2.0)
+    assert unlikeness(steepness, np.full_like(steepness, 0.3)) == 1.0
+    assert np.isnan(unlikeness(steepness, steepness[:, :4])) and np.isnan(unlikeness(steepness, steepness * np.nan))
 
 
 def test_a_vortex_is_one_residue():

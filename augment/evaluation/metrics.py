@@ -10,13 +10,23 @@ from numpy.typing import NDArray
 
 from augment.evaluation.circular import circular_distance, phase_density, resultant_lengths
 from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.spatial import gradient_quantiles, residue_density, structure_function, through_slice_quantiles
+from augment.evaluation.spatial import (
+    curvature_function,
+    gradient_quantiles,
+    residue_density,
+    steepness_map,
+    structure_function,
+    through_slice_quantiles,
+)
 from augment.evaluation.spectral import homodyne_errors, radial_spectrum, symmetry_defects
 
 Statistics = Mapping[str, NDArray[np.float64]]
 """What was measured of some volumes, by the metric's name."""
 
 _NUM_QUANTILES = 200
+_FEWEST_PLACES = 3
+_FLAT = 1e-6
+"""In rad/mm: rounding of the phase makes no less."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,23 @@ def sample_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> flo
     return float(np.abs(np.quantile(one, levels) - np.quantile(other, levels)).mean())
 
 
+def unlikeness(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """1 minus the correlation of two maps over the places that both know; 1 where one is flat, 0 where both are.
+
+    NaN where the maps differ in size, or share fewer than three places.
+    """
+    if one.shape != other.shape:
+        return float("nan")
+    known = np.isfinite(one) & np.isfinite(other)
+    if known.sum() < _FEWEST_PLACES:
+        return float("nan")
+    here, there = one[known], other[known]
+    flat = [bool(np.ptp(part) < _FLAT) for part in (here, there)]
+    if any(flat):
+        return float(not all(flat))
+    return float(1.0 - np.corrcoef(here, there)[0, 1])
+
+
 def _root_mean_square(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.nanmean((one - other) ** 2))) if np.isfinite(one - other).any() else float("nan")
 
@@ -72,7 +99,9 @@ def _resultant_of_density(density: NDArray[np.float64]) -> float:
 METRICS = (
     Metric("gradient", "wrapped gradient", "rad/mm", gradient_quantiles, mean_difference, _mean_modulus, gap=True),
     Metric("structure", "structure function", "", structure_function, mean_difference, _mean, gap=True),
+    Metric("curvature", "second-order structure function", "", curvature_function, mean_difference, _mean),
     Metric("residues", "residues", "per 1,000 px", residue_density, mean_difference, _mean, gap=True),
+    Metric("place", "where the phase is steep", "", steepness_map, unlikeness, _mean),
     Metric(
         "through_slice", "through-slice gradient", "rad/mm", through_slice_quantiles, mean_difference, _mean_modulus
     ),
