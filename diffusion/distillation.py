@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.energy import energy_score, modulus_error, singularity_density, to_modulus
+from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, steepness_error, to_modulus
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -32,8 +32,6 @@ from diffusion.objective import Batch, Objective, drop_conditions, pad_to_multip
 from diffusion.source import DEFAULT_SOURCE, SOURCES, training_source
 
 METHODS = ("energy", "path", "data")
-_FEW = 1e-3
-"""Of singularities per pixel: a slice whose real phase has many says nothing of the modulus of a student's ends."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,10 @@ class DistillationConfig:
     to land where the teacher does, from the states that the teacher passes through on its way from the source, with
     "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
     "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
-    `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. `modulus` is what the
-    modulus of its ends counts beside that score for slices whose real phase has no singularities.
+    `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. Beside that score count,
+    times `frequency`, that of its local frequencies, times `steepness` the error of the mean steepness of each place,
+    and times `modulus` the error of the modulus of its ends where the real phase has no singularity within a square of
+    `near` pixels, or, with 0, none in the slice.
     """
 
     evaluations: int = 2
@@ -54,6 +54,9 @@ class DistillationConfig:
     draws: int = 2
     source: str = ""
     modulus: float = 0.25
+    frequency: float = 1.0
+    steepness: float = 3.0
+    near: int = 17
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
@@ -70,8 +73,12 @@ class DistillationConfig:
             )
         if type(self.draws) is not int or self.draws < 2:
             raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
-        if type(self.modulus) not in (int, float) or not 0 <= self.modulus < math.inf:
-            raise ValueError(f"modulus = {self.modulus!r}: expected a number of 0 or more")
+        if type(self.near) is not int or self.near < 0 or (self.near and self.near % 2 == 0):
+            raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
+        for name in ("modulus", "frequency", "steepness"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} = {value!r}: expected a number of 0 or more")
 
 
 def make_objective(teacher: ComplexUNet, config: DistillationConfig, source: str) -> Objective:
@@ -96,15 +103,20 @@ class EnergyObjective(Objective):
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The energy score of each slice, and the error of the modulus where the real phase is calm; `(batch)`."""
+        """The energy score of each slice and what else counts; see `DistillationConfig`; `(batch)`."""
         x_0, x_1, weight, _, conditions = tensors
         ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
         samples = torch.split(to_modulus(ends, weight), count)
         real, scale = x_1[:count], weight[:count]
-        calm = torch.exp(-singularity_density(real, scale) / _FEW)
-        lost = modulus_error(ends, weight).reshape(-1, count).mean(dim=0)
-        return energy_score(samples, real, scale) + self.config.modulus * calm * lost
+        calm = calm_places(real, scale, self.config.near).repeat(self.config.draws, 1, 1)
+        lost = modulus_error(ends, weight, calm).reshape(-1, count).mean(dim=0)
+        score = energy_score(samples, real, scale)
+        if self.config.frequency:
+            score = score + self.config.frequency * frequency_score(samples, real, scale)
+        if self.config.steepness:
+            score = score + self.config.steepness * steepness_error(samples, real, scale)
+        return score + self.config.modulus * lost
 
     def loss(self, error: Tensor) -> Tensor:
         """The mean: a score may be below 0."""

@@ -29,6 +29,12 @@ the large ones would decide. The whole image counts 1.
 _SOFT = 1e-6
 _WEAKEST = 0.05
 _TISSUE = 0.2875
+LAGS = (1, 2, 4)
+"""Distances in pixels over which steepness and curvature are compared."""
+_PLACE = 8
+"""Pixels a side of the patches in which they are."""
+_FEW = 1e-3
+"""Of singularities per pixel."""
 
 
 def energy_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
@@ -70,28 +76,99 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     return total / (1.0 + sum(counts for _, _, counts in fitting))
 
 
-def modulus_error(image: Tensor, weight: Tensor) -> Tensor:
+def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
+    """The energy score of the local frequencies: of each pixel's product with the conjugate of its neighbour.
+
+    In patches of their size, two trains of waves that go different ways are as far apart as waves and speckle: the
+    score of the images can hardly tell a wave of a wrong direction from islands. Their local frequencies tell them
+    apart, since those of a wave are the same everywhere, and the distance does not see what all have in common.
+
+    As `energy_score`, `(batch)`; the mean of both directions.
+    """
+    scores = []
+    for axis in (2, 3):
+        scale = _conjugate_product(weight[:, :1], 1, axis)
+        *drawn, true = (_conjugate_product(one, 1, axis) * (scale + _SOFT).rsqrt() for one in (*samples, real))
+        modulus = torch.cat((scale.sqrt(), torch.zeros_like(scale)), dim=1)
+        scores.append(energy_score(drawn, true, modulus))
+    return 0.5 * (scores[0] + scores[1])
+
+
+def steepness_error(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
+    """How far the steepness and the curvature that samples have on average, place by place, are from the real ones.
+
+    The squared error of the samples' mean, without what their spread adds to it: the product of two samples' errors.
+    The scores hold the same, but at length, since patches of unlike phase are all about as far from each other as can
+    be: this says where the phase is to be steep, and where it is to be smooth.
+
+    As `energy_score`, `(batch)`; an estimate, which may be negative.
+    """
+    target = _roughness(real, weight)
+    errors = [_roughness(one, weight) - target for one in samples]
+    products = [(one * other).mean(dim=(1, 2, 3)) for one, other in itertools.combinations(errors, 2)]
+    return torch.stack(products).mean(dim=0) / weight[:, 0].square().mean(dim=(1, 2)).clamp(min=1e-4)
+
+
+def _roughness(image: Tensor, weight: Tensor) -> Tensor:
+    """How much the phase turns and how much it bends over `LAGS` along both axes: `(batch 4*lags rows columns)`.
+
+    Means of `a - Re(p)` over patches, where p is the product of a pixel and the conjugate of another, or of two such
+    products, and a its modulus.
+    """
+    # with the root of the modulus, a product has the modulus of a pixel
+    root = weight[:, :1].sqrt()
+    scaled = image / (root + _SOFT)
+    height, width = image.shape[2:]
+    parts = []
+    for lag, axis in itertools.product(LAGS, (2, 3)):
+        step, still = (_conjugate_product(one, lag, axis) for one in (scaled, root))
+        bend, flat = (_conjugate_product(one, lag, axis) for one in (step, still))
+        for turned, most in ((step, still), (bend, flat)):
+            lost = most - turned[:, :1]
+            padded = functional.pad(lost, (0, width - lost.shape[3], 0, height - lost.shape[2]))
+            parts.append(functional.avg_pool2d(padded, _PLACE, _PLACE // 2))
+    return torch.cat(parts, dim=1)
+
+
+def _conjugate_product(image: Tensor, lag: int, axis: int) -> Tensor:
+    """`z(x + lag) conj z(x)` along an axis: real blocks of real blocks, one channel of one real channel."""
+    length = image.shape[axis] - lag
+    here, there = image.narrow(axis, 0, length), image.narrow(axis, lag, length)
+    real = (there * here).sum(dim=1, keepdim=True)
+    if image.shape[1] == 1:
+        return real
+    return torch.cat((real, there[:, 1:] * here[:, :1] - there[:, :1] * here[:, 1:]), dim=1)
+
+
+def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:
     """How far an image's modulus is from `weight`, `(batch)`: the squared error over `weight`, mean over its mean.
 
     The score is blind to it, since only the angle of a sample is used. But the angle turns around where the modulus
     passes through 0: where it stays near `weight`, there can be no singularity by chance.
 
-    Real blocks `(batch 2 height width)`, as in `energy_score`.
+    Real blocks `(batch 2 height width)`, as in `energy_score`; `where` is what the error of a pixel counts,
+    `(batch height width)`.
     """
     scale = weight[:, 0]
     modulus = (image.square().sum(dim=1) + (_WEAKEST * scale).square() + _SOFT).sqrt()
-    error = (modulus - scale).square() / (scale + _WEAKEST)
+    error = where * (modulus - scale).square() / (scale + _WEAKEST)
     return error.mean(dim=(1, 2)) / scale.mean(dim=(1, 2)).clamp(min=1e-4)
 
 
-def singularity_density(image: Tensor, weight: Tensor) -> Tensor:
-    """The share of the tissue's squares of four pixels that are phase singularities, `(batch)`.
+def calm_places(image: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Where the phase of a real image has no singularity near, `(batch height width)`: 1 there, to 0 where it has many.
 
-    Tissue is where `weight` is that of a magnitude of 5 % of a bright one, or more. Real blocks
-    `(batch 2 height width)`, as in `energy_score`.
+    Near is within a square of `side` pixels, an odd number; with 0, anywhere in the slice. Only those in tissue count,
+    where `weight` is that of a magnitude of 5 % of a bright one, or more. Real blocks `(batch 2 height width)`, as in
+    `energy_score`.
     """
     singular, counted = find_singularities(to_complex(image)[:, 0], weight[:, 0] >= _TISSUE)
-    return singular.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    if side:
+        padded = functional.pad(singular[:, None].float(), (0, 1, 0, 1))
+        density = functional.avg_pool2d(padded, side, 1, side // 2)[:, 0]
+    else:
+        density = singular.sum(dim=(1, 2), keepdim=True) / counted.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return torch.exp(-density / _FEW).expand(weight[:, 0].shape)
 
 
 def _mean_distance(products: Tensor) -> Tensor:

@@ -140,6 +140,9 @@ def _config(steps: int, rate: float) -> TrainingConfig:
         ({"draws": 1}, "draws = 1"),
         ({"modulus": -0.1}, "modulus = -0.1"),
         ({"modulus": float("nan")}, "modulus = nan"),
+        ({"near": 8}, "near = 8: expected an odd number"),
+        ({"frequency": -1.0}, "frequency = -1.0"),
+        ({"steepness": "much"}, "steepness = 'much'"),
         ({"source": "pink"}, "source 'pink': expected one of narrow, scales"),
     ],
 )

@@ -4,7 +4,15 @@ import math
 import pytest
 import torch
 
-from diffusion.energy import energy_score, modulus_error, patch_distance, singularity_density, to_modulus
+from diffusion.energy import (
+    calm_places,
+    energy_score,
+    frequency_score,
+    modulus_error,
+    patch_distance,
+    steepness_error,
+    to_modulus,
+)
 
 SIZE = 72
 
@@ -16,6 +24,7 @@ def image(slope: float, phase: float = 0.0) -> torch.Tensor:
     return torch.stack((torch.cos(angle), torch.sin(angle)))[None] * (x**2 + y**2 < 0.8)
 
 
+EVERYWHERE = torch.ones(1, SIZE, SIZE)
 WEIGHT = torch.cat((image(0.0)[:, :1], torch.zeros(1, 1, SIZE, SIZE)), dim=1)
 
 
@@ -60,21 +69,65 @@ def test_the_modulus_is_given_and_its_gradient_is_finite_where_there_is_no_angle
 
 
 def test_the_error_of_the_modulus_is_none_where_it_is_right_and_largest_where_the_image_vanishes():
-    errors = [float(modulus_error(scale * image(3.0), WEIGHT)) for scale in (1.0, 0.7, 0.0)]
+    errors = [float(modulus_error(scale * image(3.0), WEIGHT, EVERYWHERE)) for scale in (1.0, 0.7, 0.0)]
     assert errors[0] < 1e-4 < errors[1] < errors[2] < 1.0
     assert errors[1] == pytest.approx(0.3**2, rel=0.1)
     vanishing = torch.zeros(1, 2, SIZE, SIZE, requires_grad=True)
-    modulus_error(vanishing, WEIGHT).sum().backward()
+    modulus_error(vanishing, WEIGHT, EVERYWHERE).sum().backward()
     assert bool(torch.isfinite(vanishing.grad).all())
+    left = EVERYWHERE * (torch.arange(SIZE) < SIZE // 2)
+    assert float(modulus_error(0.0 * WEIGHT, WEIGHT, left)) == pytest.approx(errors[2] / 2.0, rel=1e-3)
 
 
-def test_singularities_are_counted_in_the_tissue():
+def test_places_are_calm_where_no_singularity_of_the_tissue_is_near():
     y, x = torch.meshgrid(torch.arange(SIZE) - 30.5, torch.arange(SIZE) - 40.5, indexing="ij")
-    around = torch.atan2(y, x) - torch.atan2(y, x + 21.0)  # two vortices that turn against each other
+    around = torch.atan2(y, x)
     turned = torch.stack((torch.cos(around), torch.sin(around)))[None]
-    full = torch.ones(1, 2, SIZE, SIZE)
-    right = full * (torch.arange(SIZE) > 30)  # holds one of them
-    whole, part = singularity_density(turned.repeat(2, 1, 1, 1), torch.cat((full, right))).tolist()
-    assert whole == pytest.approx(2.0 / (SIZE - 1) ** 2)
-    assert part == pytest.approx(1.0 / (SIZE - 1) / (SIZE - 32))
-    assert float(singularity_density(image(9.0), WEIGHT)) == float(singularity_density(turned, 0.0 * full)) == 0.0
+    full = torch.cat((EVERYWHERE, 0.0 * EVERYWHERE))[None]
+    calm = calm_places(turned, full, 17)[0]
+    assert calm.shape == (SIZE, SIZE)
+    assert float(calm[28:34, 38:44].max()) < 0.05
+    assert float(calm[:20].min()) == float(calm[:, :30].min()) == float(calm[:, 52:].min()) == 1.0
+    assert float(calm_places(image(9.0), WEIGHT, 17).min()) == float(calm_places(turned, 0.1 * full, 17).min()) == 1.0
+    whole = calm_places(torch.cat((turned, image(9.0))), full.repeat(2, 1, 1, 1), 0)
+    assert whole.shape == (2, SIZE, SIZE)
+    assert torch.allclose(whole[0], torch.tensor(math.exp(-1e3 / (SIZE - 1) ** 2))) and bool((whole[1] == 1.0).all())
+
+
+def waves(along: float, across: float) -> torch.Tensor:
+    """A plane wave, real blocks `(1 2 height width)`; radians a pixel."""
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    angle = across * y + along * x
+    return torch.stack((torch.cos(angle), torch.sin(angle)))[None] * WEIGHT[:, :1]
+
+
+def test_waves_of_any_direction_are_alike_by_their_local_frequencies_and_unlike_speckle():
+    """For the score of the images, a wave of another direction is as far away as speckle."""
+    speckle = torch.randn((1, 2, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    speckle = WEIGHT[:, :1] * speckle / speckle.square().sum(dim=1, keepdim=True).sqrt()
+    there, other = [waves(1.2, 0.3), waves(1.2, 0.3)], [speckle, speckle]
+    real = waves(-0.4, 1.1)
+    near, far = (float(frequency_score(one, real, WEIGHT)) for one in (there, other))
+    assert near < 0.1 < 0.5 < far
+    by_image = [float(energy_score(one, real, WEIGHT)) for one in (there, other)]
+    assert by_image[0] > 0.7 * by_image[1]
+
+
+def test_the_error_of_steepness_is_of_the_mean_over_samples_and_by_place():
+    steep, slow = waves(0.8, 0.0), waves(0.0, 0.0)
+    left = torch.arange(SIZE) < SIZE // 2
+    mixed, mirrored = torch.where(left, steep, slow), torch.where(left, slow, steep)
+    right = float(steepness_error([mixed, mixed], mixed, WEIGHT))
+    wrong = float(steepness_error([mirrored, mirrored], mixed, WEIGHT))
+    assert abs(right) < 1e-6 and wrong > 0.05
+    # a sample too steep and one too flat: their errors have opposite signs
+    assert float(steepness_error([waves(0.9, 0.0), waves(0.7, 0.0)], steep, WEIGHT)) < 0.0
+
+
+def test_what_is_learned_from_has_finite_gradients_in_air():
+    drawn = torch.zeros(2, 2, 16, 16, requires_grad=True)
+    nothing = torch.zeros(1, 2, 16, 16)
+    samples = torch.split(to_modulus(drawn, nothing.repeat(2, 1, 1, 1)), 1)
+    total = frequency_score(samples, nothing, nothing) + steepness_error(samples, nothing, nothing)
+    total.sum().backward()
+    assert bool(torch.isfinite(drawn.grad).all())
