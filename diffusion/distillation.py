@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, steepness_error, to_modulus
+from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, to_modulus
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -43,9 +43,8 @@ class DistillationConfig:
     "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
     "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
     `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. Beside that score count,
-    times `frequency`, that of its local frequencies, times `steepness` the error of the mean steepness of each place,
-    and times `modulus` the error of the modulus of its ends where the real phase has no singularity within a square of
-    `near` pixels, or, with 0, none in the slice.
+    times `frequency`, that of its local frequencies, and, times `modulus`, the error of the modulus of its ends where
+    the real phase has no singularity within a square of `near` pixels, or, with 0, none in the slice.
     """
 
     evaluations: int = 2
@@ -55,7 +54,6 @@ class DistillationConfig:
     source: str = ""
     modulus: float = 0.25
     frequency: float = 1.0
-    steepness: float = 3.0
     near: int = 17
 
     def __post_init__(self) -> None:
@@ -75,7 +73,7 @@ class DistillationConfig:
             raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
         if type(self.near) is not int or self.near < 0 or (self.near and self.near % 2 == 0):
             raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
-        for name in ("modulus", "frequency", "steepness"):
+        for name in ("modulus", "frequency"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} = {value!r}: expected a number of 0 or more")
@@ -114,8 +112,6 @@ class EnergyObjective(Objective):
         score = energy_score(samples, real, scale)
         if self.config.frequency:
             score = score + self.config.frequency * frequency_score(samples, real, scale)
-        if self.config.steepness:
-            score = score + self.config.steepness * steepness_error(samples, real, scale)
         return score + self.config.modulus * lost
 
     def loss(self, error: Tensor) -> Tensor:

@@ -29,10 +29,6 @@ the large ones would decide. The whole image counts 1.
 _SOFT = 1e-6
 _WEAKEST = 0.05
 _TISSUE = 0.2875
-LAGS = (1, 2, 4)
-"""Distances in pixels over which steepness and curvature are compared."""
-_PLACE = 8
-"""Pixels a side of the patches in which they are."""
 _FEW = 1e-3
 """Of singularities per pixel."""
 
@@ -92,42 +88,6 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
         modulus = torch.cat((scale.sqrt(), torch.zeros_like(scale)), dim=1)
         scores.append(energy_score(drawn, true, modulus))
     return 0.5 * (scores[0] + scores[1])
-
-
-def steepness_error(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
-    """How far the steepness and the curvature that samples have on average, place by place, are from the real ones.
-
-    The squared error of the samples' mean, without what their spread adds to it: the product of two samples' errors.
-    The scores hold the same, but at length, since patches of unlike phase are all about as far from each other as can
-    be: this says where the phase is to be steep, and where it is to be smooth.
-
-    As `energy_score`, `(batch)`; an estimate, which may be negative.
-    """
-    target = _roughness(real, weight)
-    errors = [_roughness(one, weight) - target for one in samples]
-    products = [(one * other).mean(dim=(1, 2, 3)) for one, other in itertools.combinations(errors, 2)]
-    return torch.stack(products).mean(dim=0) / weight[:, 0].square().mean(dim=(1, 2)).clamp(min=1e-4)
-
-
-def _roughness(image: Tensor, weight: Tensor) -> Tensor:
-    """How much the phase turns and how much it bends over `LAGS` along both axes: `(batch 4*lags rows columns)`.
-
-    Means of `a - Re(p)` over patches, where p is the product of a pixel and the conjugate of another, or of two such
-    products, and a its modulus.
-    """
-    # with the root of the modulus, a product has the modulus of a pixel
-    root = weight[:, :1].sqrt()
-    scaled = image / (root + _SOFT)
-    height, width = image.shape[2:]
-    parts = []
-    for lag, axis in itertools.product(LAGS, (2, 3)):
-        step, still = (_conjugate_product(one, lag, axis) for one in (scaled, root))
-        bend, flat = (_conjugate_product(one, lag, axis) for one in (step, still))
-        for turned, most in ((step, still), (bend, flat)):
-            lost = most - turned[:, :1]
-            padded = functional.pad(lost, (0, width - lost.shape[3], 0, height - lost.shape[2]))
-            parts.append(functional.avg_pool2d(padded, _PLACE, _PLACE // 2))
-    return torch.cat(parts, dim=1)
 
 
 def _conjugate_product(image: Tensor, lag: int, axis: int) -> Tensor:

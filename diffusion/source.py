@@ -1,11 +1,12 @@
 """Where the flow starts: a random phase that is smooth on the scale of anatomy, with a little of smaller scales.
 
 Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
-picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. A flow
-cannot make chance that its source lacks but by stretching what is smallest there, the noise, into blotches: so the
-source "narrow" has some of every scale from a centimetre up, with deviations so small that hardly a phase is far from
-its mean. "scales" has the same all around the circle, "smooth" has the largest scale only, and "independent" is the
-published process's: they are there to be compared with.
+picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What the
+source has of small scales comes back, stretched, where the phase is to be steep: a centimetre becomes islands a
+centimetre apart. What it lacks, a flow of many evaluations has to stretch out of the noise, and gets too smooth. So
+"narrow", for flows, has scales of 9, 3 and 1 cm, and "broad", for students of few evaluations, of 9 and 3 cm, both with
+deviations so small that hardly a phase is far from its mean. "scales" is as narrow, but all around the circle, "smooth"
+has the largest scale only, and "independent" is the published process's: they are there to be compared with.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors
 from diffusion.scalars import from_scalars
 
-SOURCES = ("narrow", "scales", "smooth", "independent")
+SOURCES = ("narrow", "broad", "scales", "smooth", "independent")
 DEFAULT_SOURCE = "narrow"
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
@@ -31,6 +32,7 @@ FIELDS = {
     "smooth": ((CORRELATION_MM, AMPLITUDE),),
     "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
+    "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SPACING_MM = 1.5

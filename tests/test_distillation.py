@@ -115,7 +115,7 @@ def test_a_student_of_the_energy_score_gets_better_by_it(tmp_path):
     torch.manual_seed(0)
     knowing = Trainer(TINY, _config(60, 3e-3), batch, tmp_path / "teacher")
     knowing.run()
-    objective = make_objective(knowing.average.eval(), DistillationConfig(2, 8), "narrow")
+    objective = make_objective(knowing.average.eval(), DistillationConfig(2, 8), "broad")
     tensors = prepared(objective, 99)
     assert len(tensors[0]) == 4 and torch.equal(tensors[1][:2], tensors[1][2:])  # two draws of each slice
     assert not torch.equal(tensors[0][:2], tensors[0][2:])
@@ -142,8 +142,8 @@ def _config(steps: int, rate: float) -> TrainingConfig:
         ({"modulus": float("nan")}, "modulus = nan"),
         ({"near": 8}, "near = 8: expected an odd number"),
         ({"frequency": -1.0}, "frequency = -1.0"),
-        ({"steepness": "much"}, "steepness = 'much'"),
-        ({"source": "pink"}, "source 'pink': expected one of narrow, scales"),
+        ({"frequency": "much"}, "frequency = 'much'"),
+        ({"source": "pink"}, "source 'pink': expected one of narrow, broad"),
     ],
 )
 def test_impossible_distillations_are_refused(changes, message):

@@ -10,7 +10,6 @@ from diffusion.energy import (
     frequency_score,
     modulus_error,
     patch_distance,
-    steepness_error,
     to_modulus,
 )
 
@@ -113,21 +112,9 @@ def test_waves_of_any_direction_are_alike_by_their_local_frequencies_and_unlike_
     assert by_image[0] > 0.7 * by_image[1]
 
 
-def test_the_error_of_steepness_is_of_the_mean_over_samples_and_by_place():
-    steep, slow = waves(0.8, 0.0), waves(0.0, 0.0)
-    left = torch.arange(SIZE) < SIZE // 2
-    mixed, mirrored = torch.where(left, steep, slow), torch.where(left, slow, steep)
-    right = float(steepness_error([mixed, mixed], mixed, WEIGHT))
-    wrong = float(steepness_error([mirrored, mirrored], mixed, WEIGHT))
-    assert abs(right) < 1e-6 and wrong > 0.05
-    # a sample too steep and one too flat: their errors have opposite signs
-    assert float(steepness_error([waves(0.9, 0.0), waves(0.7, 0.0)], steep, WEIGHT)) < 0.0
-
-
 def test_what_is_learned_from_has_finite_gradients_in_air():
     drawn = torch.zeros(2, 2, 16, 16, requires_grad=True)
     nothing = torch.zeros(1, 2, 16, 16)
     samples = torch.split(to_modulus(drawn, nothing.repeat(2, 1, 1, 1)), 1)
-    total = frequency_score(samples, nothing, nothing) + steepness_error(samples, nothing, nothing)
-    total.sum().backward()
+    frequency_score(samples, nothing, nothing).sum().backward()
     assert bool(torch.isfinite(drawn.grad).all())

@@ -211,7 +211,7 @@ def nan_weights(path):
         (other_architecture, "do not fit"),
         (other_process, "process 'walk'"),
         (unknown_field, "unknown architecture"),
-        (other_source, "source 'pink': expected one of narrow, scales, smooth, independent"),
+        (other_source, "source 'pink': expected one of narrow, broad, scales, smooth, independent"),
         (flow_of_no_object, "flow: "),
         (endless_grid, "expected 0"),
         (other_kind, "do not fit"),
