@@ -83,17 +83,17 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
     """
     scores = []
     for axis in (2, 3):
-        scale = _conjugate_product(weight[:, :1], 1, axis)
-        *drawn, true = (_conjugate_product(one, 1, axis) * (scale + _SOFT).rsqrt() for one in (*samples, real))
+        scale = _steps(weight[:, :1], axis)
+        *drawn, true = (_steps(one, axis) * (scale + _SOFT).rsqrt() for one in (*samples, real))
         modulus = torch.cat((scale.sqrt(), torch.zeros_like(scale)), dim=1)
         scores.append(energy_score(drawn, true, modulus))
     return 0.5 * (scores[0] + scores[1])
 
 
-def _conjugate_product(image: Tensor, lag: int, axis: int) -> Tensor:
-    """`z(x + lag) conj z(x)` along an axis: real blocks of real blocks, one channel of one real channel."""
-    length = image.shape[axis] - lag
-    here, there = image.narrow(axis, 0, length), image.narrow(axis, lag, length)
+def _steps(image: Tensor, axis: int) -> Tensor:
+    """`z(x + 1) conj z(x)` along an axis: real blocks of real blocks, one channel of one real channel."""
+    length = image.shape[axis] - 1
+    here, there = image.narrow(axis, 0, length), image.narrow(axis, 1, length)
     real = (there * here).sum(dim=1, keepdim=True)
     if image.shape[1] == 1:
         return real
