@@ -61,9 +61,7 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     All as in `energy_score`. Patches that do not fit into the image are left out; the whole image is always one.
     """
     power, other_power = one.square().sum(dim=1), other.square().sum(dim=1)
-    real = (one * other).sum(dim=1)
-    imag = one[:, 1] * other[:, 0] - one[:, 0] * other[:, 1]
-    products = torch.stack((power, other_power, real, imag, weight[:, 0].square()), dim=1)
+    products = torch.stack((power, other_power, *_conjugate_product(one, other), weight[:, 0].square()), dim=1)
     side = min(products.shape[-2:])
     fitting = [patch for patch in PATCHES if patch[0] <= side]
     total = _mean_distance(products.mean(dim=(2, 3), keepdim=True))
@@ -83,21 +81,22 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
     """
     scores = []
     for axis in (2, 3):
-        scale = _steps(weight[:, :1], axis)
-        *drawn, true = (_steps(one, axis) * (scale + _SOFT).rsqrt() for one in (*samples, real))
-        modulus = torch.cat((scale.sqrt(), torch.zeros_like(scale)), dim=1)
-        scores.append(energy_score(drawn, true, modulus))
+        power = _steps(weight, axis)
+        *drawn, true = (_steps(one, axis) * (power[:, :1] + _SOFT).rsqrt() for one in (*samples, real))
+        scores.append(energy_score(drawn, true, power.sqrt()))
     return 0.5 * (scores[0] + scores[1])
 
 
 def _steps(image: Tensor, axis: int) -> Tensor:
-    """`z(x + 1) conj z(x)` along an axis: real blocks of real blocks, one channel of one real channel."""
+    """`z(x + 1) conj z(x)` along an axis, real blocks; a weight, without imaginary part, gives one without it."""
     length = image.shape[axis] - 1
     here, there = image.narrow(axis, 0, length), image.narrow(axis, 1, length)
-    real = (there * here).sum(dim=1, keepdim=True)
-    if image.shape[1] == 1:
-        return real
-    return torch.cat((real, there[:, 1:] * here[:, :1] - there[:, :1] * here[:, 1:]), dim=1)
+    return torch.stack(_conjugate_product(there, here), dim=1)
+
+
+def _conjugate_product(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of `one conj other`, of real blocks `(batch 2 height width)`: `(batch height width)`."""
+    return (one * other).sum(dim=1), one[:, 1] * other[:, 0] - one[:, 0] * other[:, 1]
 
 
 def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:

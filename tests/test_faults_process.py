@@ -231,16 +231,16 @@ def test_a_volume_that_kills_or_hangs_its_worker_twice_is_given_up(faulty, tmp_p
     record_property("fault", "a volume that crashes or hangs its worker")
     manifest, log, environment = faulty
     root = tmp_path / "c.zarr"
-    arguments = (*build_arguments(manifest, root, num_workers=1), "--time-limit", "20")
+    arguments = (*build_arguments(manifest, root, num_workers=1), "--time-limit", "10")
     with running(*arguments, "--json", **environment) as process:
         output, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors
     summary = json.loads(output)
-    assert (summary["built"], list(summary["failed"])) == (2, ["crashes", "hangs"])
+    assert (summary["built"], list(summary["failed"])) == (2, ["crashes", "hangs"]), (summary["failed"], errors)
     assert summary["failed"]["crashes"]["reason"] == "worker_lost"
     assert summary["failed"]["hangs"]["reason"] == "timeout"
     assert (
-        "than its limit of 20 s, with nothing beside it, and hung in _faulty" in summary["failed"]["hangs"]["message"]
+        "than its limit of 10 s, with nothing beside it, and hung in _faulty" in summary["failed"]["hangs"]["message"]
     )
     assert "--time-limit" in summary["failed"]["hangs"]["message"]
     readings = [line.split()[0] for line in log.read_text().splitlines()]

@@ -5,7 +5,8 @@ Every statistic is circular (differences are taken of phasors) and counts only p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +36,7 @@ def through_slice_quantiles(volumes: Sequence[PhaseVolume]) -> NDArray[np.float6
 
 def structure_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
     """`1 - <cos(phase(x + r) - phase(x))>` for the `LAGS` r, mean of both directions; NaN beyond the matrix."""
-    result = np.full(len(LAGS), np.nan)
-    for index, lag in enumerate(LAGS):
-        parts = [_difference(one, lag, axis).real for one in volumes for axis in (1, 2) if lag < one.phasor.shape[axis]]
-        values = np.concatenate(parts) if parts else np.empty(0, np.float32)
-        if values.size:
-            result[index] = 1.0 - values.mean(dtype=np.float64)
-    return result
+    return _incoherence(volumes, LAGS, _difference)
 
 
 def curvature_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
@@ -50,14 +45,7 @@ def curvature_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
     Phase that is linear over 2 r has none, whatever its slope: this tells waves from blotches, which the structure
     function cannot.
     """
-    result = np.full(len(BENDS), np.nan)
-    for index, lag in enumerate(BENDS):
-        sizes = [(one, axis) for one in volumes for axis in (1, 2) if 2 * lag < one.phasor.shape[axis]]
-        parts = [_second_difference(one, lag, axis).real for one, axis in sizes]
-        values = np.concatenate(parts) if parts else np.empty(0, np.float32)
-        if values.size:
-            result[index] = 1.0 - values.mean(dtype=np.float64)
-    return result
+    return _incoherence(volumes, BENDS, _second_difference)
 
 
 def steepness_map(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
@@ -65,7 +53,7 @@ def steepness_map(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
 
     NaN where less than half of a block is in the object; rests at the ends of a slice are left out.
     """
-    return np.concatenate([_blocks(one).ravel() for one in volumes])
+    return np.concatenate([_steepness(one).ravel() for one in volumes])
 
 
 def residue_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
@@ -77,56 +65,72 @@ def residue_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
     return np.array([1000.0 * count / total if total else np.nan])
 
 
+def _incoherence(
+    volumes: Sequence[PhaseVolume],
+    lags: Sequence[int],
+    product: Callable[[PhaseVolume, int, int], NDArray[np.complex64]],
+) -> NDArray[np.float64]:
+    """`1 - <Re p>` for every lag, p the products with that lag along both axes; NaN where there are none."""
+    result = np.full(len(lags), np.nan)
+    for index, lag in enumerate(lags):
+        values = np.concatenate([product(one, lag, axis).real for one in volumes for axis in (1, 2)])
+        if values.size:
+            result[index] = 1.0 - values.mean(dtype=np.float64)
+    return result
+
+
 def _difference(volume: PhaseVolume, lag: int, axis: int) -> NDArray[np.complex64]:
     """`z(x + lag) conj z(x)` where both pixels are in the object, flat."""
-    phasor, support = volume.phasor, volume.support
-    size = phasor.shape[axis]
-    far, near = (np.take(phasor, range(*part), axis) for part in ((lag, size), (0, size - lag)))
-    inside = np.take(support, range(lag, size), axis) & np.take(support, range(0, size - lag), axis)
-    product: NDArray[np.complex64] = (far * near.conj())[inside]
+    near, far = _along(volume.phasor, lag, axis, 2)
+    product: NDArray[np.complex64] = (far * near.conj())[_inside(volume, lag, axis, 2)]
     return product
-
-
-def _blocks(volume: PhaseVolume) -> NDArray[np.float64]:
-    """One volume's steepness, `(slice rows columns)`."""
-    steps = [_steps(volume, axis) for axis in (1, 2)]
-    total = sum(_block_sums(np.where(inside, np.abs(step), 0.0)) for step, inside in steps)
-    counted = sum(_block_sums(inside.astype(np.float64)) for _, inside in steps)
-    # a block has two steps a pixel, one along each axis
-    return np.where(counted >= BLOCK**2, total / np.maximum(counted, 1.0), np.nan)
-
-
-def _steps(volume: PhaseVolume, axis: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The wrapped gradient to the next pixel in rad/mm, and where both are in the object; of the volume's shape."""
-    size = volume.phasor.shape[axis]
-    ends = [(0, int(other == axis)) for other in range(3)]
-    far, near = (np.take(volume.phasor, range(*part), axis) for part in ((1, size), (0, size - 1)))
-    inside = np.take(volume.support, range(1, size), axis) & np.take(volume.support, range(size - 1), axis)
-    step = np.angle(far * near.conj()).astype(np.float64) / volume.spacing_mm[axis]
-    return np.pad(step, ends), np.pad(inside, ends)
-
-
-def _block_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums over the blocks of every slice."""
-    rows, columns = (size // BLOCK for size in values.shape[1:])
-    parts = values[:, : rows * BLOCK, : columns * BLOCK].reshape(len(values), rows, BLOCK, columns, BLOCK)
-    sums: NDArray[np.float64] = parts.sum(axis=(2, 4))
-    return sums
 
 
 def _second_difference(volume: PhaseVolume, lag: int, axis: int) -> NDArray[np.complex64]:
     """`z(x + lag) conj z(x)^2 z(x - lag)` where the three pixels are in the object, flat."""
-    size = volume.phasor.shape[axis]
-    places = [range(start, start + size - 2 * lag) for start in (0, lag, 2 * lag)]
-    before, middle, after = (np.take(volume.phasor, place, axis) for place in places)
-    inside = np.logical_and.reduce([np.take(volume.support, place, axis) for place in places])
-    product: NDArray[np.complex64] = (after * middle.conj() ** 2 * before)[inside]
+    before, middle, after = _along(volume.phasor, lag, axis, 3)
+    product: NDArray[np.complex64] = (after * middle.conj() ** 2 * before)[_inside(volume, lag, axis, 3)]
     return product
+
+
+def _inside(volume: PhaseVolume, lag: int, axis: int, count: int) -> NDArray[np.bool_]:
+    """Where pixel and those after it, as `_along` gives them, are in the object."""
+    inside: NDArray[np.bool_] = np.logical_and.reduce(_along(volume.support, lag, axis, count))
+    return inside
+
+
+def _along(image: NDArray[Any], lag: int, axis: int, count: int) -> list[NDArray[Any]]:
+    """`count` parts of an image of one shape, each `lag` pixels further along the axis; empty where they do not fit."""
+    length = max(image.shape[axis] - (count - 1) * lag, 0)
+    before = (slice(None),) * axis
+    return [image[(*before, slice(start, start + length))] for start in range(0, count * lag, lag)]
 
 
 def _gradient(volume: PhaseVolume, axis: int) -> NDArray[np.float32]:
     gradient: NDArray[np.float32] = np.angle(_difference(volume, 1, axis)) / volume.spacing_mm[axis]
     return gradient
+
+
+def _steepness(volume: PhaseVolume) -> NDArray[np.float64]:
+    """One volume's blocks, `(slice rows columns)`."""
+    total, counted = np.zeros(1), np.zeros(1)
+    for axis in (1, 2):
+        near, far = _along(volume.phasor, 1, axis, 2)
+        inside = _inside(volume, 1, axis, 2)
+        step = np.abs(np.angle(far * near.conj())) * inside / volume.spacing_mm[axis]
+        ends = [(0, int(axis == other)) for other in range(3)]
+        total = total + _block_sums(np.pad(step, ends))
+        counted = counted + _block_sums(np.pad(inside, ends))
+    # a block has two steps a pixel, one along each axis
+    return np.where(counted >= BLOCK**2, total / np.maximum(counted, 1.0), np.nan)
+
+
+def _block_sums(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums over the blocks of every slice."""
+    rows, columns = (size // BLOCK for size in values.shape[1:])
+    parts = values[:, : rows * BLOCK, : columns * BLOCK].reshape(len(values), rows, BLOCK, columns, BLOCK)
+    sums: NDArray[np.float64] = parts.sum(axis=(2, 4), dtype=np.float64)
+    return sums
 
 
 def _through_slices(volume: PhaseVolume) -> Iterator[NDArray[np.float32]]:
