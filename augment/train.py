@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from augment.errors import RequestError
 from augment.run_folder import claim_folder
 from augment.train_config import BEST, RunConfig, TrainConfig, read_config
 from augment.training_data import TrainingSlices
+from augment.training_progress import training_progress
 from augment.training_set import TrainingSet, read_training_set
 from augment.training_watch import watch
 from augment.validation import read_scores
@@ -90,7 +88,7 @@ def run_training(
         except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
             raise RequestError(str(error)) from error
         watchers = watch(config, data, trainer, card) if ranks.first else []
-        with _bar(trainer) as progress:
+        with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
             trainer.run(progress, watchers=watchers)
     if ranks.first:
         save_checkpoint(trainer.average, data.gauge, card, path)
@@ -155,28 +153,6 @@ def choose_device(device: str | None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: torch finds no GPU here; expected one; leave --device out")
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def _bar(trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
-    """Give a `progress(step, loss)` that draws a bar with a running mean of the loss."""
-    mean = math.nan
-    with tqdm(
-        desc="training",
-        unit="step",
-        total=trainer.config.steps,
-        initial=trainer.step,
-        disable=None if trainer.ranks.first else True,
-        mininterval=1.0,
-    ) as bar:
-
-        def progress(step: int, loss: float) -> None:
-            nonlocal mean
-            mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
-            bar.set_postfix_str(f"loss {mean:.3f}", refresh=False)
-            bar.update()
-
-        yield progress
 
 
 def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:
