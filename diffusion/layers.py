@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 
@@ -54,6 +55,33 @@ class ComplexConv2d(nn.Module):
         return functional.conv2d(channels, self.block_weight(), self.bias, self.stride, self.padding)
 
 
+class _MeanPower(torch.autograd.Function):
+    """The mean square of each channel, in float32, with a backward pass of one multiplication.
+
+    What autograd makes of the same takes five passes over float32 copies, a fifth of the time of a training step on a
+    CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, channels: Tensor) -> Tensor:
+        ctx.save_for_backward(channels)
+        return channels.float().square().mean(dim=(2, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (channels,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = gradient * (2.0 / (channels.shape[2] * channels.shape[3]))
+        result: Tensor = channels * scale.to(channels.dtype)[..., None, None]
+        return result
+
+
+def mean_power(channels: Tensor) -> Tensor:
+    """The mean square of each channel, `(batch channel height width)` to float32 `(batch channel)`."""
+    power: Tensor = _MeanPower.apply(channels)  # type: ignore[no-untyped-call]
+    return power
+
+
 class ComplexNorm(nn.Module):
     """Divide groups of complex channels by their root mean square modulus, then scale and shift as conditioned.
 
@@ -72,7 +100,7 @@ class ComplexNorm(nn.Module):
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
         """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
         batch, doubled = channels.shape[:2]
-        power = channels.float().square().mean(dim=(2, 3))  # (batch 2*channel)
+        power = mean_power(channels)  # (batch 2*channel)
         grouped = power.reshape(batch, 2, self.num_groups, -1).mean(dim=(1, 3)) * 2.0  # mean |z|^2 of each group
         inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // 2 // self.num_groups, dim=1)
         modulation: Tensor = self.modulation(embedding)
@@ -113,7 +141,7 @@ class RealNorm(nn.Module):
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
         """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
         batch, doubled = channels.shape[:2]
-        power = channels.float().square().mean(dim=(2, 3))  # (batch 2*channel)
+        power = mean_power(channels)  # (batch 2*channel)
         grouped = power.reshape(batch, self.num_groups, -1).mean(dim=2)
         inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // self.num_groups, dim=1)
         modulation: Tensor = self.modulation(embedding)

@@ -14,6 +14,7 @@ from diffusion.layers import (
     RealNorm,
     complex_silu,
     fold_patches,
+    mean_power,
     to_complex,
     to_real,
     unfold_patches,
@@ -205,3 +206,18 @@ def test_a_real_network_learns():
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_the_mean_power_has_the_gradient_of_a_mean_square():
+    generator = torch.Generator().manual_seed(4)
+    channels = torch.randn((2, 6, 5, 7), generator=generator, dtype=torch.float64, requires_grad=True)
+    counts = torch.randn((2, 6), generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((mean_power(channels) * counts).sum(), channels)
+    (expected,) = torch.autograd.grad((channels.square().mean(dim=(2, 3)) * counts).sum(), channels)
+    torch.testing.assert_close(gradient, expected)
+    half = channels.detach().bfloat16().requires_grad_()
+    power = mean_power(half)
+    (gradient,) = torch.autograd.grad((power * counts).sum(), half)
+    assert power.dtype is torch.float32
+    assert gradient.dtype is torch.bfloat16
+    torch.testing.assert_close(gradient.double(), expected, rtol=0.02, atol=1e-3)
