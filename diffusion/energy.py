@@ -21,7 +21,7 @@ from diffusion.layers import to_complex
 from diffusion.singularities import find_singularities
 
 PATCHES = ((2, 1, 4.0), (4, 1, 2.5), (8, 2, 1.5), (16, 4, 1.0), (32, 8, 1.0), (64, 16, 1.0))
-"""Pixels a side, pixels from one patch to the next, and what the size counts.
+"""Pixels a side, pixels from one patch to the next, and what the size counts; each of twice the side of the one before.
 
 The phases of two samples hardly differ within small patches, and are nearly orthogonal in large ones: without weights
 the large ones would decide. The whole image counts 1.
@@ -62,12 +62,26 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """
     power, other_power = one.square().sum(dim=1), other.square().sum(dim=1)
     products = torch.stack((power, other_power, *_conjugate_product(one, other), weight[:, 0].square()), dim=1)
-    side = min(products.shape[-2:])
-    fitting = [patch for patch in PATCHES if patch[0] <= side]
-    total = _mean_distance(products.mean(dim=(2, 3), keepdim=True))
-    for size, step, counts in fitting:
-        total = total + counts * _mean_distance(functional.avg_pool2d(products, size, step))
-    return total / (1.0 + sum(counts for _, _, counts in fitting))
+    total, whole = _mean_distance(products.mean(dim=(2, 3), keepdim=True)), 1.0
+    pooled, reach = products, 1
+    for size, step, counts in PATCHES:
+        if size > min(products.shape[-2:]):
+            break
+        pooled, reach = _pool_halves(_pool_halves(pooled, 2, size, step, reach), 3, size, step, reach), step
+        total, whole = total + counts * _mean_distance(pooled), whole + counts
+    return total / whole
+
+
+def _pool_halves(pooled: Tensor, axis: int, size: int, step: int, reach: int) -> Tensor:
+    """Means over `size` pixels along an axis, every `step`, from those over half as many, every `reach`.
+
+    What overlaps so much is added up only once: on a CPU several times faster than pooling anew for each size.
+    """
+    away, stride = size // 2 // reach, step // reach
+    length = pooled.shape[axis] - away
+    here, there = pooled.narrow(axis, 0, length), pooled.narrow(axis, away, length)
+    every = [slice(None)] * axis + [slice(None, None, stride)]
+    return 0.5 * (here[tuple(every)] + there[tuple(every)])
 
 
 def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:

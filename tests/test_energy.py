@@ -3,8 +3,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from diffusion.energy import (
+    PATCHES,
     calm_places,
     energy_score,
     frequency_score,
@@ -12,6 +14,7 @@ from diffusion.energy import (
     patch_distance,
     to_modulus,
 )
+from diffusion.layers import to_complex
 
 SIZE = 72
 
@@ -118,3 +121,25 @@ def test_what_is_learned_from_has_finite_gradients_in_air():
     samples = torch.split(to_modulus(drawn, nothing.repeat(2, 1, 1, 1)), 1)
     frequency_score(samples, nothing, nothing).sum().backward()
     assert bool(torch.isfinite(drawn.grad).all())
+
+
+@pytest.mark.parametrize("sides", [(130, 67), (64, 64), (9, 40), (1, 3)])
+def test_the_distance_is_that_of_plainly_pooled_patches(sides):
+    generator = torch.Generator().manual_seed(3)
+    one, other = (torch.randn((2, 2, *sides), generator=generator) for _ in range(2))
+    weight = torch.rand((2, 2, *sides), generator=generator)
+    first, second = to_complex(one)[:, 0], to_complex(other)[:, 0]
+    total, whole = torch.zeros(2), 0.0
+    for size, step, counts in ((0, 1, 1.0), *PATCHES):
+        if size > min(sides):
+            continue
+
+        def pool(image, size=size, step=step):
+            return functional.avg_pool2d(image[:, None], size or sides, step)[:, 0]
+
+        powers = pool(first.abs().square()), pool(second.abs().square())
+        product = first * second.conj()
+        square = powers[0] ** 2 + powers[1] ** 2 - 2.0 * (pool(product.real) ** 2 + pool(product.imag) ** 2)
+        distance = (square.clamp(min=0.0) + 1e-6).sqrt().mean(dim=(1, 2))
+        total, whole = total + counts * distance / pool(weight[:, 0].square()).mean(dim=(1, 2)), whole + counts
+    torch.testing.assert_close(patch_distance(one, other, weight), total / whole, rtol=1e-4, atol=1e-5)
