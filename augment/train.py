@@ -75,10 +75,11 @@ def run_training(
     card: dict[str, Any],
 ) -> Path:
     """Train a network for an objective and write its checkpoint; `card` adds to the model card."""
-    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, config.noise_augmentation)
+    shares = {name: getattr(config, name) for name in ("noise_augmentation", "field_augmentation")}
+    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, *shares.values())
     start = None if initial is None else initial.network
     path = config.output / f"{config.name}.safetensors"
-    card = _describe(config, data, device) | {"network": asdict(network)} | card
+    card = _describe(config, data, device, shares) | {"network": asdict(network)} | card
     ranks = _ranks()
     if ranks.first:
         claim_folder(config.output, card)
@@ -155,11 +156,11 @@ def choose_device(device: str | None) -> str:
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:
+def _describe(config: RunConfig, data: TrainingSet, device: str, shares: dict[str, float]) -> dict[str, Any]:
     return {
         "name": config.name,
         **config.card,
-        "training": asdict(config.training) | {"noise_augmentation": config.noise_augmentation},
+        "training": asdict(config.training) | shares,
         "data": data.facts,
         "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
     }
