@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from augment.errors import RequestError
 from augment.train import choose_device, conclude, open_checkpoint, run_training
 from augment.train_config import DistillConfig, read_config
@@ -12,6 +14,7 @@ from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
 from diffusion.checkpoint import load_checkpoint, save_checkpoint
 from diffusion.distillation import make_objective, measure_noise_gain
+from diffusion.network import ComplexUNet
 
 _GAIN_BATCHES = 8
 
@@ -61,13 +64,16 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     objective = make_objective(teacher.network, config.distillation, flow.source)
     path = run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
     if path.exists():
-        _note_noise_gain(path, config, data, device)
+        _finish(path, config, teacher.network, data, device)
     return path
 
 
-def _note_noise_gain(path: Path, config: DistillConfig, data: TrainingSet, device: str) -> None:
-    """Put the measured noise gain into the student's card."""
+def _finish(path: Path, config: DistillConfig, start: ComplexUNet, data: TrainingSet, device: str) -> None:
+    """Make the student the mean with where it started, and put its measured noise gain into its card."""
     student = load_checkpoint(path)
+    with torch.no_grad():
+        for learned, before in zip(student.network.parameters(), start.parameters(), strict=True):
+            learned.lerp_(before.to(learned.device), config.distillation.kept)
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
     later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
     gain = measure_noise_gain(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, to_modulus
+from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, spectrum_score, to_modulus
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -43,8 +43,10 @@ class DistillationConfig:
     "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
     "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
     `diffusion.energy` with `draws` samples of each slice; it may have a `source` of its own. Beside that score count,
-    times `frequency`, that of its local frequencies, and, times `modulus`, the error of the modulus of its ends where
-    the real phase has no singularity within a square of `near` pixels, or, with 0, none in the slice.
+    times `frequency`, that of its local frequencies, times `spectrum`, that of its radial spectrum, and, times
+    `modulus`, the error of the modulus of its ends where the real phase has no singularity within a square of `near`
+    pixels, or, with 0, none in the slice. The student that ships is the mean of what was learned and, times `kept`, the
+    weights that it started from, as Wortsman et al. do (arXiv 2109.01903).
     """
 
     evaluations: int = 2
@@ -54,7 +56,9 @@ class DistillationConfig:
     source: str = ""
     modulus: float = 0.25
     frequency: float = 1.0
+    spectrum: float = 0.0
     near: int = 17
+    kept: float = 0.0
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
@@ -73,7 +77,9 @@ class DistillationConfig:
             raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
         if type(self.near) is not int or self.near < 0 or (self.near and self.near % 2 == 0):
             raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
-        for name in ("modulus", "frequency"):
+        if type(self.kept) not in (int, float) or not 0 <= self.kept < 1 or (self.kept and self.method != "energy"):
+            raise ValueError(f"kept = {self.kept!r}: expected a share from 0 to below 1, with method energy")
+        for name in ("modulus", "frequency", "spectrum"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} = {value!r}: expected a number of 0 or more")
@@ -112,6 +118,8 @@ class EnergyObjective(Objective):
         score = energy_score(samples, real, scale)
         if self.config.frequency:
             score = score + self.config.frequency * frequency_score(samples, real, scale)
+        if self.config.spectrum:
+            score = score + self.config.spectrum * spectrum_score(samples, real, scale)
         return score + self.config.modulus * lost
 
     def loss(self, error: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffusion.fourier import fft2c
 from diffusion.layers import to_complex
 from diffusion.singularities import find_singularities
 
@@ -26,6 +27,10 @@ PATCHES = ((2, 1, 4.0), (4, 1, 2.5), (8, 2, 1.5), (16, 4, 1.0), (32, 8, 1.0), (6
 The phases of two samples hardly differ within small patches, and are nearly orthogonal in large ones: without weights
 the large ones would decide. The whole image counts 1.
 """
+RINGS = 24
+"""Of k-space, from its centre to its nearer edge; the corners are left out."""
+_LOWEST = 1e-6
+"""Power of a ring, of the mean power, that is taken as noise at least: a scanner's zeros have no level."""
 _SOFT = 1e-6
 _WEAKEST = 0.05
 _TISSUE = 0.2875
@@ -99,6 +104,40 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
         *drawn, true = (_steps(one, axis) * (power[:, :1] + _SOFT).rsqrt() for one in (*samples, real))
         scores.append(energy_score(drawn, true, power.sqrt()))
     return 0.5 * (scores[0] + scores[1])
+
+
+def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
+    """The energy score of how the power of k-space falls with the radius.
+
+    Patches hold the phase, and the outer k-space hardly any of an image's power, so what is wrong there the score of
+    the images does not see: this one compares the logarithms of the power of rings, whose distance is Euclidean. What
+    is no more than the weakest ring of the magnitude alone is noise, and hardly counts.
+
+    As `energy_score`, `(batch)`; in nepers of power.
+    """
+    floor = _ring_levels(weight, weight).amin(dim=1, keepdim=True).clamp(min=_LOWEST)
+    *drawn, true = ((_ring_levels(one, weight) + floor).log() for one in (*samples, real))
+    fit = [_root_mean_square(one - true) for one in drawn]
+    spread = [_root_mean_square(one - other) for one, other in itertools.combinations(drawn, 2)]
+    return torch.stack(fit).mean(dim=0) - 0.5 * torch.stack(spread).mean(dim=0)
+
+
+def _ring_levels(image: Tensor, weight: Tensor) -> Tensor:
+    """The mean power on rings of k-space, of the total mean power: `(batch ring)`.
+
+    The image counts times `weight`, whose square is about the magnitude.
+    """
+    height, width = image.shape[-2:]
+    power = fft2c(to_complex(image * weight[:, :1])[:, 0]).abs().square()
+    y, x = (torch.arange(size, device=image.device) * (2.0 / size) - 1.0 for size in (height, width))
+    ring = (torch.hypot(y[:, None], x) * RINGS).long().clamp(max=RINGS).flatten()
+    sums = torch.zeros((len(image), RINGS + 1), device=image.device).index_add(1, ring, power.flatten(1))
+    counts = torch.bincount(ring, minlength=RINGS + 1).clamp(min=1)
+    return (sums / counts)[:, :RINGS] / power.mean(dim=(1, 2)).clamp(min=1e-8)[:, None]
+
+
+def _root_mean_square(difference: Tensor) -> Tensor:
+    return (difference.square().mean(dim=1) + _SOFT).sqrt()
 
 
 def _steps(image: Tensor, axis: int) -> Tensor:

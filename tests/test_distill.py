@@ -64,6 +64,20 @@ def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
     assert make_generator("diffusion", path).nfe == 2
 
 
+def test_a_share_of_the_weights_that_the_student_started_from_is_kept(folder):
+    teacher = load_checkpoint(folder / "teacher" / "teacher.safetensors").network
+    students = []
+    for name, kept in (("all", 0.0), ("mean", 0.25)):
+        (folder / f"{name}.toml").write_text(DISTILL.replace('"student"', f'"{name}"') + f"kept = {kept}\n")
+        config = read_config(folder / f"{name}.toml", DistillConfig)
+        students += [load_checkpoint(distill(config)).network for _ in range(2)]  # when done, the same student again
+    learned, _, mean, again = (dict(one.named_parameters()) for one in students)
+    for name, before in teacher.named_parameters():
+        assert mean[name].equal(again[name])
+        assert mean[name].detach().allclose(0.75 * learned[name] + 0.25 * before, atol=1e-6)
+    assert not all(learned[name].equal(mean[name]) for name in learned)
+
+
 def test_a_student_is_taught_further_by_the_energy_score_alone(folder):
     first = load_checkpoint(distill(read_config(folder / "student.toml", DistillConfig)))
     further = DISTILL.replace("teacher/teacher", "student/student").replace('"student"', '"further"')

@@ -12,6 +12,7 @@ from diffusion.energy import (
     frequency_score,
     modulus_error,
     patch_distance,
+    spectrum_score,
     to_modulus,
 )
 from diffusion.layers import to_complex
@@ -143,3 +144,33 @@ def test_the_distance_is_that_of_plainly_pooled_patches(sides):
         distance = (square.clamp(min=0.0) + 1e-6).sqrt().mean(dim=(1, 2))
         total, whole = total + counts * distance / pool(weight[:, 0].square()).mean(dim=(1, 2)), whole + counts
     torch.testing.assert_close(patch_distance(one, other, weight), total / whole, rtol=1e-4, atol=1e-5)
+
+
+def ripples(count: int, seed: int) -> list[torch.Tensor]:
+    """Discs with a phase of random waves, `count` to the field of view."""
+    y, x = torch.meshgrid(torch.arange(SIZE) / SIZE, torch.arange(SIZE) / SIZE, indexing="ij")
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(6):
+        turn, shift = (float(one) * 2.0 * math.pi for one in torch.rand(2, generator=generator))
+        angle = 1.5 * torch.sin(2.0 * math.pi * count * (x * math.cos(turn) + y * math.sin(turn)) + shift)
+        made.append(torch.stack((torch.cos(angle), torch.sin(angle)))[None] * WEIGHT[:, :1])
+    return made
+
+
+def test_the_spectrum_tells_steeper_phase_and_not_where_it_is_steep():
+    *samples, real = ripples(4, 1)
+    alike = float(spectrum_score(samples, real, WEIGHT))
+    others = [float(spectrum_score(ripples(count, 2), real, WEIGHT)) for count in (1, 4, 9)]
+    assert abs(others[1] - alike) < 0.15 * min(others[0], others[2])
+    assert min(others[0], others[2]) > 2.0 * alike
+    turned = [one.flip(2) for one in samples]
+    assert float(spectrum_score(turned, real.flip(2), WEIGHT)) == pytest.approx(alike, abs=0.02)
+
+
+def test_the_spectrum_of_an_empty_slice_has_a_score_and_a_gradient():
+    nothing = torch.zeros_like(WEIGHT)
+    sample = torch.zeros_like(WEIGHT).requires_grad_()
+    score = spectrum_score([sample, sample], nothing, nothing)
+    (gradient,) = torch.autograd.grad(score.sum(), sample)
+    assert bool(score.isfinite().all()) and bool(gradient.isfinite().all())
