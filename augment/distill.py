@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,6 @@ from augment.train import choose_device, conclude, open_checkpoint, run_training
 from augment.train_config import DistillConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
-from diffusion.checkpoint import load_checkpoint, save_checkpoint
 from diffusion.distillation import make_objective, measure_noise_gain
 from diffusion.network import ComplexUNet
 
@@ -55,32 +55,28 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
     flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
-    card = {
-        "steps": config.distillation.evaluations,
-        "flow": asdict(flow),
-        "distillation": asdict(config.distillation)
-        | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}},
-    }
+    facts = asdict(config.distillation) | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}}
+    card = {"steps": config.distillation.evaluations, "flow": asdict(flow), "distillation": facts}
+
+    def finish(student: ComplexUNet) -> dict[str, Any]:
+        _keep(student, teacher.network, config.distillation.kept)
+        return {"distillation": facts | {"noise_gain": _noise_gain(student.to(device), config, data, flow.source)}}
+
     objective = make_objective(teacher.network, config.distillation, flow.source)
-    path = run_training(config, data, network, device, initial=teacher, objective=objective, card=card)
-    if path.exists():
-        _finish(path, config, teacher.network, data, device)
-    return path
+    return run_training(config, data, network, device, initial=teacher, objective=objective, card=card, finish=finish)
 
 
-def _finish(path: Path, config: DistillConfig, start: ComplexUNet, data: TrainingSet, device: str) -> None:
-    """Make the student the mean with where it started, and put its measured noise gain into its card."""
-    student = load_checkpoint(path)
-    with torch.no_grad():
-        for learned, before in zip(student.network.parameters(), start.parameters(), strict=True):
-            learned.lerp_(before.to(learned.device), config.distillation.kept)
+@torch.no_grad()
+def _keep(student: ComplexUNet, start: ComplexUNet, share: float) -> None:
+    """Bring a student back by a share of its way from where it started."""
+    for learned, before in zip(student.parameters(), start.parameters(), strict=True):
+        learned.lerp_(before.to(learned.device), share)
+
+
+def _noise_gain(student: ComplexUNet, config: DistillConfig, data: TrainingSet, source: str) -> float:
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
     later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
-    gain = measure_noise_gain(
-        student.network.to(device), later, config.distillation.evaluations, config.training.seed, student.flow.source
-    )
-    card = student.card | {"distillation": student.card["distillation"] | {"noise_gain": gain}}
-    save_checkpoint(student.network, student.gauge, card, path)
+    return measure_noise_gain(student, later, config.distillation.evaluations, config.training.seed, source)
 
 
 def distill_command(config_path: Path, device: str | None = None) -> int:

@@ -21,7 +21,7 @@ from augment.training_watch import watch
 from augment.validation import read_scores
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.ddpm import DdpmObjective
-from diffusion.network import NetworkConfig
+from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.objective import FlowObjective, Objective
 from diffusion.ranks import Ranks, joined, started_by_torchrun
 from diffusion.regression import RegressionObjective
@@ -73,13 +73,23 @@ def run_training(
     initial: Checkpoint | None = None,
     objective: Objective,
     card: dict[str, Any],
+    finish: Callable[[ComplexUNet], dict[str, Any]] | None = None,
 ) -> Path:
-    """Train a network for an objective and write its checkpoint; `card` adds to the model card."""
-    shares = {name: getattr(config, name) for name in ("noise_augmentation", "field_augmentation")}
-    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, *shares.values())
+    """Train a network for an objective and write its checkpoint; `card` adds to the model card.
+
+    `finish` is called once, by one of the processes that train together, with the trained network: it may change it,
+    and what it returns is put into the card.
+    """
+    batches = TrainingSlices(
+        data.slices,
+        config.training.pixels,
+        config.training.seed,
+        noisy=config.noise_augmentation,
+        refielded=config.field_augmentation,
+    )
     start = None if initial is None else initial.network
     path = config.output / f"{config.name}.safetensors"
-    card = _describe(config, data, device, shares) | {"network": asdict(network)} | card
+    card = _describe(config, data, device) | {"network": asdict(network)} | card
     ranks = _ranks()
     if ranks.first:
         claim_folder(config.output, card)
@@ -92,7 +102,8 @@ def run_training(
         with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
             trainer.run(progress, watchers=watchers)
     if ranks.first:
-        save_checkpoint(trainer.average, data.gauge, card, path)
+        found = {} if finish is None else finish(trainer.average)
+        save_checkpoint(trainer.average, data.gauge, card | found, path)
     return path
 
 
@@ -156,11 +167,12 @@ def choose_device(device: str | None) -> str:
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _describe(config: RunConfig, data: TrainingSet, device: str, shares: dict[str, float]) -> dict[str, Any]:
+def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:
     return {
         "name": config.name,
         **config.card,
-        "training": asdict(config.training) | shares,
+        "training": asdict(config.training)
+        | {"noise_augmentation": config.noise_augmentation, "field_augmentation": config.field_augmentation},
         "data": data.facts,
         "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
     }

@@ -11,13 +11,13 @@ gradients and singularities, large ones how the phase goes over the anatomy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffusion.fourier import fft2c
+from diffusion.fourier import fft2c, radial_rings
 from diffusion.layers import to_complex
 from diffusion.singularities import find_singularities
 
@@ -55,8 +55,12 @@ def energy_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Ten
     score
         `(batch)`, in units of the image's power; unbiased in the number of samples.
     """
-    fit = [patch_distance(one, real, weight) for one in samples]
-    spread = [patch_distance(one, other, weight) for one, other in itertools.combinations(samples, 2)]
+    return _score(samples, real, lambda one, other: patch_distance(one, other, weight))
+
+
+def _score(samples: Sequence[Tensor], real: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    fit = [distance(one, real) for one in samples]
+    spread = [distance(one, other) for one, other in itertools.combinations(samples, 2)]
     return torch.stack(fit).mean(dim=0) - 0.5 * torch.stack(spread).mean(dim=0)
 
 
@@ -111,33 +115,30 @@ def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> T
 
     Patches hold the phase, and the outer k-space hardly any of an image's power, so what is wrong there the score of
     the images does not see: this one compares the logarithms of the power of rings, whose distance is Euclidean. What
-    is no more than the weakest ring of the magnitude alone is noise, and hardly counts.
+    is no more than the weakest ring of the magnitude alone is noise, and hardly counts. Images count times `weight`,
+    whose square is about the magnitude.
 
     As `energy_score`, `(batch)`; in nepers of power.
     """
-    floor = _ring_levels(weight, weight).amin(dim=1, keepdim=True).clamp(min=_LOWEST)
-    *drawn, true = ((_ring_levels(one, weight) + floor).log() for one in (*samples, real))
-    fit = [_root_mean_square(one - true) for one in drawn]
-    spread = [_root_mean_square(one - other) for one, other in itertools.combinations(drawn, 2)]
-    return torch.stack(fit).mean(dim=0) - 0.5 * torch.stack(spread).mean(dim=0)
+    images = torch.stack((*samples, real, weight)) * weight[:, :1]
+    *levels, magnitude = _ring_levels(images)
+    floor = magnitude.amin(dim=1, keepdim=True).clamp(min=_LOWEST)
+    *drawn, true = ((level + floor).log() for level in levels)
+    return _score(drawn, true, _root_mean_square)
 
 
-def _ring_levels(image: Tensor, weight: Tensor) -> Tensor:
-    """The mean power on rings of k-space, of the total mean power: `(batch ring)`.
-
-    The image counts times `weight`, whose square is about the magnitude.
-    """
-    height, width = image.shape[-2:]
-    power = fft2c(to_complex(image * weight[:, :1])[:, 0]).abs().square()
-    y, x = (torch.arange(size, device=image.device) * (2.0 / size) - 1.0 for size in (height, width))
-    ring = (torch.hypot(y[:, None], x) * RINGS).long().clamp(max=RINGS).flatten()
-    sums = torch.zeros((len(image), RINGS + 1), device=image.device).index_add(1, ring, power.flatten(1))
+def _ring_levels(images: Tensor) -> Tensor:
+    """The mean power on rings of k-space, of the total mean power: `(*batch 2 height width)` to `(*batch ring)`."""
+    power = fft2c(torch.complex(*images.float().unbind(dim=-3))).abs().square()
+    height, width = power.shape[-2:]
+    ring = radial_rings(height, width, RINGS, power.device).flatten()
+    sums = torch.zeros((*power.shape[:-2], RINGS + 1), device=power.device).index_add(-1, ring, power.flatten(-2))
     counts = torch.bincount(ring, minlength=RINGS + 1).clamp(min=1)
-    return (sums / counts)[:, :RINGS] / power.mean(dim=(1, 2)).clamp(min=1e-8)[:, None]
+    return (sums / counts)[..., :RINGS] / power.mean(dim=(-2, -1)).clamp(min=1e-8)[..., None]
 
 
-def _root_mean_square(difference: Tensor) -> Tensor:
-    return (difference.square().mean(dim=1) + _SOFT).sqrt()
+def _root_mean_square(one: Tensor, other: Tensor) -> Tensor:
+    return ((one - other).square().mean(dim=1) + _SOFT).sqrt()
 
 
 def _steps(image: Tensor, axis: int) -> Tensor:

@@ -74,3 +74,13 @@ def _overlap(old: int, new: int) -> tuple[slice, slice]:
     count = min(old, new)
     old_start, new_start = old // 2 - count // 2, new // 2 - count // 2
     return slice(old_start, old_start + count), slice(new_start, new_start + count)
+
+
+def radial_rings(height: int, width: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """The ring of k-space that each pixel is on, int64 `(height width)`: 0 in the centre, `count` beyond the last.
+
+    The rings have one breadth relative to the matrix, up to the nearer edge; the corners are beyond.
+    """
+    sizes = (height, width)
+    y, x = (2.0 * (torch.arange(n, dtype=torch.float64, device=device) - n // 2) / n for n in sizes)
+    return (torch.hypot(y[:, None], x) * count).long().clamp(max=count)

@@ -1,7 +1,11 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 
 from augment.distill import distill, distill_command
 from augment.errors import RequestError
@@ -76,6 +80,23 @@ def test_a_share_of_the_weights_that_the_student_started_from_is_kept(folder):
         assert mean[name].equal(again[name])
         assert mean[name].detach().allclose(0.75 * learned[name] + 0.25 * before, atol=1e-6)
     assert not all(learned[name].equal(mean[name]) for name in learned)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_finishes_the_student(folder):
+    """A share that each of them kept would be kept twice."""
+    recipe = DISTILL.replace("seed = 5", "seed = 5\nbatches = 2") + "kept = 0.5\n"
+    for name in ("one", "two"):
+        (folder / f"{name}.toml").write_text(recipe.replace('"student"', f'"{name}"'))
+    one = load_checkpoint(distill(read_config(folder / "one.toml", DistillConfig)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "augment.cli", "distill", str(folder / "two.toml"), "--device", "cpu"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    two = load_checkpoint(folder / "two" / "two.safetensors")
+    assert two.noise_gain == pytest.approx(one.noise_gain, abs=1e-3)
+    for name, value in one.network.state_dict().items():
+        assert torch.allclose(value, two.network.state_dict()[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_a_student_is_taught_further_by_the_energy_score_alone(folder):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from augment.evaluation.phase_volume import PhaseVolume
-from diffusion.fourier import fft2c, ifft2c
+from diffusion.fourier import fft2c, ifft2c, radial_rings
 
 NUM_RINGS = 32
 """Of the radial spectrum, from the centre to the nearer edge of k-space."""
@@ -76,9 +76,8 @@ def homodyne(images: NDArray[np.complex64], fraction: float = PARTIAL_FOURIER) -
 
 def _rings(image: NDArray[np.complex64]) -> NDArray[np.float64]:
     power = fft2c(torch.from_numpy(image)).abs().square().numpy().astype(np.float64)
-    axes = [(np.arange(size) - size // 2) / (size / 2) for size in image.shape]
-    radius = np.hypot(axes[0][:, None], axes[1])
-    ring = np.minimum((radius * NUM_RINGS).astype(int), NUM_RINGS)  # the corners make one more ring, left out
+    height, width = image.shape
+    ring = radial_rings(height, width, NUM_RINGS).numpy()
     totals = np.bincount(ring.ravel(), power.ravel(), NUM_RINGS + 1)[:NUM_RINGS]
     counts = np.bincount(ring.ravel(), minlength=NUM_RINGS + 1)[:NUM_RINGS]
     mean = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
