@@ -20,6 +20,7 @@ from typing import Any
 import dask
 from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, SpecCluster
+from distributed.deploy.cluster import Cluster
 from distributed.system import MEMORY_LIMIT
 
 from cluster.environ import WORKER_ENVIRON
@@ -80,6 +81,17 @@ def local_shape(
     )
 
 
+class NannyCluster(SpecCluster):  # type: ignore[misc]  # dask is not typed
+    """Workers that their nannies start again, however long that takes.
+
+    Dask looks once, 15 s after a worker was lost, whether there is one of its name, and closes the nanny for good where
+    there is none: also where the worker came back, died again a moment ago, and is being started.
+    """
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:  # noqa: ANN401
+        Cluster._update_worker_status(self, op, msg)
+
+
 @contextmanager
 def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecCluster]:
     """Start workers on this machine and stop them at the end; every port is on loopback unless the address says else.
@@ -99,7 +111,7 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
             with interrupts_held(), _interrupts_blocked(), warnings.catch_warnings():
                 # taken by someone else since free_address looked; Dask takes another port, and that one is shown
                 warnings.filterwarnings("ignore", "(?s)Port .* is already in use", UserWarning)
-                cluster = SpecCluster(
+                cluster = NannyCluster(
                     scheduler=_scheduler_spec(free_address(dashboard_address)),
                     workers=_worker_specs(shape),
                     name="phasegen",

@@ -19,7 +19,7 @@ from distributed.deploy.ssh import Worker as SshWorker
 from cluster.configs import read_config
 from cluster.environ import WORKER_ENVIRON
 from cluster.errors import ClusterError
-from cluster.local import STRIKES, free_address, interrupts_held
+from cluster.local import STRIKES, NannyCluster, free_address, interrupts_held
 
 _ASK = "import json; from cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
@@ -191,7 +191,7 @@ def start_ssh(
     with dask.config.set(settings):
         try:
             with interrupts_held():
-                cluster = SpecCluster(
+                cluster = NannyCluster(
                     scheduler={"cls": Scheduler, "options": scheduler},
                     workers=specs,
                     name="phasegen-ssh",

@@ -223,7 +223,12 @@ def faulty(tmp_path) -> tuple[Path, Path, dict[str, str]]:
     log = tmp_path / "readings.txt"
     log.touch()
     preload = str(PROJECT / "tests" / "faulty_reader.py")
-    environment = {"DASK_DISTRIBUTED__WORKER__PRELOAD": preload, "FAULTY_READER_LOG": str(log)}
+    environment = {
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": preload,
+        "FAULTY_READER_LOG": str(log),
+        # Dask closes a nanny whose worker is not there at the moment that it looks; soon enough, it never is
+        "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1ms",
+    }
     return write_manifest(manifest, lines), log, environment
 
 
