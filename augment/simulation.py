@@ -32,15 +32,16 @@ class SimulationConfig:
     """What is simulated in addition to the training rows, and the seed.
 
     `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
-    one that is drawn. 0 adds none.
+    one that is drawn; `fields` are phases from fields that two echoes of a row's scan measured. 0 adds none.
     """
 
     volumes: int = 0
     phases: int = 0
+    fields: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("volumes", "phases"):
+        for name in ("volumes", "phases", "fields"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ValueError(f"{name} = {value!r}: expected a whole number of 0 or more")

@@ -149,11 +149,11 @@ def augment_slice(
         image = _add_noise(image, random)
     te_ms, field_t = one.te_ms, one.field_t
     if refielded and random.random() < refielded:
-        te_ms, field_t = _at_other_field(te_ms, field_t)
+        te_ms, field_t = at_other_field(te_ms, field_t)
     return image, torch.tensor([dy, dx, te_ms, field_t], dtype=torch.float32)
 
 
-def _at_other_field(te_ms: float, field_t: float) -> tuple[float, float]:
+def at_other_field(te_ms: float, field_t: float) -> tuple[float, float]:
     """The echo time and field strength of the other usual field at which the object has the same phase.
 
     Phase by susceptibility and chemical shift goes with the field times the echo time, and so does, in first order, the

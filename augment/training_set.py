@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
+from augment.measured_field import MeasuredField, field_slices, measure_fields
 from augment.readers import read_with_phase
 from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
@@ -64,13 +65,13 @@ def read_training_set(
         The manifest is wrong, or no row of it can be trained on.
     """
     slices: list[TrainingSlice] = []
-    anatomies: list[Volume] = []
+    anatomies: list[tuple[ManifestRow, Volume]] = []
     ramps, found = [], Counter[str]()
     rows = [row for row in read_manifest(manifest) if not split or row.split == split]
     for row, volume in _read([row for row in rows if not licences or row.licence in licences]):
         slices += slices_of(volume, row.subject_id or row.volume_id)
-        if simulation.phases:
-            anatomies.append(volume)
+        if simulation.phases or simulation.fields:
+            anatomies.append((row, volume))
         ramps.append(measure_gauge([volume]))
         found[row.licence or "not stated"] += len(volume.magnitude)
     if not slices:
@@ -79,7 +80,7 @@ def read_training_set(
         raise RequestError(f"{manifest}: no row{wanted} with phase could be read")
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
-    if simulation.volumes or simulation.phases:
+    if simulation.volumes or simulation.phases or simulation.fields:
         simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
@@ -105,9 +106,17 @@ def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def _simulate(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
-    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies))
-    yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
+def _simulate(config: SimulationConfig, rows: list[tuple[ManifestRow, Volume]]) -> Iterator[list[TrainingSlice]]:
+    anatomies = [volume for _, volume in rows]
+    fields = measure_fields(rows) if config.fields else []
+    if config.fields and not fields:
+        raise RequestError(
+            f"[simulation] fields = {config.fields}: no two rows are echoes of one scan; expected some of one subject "
+            "and grid, with te_ms, a series and echo or names that end in _e1, _e2; name them so, or leave fields out"
+        )
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies), _take_fields(config, fields))
+    total = config.volumes + config.phases + config.fields
+    yield from tqdm(made, desc="simulating", unit="volume", total=total, disable=None)
 
 
 def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
@@ -116,6 +125,13 @@ def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Itera
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
         yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
+
+
+def _take_fields(config: SimulationConfig, fields: list[MeasuredField]) -> Iterator[list[TrainingSlice]]:
+    """Put measured fields on the magnitudes of their scans; each a function of seed and number alone."""
+    for number in range(config.fields):
+        random = np.random.Generator(np.random.Philox(key=[config.seed, (2 << 32) + number]))
+        yield field_slices(fields[random.integers(len(fields))], random)
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
