@@ -1,4 +1,4 @@
-"""Phase from measured fields: what two echoes of one scan say of the field, as a scan of the other field has it.
+"""Phase from measured fields: what two echoes of one scan say of the field, as a scan of 1.5 T has it.
 
 The phase between two echoes is made by the object's field alone; what transmit and receive add is the same in both.
 In a body at 3 T what they add is steep; at 1.5 T the wave is twice as long (Collins et al., J Magn Reson Imaging
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from augment.simulated_phase import guess_tissues
 from augment.simulation import FAT_SHIFT_PPM, GYROMAGNETIC, receive, white_noise
-from augment.training_data import TrainingSlice, at_other_field
+from augment.training_data import TrainingSlice
 from augment.unwrapping import unwrap
 from augment.volume import Volume
 from diffusion.measurement import estimate_sigma
@@ -30,6 +30,9 @@ from manifests.record import ManifestRow
 
 SHARES = (0.3, 1.5)
 """Of the time between the echoes: the echo times that are drawn, evenly in their logarithm."""
+_LOW_T, _HIGH_T = 1.5, 3.0
+_SAME_FIELD = 0.1
+"""Scanners that are called 3 T have 2.9 to 3.0 T."""
 _ECHO = re.compile(r"(.*)_e\d+")
 
 
@@ -110,7 +113,7 @@ def field_slices(field: MeasuredField, random: np.random.Generator) -> list[Trai
     Returns
     -------
     slices
-        Those with signal; their echo time and field strength are those of the other usual field.
+        Those with signal; of a scan at 3 T, with the echo time of the same phase at 1.5 T.
     """
     magnitude = field.magnitude
     share = math.exp(random.uniform(math.log(SHARES[0]), math.log(SHARES[1])))
@@ -118,7 +121,7 @@ def field_slices(field: MeasuredField, random: np.random.Generator) -> list[Trai
     image = image * receive(magnitude.shape, field.spacing_mm, random, magnitude=False)
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
-    te_ms, field_t = at_other_field(share * field.between_ms, field.field_t)
+    te_ms, field_t = _at_lower_field(share * field.between_ms, field.field_t)
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
     return [TrainingSlice(one.clone(), field.spacing_mm[1:], te_ms, field_t, "measured field") for one in kept]
 
@@ -130,3 +133,14 @@ def _whole_turns_of_fat(field: MeasuredField, share: float, random: np.random.Ge
     _, fat = guess_tissues(field.magnitude, random)
     mixed = (1.0 - fat) + fat * complex(math.cos(2.0 * math.pi * turns), math.sin(2.0 * math.pi * turns))
     return torch.polar(torch.ones_like(field.magnitude), mixed.angle())
+
+
+def _at_lower_field(te_ms: float, field_t: float) -> tuple[float, float]:
+    """The echo time at 1.5 T at which the object has the phase that it has at 3 T; other fields stay what they are.
+
+    Phase by susceptibility and chemical shift goes with the field times the echo time, and so does, in first order, the
+    decay of the magnitude by the same fields within a voxel.
+    """
+    if abs(field_t / _HIGH_T - 1.0) < _SAME_FIELD:
+        return te_ms * field_t / _LOW_T, _LOW_T
+    return te_ms, field_t

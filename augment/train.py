@@ -80,13 +80,7 @@ def run_training(
     `finish` is called once, by one of the processes that train together, with the trained network: it may change it,
     and what it returns is put into the card.
     """
-    batches = TrainingSlices(
-        data.slices,
-        config.training.pixels,
-        config.training.seed,
-        noisy=config.noise_augmentation,
-        refielded=config.field_augmentation,
-    )
+    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=config.noise_augmentation)
     start = None if initial is None else initial.network
     path = config.output / f"{config.name}.safetensors"
     card = _describe(config, data, device) | {"network": asdict(network)} | card
@@ -171,8 +165,7 @@ def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, An
     return {
         "name": config.name,
         **config.card,
-        "training": asdict(config.training)
-        | {"noise_augmentation": config.noise_augmentation, "field_augmentation": config.field_augmentation},
+        "training": asdict(config.training) | {"noise_augmentation": config.noise_augmentation},
         "data": data.facts,
         "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
     }

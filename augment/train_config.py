@@ -25,9 +25,7 @@ class RunConfig:
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
     Where `licences` names some, only rows under these are taken; `simulation` adds simulated volumes to the rows.
     `card` is copied into the model card (name, licence, description of the data).
-    `noise_augmentation` is the share of the slices to which complex noise is added, as a shorter scan has,
-    `field_augmentation` that of those which are told to be from the other of 1.5 and 3 T, with the echo time that gives
-    the same phase there.
+    `noise_augmentation` is the share of the slices to which complex noise is added, as a shorter scan has.
 
     With a `validation_split`, the loss on `validation_slices` of its slices is measured every `validate_every` steps,
     and `best.safetensors` is the checkpoint with the lowest. Every `picture_every` steps (never where 0) the loss curve
@@ -42,7 +40,6 @@ class RunConfig:
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     noise_augmentation: float = 0.25
-    field_augmentation: float = 0.0
     validation_split: str = ""
     validation_slices: int = 16
     validate_every: int = 500
@@ -61,10 +58,8 @@ class RunConfig:
             raise ValueError(
                 f"validation_split {self.validation_split!r}: its rows are trained on; set split to another"
             )
-        for name in ("noise_augmentation", "field_augmentation"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} = {value!r}: expected a share from 0 to 1")
+        if not isinstance(self.noise_augmentation, int | float) or not 0 <= self.noise_augmentation <= 1:
+            raise ValueError(f"noise_augmentation = {self.noise_augmentation!r}: expected a share from 0 to 1")
         for name, least in (("validation_slices", 1), ("validate_every", 1), ("picture_every", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:

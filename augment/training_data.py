@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,10 +17,6 @@ from diffusion.objective import Batch
 
 NOISE_RANGE = (0.003, 0.05)
 """Level of the noise that is added, relative to the 99th percentile of the magnitude."""
-FIELDS_T = (1.5, 3.0)
-"""The usual fields, in tesla."""
-_SAME_FIELD = 0.1
-"""Scanners that are called 3 T have 2.9 to 3.0 T."""
 CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 
@@ -69,19 +64,16 @@ def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
 class TrainingSlices:
     """Batches of augmented slices, each a function of the seed and the step alone.
 
-    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added, the
-    share `refielded` gets another field strength with the echo time that its phase has there. A group
+    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added. A group
     of n slices is seen in proportion to the square root of n: between every slice alike, which gives a few large
     sessions all the say, and every session alike, which shows a single volume over and over. Large slices make more of
     the batches, since few of them fit into one.
     """
 
-    def __init__(
-        self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25, refielded: float = 0.0
-    ) -> None:
+    def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
         if not slices:
             raise ValueError("no slice to train on")
-        self.slices, self.pixels, self.seed, self.noisy, self.refielded = slices, pixels, seed, noisy, refielded
+        self.slices, self.pixels, self.seed, self.noisy = slices, pixels, seed, noisy
         counts = Counter(one.group for one in slices)
         shares = np.array([counts[one.group] ** -0.5 for one in slices])
         self.shares = shares / shares.sum()
@@ -106,9 +98,7 @@ class TrainingSlices:
         turned = bool(random.random() < 0.5)
         matrix = (height, width) if coarse else None
         rows = [
-            augment_slice(
-                self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy, self.refielded
-            )
+            augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy)
             for _ in range(count)
         ]
         images, conditions = zip(*rows, strict=True)
@@ -122,9 +112,8 @@ def augment_slice(
     crop: tuple[int, int] | None,
     turned: bool,
     noisy: float,
-    refielded: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise, field.
+    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
 
     With the flips, the exchange of the axes (`turned`) makes all turns by 90 degrees. Global and linear phase are not
     changed: the gauge removes both.
@@ -147,22 +136,7 @@ def augment_slice(
         image = image.conj().resolve_conj()
     if random.random() < noisy:
         image = _add_noise(image, random)
-    te_ms, field_t = one.te_ms, one.field_t
-    if refielded and random.random() < refielded:
-        te_ms, field_t = at_other_field(te_ms, field_t)
-    return image, torch.tensor([dy, dx, te_ms, field_t], dtype=torch.float32)
-
-
-def at_other_field(te_ms: float, field_t: float) -> tuple[float, float]:
-    """The echo time and field strength of the other usual field at which the object has the same phase.
-
-    Phase by susceptibility and chemical shift goes with the field times the echo time, and so does, in first order, the
-    decay of the magnitude by the same fields within a voxel. Unknown (NaN) stays unknown, as do other fields.
-    """
-    for own, other in itertools.permutations(FIELDS_T):
-        if abs(field_t / own - 1.0) < _SAME_FIELD:
-            return te_ms * field_t / other, other
-    return te_ms, field_t
+    return image, torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
 
 
 def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:

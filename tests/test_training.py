@@ -98,32 +98,6 @@ def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
     assert float(image.imag.std()) == pytest.approx(0.02, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("own", "other"),
-    [
-        ((4.6, 3.0), (9.2, 1.5)),
-        ((4.4, 2.89), (4.4 * 2.89 / 1.5, 1.5)),
-        ((5.0, 1.5), (2.5, 3.0)),
-        ((9.0, 7.0), (9.0, 7.0)),
-    ],
-)
-def test_another_field_comes_with_the_echo_time_of_the_same_phase(own, other):
-    one = replace(training_slice(), te_ms=own[0], field_t=own[1])
-    plain, told = (
-        augment_slice(one, np.random.default_rng(1), None, None, turned=False, noisy=0.0, refielded=share)
-        for share in (0.0, 1.0)
-    )
-    assert torch.equal(plain[0], told[0])
-    assert plain[1][2:].tolist() == pytest.approx(list(own))
-    assert told[1][2:].tolist() == pytest.approx(list(other))
-
-
-def test_an_unknown_echo_time_stays_unknown_in_another_field():
-    one = replace(training_slice(), te_ms=math.nan, field_t=3.0)
-    _, conditions = augment_slice(one, np.random.default_rng(1), None, None, turned=False, noisy=0.0, refielded=1.0)
-    assert bool(conditions[2].isnan()) and float(conditions[3]) == 1.5
-
-
 def test_coarser_resolution_is_told_to_the_network():
     image, conditions = augment_slice(
         training_slice(), np.random.default_rng(0), (12, 16), None, turned=False, noisy=0.5
