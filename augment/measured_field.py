@@ -127,12 +127,14 @@ def field_slices(field: MeasuredField, random: np.random.Generator) -> list[Trai
 
 
 def _whole_turns_of_fat(field: MeasuredField, share: float, random: np.random.Generator) -> Tensor:
-    """The phase that a share of the whole turns of fat makes, which unwrapping cannot see, as unit phasors."""
+    """What a share of the whole turns of fat does to the image, which unwrapping cannot see, as complex factors.
+
+    Where water and fat share a pixel they cancel in part: the dark rims of images of opposed phase.
+    """
     cycles = FAT_SHIFT_PPM * GYROMAGNETIC * field.field_t * field.between_ms * 1e-3
     turns = 0.0 if math.isnan(cycles) else round(cycles) * share
     _, fat = guess_tissues(field.magnitude, random)
-    mixed = (1.0 - fat) + fat * complex(math.cos(2.0 * math.pi * turns), math.sin(2.0 * math.pi * turns))
-    return torch.polar(torch.ones_like(field.magnitude), mixed.angle())
+    return (1.0 - fat) + fat * complex(math.cos(2.0 * math.pi * turns), math.sin(2.0 * math.pi * turns))
 
 
 def _at_lower_field(te_ms: float, field_t: float) -> tuple[float, float]:
