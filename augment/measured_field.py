@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from augment.simulated_phase import guess_tissues
-from augment.simulation import FAT_SHIFT_PPM, GYROMAGNETIC, receive, white_noise
+from augment.simulated_phase import guess_tissues, scan
+from augment.simulation import FAT_SHIFT_PPM, GYROMAGNETIC, fat_beside_water
 from augment.training_data import TrainingSlice
 from augment.unwrapping import unwrap
 from augment.volume import Volume
-from diffusion.measurement import estimate_sigma
 from manifests.record import ManifestRow
 
 SHARES = (0.3, 1.5)
@@ -85,12 +84,11 @@ def _te_ms(volume: Volume) -> float:
 
 def _measure(first: Volume, second: Volume) -> MeasuredField:
     """Take the phase between two echoes; the mean over 3 x 3 pixels, for it has the noise of both."""
-    one, two = (
-        torch.polar(torch.from_numpy(volume.magnitude).sqrt(), torch.from_numpy(volume.phase))
-        for volume in (first, second)
-        if volume.phase is not None
-    )
-    turn = torch.view_as_real(two * one.conj()).permute(0, 3, 1, 2)
+    if first.phase is None or second.phase is None:
+        raise ValueError("an echo has no phase")
+    weight = torch.from_numpy(np.sqrt(first.magnitude * second.magnitude))
+    between = torch.from_numpy(second.phase - first.phase)
+    turn = torch.view_as_real(torch.polar(weight, between)).permute(0, 3, 1, 2)
     mean = functional.avg_pool2d(turn, 3, 1, 1)
     phase = unwrap(torch.atan2(mean[:, 1], mean[:, 0]).numpy(), first.magnitude)
     field_t = math.nan if first.field_t is None else first.field_t
@@ -118,23 +116,18 @@ def field_slices(field: MeasuredField, random: np.random.Generator) -> list[Trai
     magnitude = field.magnitude
     share = math.exp(random.uniform(math.log(SHARES[0]), math.log(SHARES[1])))
     image = torch.polar(magnitude, share * field.phase) * _whole_turns_of_fat(field, share, random)
-    image = image * receive(magnitude.shape, field.spacing_mm, random, magnitude=False)
-    sigma = estimate_sigma(magnitude).median()
-    image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
+    image = scan(image, magnitude, field.spacing_mm, random)
     te_ms, field_t = _at_lower_field(share * field.between_ms, field.field_t)
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
     return [TrainingSlice(one.clone(), field.spacing_mm[1:], te_ms, field_t, "measured field") for one in kept]
 
 
 def _whole_turns_of_fat(field: MeasuredField, share: float, random: np.random.Generator) -> Tensor:
-    """What a share of the whole turns of fat does to the image, which unwrapping cannot see, as complex factors.
-
-    Where water and fat share a pixel they cancel in part: the dark rims of images of opposed phase.
-    """
+    """What a share of the whole turns of fat does to the image, which unwrapping cannot see, as complex factors."""
     cycles = FAT_SHIFT_PPM * GYROMAGNETIC * field.field_t * field.between_ms * 1e-3
     turns = 0.0 if math.isnan(cycles) else round(cycles) * share
     _, fat = guess_tissues(field.magnitude, random)
-    return (1.0 - fat) + fat * complex(math.cos(2.0 * math.pi * turns), math.sin(2.0 * math.pi * turns))
+    return fat_beside_water(fat, 2.0 * math.pi * turns)
 
 
 def _at_lower_field(te_ms: float, field_t: float) -> tuple[float, float]:

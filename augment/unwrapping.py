@@ -8,8 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-_SUPPORT = 0.05
-"""Below this share of the 99th percentile of the magnitude a phase is mostly noise."""
+from augment.evaluation.support import object_support
 
 
 def unwrap(phase: NDArray[np.float32], magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -29,23 +28,21 @@ def unwrap(phase: NDArray[np.float32], magnitude: NDArray[np.float32]) -> NDArra
     Returns
     -------
     unwrapped
-        Radians; outside of the object (5 % of the 99th percentile of the magnitude) the phase as it was.
+        Radians; outside of the object (`object_support`) the phase as it was.
     """
-    bright = float(np.percentile(magnitude, 99.0))
-    padded = np.pad(magnitude / bright if bright > 0 else magnitude, 1)
-    waiting = padded > _SUPPORT
-    shares, todo = padded.ravel().tolist(), waiting.ravel().tolist()
+    padded, waiting = np.pad(magnitude, 1), np.pad(object_support(magnitude), 1)
+    signal, todo = padded.ravel().tolist(), waiting.ravel().tolist()
     values = np.pad(phase, 1).astype(np.float64).ravel().tolist()
     _, height, width = padded.shape
     steps = (-height * width, height * width, -width, width, -1, 1)
     for seed in np.argsort(-padded, axis=None, kind="stable")[: int(waiting.sum())].tolist():
         if todo[seed]:
-            _grow(seed, shares, values, todo, steps)
+            _grow(seed, signal, values, todo, steps)
     result: NDArray[np.float32] = np.array(values, np.float32).reshape(padded.shape)[1:-1, 1:-1, 1:-1]
     return result
 
 
-def _grow(seed: int, shares: list[float], values: list[float], todo: list[bool], steps: tuple[int, ...]) -> None:
+def _grow(seed: int, signal: list[float], values: list[float], todo: list[bool], steps: tuple[int, ...]) -> None:
     """Unwrap all that is connected with a pixel."""
     turn = 2.0 * math.pi
     todo[seed] = False
@@ -56,7 +53,7 @@ def _grow(seed: int, shares: list[float], values: list[float], todo: list[bool],
             near = place + step
             if todo[near]:
                 difference = abs(math.remainder(values[near] - values[place], turn))
-                sure = min(shares[near], shares[place]) * (1.0 - difference / math.pi)
+                sure = min(signal[near], signal[place]) * (1.0 - difference / math.pi)
                 heapq.heappush(edges, (-sure, near, place))
         while edges and not todo[edges[0][1]]:
             heapq.heappop(edges)

@@ -53,7 +53,7 @@ def test_what_coils_add_is_gone_and_what_the_field_adds_is_kept_without_wraps(fi
 
 
 def test_the_phase_goes_with_the_echo_time_that_is_drawn(field, monkeypatch):
-    monkeypatch.setattr("augment.measured_field.receive", lambda shape, *_, **__: torch.ones(shape))
+    monkeypatch.setattr("augment.simulated_phase.receive", lambda shape, *_, **__: torch.ones(shape))
     times = []
     for seed in range(6):
         made = field_slices(dataclasses.replace(field, field_t=float("nan")), np.random.default_rng(seed))
@@ -68,7 +68,7 @@ def test_the_phase_goes_with_the_echo_time_that_is_drawn(field, monkeypatch):
 
 def test_fat_turns_by_its_whole_turns_too(field, monkeypatch):
     """Between echoes at 3 T that are 2.3 ms apart fat turns once, which is not seen; at half the time it is opposed."""
-    monkeypatch.setattr("augment.measured_field.receive", lambda shape, *_, **__: torch.ones(shape))
+    monkeypatch.setattr("augment.simulated_phase.receive", lambda shape, *_, **__: torch.ones(shape))
     monkeypatch.setattr("augment.measured_field.SHARES", (0.5, 0.5))
     half = torch.zeros(SHAPE)
     half[:, :, 18:] = 1.0
