@@ -29,6 +29,8 @@ _PLACE_FAULTS = {
     errno.EPERM, errno.EROFS,
 }  # fmt: skip
 
+_FULL = {errno.EDQUOT, errno.ENOSPC}
+
 _DESCRIPTION = """\
 Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
 
@@ -108,10 +110,11 @@ def _run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:
-        if error.filename is None or error.errno not in _PLACE_FAULTS:
+        if error.errno not in (_PLACE_FAULTS if error.filename else _FULL):
             raise
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # a write knows no name
         mend = "expected a place with room where this user may write; choose another path"
-        print(f"{os.fsdecode(error.filename)}: {error.strerror}; {mend}", file=sys.stderr)
+        print(f"{where}{error.strerror}; {mend}", file=sys.stderr)
         return WRONG_REQUEST
 
 

@@ -56,7 +56,9 @@ def _check_magnitude(magnitude: NDArray[np.float32], kspace: torch.Tensor, limit
         return
     if not np.isfinite(error):
         raise VolumeError(
-            "not_finite", f"the k-space of slice {slice_index} is not finite; expected finite phase of modulus 1"
+            "not_finite",
+            f"the k-space of slice {slice_index} is not finite; expected finite phase of modulus 1; take another "
+            "generator or other weights",
         )
     raise VolumeError(
         "failed",

@@ -54,7 +54,7 @@ def measure_fields(volumes: Iterable[tuple[ManifestRow, Volume]]) -> list[Measur
     """Measure the field of every scan by its first two echoes.
 
     Echoes are volumes of one subject and of one DICOM series with the column `echo`, or with names that differ only in
-    the number at their end, `_e1`, `_e02`; only those that have phase, a known echo time and the same grid count.
+    their ends `_e1`, `_e02`; only those that have phase, a known echo time and the same grid count.
     """
     scans: dict[tuple[str, str], list[Volume]] = defaultdict(list)
     for row, volume in volumes:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,36 +23,61 @@ _KIND = ("kind", "complex")
 """With the above: what the folders of earlier versions do not say."""
 
 
-def claim_folder(folder: Path, card: dict[str, Any]) -> None:
-    """Make the run folder and note in it what is trained; where a run is in it already, compare.
+@contextmanager
+def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
+    """Make the run folder, note in it what is trained, and keep it from others for the time of a `with` block.
 
     Parameters
     ----------
     folder
         Of the run.
     card
-        The model card: what in it decides the weights is compared.
+        The model card: what in it decides the weights is compared with that of a run that is in the folder already.
 
     Raises
     ------
     RequestError
-        The folder cannot be written, or a run of another recipe is in it.
+        The folder cannot be written, a run of another recipe is in it, or another process trains in it.
     """
-    recipe = _recipe(card)
-    path = folder / RECIPE
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        _lock(descriptor, folder)
+        _note(folder, _recipe(card))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{folder}: another process trains in it; expected a folder of its own for each; wait for that one, or "
+                "choose another output"
+            ) from error
+
+
+def _note(folder: Path, recipe: dict[str, Any]) -> None:
+    path = folder / RECIPE
+    try:
         if (folder / "state.safetensors").exists() and path.exists():
-            _compare(json.loads(path.read_text(encoding="utf-8")), recipe, folder)
+            old = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(old, dict):
+                raise ValueError("no object")
+            _compare(old, recipe, folder)
         path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RequestError(
-            f"{folder}: {error.strerror}; expected a folder for the run; choose another output"
-        ) from error
+        raise _unusable(folder, error) from error
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{path}: not JSON ({error}); remove the run folder or choose another output") from error
+        raise RequestError(f"{path}: no recipe ({error}); remove the run folder or choose another output") from error
 
 
 def _recipe(card: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +89,10 @@ def _recipe(card: dict[str, Any]) -> dict[str, Any]:
         parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}
     recipe: dict[str, Any] = json.loads(json.dumps(parts | {"training": training, "data": data}))
     return recipe
+
+
+def _unusable(folder: Path, error: OSError) -> RequestError:
+    return RequestError(f"{folder}: {error.strerror}; expected a folder for the run; choose another output")
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

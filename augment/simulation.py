@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from augment.training_data import TrainingSlice
+from diffusion.entries import check_whole
 
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
@@ -41,10 +42,7 @@ class SimulationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("volumes", "phases", "fields"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name} = {value!r}: expected a whole number of 0 or more")
+        check_whole(self, 0, "volumes", "phases", "fields", "seed")
 
 
 class Echo(NamedTuple):

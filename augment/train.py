@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
+        if initial.network.config != config.network:
+            raise RequestError(
+                f"{config.initial}: its network is {_shown(initial.network.config)}; expected that of the "
+                f"configuration, {_shown(config.network)}; make [network] the same"
+            )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     data = read_training_set(config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm)
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
@@ -85,20 +91,23 @@ def run_training(
     path = config.output / f"{config.name}.safetensors"
     card = _describe(config, data, device) | {"network": asdict(network)} | card
     ranks = _ranks()
-    if ranks.first:
-        claim_folder(config.output, card)
-    with joined(ranks, device) as own:
-        try:
-            trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
-        except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
-            raise RequestError(str(error)) from error
-        watchers = watch(config, data, trainer, card) if ranks.first else []
-        with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
-            trainer.run(progress, watchers=watchers)
-    if ranks.first:
-        found = {} if finish is None else finish(trainer.average)
-        save_checkpoint(trainer.average, data.gauge, card | found, path)
+    with claim_folder(config.output, card) if ranks.first else nullcontext():
+        with joined(ranks, device) as own:
+            try:
+                trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
+            except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
+                raise RequestError(str(error)) from error
+            watchers = watch(config, data, trainer, card) if ranks.first else []
+            with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
+                trainer.run(progress, watchers=watchers)
+        if ranks.first:
+            found = {} if finish is None else finish(trainer.average)
+            save_checkpoint(trainer.average, data.gauge, card | found, path)
     return path
+
+
+def _shown(network: NetworkConfig) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in asdict(network).items())
 
 
 def _ranks() -> Ranks:

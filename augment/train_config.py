@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, TypeVar
 
 from augment.errors import RequestError
 from augment.simulation import SimulationConfig
-from diffusion.checkpoint import PROCESSES
+from diffusion.checkpoint import MOST_STEPS, PROCESSES
 from diffusion.ddpm import DdpmConfig
 from diffusion.distillation import DistillationConfig
+from diffusion.entries import check_number, check_whole
 from diffusion.flow import FlowConfig
 from diffusion.network import NetworkConfig
 from diffusion.training import TrainingConfig
@@ -24,7 +26,8 @@ class RunConfig:
     `manifest` names rows with a `phase` or `kspace` column, of which those of `split` are taken (all where it is
     empty). The run folder `output` keeps the state; the checkpoint `<name>.safetensors` and its card are written there.
     Where `licences` names some, only rows under these are taken; `simulation` adds simulated volumes to the rows.
-    `card` is copied into the model card (name, licence, description of the data).
+    `card` is copied into the model card (title, licence, intended use); its `steps`, which a distillation sets itself,
+    are the evaluations that a sampler takes where none are asked for.
     `noise_augmentation` is the share of the slices to which complex noise is added, as a shorter scan has.
 
     With a `validation_split`, the loss on `validation_slices` of its slices is measured every `validate_every` steps,
@@ -52,18 +55,16 @@ class RunConfig:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: expected text between quotes")
         if not all(isinstance(one, str) for one in self.licences):
             raise ValueError(f"licences = {self.licences!r}: expected a list of texts between quotes")
-        if not self.name or "/" in self.name or self.name == BEST:
-            raise ValueError(f"name {self.name!r}: expected the name of a file, other than {BEST}")
+        if not self.name.isprintable() or not self.name or "/" in self.name or self.name in _OWN_NAMES:
+            raise ValueError(f"name {self.name!r}: expected the name of a file, other than {', '.join(_OWN_NAMES)}")
         if self.validation_split and self.split in ("", self.validation_split):
             raise ValueError(
                 f"validation_split {self.validation_split!r}: its rows are trained on; set split to another"
             )
-        if not isinstance(self.noise_augmentation, int | float) or not 0 <= self.noise_augmentation <= 1:
-            raise ValueError(f"noise_augmentation = {self.noise_augmentation!r}: expected a share from 0 to 1")
-        for name, least in (("validation_slices", 1), ("validate_every", 1), ("picture_every", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} = {value!r}: expected a whole number of {least} or more")
+        check_number(self, "noise_augmentation", most=1.0)
+        check_whole(self, 1, "validation_slices", "validate_every")
+        check_whole(self, 0, "picture_every")
+        _check_card(self.card)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +96,20 @@ class DistillConfig(RunConfig):
     teacher: Path
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "steps" in self.card:
+            raise ValueError("card: steps are the evaluations of [distillation]; leave them out")
+
 
 BEST = "best"
 """Name of the checkpoint with the best validation score."""
+_OWN_NAMES = (BEST, "state", "ema", "recipe")
+"""What a run folder calls its own files."""
+_OWN_ENTRIES = {
+    "format", "process", "network", "training", "data", "made_with", "flow", "ddpm", "distillation", "initial", BEST
+}  # fmt: skip
+"""What a training writes into the model card itself."""
 Config = TypeVar("Config", bound=RunConfig)
 _SECTIONS = {
     "network": NetworkConfig,
@@ -108,6 +120,23 @@ _SECTIONS = {
     "simulation": SimulationConfig,
 }
 _PATHS = ("manifest", "output", "initial", "teacher")
+
+
+def _check_card(card: object) -> None:
+    if not isinstance(card, dict):
+        raise ValueError(f"card = {card!r}: expected a section [card]")
+    taken = sorted(card.keys() & _OWN_ENTRIES)
+    if taken:
+        raise ValueError(f"card: {taken[0]} is what the training itself writes; give it another name")
+    steps = card.get("steps", 1)
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"card: steps = {steps!r}: expected a whole number of 1 to {MOST_STEPS}")
+    try:
+        json.dumps(card, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"card: {error}; expected texts, numbers, lists and tables; put others between quotes"
+        ) from None
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

@@ -91,7 +91,7 @@ class TrainingSlices:
         coarse = min(first.spacing_mm) < 2.0 and random.random() < 0.3
         if coarse:
             scale = random.uniform(0.5, 0.8)
-            height, width = (2 * round(size * scale / 2) for size in (height, width))
+            height, width = (max(2 * round(size * scale / 2), 2) for size in (height, width))
         crop = _crop_size(random, height, width) if random.random() < 0.3 else None
         size = crop or (height, width)
         count = max(1, min(32, self.pixels // (size[0] * size[1])))

@@ -7,7 +7,7 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,44 +66,62 @@ def read_training_set(
     """
     slices: list[TrainingSlice] = []
     anatomies: list[tuple[ManifestRow, Volume]] = []
-    ramps, found = [], Counter[str]()
-    rows = [row for row in read_manifest(manifest) if not split or row.split == split]
-    for row, volume in _read([row for row in rows if not licences or row.licence in licences]):
-        slices += slices_of(volume, row.subject_id or row.volume_id)
+    gauges, found = [], Counter[str]()
+    rows = list(read_manifest(manifest))
+    chosen = [row for row in rows if not split or row.split == split]
+    for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
+        whole = slices_of(volume, row.subject_id or row.volume_id)
+        slices += whole
         if simulation.phases or simulation.fields:
             anatomies.append((row, volume))
-        ramps.append(measure_gauge([volume]))
-        found[row.licence or "not stated"] += len(volume.magnitude)
+        gauges.append(measure_gauge(volume))
+        found[row.licence or "not stated"] += len(whole)
     if not slices:
-        wanted = f" of split {split!r}" if split else ""
-        wanted += f" under {', '.join(licences)}" if licences else ""
-        raise RequestError(f"{manifest}: no row{wanted} with phase could be read")
+        raise RequestError(_nothing(manifest, split, licences, rows))
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
     if simulation.volumes or simulation.phases or simulation.fields:
         simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
-    return TrainingSet([on_grid(one, grid_mm) for one in slices], torch.cat(ramps), facts)
+    return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts)
 
 
-def measure_gauge(volumes: Iterable[Volume]) -> torch.Tensor:
-    """What the phase of each volume does on the whole, `(volume 5)`; see `diffusion.gauge_pool`.
+def _nothing(manifest: Path, split: str, licences: Collection[str], rows: list[ManifestRow]) -> str:
+    wanted = f" of split {split!r}" if split else ""
+    wanted += f" under {', '.join(licences)}" if licences else ""
+    mend = ""
+    if split and not any(row.split for row in rows):
+        mend = '; expected a column split with train and val; fill it in, by session, or take all rows by split = ""'
+    return f"{manifest}: no row{wanted} with phase could be read{mend}"
+
+
+def measure_gauge(volume: Volume) -> torch.Tensor:
+    """What the phase of a volume does on the whole, `(5)`; see `diffusion.gauge_pool`.
 
     The linear phase is the median over the slices; the turn is the angle between neighbouring slices, all of them and
-    their pixels weighted by power.
+    their pixels weighted by power, and NaN where there is one slice.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
     """
-    rows = []
-    for volume in volumes:
-        if volume.phase is None:
-            continue
-        image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
-        ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
-        turn = (image[1:] * image[:-1].conj()).sum().angle()
-        te_ms = math.nan if volume.te_ms is None else volume.te_ms
-        spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
-        rows.append([te_ms, spacing, *ramp.median(dim=0).values.tolist(), float(turn)])
-    return torch.tensor(rows)
+    if volume.phase is None:
+        raise ValueError("the volume has no phase")
+    image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+    ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
+    turn = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
+    te_ms = math.nan if volume.te_ms is None else volume.te_ms
+    spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
+    return torch.tensor([te_ms, spacing, *ramp.median(dim=0).values.tolist(), turn])
+
+
+def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
+    """The gauges of all volumes `(volume 5)` but those of one slice, unless all are: these turn nowhere."""
+    pool = torch.stack(gauges)
+    told = pool[torch.isfinite(pool[:, -1])]
+    return told if len(told) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
 def _simulate(config: SimulationConfig, rows: list[tuple[ManifestRow, Volume]]) -> Iterator[list[TrainingSlice]]:
@@ -138,8 +156,8 @@ def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
     for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:
             volume, _ = read_with_phase(row)
-            if not np.isfinite(volume.magnitude).all():
-                raise VolumeError("not_finite", f"{row.path}: is not finite somewhere; expected numbers; mend it")
+            if not (volume.magnitude > 0).any():
+                raise VolumeError("unsupported", f"{row.path}: is zero everywhere; expected an image; take it out")
         except VolumeError as error:
             print(f"left out: {error}", file=sys.stderr)  # noqa: T201
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -66,11 +67,18 @@ def read_scores(folder: Path) -> list[tuple[int, float]]:
 
 
 def read_losses(path: Path) -> list[tuple[int, float]]:
-    """Read a curve that a run wrote, one JSON object a line; empty where there is none."""
+    """Read a curve that a run wrote, one JSON object a line; empty where there is none.
+
+    A line that a kill cut short is left out: a curve is looked at, no weights hang on it.
+    """
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(int(row["step"]), float(row["loss"])) for row in rows]
+    points = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            points.append((int(row["step"]), float(row["loss"])))
+    return points
 
 
 def _repeat(one: TrainingSlice) -> Batch:

@@ -8,14 +8,15 @@ real phase is, by a proper score of its samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from diffusion.checkpoint import MOST_STEPS
 from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, spectrum_score, to_modulus
+from diffusion.entries import check_number, check_whole
 from diffusion.flow import (
     compress_magnitude,
     euler_step,
@@ -61,7 +62,8 @@ class DistillationConfig:
     kept: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.evaluations < 1 or self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
+        check_whole(self, 1, "evaluations", "teacher_steps", most=MOST_STEPS)
+        if self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
             raise ValueError(
                 f"teacher_steps = {self.teacher_steps}: expected a multiple of evaluations = {self.evaluations}, at "
                 "least twice as many"
@@ -73,16 +75,13 @@ class DistillationConfig:
                 f"source {self.source!r}: expected one of {', '.join(SOURCES)}, with method energy; leave it out to "
                 "take the teacher's"
             )
-        if type(self.draws) is not int or self.draws < 2:
-            raise ValueError(f"draws = {self.draws!r}: expected a whole number of 2 or more")
-        if type(self.near) is not int or self.near < 0 or (self.near and self.near % 2 == 0):
+        check_whole(self, 2, "draws")
+        check_whole(self, 0, "near")
+        if self.near and self.near % 2 == 0:
             raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
         if type(self.kept) not in (int, float) or not 0 <= self.kept < 1 or (self.kept and self.method != "energy"):
             raise ValueError(f"kept = {self.kept!r}: expected a share from 0 to below 1, with method energy")
-        for name in ("modulus", "frequency", "spectrum"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} = {value!r}: expected a number of 0 or more")
+        check_number(self, "modulus", "frequency", "spectrum")
 
 
 def make_objective(teacher: ComplexUNet, config: DistillationConfig, source: str) -> Objective:

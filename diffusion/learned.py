@@ -185,7 +185,7 @@ def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
 
 
 def _unit(image: Tensor) -> Tensor:
-    """Project on the unit circle; exact zeros become 1."""
+    """Project on the unit circle; exact zeros become 1. What is not finite becomes NaN, not a phase."""
     modulus = image.abs()
-    safe = torch.where(modulus > 0, modulus, torch.ones_like(modulus))
-    return torch.where(modulus > 0, image / safe, torch.ones_like(image))
+    safe = torch.where(modulus == 0, torch.ones_like(modulus), modulus)
+    return torch.where(modulus == 0, torch.ones_like(image), image / safe)

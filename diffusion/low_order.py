@@ -230,4 +230,5 @@ def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
 
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(f"{value:.6g}") for value in row) for row in matrix.tolist())
+    # with fewer digits, singular moments, as few volumes have them, would get a negative eigenvalue
+    return tuple(tuple(float(f"{value:.9g}") for value in row) for row in matrix.tolist())

@@ -17,6 +17,7 @@ from diffusion.scalars import from_scalars
 NUM_CONDITIONS = 4
 """Spacing along height and width in mm, echo time in ms, field strength in T."""
 _TYPICAL = (2.0, 2.0, 5.0, 3.0)
+_LARGEST_SIZE, _MOST_LEVELS, _MOST_BLOCKS = 4096, 8, 64
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,15 @@ class NetworkConfig:
     kind: str = "complex"
 
     def __post_init__(self) -> None:
-        if not self.channels or any(count < 1 or count % self.groups for count in self.channels):
+        for name in ("channels", "blocks", "patch", "groups", "embedding"):
+            value = getattr(self, name)
+            sizes = value if isinstance(value, tuple) else (value,)
+            if len(sizes) > _MOST_LEVELS or not all(type(n) is int and 0 < n <= _LARGEST_SIZE for n in sizes):
+                raise ValueError(f"{name} is {str(value)[:60]}; expected whole numbers of 1 to {_LARGEST_SIZE}")
+        if self.blocks > _MOST_BLOCKS:
+            raise ValueError(f"blocks is {self.blocks}; expected at most {_MOST_BLOCKS}")
+        if type(self.channels) is not tuple or not self.channels or any(n % self.groups for n in self.channels):
             raise ValueError(f"channels {self.channels}: expected multiples of groups = {self.groups}")
-        if min(self.blocks, self.patch, self.embedding) < 1:
-            raise ValueError("blocks, patch and embedding: expected at least 1")
         if self.kind not in tuple(LAYERS):
             raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(LAYERS)}")
 
@@ -170,8 +176,11 @@ def embed_time(t: Tensor) -> Tensor:
 
 
 def embed_conditions(conditions: Tensor) -> Tensor:
-    """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`."""
-    known = torch.isfinite(conditions)
+    """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`.
+
+    What is not a positive number is not known: headers write 0 where they have nothing to say.
+    """
+    known = torch.isfinite(conditions) & (conditions > 0.0)
     typical = from_scalars(_TYPICAL, conditions.device)
     logs = torch.log(torch.where(known, conditions, typical) / typical)
     return torch.cat((logs, known.to(logs.dtype)), dim=1)

@@ -16,6 +16,6 @@ def shipped_weights(name: str) -> Path | None:
 def find_checkpoint(text: str) -> Path:
     """Say which weights are meant: a file, or, where there is no file of that name, the shipped ones of that name."""
     path = Path(text)
-    if path.exists() or path.name != text:
+    if path.is_file() or path.name != text:
         return path
     return shipped_weights(text) or path

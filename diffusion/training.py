@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusion.checkpoint import write_tensors
+from diffusion.entries import check_number, check_whole
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.objective import Batch, FlowObjective, Objective
 from diffusion.prefetch import prefetch
@@ -51,10 +53,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision {self.precision!r}: expected float32 or bfloat16")
-        if min(self.steps, self.pixels, self.save_every, self.batches) < 1 or self.learning_rate <= 0:
-            raise ValueError("steps, pixels, save_every, batches and learning_rate: expected positive numbers")
-        if self.prefetch < 0:
-            raise ValueError(f"prefetch = {self.prefetch}: expected 0 or more")
+        check_whole(self, 1, "steps", "pixels", "save_every", "batches")
+        check_whole(self, 0, "warmup", "prefetch", "seed")
+        check_number(self, "learning_rate", "clip", above=0.0)
+        check_number(self, "weight_decay")
+        check_number(self, "ema", "condition_dropout", most=1.0)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -183,8 +186,8 @@ class Trainer:
         names = [name for name, _ in self.network.named_parameters()]
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{names[index]}.{key}": torch.as_tensor(value) for key, value in state.items()}
-        _write(tensors | {"step": torch.tensor(self.step)}, self.folder / "state.safetensors")
-        _write(self.average.state_dict(), self.folder / "ema.safetensors")
+        write_tensors(tensors | {"step": torch.tensor(self.step)}, self.folder / "state.safetensors")
+        write_tensors(self.average.state_dict(), self.folder / "ema.safetensors")
         with (self.folder / "loss.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in losses)
 
@@ -192,12 +195,17 @@ class Trainer:
         path = self.folder / "state.safetensors"
         try:
             self._restore(load_file(path, device=self.device))
-        except (SafetensorError, KeyError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
             why = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{path}: cannot go on from it ({why}); expected the state of a run of this network; "
                 "remove the run folder or choose another output"
             ) from error
+        if self.step > self.config.steps:
+            raise ValueError(
+                f"{path}: has made {self.step} steps; expected at most steps = {self.config.steps}; set steps to no "
+                "less, or choose another output"
+            )
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         self.step = int(tensors.pop("step"))
@@ -211,10 +219,3 @@ class Trainer:
             if self.step
         }
         self.optimiser.load_state_dict(state)
-
-
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write beside and rename, so that an interrupted write leaves the old file."""
-    partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, partial)
-    partial.replace(path)

@@ -122,11 +122,12 @@ class IntegerColumn:
 
 
 class NumberColumn:
-    """Finite numbers, none below zero: eight bytes a row, NaN where the cell is empty."""
+    """Finite numbers, none below zero, or, where `positive`, above: eight bytes a row, NaN where the cell is empty."""
 
-    def __init__(self, name: str, unit: str) -> None:
+    def __init__(self, name: str, unit: str, positive: bool = False) -> None:
         self._name = name
         self._unit = unit
+        self._positive = positive
         self._rows = array("d")
 
     def extend(self, cells: Sequence[str]) -> list[CellFault]:
@@ -143,11 +144,13 @@ class NumberColumn:
         except ValueError:
             return math.nan
         # Python reads "1_5" as 15; no spreadsheet does.
-        return number if "_" not in cell and 0 <= number < math.inf else math.nan
+        fits = 0 <= number < math.inf and not (self._positive and number == 0)
+        return number if "_" not in cell and fits else math.nan
 
     def _fault(self, cell: str) -> str:
         mend = "write a decimal point" if "," in cell else "write digits only or leave it empty"
-        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, not negative; {mend}"
+        span = "above 0" if self._positive else "not negative"
+        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, {span}; {mend}"
 
     def __getitem__(self, row: int) -> float | None:
         number = self._rows[row]

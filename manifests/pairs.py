@@ -29,7 +29,11 @@ def convert(table: Path, manifest: Path) -> int:
         The table lacks a column.
     """
     with table.open(encoding="utf-8", newline="") as file:
-        rows = [_row(row, table.parent, manifest.parent) for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        missing = sorted({"volume_id", "magnitude", "phase", "session"} - set(reader.fieldnames or ()))
+        if missing:
+            raise KeyError(f"no column {', '.join(missing)}; expected volume_id, magnitude, phase and session")
+        rows = [_row(row, table.parent, manifest.parent) for row in reader]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -67,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         count = convert(options.table, options.output)
     except (OSError, KeyError) as error:
-        print(f"{options.table}: {error}", file=sys.stderr)  # noqa: T201
+        why = error.args[0] if isinstance(error, KeyError) else error
+        print(f"{options.table}: {why}", file=sys.stderr)  # noqa: T201
         return 2
     print(f"{count} rows: {options.output}")  # noqa: T201
     return 0

@@ -206,7 +206,7 @@ def _column(name: str) -> Column:
         case "split":
             return WordColumn(name, SPLITS)
         case "field_t":
-            return NumberColumn(name, "tesla")
+            return NumberColumn(name, "tesla", positive=True)
         case "te_ms":
             return NumberColumn(name, "milliseconds")
         case "slice_axis":

@@ -108,6 +108,16 @@ def test_phase_from_slice_to_slice_is_fitted_and_drawn():
     torch.testing.assert_close(steps, torch.full_like(steps, 0.8), rtol=1e-3, atol=1e-3)
 
 
+def test_a_single_volume_is_enough_for_a_fit():
+    """Its moments are singular: with too few digits some eigenvalue would be negative."""
+    drawn = SmoothPhase(random_model())
+    for number in range(8):
+        image = drawn.sample_phase(torch.ones(1, 48, 40), keys(1, seed=number), Conditions((4.0, 4.0)))
+        fitted = SmoothPhase(fit_model([FitVolume(image, (5.0, 4.0, 4.0), 4.0, "s")], {}))
+        again = fitted.sample_phase(torch.ones(1, 8, 8), keys(1), Conditions())
+        assert bool(torch.isfinite(again.abs()).all())
+
+
 def test_gradients_are_those_of_millimetres_not_of_pixels():
     model, key = random_model(), keys(1)
     fine = SmoothPhase(model).sample_phase(torch.ones(1, 64, 64), key, Conditions((1.0, 1.0)))[0]

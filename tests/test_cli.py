@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -230,6 +231,10 @@ def test_no_corpus_is_a_wrong_request(tmp_path, capsys, command):
     assert "no corpus here" in capsys.readouterr().err
 
 
+def fail(error: Exception) -> Answer:
+    raise error
+
+
 def run_handler(monkeypatch, handler) -> int:
     parser = argparse.ArgumentParser()
     parser.set_defaults(handler=handler, version=False)
@@ -248,6 +253,10 @@ def test_a_place_that_cannot_be_written_is_one_line_and_other_errors_are_not_hid
     ]
     with pytest.raises(FileNotFoundError):
         run_handler(monkeypatch, lambda _: (tmp_path / "gone").read_bytes())
+    with pytest.raises(OSError, match="Permission"):
+        run_handler(monkeypatch, lambda _: fail(OSError(errno.EPERM, "Permission")))
+    assert run_handler(monkeypatch, lambda _: fail(OSError(errno.ENOSPC, "No space left on device"))) == 2
+    assert capsys.readouterr().err.startswith("No space left on device; expected a place with room")
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):

@@ -135,7 +135,10 @@ def _config(steps: int, rate: float) -> TrainingConfig:
     [
         ({"evaluations": 3}, "multiple of evaluations = 3"),
         ({"evaluations": 16}, "at least twice"),
-        ({"evaluations": 0}, "multiple of evaluations"),
+        ({"evaluations": 0}, "evaluations = 0: expected a whole number of 1 to 4096"),
+        ({"evaluations": True}, "evaluations = True"),
+        ({"teacher_steps": 16.0}, "teacher_steps = 16.0"),
+        ({"evaluations": 1, "teacher_steps": 5000}, "teacher_steps = 5000"),
         ({"method": "noise"}, "energy, path, data"),
         ({"draws": 1}, "draws = 1"),
         ({"modulus": -0.1}, "modulus = -0.1"),

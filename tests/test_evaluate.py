@@ -239,11 +239,40 @@ def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(manifest, capsy
     assert "gone.npy" in out and "| t (3 slices)" in out
 
 
+def test_a_manifest_without_splits_says_so(manifest, capsys):
+    manifest.write_text("volume_id,path,phase\na1,m.npy,e1.npy\n")
+    words = ["--real", str(manifest), "--split", "val", "--generators", "zero", "--no-classifier"]
+    assert main(["evaluate", "phase", *words]) == 2
+    assert "no row has a split; leave --split out" in capsys.readouterr().err
+
+
+def test_magnitude_that_is_not_finite_is_left_out(manifest, capsys):
+    magnitude = np.load(manifest.parent / "m.npy")
+    magnitude[0, 3, 3] = np.inf
+    np.save(manifest.parent / "inf.npy", magnitude)
+    manifest.write_text(manifest.read_text() + "i1,inf.npy,e1.npy,i,val,,q\n")
+    words = ["--real", str(manifest), "--split", "val", "--generators", "zero", "--no-classifier"]
+    assert main(["evaluate", "phase", *words]) == 1
+    assert "inf.npy: is not finite somewhere" in capsys.readouterr().out
+
+
+def test_phase_that_is_not_finite_ends_an_evaluation(manifest):
+    class Broken(Counting):
+        name = "broken"
+
+        def sample_phase(self, magnitude, keys, conditions):
+            return super().sample_phase(magnitude, keys, conditions) * float("nan")
+
+    with pytest.raises(RequestError, match="a1: broken gives phase that is not finite"):
+        evaluate(Request(manifest, "val", classifier=False), [Contestant("broken", Broken())], CONFIG)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--split", "test"], "gone.npy"),
         (["--generators", "nothing"], "nothing"),
+        (["--generators", " , "], "expected names with commas"),
         (["--checkpoint", "gone.safetensors"], "gone.safetensors"),
         (["--config", "gone.toml"], "gone.toml"),
         (["--max-slices", "-1"], "max_slices"),

@@ -59,6 +59,25 @@ def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
         assert torch.equal(phasor, other) == (generator.name == "zero"), generator.name
 
 
+def test_an_echo_time_of_zero_is_one_that_is_not_known(checkpoint):
+    checkpoint.network.requires_grad_(True)
+    with torch.no_grad():
+        for value in checkpoint.network.parameters():
+            value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
+    generator, magnitude = FlowGenerator(checkpoint, 2), magnitudes()
+    zero, unknown, known = (
+        generator.sample_phase(magnitude, keys(3), Conditions((2.0, 2.0), te_ms=te_ms)) for te_ms in (0.0, None, 9.0)
+    )
+    assert torch.equal(zero, unknown) and not torch.equal(zero, known)
+
+
+def test_what_a_network_gives_that_is_not_finite_does_not_become_a_phase(checkpoint):
+    for value in checkpoint.network.parameters():
+        value.mul_(1e37)
+    phasor = FlowGenerator(checkpoint, 2).sample_phase(magnitudes(), keys(3), Conditions())
+    assert bool(torch.isnan(phasor.abs()).all())
+
+
 def test_empty_slices_and_single_pixels_are_sampled(checkpoint):
     for generator in every_generator(checkpoint):
         for shape in ((1, 1, 1), (2, 5, 3)):

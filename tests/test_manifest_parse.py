@@ -99,7 +99,7 @@ def test_all_faults_at_once_in_the_order_of_lines(write):
         "unknown format 'nrrd'; expected auto, dicom, nifti, hdf5, npy",
         "unknown contrast 't1'; expected T1, T2,",
         "write 'T1'",
-        "field_t is 'fast'; expected a number of tesla",
+        "field_t is 'fast'; expected a number of tesla, above 0",
         "slice_axis is '3'; expected a whole number from 0 to 2",
         "echo is '-1'; expected a whole number of at least 0",
         "unknown split 'dev'; expected train, val, test",
@@ -112,6 +112,11 @@ def test_all_faults_at_once_in_the_order_of_lines(write):
         "6: echo is '1e1'",
     ):
         assert part in joined
+
+
+def test_no_field_has_zero_tesla_but_an_echo_time_may_be_zero(write):
+    assert read_manifest(write("volume_id,path,te_ms\na,p,0\n"))[0].te_ms == 0.0
+    assert faults_of(write("volume_id,path,field_t\na,p,0\n"))[0].startswith("2: field_t is '0'; expected a number")
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "9", "-x", "_x", "a" * 128, "zarr.jsonx"])

@@ -19,7 +19,7 @@ from diffusion.layers import (
     to_real,
     unfold_patches,
 )
-from diffusion.network import ComplexUNet, NetworkConfig
+from diffusion.network import ComplexUNet, NetworkConfig, embed_conditions
 
 UNKNOWN = torch.full((1, 4), math.nan)
 
@@ -147,6 +147,12 @@ def test_conditions_that_never_varied_in_training_have_no_effect_before_it():
     inputs = to_real(complex_noise(1, 1, 16, 16)), to_real(complex_noise(1, 1, 16, 16)), torch.tensor([0.5])
     known = torch.tensor([[0.5, 0.5, 40.0, 1.5]])
     assert torch.equal(network(*inputs, known), network(*inputs, UNKNOWN))
+
+
+def test_conditions_of_zero_and_below_are_not_known():
+    known = embed_conditions(torch.tensor([[2.0, 2.0, 0.0, -1.0], [2.0, 2.0, float("nan"), float("inf")]]))
+    assert torch.equal(known[0], known[1]) and bool(torch.isfinite(known).all())
+    assert known[0].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,20 @@ def test_a_networks_bytes_do_not_depend_on_the_batch_but_on_seed_and_steps(tmp_p
         assert other["a/reconstruction_esc/c.0.0.0"] == expected["a/reconstruction_esc/c.0.0.0"]
 
 
+def test_weights_that_overflow_fail_the_volume(tmp_path, checkpoint):
+    torch.manual_seed(0)
+    network = ComplexUNet(TINY)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(1e37)
+    save_checkpoint(network, torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.1]]), {"name": "huge"}, checkpoint)
+    bench = make_bench(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint, steps=2), checkpoint=checkpoint)
+    outcome = build_volume(Task(make_row(tmp_path)), bench)
+    assert (outcome.status, outcome.reason) == ("failed", "not_finite")
+    assert "is not finite; expected finite phase" in outcome.message
+    assert bench.store.names() == []
+
+
 def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
     other = save_tiny(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(RequestError, match="not the weights of the recipe"):

@@ -208,6 +208,16 @@ def test_multi_coil_kspace_keeps_magnitude_and_phase(tmp_path):
     np.testing.assert_array_equal(again.phase, volume.phase)
 
 
+@pytest.mark.parametrize("place", [(0, 1, 3, 3), (0, 1, 32, 32)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_kspace_that_is_not_finite_is_refused(tmp_path, place, value):
+    kspace = np.ones((2, 3, 64, 64), np.complex64)
+    kspace[place] = value
+    path = write_h5(tmp_path / "k.h5", kspace=kspace, reconstruction_rss=np.ones((2, 64, 64), np.float32))
+    reason, message = fault_of(row_of(path, kspace=str(path)))
+    assert reason == "not_finite" and "k-space is not finite somewhere" in message
+
+
 def test_undersampled_or_odd_kspace_is_refused(tmp_path):
     kspace = np.ones((2, 8, 8), np.complex64)
     masked = write_h5(tmp_path / "a.h5", kspace=kspace, mask=np.ones(8))

@@ -17,6 +17,9 @@ def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):
     assert find_checkpoint("default.safetensors") == Path("default.safetensors")
     assert find_checkpoint("folder/default") == Path("folder/default")
     assert find_checkpoint("none-such") == Path("none-such")
+    (tmp_path / "default").mkdir()
+    assert find_checkpoint("default") == shipped_weights("default")
+    (tmp_path / "default").rmdir()
     (tmp_path / "default").touch()
     assert find_checkpoint("default") == Path("default")
 

@@ -1,6 +1,8 @@
+import errno
 import json
 import math
 import shutil
+from pathlib import Path
 
 import h5py
 import nibabel
@@ -16,6 +18,7 @@ from augment.train import train, train_command
 from augment.train_config import TrainConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import measure_gauge, read_training_set
+from augment.validation import read_losses
 from augment.volume import Volume
 from diffusion.checkpoint import load_checkpoint
 from diffusion.fourier import fft2c
@@ -98,6 +101,24 @@ def test_nothing_to_train_on_is_an_error_that_says_so(config):
         (CONFIG + "[flow]\nwidth = 3\n", "width"),
         (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: says nothing"),
         (CONFIG.replace("groups = 2", "kind = 'split'"), "complex, real"),
+        (CONFIG.replace("groups = 2", "groups = 0"), "groups is 0; expected whole numbers"),
+        (CONFIG.replace("blocks = 1", "patch = 1.5"), "patch is 1.5; expected whole numbers"),
+        (CONFIG.replace("seed = 5", "seed = -1"), "seed = -1: expected a whole number of 0 or more"),
+        (CONFIG.replace("seed = 5", "seed = 1.5"), "seed = 1.5: expected a whole number"),
+        (CONFIG.replace("seed = 5", "seed = 2147483648"), "seed = 2147483648: expected a whole number of 0 to"),
+        (CONFIG.replace("steps = 3", "steps = true"), "steps = True: expected a whole number"),
+        (CONFIG.replace("steps = 3", "steps = '3'"), "steps = '3': expected a whole number"),
+        (CONFIG.replace("seed = 5", "clip = 0"), "clip = 0: expected a number above 0"),
+        (CONFIG.replace("seed = 5", "learning_rate = nan"), "learning_rate = nan: expected a number above 0"),
+        (CONFIG.replace("seed = 5", "ema = 2"), "ema = 2: expected a number from 0 to 1"),
+        (CONFIG + "[simulation]\nseed = 'a'\n", "seed = 'a': expected a whole number"),
+        (CONFIG.replace('"tiny"', '"state"'), "name 'state': expected the name of a file, other than best, state"),
+        (CONFIG.replace('"tiny"', r'"a\u0000b"'), "expected the name of a file"),
+        ("card = 'x'\n" + CONFIG.split("[card]")[0], r"expected a section \[card\]"),
+        (CONFIG + "format = 'DICOM'\n", "card: format is what the training itself writes"),
+        (CONFIG + "steps = 5000\n", "card: steps = 5000: expected a whole number of 1 to 4096"),
+        (CONFIG + "made = 2026-01-01\n", "card: .*; expected texts, numbers"),
+        (CONFIG + "share = nan\n", "card: .*; expected texts, numbers"),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path, text, message):
@@ -113,9 +134,9 @@ def test_gauge_is_measured_in_radians_per_mm_and_per_slice():
     volume = Volume(
         np.ones((2, 16, 12), np.float32), (5.0, 2.0, 1.0), ((0.0,) * 4,) * 4, "SPL", False, "assumed", "", phase
     )
-    gauge = measure_gauge([volume])
-    assert math.isnan(float(gauge[0, 0]))
-    assert torch.allclose(gauge[0, 1:], torch.tensor([math.sqrt(2.0), 0.15, 0.0, -2.9]), atol=1e-4)
+    gauge = measure_gauge(volume)
+    assert math.isnan(float(gauge[0]))
+    assert torch.allclose(gauge[1:], torch.tensor([math.sqrt(2.0), 0.15, 0.0, -2.9]), atol=1e-4)
 
 
 def test_loss_is_kept_in_the_run_folder(config):
@@ -204,6 +225,103 @@ def test_a_state_that_cannot_be_read_is_told(config, content):
     state.write_bytes(state.read_bytes()[:-40] if content is None else content)
     with pytest.raises(RequestError, match="cannot go on from it"):
         train(read_config(config, TrainConfig))
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", None])
+def test_a_recipe_that_cannot_be_read_is_told(config, content):
+    train(read_config(config, TrainConfig))
+    recipe = config.parent / "run" / "recipe.json"
+    recipe.unlink()
+    recipe.mkdir() if content is None else recipe.write_text(content)
+    with pytest.raises(RequestError, match="choose another output"):
+        train(read_config(config, TrainConfig))
+
+
+def test_fewer_steps_than_a_run_has_made_are_refused(config):
+    train(read_config(config, TrainConfig))
+    config.write_text(CONFIG.replace("steps = 3", "steps = 1"))
+    with pytest.raises(RequestError, match="has made 3 steps; expected at most steps = 1"):
+        train(read_config(config, TrainConfig))
+
+
+def test_two_do_not_train_in_one_folder(config, monkeypatch):
+    batch, refused = TrainingSlices.__call__, []
+
+    def another(self, number):
+        if not refused:
+            refused.append(number)
+            with pytest.raises(RequestError, match="another process trains in it"):
+                train(read_config(config, TrainConfig))
+        return batch(self, number)
+
+    monkeypatch.setattr(TrainingSlices, "__call__", another)
+    train(read_config(config, TrainConfig))
+    assert refused
+
+
+def test_weights_of_another_network_are_no_start(config):
+    path = train(read_config(config, TrainConfig))
+    text = CONFIG.replace('"run"', '"two"').replace("[network]", f"initial = '{path}'\n[network]")
+    config.write_text(text)
+    train(read_config(config, TrainConfig))
+    config.write_text(text.replace("[4, 8]", "[4, 4]"))
+    with pytest.raises(RequestError, match=r"its network is channels = \(4, 8\).*make \[network\] the same"):
+        train(read_config(config, TrainConfig))
+
+
+def test_a_line_of_a_curve_that_was_cut_short_is_left_out(config):
+    train(read_config(config, TrainConfig))
+    loss = config.parent / "run" / "loss.jsonl"
+    loss.write_text(loss.read_text() + '{"step": 3, "lo')
+    assert [step for step, _ in read_losses(loss)] == [0, 1, 2]
+
+
+def test_checkpoints_may_be_read_by_whoever_may_read_the_folder(config):
+    path = train(read_config(config, TrainConfig))
+    assert path.stat().st_mode == path.with_suffix(".json").stat().st_mode
+    assert (path.parent / "ema.safetensors").stat().st_mode == path.stat().st_mode
+
+
+def test_a_full_disk_is_told_in_one_line(config, monkeypatch, capfd):
+    def fill(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")  # without a name, as a write gives it
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    assert main(["train", str(config), "--device", "cpu"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("No space left on device; expected a place with room")
+
+
+def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config, capfd):
+    folder = config.parent
+    for name in "mp":
+        np.save(folder / f"{name}1.npy", np.load(folder / f"{name}.npy")[:1])
+    np.save(folder / "zero.npy", np.zeros((3, 24, 20), np.float32))
+    header, one, none = "volume_id,path,phase,split,licence\n", "b,m1.npy,p1.npy,,Y\n", "z,zero.npy,p.npy,,X\n"
+    (folder / "pairs.csv").write_text(header + one + none + "a,m.npy,p.npy,,X\n")
+    data = read_training_set(folder / "pairs.csv", "")
+    assert "zero.npy: is zero everywhere" in capfd.readouterr().err
+    assert data.facts["licences"] == {"X": 3, "Y": 1}
+    assert data.gauge.shape == (1, 5)
+    (folder / "pairs.csv").write_text(header + one)
+    data = read_training_set(folder / "pairs.csv", "")
+    assert data.gauge.shape == (1, 5) and float(data.gauge[0, 4]) == 0.0
+
+
+def test_a_manifest_without_splits_says_how_to_take_all_rows(config):
+    (config.parent / "pairs.csv").write_text("volume_id,path,phase\na,m.npy,p.npy\n")
+    with pytest.raises(RequestError, match=r'expected a column split .* or take all rows by split = ""'):
+        train(read_config(config, TrainConfig))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 1, 40), (2, 40, 1)])
+def test_slices_of_one_row_or_column_are_trained_on(config, shape):
+    random = np.random.default_rng(1)
+    nibabel.save(nibabel.Nifti1Image(random.uniform(1, 2, shape[::-1]), np.eye(4)), config.parent / "m.nii")
+    nibabel.save(nibabel.Nifti1Image(random.uniform(-3, 3, shape[::-1]), np.eye(4)), config.parent / "p.nii")
+    (config.parent / "pairs.csv").write_text("volume_id,path,phase,split\na,m.nii,p.nii,train\n")
+    data = read_training_set(config.parent / "pairs.csv", "train")
+    batches = TrainingSlices(data.slices, 256, 0)
+    assert all(min(batches(step).image.shape) > 0 for step in range(60))
 
 
 def test_a_run_folder_that_cannot_be_made_is_told(config):

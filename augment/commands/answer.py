@@ -76,7 +76,10 @@ def size(text: str) -> int:
 
 def names(text: str) -> tuple[str, ...]:
     """Parse names between commas, for argparse."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected names with commas between them")
+    return found
 
 
 @contextmanager

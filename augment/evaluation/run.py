@@ -146,16 +146,18 @@ def write(result: Evaluation, folder: Path, examples: Sequence[Example]) -> None
 
 def _read(request: Request, config: EvaluationConfig) -> tuple[list[RealVolume], list[str]]:
     kept = () if request.group_column is None else (request.group_column,)
-    rows = [row for row in read_manifest(request.manifest, kept) if request.split in (None, row.split)]
+    rows = list(read_manifest(request.manifest, kept))
+    chosen = [row for row in rows if request.split in (None, row.split)]
     volumes, left_out = [], []
-    for row in tqdm(rows, desc="reading", unit="volume", disable=None):
+    for row in tqdm(chosen, desc="reading", unit="volume", disable=None):
         try:
             volumes.append(read_real(row, config.max_slices, request.group_column))
         except VolumeError as error:
             left_out.append(str(error))
     if not volumes:
         which = f" of split {request.split!r}" if request.split else ""
-        raise RequestError("\n".join([f"{request.manifest}: no row{which} with real phase", *left_out[:10]]))
+        mend = "; no row has a split; leave --split out" if which and not any(row.split for row in rows) else ""
+        raise RequestError("\n".join([f"{request.manifest}: no row{which} with real phase{mend}", *left_out[:10]]))
     return volumes, left_out
 
 

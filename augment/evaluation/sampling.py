@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from augment.errors import RequestError
 from augment.evaluation.sessions import RealVolume
 from augment.replacing import replacing
 from diffusion.generators import PhaseGenerator, SliceKey
@@ -117,6 +119,11 @@ def _generate(generator: PhaseGenerator, volume: RealVolume, seed: int, places: 
     keys = [SliceKey(seed, volume.volume_id, 0, volume.real.slices[place]) for place in places]
     magnitude = torch.from_numpy(np.ascontiguousarray(np.abs(volume.real.magnitude[list(places)])))
     phasor: NDArray[np.complex64] = generator.sample_phase(magnitude, keys, volume.conditions).numpy()
+    if not np.isfinite(phasor).all():
+        raise RequestError(
+            f"{volume.volume_id}: {generator.name} gives phase that is not finite; expected angles; leave it or the "
+            "volume out, or take other weights"
+        )
     return phasor
 
 
@@ -143,5 +150,7 @@ def _save(codes: NDArray[np.uint16], path: Path | None) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, codes, allow_pickle=False)
+    file = io.BytesIO()  # NumPy's own writing to a full disk does not say that it is full
+    np.save(file, codes, allow_pickle=False)
+    with replacing(path) as partial:
+        partial.write_bytes(file.getvalue())

@@ -60,11 +60,13 @@ def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
     Raises
     ------
     VolumeError
-        As `read_volume`; `mismatch` where its row names no phase.
+        As `read_volume`; `mismatch` where its row names no phase; `not_finite` where the magnitude is not.
     """
     volume = read_volume(row)
     if volume.phase is None:
         raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
+    if not np.isfinite(volume.magnitude).all():
+        raise VolumeError("not_finite", f"{row.path}: is not finite somewhere; expected numbers; mend it")
     return volume, volume.phase
 
 

@@ -40,7 +40,7 @@ def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume,
     ------
     VolumeError
         `missing`, `unreadable`, `unsupported`, `ambiguous` (no dataset named), `not_magnitude`, `mismatch` (no such
-        dataset) or `too_large`.
+        dataset), `not_finite` (k-space) or `too_large`.
     """
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
@@ -184,7 +184,12 @@ def _magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
 def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
     kspace = _whole_kspace(file, name)
     check_limit(kspace.size * (kspace.dtype.itemsize + 8) + _chunk_bytes(kspace), limit_bytes, name)
-    return image_of_kspace(kspace[()].astype(np.complex64), _size(file, facts, name))
+    values = kspace[()].astype(np.complex64)
+    if not np.isfinite(values).all():
+        raise VolumeError(
+            "not_finite", f"{name}: its k-space is not finite somewhere; expected numbers; mend the source"
+        )
+    return image_of_kspace(values, _size(file, facts, name))
 
 
 def _whole_kspace(file: h5py.File, name: str) -> h5py.Dataset:
