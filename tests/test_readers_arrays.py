@@ -218,6 +218,19 @@ def test_kspace_that_is_not_finite_is_refused(tmp_path, place, value):
     assert reason == "not_finite" and "k-space is not finite somewhere" in message
 
 
+@pytest.mark.parametrize("coils", [(), (3,)])
+def test_kspace_with_lines_of_zeros_between_others_is_undersampled(tmp_path, coils):
+    kspace = fft2c(np.random.default_rng(0).normal(size=(2, *coils, 32, 32))).astype(np.complex64)
+    kspace[..., :4] = 0  # partial Fourier and padding are no gaps
+    partial = write_h5(tmp_path / "a.h5", kspace=kspace)
+    assert read_volume(row_of(partial, kspace=str(partial))).magnitude.shape == (2, 32, 32)
+    kspace[..., [n for n in range(32) if n % 4 and abs(n - 16) > 2]] = 0
+    path = write_h5(tmp_path / "b.h5", kspace=kspace)
+    for row in (row_of(path, kspace=str(path)), row_of(path)):
+        reason, message = fault_of(row)
+        assert reason == "unsupported" and "undersampled, 11 lines of 25 are not zero" in message
+
+
 def test_undersampled_or_odd_kspace_is_refused(tmp_path):
     kspace = np.ones((2, 8, 8), np.complex64)
     masked = write_h5(tmp_path / "a.h5", kspace=kspace, mask=np.ones(8))

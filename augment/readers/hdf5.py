@@ -28,6 +28,7 @@ from manifests.record import ManifestRow
 _RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
 _KSPACE = "kspace"
 _LARGEST_HEADER = 1 << 24
+_MOST_GAPS = 0.2
 
 
 def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -178,13 +179,39 @@ def _magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
     num_slices, *_, height, width = kspace.shape
     check_limit(8 * num_slices * height * width + 32 * (kspace.size // num_slices), limit_bytes, name)
     size = _size(file, facts, name)
-    return np.stack([magnitude_of_kspace(kspace[i].astype(np.complex64), size) for i in range(num_slices)])
+    slices, sampled = [], np.zeros(width, np.bool_)
+    for index in range(num_slices):
+        values = kspace[index].astype(np.complex64)
+        sampled |= _sampled(values)
+        slices.append(magnitude_of_kspace(values, size))
+    _refuse_gaps(sampled, name)
+    return np.stack(slices)
+
+
+def _sampled(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
+    """Tell of the lines along phase encoding, the last axis, which hold anything."""
+    return np.asarray(kspace.any(axis=tuple(range(kspace.ndim - 1))))
+
+
+def _refuse_gaps(sampled: NDArray[np.bool_], name: str) -> None:
+    """Refuse undersampled k-space that says so by nothing but lines of zeros between others; at the ends they may be.
+
+    A line that was measured has noise, so none of it is zero; a simulated one may be by chance.
+    """
+    lines = np.flatnonzero(sampled)
+    if len(lines) and 1.0 - len(lines) / (lines[-1] - lines[0] + 1) > _MOST_GAPS:
+        raise VolumeError(
+            "unsupported",
+            f"{name}: its k-space is undersampled, {len(lines)} lines of {lines[-1] - lines[0] + 1} are not zero; "
+            "expected all of it; take another file",
+        )
 
 
 def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
     kspace = _whole_kspace(file, name)
     check_limit(kspace.size * (kspace.dtype.itemsize + 8) + _chunk_bytes(kspace), limit_bytes, name)
     values = kspace[()].astype(np.complex64)
+    _refuse_gaps(_sampled(values), name)
     if not np.isfinite(values).all():
         raise VolumeError(
             "not_finite", f"{name}: its k-space is not finite somewhere; expected numbers; mend the source"
