@@ -32,6 +32,7 @@ LOSSY_TRANSFER_SYNTAXES: Mapping[str, str] = {
 The last two may also be lossless: `LossyImageCompression` decides.
 """
 
+AUDIT_FLAGS = ("interpolated", "filtered", "lossy", "clipped_negatives")
 _MAYBE_LOSSLESS = ("JPEG2000", "HTJ2K")
 
 

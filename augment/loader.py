@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from augment.audit import AUDIT_FLAGS
 from augment.columns import Columns, open_columns
 from augment.errors import RequestError, VolumeError
 from augment.layout import DTYPES, ArrayLayout, volume_prefix
@@ -202,6 +203,9 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
 def _drop_flagged(root: str, columns: Columns, flags: Words) -> Columns:
     known = set(columns.different("audit")) - {""}
     unwanted = known if flags == "any" else {flags} if isinstance(flags, str) else set(flags)
+    strange = sorted(unwanted - known - {"", *AUDIT_FLAGS})
+    if strange:
+        raise RequestError(f"{root}: no audit flag {strange[0]!r}; expected any, {', '.join(AUDIT_FLAGS)}; correct it")
     kept = ~columns.having("audit", unwanted - {""})
     return _taken(root, columns, np.flatnonzero(kept), f"without the audit flags {', '.join(sorted(unwanted))}")
 

@@ -41,6 +41,11 @@ class ColumnMask:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise RequestError(f"mask kind {self.kind!r}: unknown; expected one of {', '.join(_KINDS)}")
+        if not _is_tuple(self.accelerations, int) or not _is_tuple(self.center_fractions, int, float):
+            raise RequestError(
+                f"accelerations {self.accelerations}, center_fractions {self.center_fractions}: expected tuples, of "
+                "whole numbers and of fractions"
+            )
         if len(self.accelerations) != len(self.center_fractions) or not self.accelerations:
             pair = f"accelerations {self.accelerations}, center_fractions {self.center_fractions}"
             raise RequestError(f"{pair}: expected as many of one as of the other, and at least one")
@@ -89,6 +94,10 @@ class ColumnMask:
         choice = np.random.RandomState(seed).randint(len(self.center_fractions))
         num_low = round(width * self.center_fractions[choice])
         return _adjusted(width, num_low, self.accelerations[choice])[0] if self.kind == "magic_fraction" else num_low
+
+
+def _is_tuple(values: object, *types: type) -> bool:
+    return isinstance(values, tuple | list) and all(type(value) in types for value in values)
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ def mix(
     RequestError
         If the share makes no sense, or a set has no slices for it.
     """
-    fraction = exact_fraction(real_fraction)
-    if not 0 <= fraction <= 1:
+    if not 0 <= real_fraction <= 1:
         raise RequestError(f"real_fraction {real_fraction}: expected 0 to 1")
+    fraction = exact_fraction(real_fraction)
     for name, slices, share in (("real", real, fraction), ("synthetic", synthetic, 1 - fraction)):
         if share and not len(slices):
             raise RequestError(f"{name}: no slices, of which {float(share):g} of the mixture are to be; expected some")

@@ -7,11 +7,20 @@ from pathlib import Path
 
 from augment.errors import RequestError
 from augment.magnitude import NegativeRule
+from manifests.manifest import UNDERSTOOD
 
 MAX_TIME_LIMIT_S = 1e6
 PHASES = ("diffusion", "real", "smooth", "smooth-noise", "regression", "sinus", "zero", "white")
 MODELS = ("diffusion", "regression")
 """Those that take weights."""
+
+FIXED_PHASES = ("real", "zero")
+"""Those of which a magnitude has one."""
+
+
+def same_phase(phase: str) -> str:
+    """Say why there are no replicas with such a phase."""
+    return f"--phase {phase} gives every replica the same phase; expected 1; take a phase that is drawn"
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,14 @@ class BuildOptions:
             if value is not None and self.phase is not None and self.phase not in phases:
                 known = " or ".join(phases)
                 raise RequestError(f"{name} goes with --phase {known}, not with {self.phase}; leave one out")
+        understood = [name for name in self.keep_columns if name in UNDERSTOOD]
+        if understood:
+            raise RequestError(
+                f"--keep-columns {understood[0]}: is a column with a meaning of its own; expected others; what a "
+                "corpus may have of it is there already"
+            )
+        if self.phase in FIXED_PHASES and self.replicas > 1:
+            raise RequestError(f"--replicas {self.replicas}: {same_phase(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
             raise RequestError(
                 f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and at most {MAX_TIME_LIMIT_S:g}"

@@ -12,7 +12,7 @@ from augment.amounts import format_bytes, format_seconds
 from augment.environment import device_kind
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe
-from augment.request import check_corpus, corpus_exists, wanted_names
+from augment.request import check_corpus, check_replicas, corpus_exists, wanted_names
 from augment.room import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
 from augment.sizes import Shape, measure_sizes
 from augment.store import CorpusStore
@@ -107,7 +107,7 @@ class Plan:
             )
         lines += [
             f"WARNING:  volumes of {' x '.join(map(str, shape))} would be refused as too large; give each worker more "
-            "with fewer --workers or a higher --memory-limit"
+            "with fewer --workers or a higher --memory-limit, or raise --volume-limit where it is given"
             for shape in self.too_large[:5]
         ]
         if self.unreadable:
@@ -155,6 +155,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     device = device_kind() if checkpoint_path(options) is not None else "cpu"
     recipe = make_recipe(options, device)
     check_corpus(root, recipe, options.overwrite)
+    check_replicas(manifest, options.phase)
     shape = local_shape(options.num_workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from augment.environment import MIXED_HELP, describe_class
 from augment.errors import RequestError, VolumeError, unwritable
-from augment.options import BuildOptions
+from augment.options import FIXED_PHASES, BuildOptions, same_phase
 from augment.recipe import Recipe, describe_differences, row_fingerprint
 from augment.runlog import Failure
 from augment.storage import open_storage
@@ -113,6 +113,21 @@ def check_environment(store: CorpusStore, classes: list[dict[str, str]], options
             f"{store.root}: was begun by workers of another kind ({describe_class(environment)}) than these "
             f"({describe_class(classes[0])}): {MIXED_HELP}"
         )
+
+
+def check_replicas(manifest: Manifest, phase: str | None) -> None:
+    """Check that no row asks for replicas of a phase that does not vary.
+
+    Raises
+    ------
+    RequestError
+        With the first such row.
+    """
+    if phase not in FIXED_PHASES or "replicas" not in manifest.columns:
+        return
+    for row in manifest:
+        if (row.replicas or 1) > 1:
+            raise RequestError(f"{manifest.path}:{row.line}: replicas is {row.replicas}: {same_phase(phase)}")
 
 
 def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:

@@ -21,7 +21,7 @@ from augment.lease import Lease
 from augment.lost import lost_outcome
 from augment.options import BuildOptions
 from augment.recipe import checkpoint_path, make_recipe, row_fingerprint
-from augment.request import check_corpus, check_place, open_corpus, split_failed
+from augment.request import check_corpus, check_place, check_replicas, open_corpus, split_failed
 from augment.runlog import RunLog
 from augment.storage import run_folder
 from augment.summary import BuildSummary
@@ -73,6 +73,7 @@ def build(
     """
     root = root.rstrip("/") or root
     check_request(root, options)
+    check_replicas(manifest, options.phase)
     work = work_of(manifest, options.replicas, options.retry_failed)
     with Lease(root, options.break_lease) as lease:
         return do_work(work, root, options, lease, say, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -122,12 +123,11 @@ class IntegerColumn:
 
 
 class NumberColumn:
-    """Finite numbers, none below zero, or, where `positive`, above: eight bytes a row, NaN where the cell is empty."""
+    """Finite numbers above zero: eight bytes a row, NaN where the cell is empty."""
 
-    def __init__(self, name: str, unit: str, positive: bool = False) -> None:
+    def __init__(self, name: str, unit: str) -> None:
         self._name = name
         self._unit = unit
-        self._positive = positive
         self._rows = array("d")
 
     def extend(self, cells: Sequence[str]) -> list[CellFault]:
@@ -144,13 +144,11 @@ class NumberColumn:
         except ValueError:
             return math.nan
         # Python reads "1_5" as 15; no spreadsheet does.
-        fits = 0 <= number < math.inf and not (self._positive and number == 0)
-        return number if "_" not in cell and fits else math.nan
+        return number if "_" not in cell and 0 < number < math.inf else math.nan
 
     def _fault(self, cell: str) -> str:
         mend = "write a decimal point" if "," in cell else "write digits only or leave it empty"
-        span = "above 0" if self._positive else "not negative"
-        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, {span}; {mend}"
+        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, above 0; {mend}"
 
     def __getitem__(self, row: int) -> float | None:
         number = self._rows[row]
@@ -171,11 +169,16 @@ def volume_id_fault(cell: str) -> str | None:
     )
 
 
+def writable(path: str) -> bool:
+    """Tell whether a path can be written in a manifest: it is Unicode, of one line, without control characters."""
+    return path.isprintable() or not any(unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp") for mark in path)
+
+
 def path_fault(name: str, required: bool) -> Callable[[str], str | None]:
     """Make the check of a column of paths or URLs."""
 
     def fault_of(cell: str) -> str | None:
-        if cell.isprintable() and (cell or not required):
+        if writable(cell) and (cell or not required):
             return None
         if not cell:
             return f"{name} is empty; expected a file, a folder or a URL; name the source of this volume"

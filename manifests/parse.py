@@ -111,7 +111,7 @@ def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], faults: F
             f"volume_id {shown(name)} is already in line {lines[first]}; expected unique names without regard to case; "
             "rename one of them",
         )
-    return Manifest(location, lines, columns, keep_columns)
+    return Manifest(location, lines, columns, sorted(set(keep_columns)))  # their order has no say in what a row is
 
 
 def _decoded(file: IO[bytes], faults: Faults) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _column(name: str) -> Column:
         case "split":
             return WordColumn(name, SPLITS)
         case "field_t":
-            return NumberColumn(name, "tesla", positive=True)
+            return NumberColumn(name, "tesla")
         case "te_ms":
             return NumberColumn(name, "milliseconds")
         case "slice_axis":

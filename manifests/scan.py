@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from manifests.columns import writable
 from manifests.found import ScannedVolume, ScanResult
 from manifests.header import Probe, SeriesHeader
 from manifests.write import write_manifest
@@ -104,14 +105,18 @@ def _sorted_out(
 ) -> tuple[list[Path], list[Path]]:
     files, folders = [], []
     for entry in entries:
+        why = None if writable(entry.name) else "its name cannot stand in a manifest; expected UTF-8; rename it"
         try:
-            if entry.is_file():
+            if why is None and entry.is_file():
                 files.append(Path(entry.path))
-            elif entry.is_dir():
+            elif why is None and entry.is_dir():
                 folders.append(Path(entry.path))
+            elif why is None and entry.is_symlink():
+                why = "is a link to nothing; expected a file; fetch what it names or remove it"
         except OSError as error:  # a link into what this user may not see, or that leads round in a circle
-            if lose is not None:
-                lose(Path(entry.path), f"cannot be looked at ({error.strerror or error})")
+            why = f"cannot be looked at ({error.strerror or error})"
+        if why is not None and lose is not None:
+            lose(Path(entry.path), why)
     return files, folders
 
 
@@ -129,8 +134,10 @@ def _arrange(
     volume_ids = _Names(salt, "volume", root)
     subject_ids = _Names(salt, "subject", root)
     volumes, unpaired = [], 0
+    # a header tells which acquisition an image is of, but two images of one name may be anything
+    named = Counter(header.pair_key for header in chosen if header.format == "nifti")
     for header in sorted(chosen, key=_order):
-        phase = phases.get(header.pair_key)
+        phase = phases.get(header.pair_key) if named[header.pair_key] <= 1 else None
         kspace = kspaces.get(header.pair_key)
         if pairs and phase is None and kspace is None:
             unpaired += 1

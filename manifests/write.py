@@ -40,7 +40,9 @@ def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
     partial = target.with_name(f".{target.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            # readers of manifests drop blanks in front of a field, but not those between quotes
+            blank = any(cell.startswith(" ") for row in rows for cell in row.values())
+            writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if blank else csv.QUOTE_MINIMAL)
             writer.writerow(columns)
             writer.writerows([row[name] for name in columns] for row in rows)
         partial.replace(target)

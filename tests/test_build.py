@@ -54,6 +54,30 @@ def test_batch_size_and_order_change_no_byte_and_the_seed_does(scheduler, tmp_pa
     assert len(shards) == 10 and all(other[name] != expected[name] for name in shards)
 
 
+def test_the_order_of_kept_columns_has_no_say(scheduler, tmp_path):
+    lines = [f"{line},{n},s{n}" for n, line in enumerate(write_volumes(tmp_path, 2).read_text().splitlines()[1:])]
+    manifest = write_manifest(tmp_path / "m.csv", lines, "volume_id,path,age,site")
+    root = tmp_path / "c.zarr"
+    assert run_build(scheduler, manifest, root, keep_columns=("site", "age")).built == 2
+    again = run_build(scheduler, manifest, root, keep_columns=("age", "site"))
+    assert (again.skipped, again.exit_status) == (2, 0)
+    expected = volume_bytes(root)
+    shard = next(path for path in root.rglob("c.*") if path.is_file())
+    shard.write_bytes(b"x")
+    summary = repair_corpus(
+        str(root), RepairOptions(build=BuildOptions(cluster=scheduler)), say=lambda _: None, bar=False
+    )
+    assert summary.exit_status == 0 and volume_bytes(root) == expected
+
+
+def test_rows_do_not_ask_for_replicas_of_one_phase(scheduler, tmp_path):
+    lines = [f"{line},2" for line in write_volumes(tmp_path, 1).read_text().splitlines()[1:]]
+    manifest = write_manifest(tmp_path / "m.csv", lines, "volume_id,path,replicas")
+    for phase in ("zero", "real"):
+        with pytest.raises(RequestError, match=r"m.csv:2: replicas is 2: --phase (zero|real) gives every replica"):
+            run_build(scheduler, manifest, tmp_path / "c.zarr", phase=phase)
+
+
 def test_second_build_skips_and_index_is_in_manifest_order(scheduler, tmp_path):
     manifest = write_volumes(tmp_path, 4)
     root = tmp_path / "c.zarr"

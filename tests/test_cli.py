@@ -130,6 +130,8 @@ def test_a_place_where_no_corpus_can_be_is_refused_before_anything_starts(
         (["--phase", "diffusion", "--checkpoint", "none.safetensors"], "no such file"),
         (["--phase", "smooth", "--cluster", "slurm:x"], "cannot read"),
         (["--phase", "smooth", "--keep-columns", "nothere"], "nothere"),
+        (["--phase", "smooth", "--keep-columns", "site,path"], "--keep-columns path: is a column with a meaning"),
+        (["--phase", "zero", "--replicas", "2"], "--replicas 2: --phase zero gives every replica the same phase"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_starts(tmp_path, capsys, words, expected):

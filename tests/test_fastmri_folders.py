@@ -85,6 +85,16 @@ def test_kspace_by_name_where_there_is_a_reconstruction_too(folder):
     assert caught.value.reason == "too_large"
 
 
+def test_an_export_of_generated_phase_is_no_pair(folder, tmp_path):
+    for name, generator in (("single.h5", "smooth"), ("coils.h5", "real")):
+        with h5py.File(folder / name, "a") as file:
+            file.attrs["phase_generator"] = generator
+    _, rows = rows_of(folder, tmp_path, pairs=True)
+    assert set(rows) == {"recon.h5", "coils.h5"}
+    with pytest.raises(VolumeError, match=r"its phase was generated \(smooth\)"):
+        read_volume(ManifestRow(line=2, volume_id="v", path="single.h5", kspace=str(folder / "single.h5")))
+
+
 def test_undersampled_data_is_refused_in_one_line(folder):
     with pytest.raises(VolumeError, match="undersampled") as caught:
         read_volume(ManifestRow(line=2, volume_id="v", path=str(folder / "test.h5")))

@@ -65,6 +65,7 @@ def test_items_are_what_stands_in_the_files(folder):
     assert (attrs["encoding_size"], attrs["recon_size"]) == ((16, 14, 1), (8, 10, 1))
     assert (attrs["max"], attrs["norm"], attrs["patient_id"], attrs["acquisition"]) == (3.5, 70.25, "p1", "AXT2")
     assert (attrs["contrast"], attrs["field_t"], attrs["te_ms"], attrs["spacing_mm"]) == ("T2", 2.9, 30, (5, 20, 15))
+    assert type(attrs["spacing_mm"]) is tuple
     assert slices.volume_matrix(0) == (0, 16, 12, 8, 10)
     copy = pickle.loads(pickle.dumps(slices))  # noqa: S301
     assert copy[-1][0].tobytes() == slices[4][0].tobytes()

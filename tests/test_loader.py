@@ -96,6 +96,9 @@ def test_filters(root):
     assert KSpaceSlices(root, volumes=["a"])[1][4:] == ("a", 1)
     with pytest.raises(RequestError, match="no volumes with split test; there are: train, val"):
         KSpaceSlices(root, split="test")
+    assert len(KSpaceSlices(root, without_audit=["lossy", "filtered"])) == 6
+    with pytest.raises(RequestError, match="no audit flag 'lossi'; expected any, interpolated"):
+        KSpaceSlices(root, without_audit="lossi")
 
 
 def test_a_transform_gets_fastmris_arguments_and_a_stored_mask(tmp_path):

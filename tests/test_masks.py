@@ -56,6 +56,21 @@ def test_a_name_has_one_mask_and_the_middle_is_sampled(kind):
     assert rate == pytest.approx(expected, abs=6)
 
 
+@pytest.mark.parametrize(
+    ("accelerations", "fractions", "message"),
+    [
+        ((2.5,), (0.08,), "expected tuples, of whole numbers"),
+        (4, (0.08,), "expected tuples, of whole numbers"),
+        ((4,), 0.08, "expected tuples, of whole numbers"),
+        ((4, 8), (0.08,), "expected as many of one"),
+        ((0,), (0.08,), "expected accelerations of at least 1"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(accelerations, fractions, message):
+    with pytest.raises(RequestError, match=message):
+        ColumnMask("equispaced", accelerations, fractions)
+
+
 def test_zeros_are_positive():
     kspace = np.full((2, 4, 6), -1 - 1j, np.complex64)
     mask = np.array([0, 1, 0, 1, 1, 0], np.float32)

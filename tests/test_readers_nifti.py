@@ -254,7 +254,7 @@ def test_magnitudes_that_look_a_little_like_phase_stay_magnitudes():
     [
         ("sub-01_part-phase_T2w.nii.gz", "phase"), ("sub-01_part-mag_T2w.nii.gz", "magnitude"),
         ("gre_e2_ph.nii", "phase"),
-        ("a_phase.nii.gz", "phase"), ("sub-1_phasediff.nii", "phase"), ("x_imaginary.nii", "imaginary"),
+        ("a_phase.nii.gz", "phase"), ("sub-1_phasediff.nii", "fieldmap"), ("x_imaginary.nii", "imaginary"),
         ("sub-1_desc-brain_mask.nii.gz", "derived"), ("e1_fieldmaphz.nii", "fieldmap"), ("a_mag.nii", "magnitude"),
         ("phase_contrast_study_01.nii", None), ("ph_12.nii", None), ("t2.nii.gz", None), ("mask_of_zorro.nii", None),
         ("phantom.nii", None),

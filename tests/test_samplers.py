@@ -173,7 +173,7 @@ def test_buckets_of_a_mixture(real, slices):
 
 
 def test_shares_that_make_no_sense(real, slices):
-    for fraction in (-0.1, 1.1):
+    for fraction in (-0.1, 1.1, float("nan")):
         with pytest.raises(RequestError, match="expected 0 to 1"):
             mix(real, slices, fraction)
     with pytest.raises(RequestError, match="too few"):

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,47 @@ def test_pairs_name_the_phase_and_leave_out_what_has_none(tmp_path):
     without = scanned(tmp_path, headers)[1]
     assert len(without) == 7
     assert {(row.phase, row.kspace) for row in without} == {(None, None)}
+
+
+def test_phases_are_named_only_where_names_leave_no_doubt(tmp_path):
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def write(phase, *names):
+        values = rng.uniform(-np.pi, np.pi, (9, 8, 3)) if phase else rng.rayleigh(100, (9, 8, 3))
+        for name in names:
+            nib.Nifti1Image(values.astype(np.float32), np.eye(4)).to_filename(data / name)
+
+    write(False, "s_magnitude1.nii", "s_magnitude2.nii", "a.nii", "a_mag.nii", "b.nii", "b.nii.gz", "f_magnitude1.nii")
+    write(True, "s_phase1.nii", "s_phase2.nii", "a_ph.nii", "b_ph.nii", "f_phasediff.nii")
+    result = scan_folder(data, probe, salt="s", pairs=True)
+    assert {volume.header.path.name: volume.phase.name for volume in result.volumes} == {
+        "s_magnitude1.nii": "s_phase1.nii", "s_magnitude2.nii": "s_phase2.nii"
+    }  # fmt: skip
+    assert result.unpaired == 5 and result.left_out == {"fieldmap": 1, "phase": 4}
+
+
+def test_names_that_no_manifest_can_hold_and_links_to_nothing_are_listed(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    values = np.random.default_rng(0).rayleigh(100, (9, 8, 3)).astype(np.float32)
+    odd = (" lead.nii", "nb\u00a0sp.nii", "zero\u200bwidth.nii", 'quo"te.nii')
+    for name in odd:
+        nib.Nifti1Image(values, np.eye(4)).to_filename(data / name)
+    lost = ("new\nline.nii", os.fsdecode(b"bad\xff.nii"), "gone.nii", "pair.hdr")
+    for name in lost[:2]:
+        (data / name).write_bytes((data / odd[0]).read_bytes())
+    (data / "gone.nii").symlink_to("nothing")
+    (data / "pair.hdr").touch()
+    (data / "pair.img").touch()
+    result = scan_folder(data, probe, salt="s")
+    write_manifest(result, tmp_path / "m.csv")
+    assert sorted(Path(row.path).name for row in read_manifest(tmp_path / "m.csv")) == sorted(odd)
+    assert {path.name for path, _ in result.unreadable} == set(lost)
+    why = {path.name: text for path, text in result.unreadable}
+    assert "is a link to nothing" in why["gone.nii"] and "one of a pair" in why["pair.hdr"]
+    assert all(read_volume(row).magnitude.shape[0] == 3 for row in read_manifest(tmp_path / "m.csv"))
 
 
 def test_progress_hears_of_every_folder(tmp_path):

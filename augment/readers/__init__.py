@@ -146,9 +146,14 @@ def probe(folder: Path, files: Sequence[Path]) -> Probed:
     """
     found = Probed()
     others = []
+    pairs = {file.with_suffix("") for file in files if file.suffix.lower() == ".hdr"}
+    pairs &= {file.with_suffix("") for file in files if file.suffix.lower() == ".img"}
     for file in files:
         name = file.name.lower()
-        if name.endswith(_NIFTI_SUFFIXES):
+        if file.suffix.lower() in (".hdr", ".img") and file.with_suffix("") in pairs:
+            if file.suffix.lower() == ".hdr":
+                found.unreadable.append((file, f"{file}: is one of a pair of files; expected one .nii; convert it"))
+        elif name.endswith(_NIFTI_SUFFIXES):
             from augment.readers.nifti import probe_nifti
 
             _extend(found, probe_nifti(file))

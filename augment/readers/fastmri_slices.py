@@ -187,7 +187,9 @@ def _header_sizes(header: bytes | str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a file's attributes
-    """NumPy's numbers as Python's, which collate; texts as str."""
+    """NumPy's numbers as Python's, which collate, lists as tuples, as in `KSpaceSlices`; texts as str."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return tuple(value.tolist())
     return value.item() if isinstance(value, np.generic) else value

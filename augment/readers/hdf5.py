@@ -96,6 +96,15 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
         return {}
 
 
+def _generated(file: h5py.File) -> str | None:
+    """Name what made the phase of an export of a corpus, None where it was measured."""
+    try:
+        found = file.attrs.get("phase_generator", "real")
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        return None
+    return None if found == "real" else str(found)[:60]
+
+
 def _lies_elsewhere(dataset: h5py.Dataset) -> bool:
     return bool(dataset.is_virtual or dataset.external)
 
@@ -208,6 +217,10 @@ def _refuse_gaps(sampled: NDArray[np.bool_], name: str) -> None:
 
 
 def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
+    if generator := _generated(file):
+        raise VolumeError(
+            "unsupported", f"{name}: its phase was generated ({generator}); expected a scanner's; take another file"
+        )
     kspace = _whole_kspace(file, name)
     check_limit(kspace.size * (kspace.dtype.itemsize + 8) + _chunk_bytes(kspace), limit_bytes, name)
     values = kspace[()].astype(np.complex64)
@@ -264,7 +277,7 @@ def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader
     if any(find_object(file, key, row.path) is not None for key in _RECONSTRUCTIONS):
         shape = as_volume(_empty(_chosen(file, row)), row.path).shape
         headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
-    if find_object(file, _KSPACE, row.path) is None:
+    if find_object(file, _KSPACE, row.path) is None or _generated(file):
         return headers
     if find_object(file, "mask", row.path) is not None:  # fastMRI's test files: nothing whole to start from
         shape = _dataset(file, _KSPACE, row.path).shape

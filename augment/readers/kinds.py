@@ -17,8 +17,8 @@ _SUFFIXES = (".nii.gz", ".nii", ".hdf5", ".h5", ".npy", ".img", ".hdr")
 
 # Words of a name, as BIDS and dcm2niix use them; only whole words count, most of them only in the end.
 _KIND_WORDS: dict[str, Kind] = {
-    "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "phasediff": "phase", "ph": "phase",
-    "pha": "phase", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
+    "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "ph": "phase", "pha": "phase",
+    "phasediff": "fieldmap", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
     "imaginary": "imaginary", "fieldmap": "fieldmap", "fieldmaphz": "fieldmap", "b0map": "fieldmap", "fmap": "fieldmap",
     "part-mag": "magnitude", "mag": "magnitude", "magnitude": "magnitude", "magnitude1": "magnitude",
     "magnitude2": "magnitude", "adc": "derived", "fa": "derived", "md": "derived", "trace": "derived", "seg": "derived",
@@ -36,6 +36,7 @@ _IMAGE_TYPE: dict[str, Kind] = {
     "FIELD_MAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
 }  # fmt: skip
 
+_PAIRED = re.compile(r"(?i:part-phase|part-mag|phase|pha|ph|magnitude|mag)([12]?)$")
 _LARGEST_SIDECAR = 1 << 20
 _SIGNED_SHARE = 0.25
 _WRAP_SHARE = 0.01
@@ -64,10 +65,9 @@ def contrast_of_name(path: Path) -> str | None:
 
 
 def pair_name(path: Path) -> str:
-    """Give the name that magnitude and phase of one acquisition share."""
-    words = stem_of(path).split("_")
-    kept = [word for word in words if _KIND_WORDS.get(word.lower()) not in ("phase", "magnitude")]
-    return str(path.parent / "_".join(kept))
+    """Give the name that magnitude and phase of one acquisition share: of `x_magnitude1` and `x_phase1`, `x_1`."""
+    words = [_PAIRED.sub(r"\1", word) for word in stem_of(path).split("_")]
+    return str(path.parent / "_".join(word for word in words if word))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
