@@ -94,7 +94,7 @@ class BuildOptions:
             if value is not None and self.phase is not None and self.phase not in phases:
                 known = " or ".join(phases)
                 raise RequestError(f"{name} goes with --phase {known}, not with {self.phase}; leave one out")
-        understood = [name for name in self.keep_columns if name in UNDERSTOOD]
+        understood = [name for name in self.keep_columns if name in UNDERSTOOD and name != "source"]
         if understood:
             raise RequestError(
                 f"--keep-columns {understood[0]}: is a column with a meaning of its own; expected others; what a "
