@@ -64,18 +64,11 @@ def simulate_on(
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
     field = shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
-    image = scan(magnitude * phase_phasor(field, fat, echo), magnitude, spacing_mm, random)
+    image = magnitude * phase_phasor(field, fat, echo) * receive(magnitude.shape, spacing_mm, random, magnitude=False)
+    sigma = estimate_sigma(magnitude).median()
+    image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
     return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_known, echo.field_t, "simulated phase") for one in kept]
-
-
-def scan(
-    image: Tensor, magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
-) -> Tensor:
-    """Give an image `(slice height width)` a smooth phase of the coils, and once more the noise of its magnitude."""
-    image = image * receive(magnitude.shape, spacing_mm, random, magnitude=False)
-    sigma = estimate_sigma(magnitude).median()
-    return image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
 
 
 def guess_tissues(magnitude: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -33,16 +33,15 @@ class SimulationConfig:
     """What is simulated in addition to the training rows, and the seed.
 
     `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
-    one that is drawn; `fields` are phases from fields that two echoes of a row's scan measured. 0 adds none.
+    one that is drawn. 0 adds none.
     """
 
     volumes: int = 0
     phases: int = 0
-    fields: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, 0, "volumes", "phases", "fields", "seed")
+        check_whole(self, 0, "volumes", "phases", "seed")
 
 
 class Echo(NamedTuple):
@@ -203,13 +202,8 @@ def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
 
 def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
     turn = 2.0 * math.pi * echo.cycles_per_ppm
-    water_and_fat = fat_beside_water(fat, turn * FAT_SHIFT_PPM)
+    water_and_fat = (1.0 - fat) + fat * complex(math.cos(turn * FAT_SHIFT_PPM), math.sin(turn * FAT_SHIFT_PPM))
     return water_and_fat * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
-
-
-def fat_beside_water(fat: Tensor, angle: float) -> Tensor:
-    """The sum of water and a share of fat that has turned by an angle: where they share a pixel they cancel in part."""
-    return (1.0 - fat) + fat * complex(math.cos(angle), math.sin(angle))
 
 
 def draw_anatomy(

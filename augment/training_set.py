@@ -17,7 +17,6 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
-from augment.measured_field import MeasuredField, field_slices, measure_fields
 from augment.readers import read_with_phase
 from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
@@ -65,22 +64,22 @@ def read_training_set(
         The manifest is wrong, or no row of it can be trained on.
     """
     slices: list[TrainingSlice] = []
-    anatomies: list[tuple[ManifestRow, Volume]] = []
+    anatomies: list[Volume] = []
     gauges, found = [], Counter[str]()
     rows = list(read_manifest(manifest))
     chosen = [row for row in rows if not split or row.split == split]
     for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
         whole = slices_of(volume, row.subject_id or row.volume_id)
         slices += whole
-        if simulation.phases or simulation.fields:
-            anatomies.append((row, volume))
+        if simulation.phases:
+            anatomies.append(volume)
         gauges.append(measure_gauge(volume))
         found[row.licence or "not stated"] += len(whole)
     if not slices:
         raise RequestError(_nothing(manifest, split, licences, rows))
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
-    if simulation.volumes or simulation.phases or simulation.fields:
+    if simulation.volumes or simulation.phases:
         simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
@@ -124,17 +123,9 @@ def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
     return told if len(told) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
-def _simulate(config: SimulationConfig, rows: list[tuple[ManifestRow, Volume]]) -> Iterator[list[TrainingSlice]]:
-    anatomies = [volume for _, volume in rows]
-    fields = measure_fields(rows) if config.fields else []
-    if config.fields and not fields:
-        raise RequestError(
-            f"[simulation] fields = {config.fields}: no two rows are echoes of one scan; expected some of one subject "
-            "and grid, with te_ms, a series and echo or names that end in _e1, _e2; name them so, or leave fields out"
-        )
-    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies), _take_fields(config, fields))
-    total = config.volumes + config.phases + config.fields
-    yield from tqdm(made, desc="simulating", unit="volume", total=total, disable=None)
+def _simulate(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies))
+    yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
 
 
 def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
@@ -143,13 +134,6 @@ def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Itera
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
         yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
-
-
-def _take_fields(config: SimulationConfig, fields: list[MeasuredField]) -> Iterator[list[TrainingSlice]]:
-    """Put measured fields on the magnitudes of their scans; each a function of seed and number alone."""
-    for number in range(config.fields):
-        random = np.random.Generator(np.random.Philox(key=[config.seed, (2 << 32) + number]))
-        yield field_slices(fields[random.integers(len(fields))], random)
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:

@@ -389,7 +389,7 @@ def test_rows_of_some_licences_and_simulated_volumes(config):
     data = read_training_set(settings.manifest, "train", settings.licences, settings.simulation)
     assert data.facts["licences"] == {"MIT": 3} and len(data.gauge) == 1
     assert data.facts["simulated_slices"] == len(data.slices) - 3 > 5
-    assert data.facts["simulation"] == {"volumes": 1, "phases": 0, "fields": 0, "seed": 4}
+    assert data.facts["simulation"] == {"volumes": 1, "phases": 0, "seed": 4}
     put_on = SimulationConfig(phases=2, seed=4)
     one, two = (read_training_set(settings.manifest, "train", ("MIT",), put_on) for _ in range(2))
     assert one.facts["simulated_slices"] == 6 and len(one.slices) == 9
@@ -398,22 +398,6 @@ def test_rows_of_some_licences_and_simulated_volumes(config):
     assert not torch.equal(one.slices[3].image, one.slices[6].image)
     with pytest.raises(RequestError, match="no row of split 'train' under BSD-2-Clause with phase"):
         read_training_set(settings.manifest, "train", ("BSD-2-Clause",))
-    with pytest.raises(RequestError, match="fields = 3: no two rows are echoes of one scan"):
-        read_training_set(settings.manifest, "train", (), SimulationConfig(fields=3))
-
-
-def test_fields_that_two_echoes_measured_are_put_on_the_first(config):
-    folder = config.parent
-    (folder / "pairs.csv").write_text(
-        "volume_id,path,phase,te_ms,field_t,split\na_e1,m.npy,p.npy,4,3,train\na_e2,m.npy,p.npy,6.5,3,train\n"
-    )
-    one, two = (
-        read_training_set(folder / "pairs.csv", "train", (), SimulationConfig(fields=2, seed=4)) for _ in range(2)
-    )
-    made = [part for part in one.slices if part.group == "measured field"]
-    assert one.facts["simulated_slices"] == len(made) == 6
-    assert {part.field_t for part in made} == {1.5} and len({part.te_ms for part in made}) == 2
-    assert all(torch.equal(a.image, b.image) for a, b in zip(one.slices, two.slices, strict=True))
 
 
 @pytest.mark.parametrize(
