@@ -28,6 +28,11 @@ RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer 
 _LONGEST = 1000
 
 
+def printable(text: str) -> str:
+    """Give a text without control characters: parts come out of damaged files, and it goes to terminals and pages."""
+    return "".join(mark if mark.isprintable() else "?" for mark in text)
+
+
 class VolumeError(ValueError):
     """One volume cannot be built.
 
@@ -36,8 +41,7 @@ class VolumeError(ValueError):
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
-        # Parts of it come out of damaged files, and it goes to terminals, logs and pages.
-        text = "".join(mark if mark.isprintable() else "?" for mark in message)
+        text = printable(message)
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
         super().__init__(text)

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 
+import nibabel as nib
 import numpy as np
 import pytest
 from volumes import phantom, write_manifest, write_volumes
@@ -196,6 +197,18 @@ def test_scan_makes_a_manifest_with_the_same_names_twice(tmp_path, capsys):
     assert main(["manifest", "check", str(manifest)]) == 0
     assert main(["manifest", "check", str(manifest), "--files"]) == 2
     assert "patient0.nii.gz is not there" in capsys.readouterr().err
+
+
+def test_scan_names_what_it_lost_in_one_line_each(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    np.save(data / "array.npy", phantom(0))
+    nib.Nifti1Image(phantom(0), np.eye(4)).to_filename(data / "fine.nii")
+    for name in ("new\nline.nii", os.fsdecode(b"bad\xff.nii")):
+        (data / name).write_bytes((data / "fine.nii").read_bytes())
+    assert main(["manifest", "scan", str(data), "-o", str(tmp_path / "m.csv")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not understood")]
+    assert [line.split(": its name")[0].rsplit("/", 1)[-1] for line in lines] == ["bad?.nii", "new?line.nii"]
 
 
 def test_scan_of_nothing_is_a_wrong_request(tmp_path, capsys):

@@ -62,7 +62,7 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
     """Run `phasegen manifest scan`."""
     from tqdm import tqdm
 
-    from augment.errors import RequestError
+    from augment.errors import RequestError, printable
     from augment.readers import probe
     from manifests.scan import scan_folder, write_manifest
 
@@ -85,7 +85,8 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
     if result.unpaired:
         lines.append(f"{result.unpaired} magnitude volumes without phase were left out")
     lines += [
-        f"not understood: {why if why.startswith(f'{path}:') else f'{path}: {why}'}"  # a reader's own line names it
+        # a reader's own line names it
+        printable(f"not understood: {why if why.startswith(f'{path}:') else f'{path}: {why}'}")
         for path, why in result.unreadable[:20]
     ]
     if len(result.unreadable) > 20:
