@@ -42,13 +42,24 @@ def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
     ValueError
         The volume has no phase.
     """
-    if volume.phase is None:
-        raise ValueError("the volume has no phase; a training row needs a `phase` or `kspace` column")
-    image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+    image = complex_image(volume)
     te_ms = volume.te_ms if volume.te_ms is not None else math.nan
     field_t = volume.field_t if volume.field_t is not None else math.nan
     spacing = volume.spacing_mm[1:]
     return [TrainingSlice(one, spacing, te_ms, field_t, group) for one in image if bool((one.abs() > 0).any())]
+
+
+def complex_image(volume: Volume) -> Tensor:
+    """Magnitude and real phase of a volume as one image, complex64 `(slice height width)`.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
+    """
+    if volume.phase is None:
+        raise ValueError("the volume has no phase; a training row needs a `phase` or `kspace` column")
+    return torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
 
 
 def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:

@@ -20,7 +20,7 @@ from augment.errors import RequestError, VolumeError
 from augment.readers import read_with_phase
 from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
-from augment.training_data import TrainingSlice, on_grid, slices_of
+from augment.training_data import TrainingSlice, complex_image, on_grid, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
 from manifests.parse import read_manifest
@@ -106,9 +106,7 @@ def measure_gauge(volume: Volume) -> torch.Tensor:
     ValueError
         The volume has no phase.
     """
-    if volume.phase is None:
-        raise ValueError("the volume has no phase")
-    image = torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+    image = complex_image(volume)
     ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
     turn = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
     te_ms = math.nan if volume.te_ms is None else volume.te_ms

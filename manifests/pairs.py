@@ -18,6 +18,7 @@ from manifests.record import CONTRASTS
 COLUMNS = (
     "volume_id", "path", "phase", "subject_id", "split", "anatomy", "contrast", "te_ms", "field_t", "licence"
 )  # fmt: skip
+_REQUIRED = ("volume_id", "magnitude", "phase", "session")
 
 
 def convert(table: Path, manifest: Path) -> int:
@@ -25,14 +26,14 @@ def convert(table: Path, manifest: Path) -> int:
 
     Raises
     ------
-    KeyError
-        The table lacks a column.
+    ValueError
+        The table lacks a column, or is no text.
     """
     with table.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        missing = sorted({"volume_id", "magnitude", "phase", "session"} - set(reader.fieldnames or ()))
+        missing = sorted(set(_REQUIRED) - set(reader.fieldnames or ()))
         if missing:
-            raise KeyError(f"no column {', '.join(missing)}; expected volume_id, magnitude, phase and session")
+            raise ValueError(f"no column {', '.join(missing)}; expected {', '.join(_REQUIRED)}")
         rows = [_row(row, table.parent, manifest.parent) for row in reader]
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -70,9 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         count = convert(options.table, options.output)
-    except (OSError, KeyError) as error:
-        why = error.args[0] if isinstance(error, KeyError) else error
-        print(f"{options.table}: {why}", file=sys.stderr)  # noqa: T201
+    except (OSError, ValueError) as error:
+        print(f"{options.table}: {error}", file=sys.stderr)  # noqa: T201
         return 2
     print(f"{count} rows: {options.output}")  # noqa: T201
     return 0

@@ -105,13 +105,15 @@ def _sorted_out(
 ) -> tuple[list[Path], list[Path]]:
     files, folders = [], []
     for entry in entries:
-        why = None if writable(entry.name) else "its name cannot stand in a manifest; expected UTF-8; rename it"
+        why = None
         try:
-            if why is None and entry.is_file():
+            if not writable(entry.name):
+                why = "its name cannot stand in a manifest; expected one line of UTF-8; rename it"
+            elif entry.is_file():
                 files.append(Path(entry.path))
-            elif why is None and entry.is_dir():
+            elif entry.is_dir():
                 folders.append(Path(entry.path))
-            elif why is None and entry.is_symlink():
+            elif entry.is_symlink():
                 why = "is a link to nothing; expected a file; fetch what it names or remove it"
         except OSError as error:  # a link into what this user may not see, or that leads round in a circle
             why = f"cannot be looked at ({error.strerror or error})"

@@ -28,4 +28,4 @@ def test_a_missing_table_or_column_is_one_line(tmp_path, capsys, text):
         table.write_text(text)
     assert main([str(table), "-o", str(tmp_path / "pairs.csv")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert not text or line.endswith("no column phase, session; expected volume_id, magnitude, phase and session")
+    assert not text or line.endswith("no column phase, session; expected volume_id, magnitude, phase, session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,10 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.errors import VolumeError, one_line
-from augment.readers.fastmri import FastmriFacts, fastmri_facts, image_of_kspace, magnitude_of_kspace
+from augment.readers.fastmri import FastmriFacts, fastmri_facts
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.hdf5_file import open_hdf5
-from augment.readers.hdf5_links import find_object
+from augment.readers.hdf5_kspace import (
+    KSPACE,
+    RECONSTRUCTIONS,
+    image_sizes,
+    is_kspace,
+    phase_generator,
+    read_image,
+    read_magnitude,
+)
+from augment.readers.hdf5_links import chunk_bytes, find_object, lies_elsewhere, named_dataset
 from augment.readers.nifti_file import check_limit
 from augment.readers.npy import as_volume, plain_volume
 from augment.readers.sources import hash_file, local_path
@@ -25,10 +33,7 @@ from augment.volume import PhaseEncode, Volume
 from manifests.header import Kind, Probed, SeriesHeader
 from manifests.record import ManifestRow
 
-_RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
-_KSPACE = "kspace"
 _LARGEST_HEADER = 1 << 24
-_MOST_GAPS = 0.2
 
 
 def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -46,7 +51,7 @@ def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume,
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
-        values = _image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
+        values = read_image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
         digest = hash_file(path)
     volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
     return _with_facts(volume, row, facts), arrangement
@@ -58,10 +63,10 @@ def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
         if row.kspace:
-            return _image_sizes(file, name, facts)
+            return image_sizes(file, name, facts)
         chosen = _chosen(file, row)
-        if _is_kspace(chosen):
-            return _image_sizes(file, name, facts)
+        if is_kspace(chosen):
+            return image_sizes(file, name, facts)
         shape = as_volume(_empty(chosen), name).shape
         return _arrange(shape, row, facts).sizes(shape)
 
@@ -82,7 +87,7 @@ def _opened(path: Path, name: str) -> Iterator[h5py.File]:
 
 def _facts(file: h5py.File, name: str) -> FastmriFacts:
     header, text = find_object(file, "ismrmrd_header", name), None
-    if isinstance(header, h5py.Dataset) and header.shape == () and not _lies_elsewhere(header):
+    if isinstance(header, h5py.Dataset) and header.shape == () and not lies_elsewhere(header):
         text = header[()] if header.dtype.itemsize <= _LARGEST_HEADER else None
     return fastmri_facts(text if isinstance(text, bytes | str) else None, _attributes(file))
 
@@ -94,19 +99,6 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
         return {"acquisition": file.attrs["acquisition"]} if size <= _LARGEST_HEADER else {}
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
         return {}
-
-
-def _generated(file: h5py.File) -> str | None:
-    """Name what made the phase of an export of a corpus, None where it was measured."""
-    try:
-        found = file.attrs.get("phase_generator", "real")
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        return None
-    return None if found == "real" else str(found)[:60]
-
-
-def _lies_elsewhere(dataset: h5py.Dataset) -> bool:
-    return bool(dataset.is_virtual or dataset.external)
 
 
 def _known(facts: FastmriFacts) -> dict[str, Any]:
@@ -131,45 +123,30 @@ def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume
 
 def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
     if row.dataset is not None:
-        return _dataset(file, row.dataset, row.path)
-    known = [key for key in _RECONSTRUCTIONS if find_object(file, key, row.path) is not None]
+        return named_dataset(file, row.dataset, row.path)
+    known = [key for key in RECONSTRUCTIONS if find_object(file, key, row.path) is not None]
     if known:
         # A single-coil file has both: esc is its own target there, rss the one of the multi-coil original.
         kspace = find_object(file, "kspace", row.path)
         single = "reconstruction_esc" in known and getattr(kspace, "ndim", 3) == 3
-        return _dataset(file, "reconstruction_esc" if single else known[0], row.path)
-    if find_object(file, _KSPACE, row.path) is not None:
-        return _dataset(file, _KSPACE, row.path)
+        return named_dataset(file, "reconstruction_esc" if single else known[0], row.path)
+    if find_object(file, KSPACE, row.path) is not None:
+        return named_dataset(file, KSPACE, row.path)
     keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
     raise VolumeError(
         "ambiguous", f"{row.path}: holds {keys}; expected reconstruction_rss or _esc; name one in the column dataset"
     )
 
 
-def _dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
-    found = find_object(file, key, name)
-    if not isinstance(found, h5py.Dataset):
-        keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
-        raise VolumeError("mismatch", f"{name}: has no dataset {key}; expected one of {keys}; correct the manifest")
-    if _lies_elsewhere(found):
-        raise VolumeError("unsupported", f"{name}: {key} lies in other files; expected one file; repack it")
-    return found
-
-
 def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[Any]:
     dataset = _chosen(file, row)
-    if _is_kspace(dataset):
-        return _magnitude(file, row.path, facts, limit_bytes)
+    if is_kspace(dataset):
+        return read_magnitude(file, row.path, facts, limit_bytes)
     as_volume(_empty(dataset), row.path)
-    check_limit(dataset.size * (dataset.dtype.itemsize + 8) + _chunk_bytes(dataset), limit_bytes, row.path)
+    check_limit(dataset.size * (dataset.dtype.itemsize + 8) + chunk_bytes(dataset), limit_bytes, row.path)
     with np.errstate(over="ignore"):
         values = dataset[()].astype(np.complex64 if dataset.dtype.kind == "c" else np.float32)
     return as_volume(values, row.path)
-
-
-def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    """Memory to unpack one chunk, which may be far larger than the array: as stored, and as it comes out."""
-    return 2 * math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
 def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
@@ -177,94 +154,12 @@ def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
 
 
-def _is_kspace(dataset: h5py.Dataset) -> bool:
-    """Tell fastMRI's raw data from an image that someone has named so."""
-    return bool(dataset.name == f"/{_KSPACE}" and dataset.dtype.kind == "c")
-
-
-def _magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.float32]:
-    """The magnitude behind a file's k-space; no more than one slice of that is held."""
-    kspace = _whole_kspace(file, name)
-    num_slices, *_, height, width = kspace.shape
-    check_limit(8 * num_slices * height * width + 32 * (kspace.size // num_slices), limit_bytes, name)
-    size = _size(file, facts, name)
-    slices, sampled = [], np.zeros(width, np.bool_)
-    for index in range(num_slices):
-        values = kspace[index].astype(np.complex64)
-        sampled |= _sampled(values)
-        slices.append(magnitude_of_kspace(values, size))
-    _refuse_gaps(sampled, name)
-    return np.stack(slices)
-
-
-def _sampled(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
-    """Tell of the lines along phase encoding, the last axis, which hold anything."""
-    return np.asarray(kspace.any(axis=tuple(range(kspace.ndim - 1))))
-
-
-def _refuse_gaps(sampled: NDArray[np.bool_], name: str) -> None:
-    """Refuse undersampled k-space that says so by nothing but lines of zeros between others; at the ends they may be.
-
-    A line that was measured has noise, so none of it is zero; a simulated one may be by chance.
-    """
-    lines = np.flatnonzero(sampled)
-    if len(lines) and 1.0 - len(lines) / (lines[-1] - lines[0] + 1) > _MOST_GAPS:
-        raise VolumeError(
-            "unsupported",
-            f"{name}: its k-space is undersampled, {len(lines)} lines of {lines[-1] - lines[0] + 1} are not zero; "
-            "expected all of it; take another file",
-        )
-
-
-def _image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
-    if generator := _generated(file):
-        raise VolumeError(
-            "unsupported", f"{name}: its phase was generated ({generator}); expected a scanner's; take another file"
-        )
-    kspace = _whole_kspace(file, name)
-    check_limit(kspace.size * (kspace.dtype.itemsize + 8) + _chunk_bytes(kspace), limit_bytes, name)
-    values = kspace[()].astype(np.complex64)
-    _refuse_gaps(_sampled(values), name)
-    if not np.isfinite(values).all():
-        raise VolumeError(
-            "not_finite", f"{name}: its k-space is not finite somewhere; expected numbers; mend the source"
-        )
-    return image_of_kspace(values, _size(file, facts, name))
-
-
-def _whole_kspace(file: h5py.File, name: str) -> h5py.Dataset:
-    kspace = _dataset(file, _KSPACE, name)
-    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
-        raise VolumeError(
-            "unsupported",
-            f"{name}: kspace has type {kspace.dtype} and shape {kspace.shape}; expected complex values of three "
-            "or four dimensions; convert it",
-        )
-    if find_object(file, "mask", name) is not None:
-        raise VolumeError("unsupported", f"{name}: its k-space is undersampled; expected all of it; take another file")
-    return kspace
-
-
-def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | None:
-    for key in _RECONSTRUCTIONS:
-        found = find_object(file, key, name)
-        if isinstance(found, h5py.Dataset) and found.ndim == 3:
-            return int(found.shape[1]), int(found.shape[2])
-    return facts.recon_size
-
-
-def _image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:
-    num_slices, *_, height, width = _whole_kspace(file, name).shape
-    wanted = _size(file, facts, name) or (height, width)
-    return int(num_slices), min(wanted[0], int(height)), min(wanted[1], int(width))
-
-
 def probe_hdf5(path: Path) -> Probed:
     """Describe the volume in a fastMRI file; other HDF5 files are none that a scan could understand."""
     row = ManifestRow(line=0, volume_id="", path=str(path))
     try:
         with _opened(path, str(path)) as file:
-            if not any(find_object(file, key, row.path) is not None for key in (*_RECONSTRUCTIONS, _KSPACE)):
+            if not any(find_object(file, key, row.path) is not None for key in (*RECONSTRUCTIONS, KSPACE)):
                 return Probed()
             return Probed(headers=_headers(path, file, row))
     except VolumeError as error:
@@ -274,15 +169,15 @@ def probe_hdf5(path: Path) -> Probed:
 def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader]:
     facts = _facts(file, row.path)
     headers = []
-    if any(find_object(file, key, row.path) is not None for key in _RECONSTRUCTIONS):
+    if any(find_object(file, key, row.path) is not None for key in RECONSTRUCTIONS):
         shape = as_volume(_empty(_chosen(file, row)), row.path).shape
         headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
-    if find_object(file, _KSPACE, row.path) is None or _generated(file):
+    if find_object(file, KSPACE, row.path) is None or phase_generator(file):
         return headers
     if find_object(file, "mask", row.path) is not None:  # fastMRI's test files: nothing whole to start from
-        shape = _dataset(file, _KSPACE, row.path).shape
+        shape = named_dataset(file, KSPACE, row.path).shape
         return headers or [_header(path, file, facts, "unsupported", (shape[0], shape[-2], shape[-1]))]
-    sizes = _image_sizes(file, row.path, facts)
+    sizes = image_sizes(file, row.path, facts)
     if not headers:  # raw data alone: its own image is the magnitude
         headers.append(_header(path, file, facts, "magnitude", sizes))
     return [*headers, _header(path, file, facts, "kspace", sizes)]

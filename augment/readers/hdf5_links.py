@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import h5py
 
 from augment.errors import VolumeError
@@ -52,3 +54,24 @@ def find_object(file: h5py.File, key: str, name: str) -> h5py.Dataset | h5py.Gro
 
 def _steps(path: str) -> list[str]:
     return [step for step in path.split("/") if step not in ("", ".")]
+
+
+def named_dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
+    """Give the dataset of a key, as `find_object`; one that is not there is a `mismatch`."""
+    found = find_object(file, key, name)
+    if not isinstance(found, h5py.Dataset):
+        keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
+        raise VolumeError("mismatch", f"{name}: has no dataset {key}; expected one of {keys}; correct the manifest")
+    if lies_elsewhere(found):
+        raise VolumeError("unsupported", f"{name}: {key} lies in other files; expected one file; repack it")
+    return found
+
+
+def lies_elsewhere(dataset: h5py.Dataset) -> bool:
+    """Tell whether the values of a dataset are in other files."""
+    return bool(dataset.is_virtual or dataset.external)
+
+
+def chunk_bytes(dataset: h5py.Dataset) -> int:
+    """Memory to unpack one chunk, which may be far larger than the array: as stored, and as it comes out."""
+    return 2 * math.prod(dataset.chunks or ()) * dataset.dtype.itemsize if dataset.chunks else 0

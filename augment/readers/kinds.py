@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ _IMAGE_TYPE: dict[str, Kind] = {
     "FIELD_MAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
 }  # fmt: skip
 
-_PAIRED = re.compile(r"(?i:part-phase|part-mag|phase|pha|ph|magnitude|mag)([12]?)$")
 _LARGEST_SIDECAR = 1 << 20
 _SIGNED_SHARE = 0.25
 _WRAP_SHARE = 0.01
@@ -66,8 +66,11 @@ def contrast_of_name(path: Path) -> str | None:
 
 def pair_name(path: Path) -> str:
     """Give the name that magnitude and phase of one acquisition share: of `x_magnitude1` and `x_phase1`, `x_1`."""
-    words = [_PAIRED.sub(r"\1", word) for word in stem_of(path).split("_")]
-    return str(path.parent / "_".join(word for word in words if word))
+    kept = []
+    for word in stem_of(path).split("_"):
+        told = _KIND_WORDS.get(word.lower()) in ("phase", "magnitude")
+        kept.append(word.lstrip(string.ascii_letters + "-") if told else word)  # the number is the acquisition's
+    return str(path.parent / "_".join(word for word in kept if word))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
