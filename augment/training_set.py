@@ -8,7 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from augment.errors import RequestError, VolumeError
+from augment.magnitude import prepare_magnitude
 from augment.readers import read_with_phase
 from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
@@ -140,6 +141,8 @@ def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
             volume, _ = read_with_phase(row)
             if not (volume.magnitude > 0).any():
                 raise VolumeError("unsupported", f"{row.path}: is zero everywhere; expected an image; take it out")
+            # whatever its unit: squares of very large or small values are none that float32 holds
+            volume = replace(volume, magnitude=prepare_magnitude(volume.magnitude, "clip").stored)
         except VolumeError as error:
             print(f"left out: {error}", file=sys.stderr)  # noqa: T201
             continue

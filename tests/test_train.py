@@ -75,6 +75,15 @@ def test_equal_recipes_give_equal_weights(config):
     assert train(read_config(config, TrainConfig)).read_bytes() == first
 
 
+@pytest.mark.parametrize("exponent", [66, -66])
+def test_the_unit_of_a_magnitude_does_not_count(config, exponent):
+    """Squares of 1e20 and 1e-20 are none that float32 holds."""
+    first = train(read_config(config, TrainConfig)).read_bytes()
+    shutil.rmtree(config.parent / "run")
+    np.save(config.parent / "m.npy", np.ldexp(np.load(config.parent / "m.npy"), exponent))
+    assert train(read_config(config, TrainConfig)).read_bytes() == first
+
+
 def test_nothing_to_train_on_is_an_error_that_says_so(config):
     config.write_text(CONFIG.replace('split = "train"', 'split = "test"'))
     with pytest.raises(RequestError, match="no row of split 'test'"):

@@ -28,6 +28,7 @@ from augment.readers.hdf5_kspace import (
 from augment.readers.hdf5_links import chunk_bytes, find_object, lies_elsewhere, named_dataset
 from augment.readers.nifti_file import check_limit
 from augment.readers.npy import as_volume, plain_volume
+from augment.readers.precision import refuse_vanished
 from augment.readers.sources import hash_file, local_path
 from augment.volume import PhaseEncode, Volume
 from manifests.header import Kind, Probed, SeriesHeader
@@ -146,6 +147,7 @@ def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes:
     check_limit(dataset.size * (dataset.dtype.itemsize + 8) + chunk_bytes(dataset), limit_bytes, row.path)
     with np.errstate(over="ignore"):
         values = dataset[()].astype(np.complex64 if dataset.dtype.kind == "c" else np.float32)
+    refuse_vanished(values, lambda: float(np.abs(dataset[()]).max()), row.path)
     return as_volume(values, row.path)
 
 

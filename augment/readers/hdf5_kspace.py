@@ -10,6 +10,7 @@ from augment.errors import VolumeError
 from augment.readers.fastmri import FastmriFacts, image_of_kspace, magnitude_of_kspace
 from augment.readers.hdf5_links import chunk_bytes, find_object, named_dataset
 from augment.readers.nifti_file import check_limit
+from augment.readers.precision import refuse_vanished
 
 RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
 KSPACE = "kspace"
@@ -41,8 +42,10 @@ def read_magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes:
         values = kspace[index].astype(np.complex64)
         sampled |= _sampled(values)
         slices.append(magnitude_of_kspace(values, size))
+    magnitude = np.stack(slices)
+    refuse_vanished(magnitude, lambda: max(float(np.abs(one).max()) for one in kspace), name)
     _refuse_gaps(sampled, name)
-    return np.stack(slices)
+    return magnitude
 
 
 def _sampled(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
@@ -79,6 +82,7 @@ def read_image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
     kspace = _whole_kspace(file, name)
     check_limit(kspace.size * (kspace.dtype.itemsize + 8) + chunk_bytes(kspace), limit_bytes, name)
     values = kspace[()].astype(np.complex64)
+    refuse_vanished(values, lambda: float(np.abs(kspace[()]).max()), name)
     _refuse_gaps(_sampled(values), name)
     if not np.isfinite(values).all():
         raise VolumeError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from augment.errors import VolumeError, one_line
 from augment.readers.geometry import Affine, Arrangement, arrange_axes, choose_slice_axis
+from augment.readers.precision import refuse_vanished
 
 Stream = gzip.GzipFile | io.BufferedReader
 
@@ -204,14 +205,20 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     check_frame(header, limit_bytes)
     raw = _read_raw(header, stream, frame)
     _drain(header, stream)
-    if header.dtype.kind == "c":
-        with np.errstate(over="ignore", invalid="ignore"):
-            return (raw * header.slope + header.intercept).astype(np.complex64)
-    values = np.empty(header.shape, np.float32, order="F")
+    wide = np.complex128 if header.dtype.kind == "c" else np.float64
+    values = np.empty(header.shape, np.complex64 if header.dtype.kind == "c" else np.float32, order="F")
+
+    def scale(plane: int) -> NDArray[Any]:
+        scaled: NDArray[Any] = raw[:, :, plane].astype(wide) * header.slope + header.intercept
+        return scaled
+
     # Plane by plane: in double precision as the standard has it, without a double-precision copy of the volume.
     with np.errstate(over="ignore", invalid="ignore"):
         for plane in range(header.shape[2]):
-            values[:, :, plane] = raw[:, :, plane].astype(np.float64) * header.slope + header.intercept
+            values[:, :, plane] = scale(plane)
+    refuse_vanished(
+        values, lambda: max(float(np.abs(scale(plane)).max()) for plane in range(header.shape[2])), header.name
+    )
     return values
 
 

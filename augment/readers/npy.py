@@ -14,6 +14,7 @@ from augment.readers.arranged import arranged_volume
 from augment.readers.geometry import Arrangement, as_displayed
 from augment.readers.kinds import kind_of_values
 from augment.readers.nifti_file import check_limit
+from augment.readers.precision import refuse_vanished
 from augment.readers.sources import hash_file, local_path
 from augment.volume import Volume
 from manifests.record import ManifestRow
@@ -53,7 +54,9 @@ def load_values(path: Path, name: str, limit_bytes: int | None) -> NDArray[Any]:
     mapped = _map(path, name)
     check_limit(mapped.size * (16 if mapped.dtype.kind == "c" else 8), limit_bytes, name)
     with np.errstate(over="ignore"):
-        return mapped.astype(np.complex64 if mapped.dtype.kind == "c" else np.float32)
+        values = mapped.astype(np.complex64 if mapped.dtype.kind == "c" else np.float32)
+    refuse_vanished(values, lambda: float(np.abs(mapped).max()), name)
+    return values
 
 
 def _map(path: Path, name: str) -> NDArray[Any]:
