@@ -20,6 +20,7 @@ _FREE = ("steps", "save_every", "prefetch")
 """Of the training: what may change between two parts of a run."""
 _DEFAULTS = {"flow": asdict(FlowConfig())}
 _KIND = ("kind", "complex")
+_SOURCES = "sources_sha256"
 """With the above: what the folders of earlier versions do not say."""
 
 
@@ -95,8 +96,19 @@ def _unusable(folder: Path, error: OSError) -> RequestError:
     return RequestError(f"{folder}: {error.strerror}; expected a folder for the run; choose another output")
 
 
+def _without_sources(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.get("data", {}).items() if key != _SOURCES}
+
+
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    if _SOURCES not in old.get("data", {}):
+        new = new | {"data": _without_sources(new)}
     differences = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differences == ["data"] and _without_sources(old) == _without_sources(new):
+        raise RequestError(
+            f"{folder}: holds a run on other files of the same names than those that the manifest names now; expected "
+            "the same bytes; bring them back, or choose another output"
+        )
     if differences:
         raise RequestError(
             f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; remove "

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from augment.errors import RequestError, VolumeError
 from augment.magnitude import prepare_magnitude
 from augment.readers import read_with_phase
+from augment.readers.sources import join_digests
 from augment.simulated_phase import simulate_on
 from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, complex_image, on_grid, slices_of
@@ -66,7 +67,7 @@ def read_training_set(
     """
     slices: list[TrainingSlice] = []
     anatomies: list[Volume] = []
-    gauges, found = [], Counter[str]()
+    gauges, sources, found = [], [], Counter[str]()
     rows = list(read_manifest(manifest))
     chosen = [row for row in rows if not split or row.split == split]
     for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
@@ -75,11 +76,13 @@ def read_training_set(
         if simulation.phases:
             anatomies.append(volume)
         gauges.append(measure_gauge(volume))
+        sources.append(volume.source_sha256)
         found[row.licence or "not stated"] += len(whole)
     if not slices:
         raise RequestError(_nothing(manifest, split, licences, rows))
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
+    facts["sources_sha256"] = join_digests(sources)
     if simulation.volumes or simulation.phases:
         simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated

@@ -78,10 +78,11 @@ def test_equal_recipes_give_equal_weights(config):
 @pytest.mark.parametrize("exponent", [66, -66])
 def test_the_unit_of_a_magnitude_does_not_count(config, exponent):
     """Squares of 1e20 and 1e-20 are none that float32 holds."""
-    first = train(read_config(config, TrainConfig)).read_bytes()
+    first = load_checkpoint(train(read_config(config, TrainConfig))).network.state_dict()
     shutil.rmtree(config.parent / "run")
     np.save(config.parent / "m.npy", np.ldexp(np.load(config.parent / "m.npy"), exponent))
-    assert train(read_config(config, TrainConfig)).read_bytes() == first
+    again = load_checkpoint(train(read_config(config, TrainConfig))).network.state_dict()
+    assert all(torch.equal(again[name], values) for name, values in first.items())
 
 
 def test_nothing_to_train_on_is_an_error_that_says_so(config):
@@ -225,6 +226,21 @@ def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
         config.write_text(text)
         with pytest.raises(RequestError, match=f"another {what}; expected"):
             train(read_config(config, TrainConfig))
+
+
+def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config):
+    train(read_config(config, TrainConfig))
+    phase = np.load(config.parent / "p.npy")
+    np.save(config.parent / "p.npy", -phase)
+    with pytest.raises(RequestError, match="run on other files of the same names"):
+        train(read_config(config, TrainConfig))
+    np.save(config.parent / "p.npy", phase)
+    train(read_config(config, TrainConfig))
+    recipe = config.parent / "run" / "recipe.json"
+    old = json.loads(recipe.read_text())
+    del old["data"]["sources_sha256"]  # as an earlier version wrote it
+    recipe.write_text(json.dumps(old))
+    train(read_config(config, TrainConfig))
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", None])
