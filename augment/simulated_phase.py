@@ -17,8 +17,10 @@ from torch.nn import functional
 from augment.simulation import (
     AIR,
     FAT,
+    STRENGTH,
     dipole_field,
     draw_echo,
+    draw_strength,
     magnet_field,
     phase_phasor,
     receive,
@@ -32,10 +34,15 @@ from diffusion.measurement import estimate_sigma
 _EXTENT_MM = 160.0
 """The slab is continued through the slices to this extent: a body does not end with the field of view."""
 _MARGIN = 0.25
+_SMALLEST_MM = 10.0
+"""Of what counts as air: where a magnitude is weak over less, noise or a vessel made it so."""
 
 
 def simulate_on(
-    magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
+    magnitude: Tensor,
+    spacing_mm: tuple[float, float, float],
+    random: np.random.Generator,
+    strength: tuple[float, float] = STRENGTH,
 ) -> list[TrainingSlice]:
     """Put a simulated phase on a real magnitude.
 
@@ -47,13 +54,15 @@ def simulate_on(
         Of the three axes.
     random
         Draws thresholds, direction of the main field, echo time, coils and noise.
+    strength
+        Of the field; see `augment.simulation.SimulationConfig`.
 
     Returns
     -------
     slices
         Those with signal; their magnitude is the given one but for noise.
     """
-    air, fat = guess_tissues(magnitude, random)
+    air, fat = guess_tissues(magnitude, spacing_mm[1:], random)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
     susceptibility = random.uniform(*AIR.susceptibility) * body[0] + random.uniform(*FAT.susceptibility) * body[1]
@@ -62,19 +71,25 @@ def simulate_on(
     field = dipole_field(susceptibility, spacing_mm, axis)
     field = field + magnet_field(body[0].shape, spacing_mm, random)
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
-    field = shim(field[inner], magnitude, random.uniform(0.7, 1.0))
+    field = draw_strength(random, strength) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
-    image = magnitude * phase_phasor(field, fat, echo) * receive(magnitude.shape, spacing_mm, random, magnitude=False)
+    coils = receive(magnitude.shape, spacing_mm, echo.field_t, random, magnitude=False)
+    image = magnitude * phase_phasor(field, fat, echo) * coils
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
     return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_known, echo.field_t, "simulated phase") for one in kept]
 
 
-def guess_tissues(magnitude: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Guess where air and where fat is, as shares of 0 to 1 of the shape of the magnitude."""
+def guess_tissues(
+    magnitude: Tensor, spacing_mm: tuple[float, float], random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Guess where air and where fat is, as shares of 0 to 1 of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
-    relative = functional.avg_pool2d((magnitude / bright)[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+    reach = [max(1, round((_SMALLEST_MM / step - 1.0) / 2.0)) for step in spacing_mm]
+    reach = [min(away, size // 2) for away, size in zip(reach, magnitude.shape[1:], strict=True)]
+    window = [2 * away + 1 for away in reach]
+    relative = functional.avg_pool2d((magnitude / bright)[:, None], window, 1, reach, count_include_pad=False)[:, 0]
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = torch.sigmoid(6.0 * (threshold - relative) / threshold)
     fat = torch.sigmoid((magnitude / bright - random.uniform(0.6, 1.1)) / 0.06)

@@ -24,6 +24,8 @@ from diffusion.entries import check_whole
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
 FAT_SHIFT_PPM = -3.4
+STRENGTH = (0.1, 1.0)
+_STRONGEST = 10.0
 _EVERY = 3
 _DEPTH = 36
 
@@ -33,15 +35,23 @@ class SimulationConfig:
     """What is simulated in addition to the training rows, and the seed.
 
     `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
-    one that is drawn. 0 adds none.
+    one that is drawn. 0 adds none. `strength` bounds what part of the simulated field acts, drawn for each volume by
+    its logarithm: a weak signal is not always air, and scanners shim by more than polynomials of the second order. On
+    magnitudes of scans at 3 T, phase of the whole field is hardly steeper than the real one of some scanners, and far
+    steeper than that of others.
     """
 
     volumes: int = 0
     phases: int = 0
     seed: int = 0
+    strength: tuple[float, float] = STRENGTH
 
     def __post_init__(self) -> None:
         check_whole(self, 0, "volumes", "phases", "seed")
+        bounds = self.strength
+        numbers = isinstance(bounds, tuple) and len(bounds) == 2 and all(type(one) in (int, float) for one in bounds)
+        if not numbers or not 0 < bounds[0] <= bounds[1] <= _STRONGEST:
+            raise ValueError(f"strength = {repr(bounds)[:60]}: expected two numbers, from above 0 to {_STRONGEST:g}")
 
 
 class Echo(NamedTuple):
@@ -86,29 +96,30 @@ class Anatomy(NamedTuple):
 def simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
     """Simulate the volumes of a configuration, each a list of slices; a function of seed and number alone."""
     for number in range(config.volumes):
-        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])))
+        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])), config.strength)
 
 
-def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
+def simulate_volume(random: np.random.Generator, strength: tuple[float, float] = STRENGTH) -> list[TrainingSlice]:
     """Simulate one volume and give every third of its inner slices.
 
     Parameters
     ----------
     random
         Draws the anatomy, the geometry and the acquisition.
+    strength
+        Of the field; see `SimulationConfig`.
     """
     height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
     in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
     spacing = (through, in_plane, in_plane)
     anatomy = draw_anatomy((_DEPTH, height, width), spacing, random)
     axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
-    field_ppm = dipole_field(anatomy.susceptibility, spacing, axis) + magnet_field(
-        anatomy.signal.shape, spacing, random
-    )
-    field_ppm = shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
+    field_ppm = dipole_field(anatomy.susceptibility, spacing, axis)
+    field_ppm = field_ppm + magnet_field(anatomy.signal.shape, spacing, random)
+    field_ppm = draw_strength(random, strength) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
     image = acquire(anatomy, field_ppm, echo)
-    image = image * receive(image.shape, spacing, random)
+    image = image * receive(image.shape, spacing, echo.field_t, random)
     peak = float(image.abs().flatten().quantile(0.99))
     level = peak * 10.0 ** random.uniform(-2.7, -1.4)
     image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
@@ -123,6 +134,11 @@ def draw_echo(random: np.random.Generator) -> Echo:
     te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
     refocused = random.random() < 0.25
     return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
+
+
+def draw_strength(random: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw what part of the simulated field acts, between two bounds, evenly by its logarithm."""
+    return math.exp(random.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
 def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
@@ -248,13 +264,18 @@ def smooth_field(
 def receive(
     shape: tuple[int, ...],
     spacing_mm: tuple[float, float, float],
+    field_t: float,
     random: np.random.Generator,
     magnitude: bool = True,
 ) -> Tensor:
-    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone."""
+    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
+
+    Its phase is that of a wave, whose number goes with the field: 1 to 3.5 rad at 3 T, as real phase has it at the
+    shortest echo times, and half of it at 1.5 T.
+    """
     modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
-    phase = random.uniform(0.3, 1.5) * smooth_field(shape, spacing_mm, random.uniform(80.0, 160.0), random)
-    return torch.polar(modulus, phase)
+    deviation = random.uniform(1.0, 3.5) * field_t / 3.0
+    return torch.polar(modulus, deviation * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random))
 
 
 def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

@@ -16,10 +16,21 @@ def body() -> torch.Tensor:
 
 def test_air_is_guessed_where_there_is_no_signal():
     for seed in range(4):
-        air, fat = guess_tissues(body(), np.random.default_rng(seed))
+        air, fat = guess_tissues(body(), MM[1:], np.random.default_rng(seed))
         assert float(air[:, 0, 0].min()) > 0.95 and float(air[3, 24, 10].max()) < 0.05
         assert float(air[3, 24, 23]) > 0.95
         assert float((air + fat).max()) <= 1.0 + 1e-6 and float(fat.min()) >= 0.0
+
+
+def test_a_dark_vessel_is_not_air_whatever_the_resolution():
+    """6 mm across: one pixel of 3 mm and its neighbours, or four of 1.5 mm."""
+    for step, side in ((3.0, 2), (1.5, 4), (0.75, 8)):
+        magnitude = torch.full((2, 40, 40), 100.0)
+        magnitude[:, 20 : 20 + side, 20 : 20 + side] = 0.0
+        air, _ = guess_tissues(magnitude, (step, step), np.random.default_rng(0))
+        assert float(air.max()) < 0.05
+    thin, _ = guess_tissues(torch.full((2, 3, 40), 100.0), (0.5, 0.5), np.random.default_rng(0))
+    assert float(thin.max()) < 0.05
 
 
 def test_the_magnitude_is_kept_but_for_noise_and_the_phase_is_a_function_of_what_is_drawn():

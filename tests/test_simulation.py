@@ -11,9 +11,12 @@ from augment.simulation import (
     acquire,
     dipole_field,
     draw_anatomy,
+    draw_strength,
     magnet_field,
+    receive,
     shim,
     simulate,
+    simulate_volume,
     smooth_field,
 )
 
@@ -102,3 +105,25 @@ def test_the_magnet_is_even_in_the_middle_and_not_towards_the_bore():
         field = magnet_field((16, 100, 100), (5.0, 5.0, 5.0), np.random.default_rng(seed))
         assert float(field[6:10, 46:54, 46:54].abs().max()) < 0.05
         assert float(field.abs().max()) > 10 * float(field[6:10, 46:54, 46:54].abs().max())
+
+
+def test_the_strength_of_the_field_varies_from_a_tenth_to_all_of_it():
+    drawn = [draw_strength(np.random.default_rng(seed), (0.1, 1.0)) for seed in range(200)]
+    assert 0.1 <= min(drawn) < 0.12 and 0.9 < max(drawn) <= 1.0
+    weak, strong = (simulate_volume(np.random.default_rng(2), (part, part)) for part in (0.01, 1.0))
+    steps = [one[3].image[1:] * one[3].image[:-1].conj() for one in (weak, strong)]
+    slopes = [float((step.angle().abs() * step.abs()).sum() / step.abs().sum()) for step in steps]
+    assert slopes[1] > 1.2 * slopes[0]
+
+
+@pytest.mark.parametrize("strength", [(0.0, 1.0), (0.5, 0.4), (0.5,), ("a", 1.0), 1.0, (1.0, 1e9), (True, 1.0)])
+def test_a_wrong_strength_is_refused(strength):
+    with pytest.raises(ValueError, match="expected two numbers, from above 0 to 10"):
+        SimulationConfig(1, strength=strength)
+
+
+def test_the_phase_of_the_coils_goes_with_the_field_and_their_modulus_does_not():
+    weak, strong = (receive((4, 32, 32), MM, field_t, np.random.default_rng(1)) for field_t in (0.15, 0.3))
+    assert torch.allclose(strong.angle(), 2.0 * weak.angle(), atol=1e-5)
+    assert torch.allclose(strong.abs(), weak.abs())
+    assert torch.allclose(receive((4, 32, 32), MM, 3.0, np.random.default_rng(1), False).abs(), torch.ones(4, 32, 32))

@@ -1,0 +1,74 @@
+"""How steep simulated phase is beside the real phase of the same volumes: `python tests/benchmarks/simulated_phase.py`.
+
+For volumes whose echo time and field are known, the simulated phase has that echo time and that field, on the same
+magnitude. Printed are the mean structure function (over its lags), the mean wrapped gradient (rad/mm) and the residues
+(per 1,000 squares of the object), simulated over the drawn phases, real beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from augment import simulated_phase
+from augment.evaluation.phase_volume import PhaseVolume
+from augment.evaluation.sessions import read_real
+from augment.evaluation.spatial import gradient_quantiles, residue_density, structure_function
+from augment.evaluation.support import object_support
+from augment.simulation import Echo
+from manifests.parse import read_manifest
+from manifests.record import ManifestRow
+
+
+def measure(volume: PhaseVolume) -> list[float]:
+    """Structure function, gradient and residues, each a mean."""
+    return [float(np.nanmean(part([volume]))) for part in (structure_function, gradient_quantiles, residue_density)]
+
+
+def simulate_volume(volume: PhaseVolume, echo: Echo, seed: int) -> PhaseVolume:
+    """A simulated phase on a volume's magnitude at an echo."""
+    random = np.random.Generator(np.random.Philox(key=[0, seed]))
+    with mock.patch.object(simulated_phase, "draw_echo", lambda random: echo):
+        made = simulated_phase.simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
+    image = torch.stack([one.image for one in made])
+    magnitude = image.abs().numpy()
+    phasor = torch.polar(torch.ones_like(image.abs()), image.angle()).numpy()
+    return PhaseVolume(phasor, magnitude, object_support(magnitude), volume.spacing_mm, volume.slices)
+
+
+def compare(rows: Iterable[ManifestRow], draws: int, max_slices: int) -> None:
+    """Print a line for each row."""
+    sys.stdout.write("volume | TE (ms) | field (T) | structure, simulated / real | gradient | residues\n")
+    for row in rows:
+        volume = read_real(row, max_slices)
+        te_ms, field_t = volume.conditions.te_ms, volume.conditions.field_t
+        if te_ms is None or field_t is None:
+            continue
+        echo = Echo(te_ms, te_ms, field_t)
+        drawn = np.array([measure(simulate_volume(volume.real, echo, seed)) for seed in range(draws)])
+        pairs = zip(drawn.mean(axis=0), measure(volume.real), strict=True)
+        figures = " | ".join(f"{simulated:.3f} / {real:.3f}" for simulated, real in pairs)
+        sys.stdout.write(f"{row.volume_id} | {te_ms:g} | {field_t:g} | {figures}\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Print the comparison for the `train` rows of a manifest with phase."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path, help="a manifest with the columns phase, te_ms, field_t")
+    parser.add_argument("--split", default="train", help="default: %(default)s")
+    parser.add_argument("--draws", type=int, default=8, help="simulated phases of each volume; default: %(default)s")
+    parser.add_argument("--max-slices", type=int, default=5, help="of each volume; default: %(default)s")
+    given = parser.parse_args()
+    rows = (row for row in read_manifest(given.manifest) if row.split == given.split)
+    compare(rows, given.draws, given.max_slices)
+
+
+if __name__ == "__main__":
+    main()
