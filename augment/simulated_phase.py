@@ -73,8 +73,7 @@ def simulate_on(
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
     field = draw_strength(random, strength) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
-    coils = receive(magnitude.shape, spacing_mm, echo.field_t, random, magnitude=False)
-    image = magnitude * phase_phasor(field, fat, echo) * coils
+    image = magnitude * phase_phasor(field, fat, echo) * receive(magnitude.shape, spacing_mm, random, magnitude=False)
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]

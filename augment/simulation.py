@@ -24,7 +24,7 @@ from diffusion.entries import check_whole
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
 FAT_SHIFT_PPM = -3.4
-STRENGTH = (0.1, 1.0)
+STRENGTH = (0.3, 1.2)
 _STRONGEST = 10.0
 _EVERY = 3
 _DEPTH = 36
@@ -119,7 +119,7 @@ def simulate_volume(random: np.random.Generator, strength: tuple[float, float] =
     field_ppm = draw_strength(random, strength) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
     image = acquire(anatomy, field_ppm, echo)
-    image = image * receive(image.shape, spacing, echo.field_t, random)
+    image = image * receive(image.shape, spacing, random)
     peak = float(image.abs().flatten().quantile(0.99))
     level = peak * 10.0 ** random.uniform(-2.7, -1.4)
     image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
@@ -264,18 +264,13 @@ def smooth_field(
 def receive(
     shape: tuple[int, ...],
     spacing_mm: tuple[float, float, float],
-    field_t: float,
     random: np.random.Generator,
     magnitude: bool = True,
 ) -> Tensor:
-    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
-
-    Its phase is that of a wave, whose number goes with the field: 1 to 3.5 rad at 3 T, as real phase has it at the
-    shortest echo times, and half of it at 1.5 T.
-    """
+    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone."""
     modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
-    deviation = random.uniform(1.0, 3.5) * field_t / 3.0
-    return torch.polar(modulus, deviation * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random))
+    phase = random.uniform(0.3, 1.5) * smooth_field(shape, spacing_mm, random.uniform(80.0, 160.0), random)
+    return torch.polar(modulus, phase)
 
 
 def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

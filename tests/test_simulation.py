@@ -13,7 +13,6 @@ from augment.simulation import (
     draw_anatomy,
     draw_strength,
     magnet_field,
-    receive,
     shim,
     simulate,
     simulate_volume,
@@ -120,10 +119,3 @@ def test_the_strength_of_the_field_varies_from_a_tenth_to_all_of_it():
 def test_a_wrong_strength_is_refused(strength):
     with pytest.raises(ValueError, match="expected two numbers, from above 0 to 10"):
         SimulationConfig(1, strength=strength)
-
-
-def test_the_phase_of_the_coils_goes_with_the_field_and_their_modulus_does_not():
-    weak, strong = (receive((4, 32, 32), MM, field_t, np.random.default_rng(1)) for field_t in (0.15, 0.3))
-    assert torch.allclose(strong.angle(), 2.0 * weak.angle(), atol=1e-5)
-    assert torch.allclose(strong.abs(), weak.abs())
-    assert torch.allclose(receive((4, 32, 32), MM, 3.0, np.random.default_rng(1), False).abs(), torch.ones(4, 32, 32))

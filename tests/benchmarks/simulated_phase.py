@@ -1,8 +1,8 @@
 """How steep simulated phase is beside the real phase of the same volumes: `python tests/benchmarks/simulated_phase.py`.
 
 For volumes whose echo time and field are known, the simulated phase has that echo time and that field, on the same
-magnitude. Printed are the mean structure function (over its lags), the mean wrapped gradient (rad/mm) and the residues
-(per 1,000 squares of the object), simulated over the drawn phases, real beside them.
+magnitude. Printed are the structure function at its lags, the mean wrapped gradient (rad/mm) and the residues (per
+1,000 squares of the object): of the real phase, and their mean over drawn simulated ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from augment import simulated_phase
 from augment.evaluation.phase_volume import PhaseVolume
 from augment.evaluation.sessions import read_real
-from augment.evaluation.spatial import gradient_quantiles, residue_density, structure_function
+from augment.evaluation.spatial import LAGS, gradient_quantiles, residue_density, structure_function
 from augment.evaluation.support import object_support
 from augment.simulation import Echo
 from manifests.parse import read_manifest
@@ -27,8 +27,12 @@ from manifests.record import ManifestRow
 
 
 def measure(volume: PhaseVolume) -> list[float]:
-    """Structure function, gradient and residues, each a mean."""
-    return [float(np.nanmean(part([volume]))) for part in (structure_function, gradient_quantiles, residue_density)]
+    """The structure function at its lags, mean gradient, and residues."""
+    return [
+        *structure_function([volume]),
+        float(np.abs(gradient_quantiles([volume])).mean()),
+        *residue_density([volume]),
+    ]
 
 
 def simulate_volume(volume: PhaseVolume, echo: Echo, seed: int) -> PhaseVolume:
@@ -43,8 +47,9 @@ def simulate_volume(volume: PhaseVolume, echo: Echo, seed: int) -> PhaseVolume:
 
 
 def compare(rows: Iterable[ManifestRow], draws: int, max_slices: int) -> None:
-    """Print a line for each row."""
-    sys.stdout.write("volume | TE (ms) | field (T) | structure, simulated / real | gradient | residues\n")
+    """Print the figures of the real phase and of the simulated one for each row."""
+    lags = " ".join(f"{lag:4d}px" for lag in LAGS)
+    sys.stdout.write(f"  {'structure':12s}{lags}, gradient, residues\n")
     for row in rows:
         volume = read_real(row, max_slices)
         te_ms, field_t = volume.conditions.te_ms, volume.conditions.field_t
@@ -52,9 +57,9 @@ def compare(rows: Iterable[ManifestRow], draws: int, max_slices: int) -> None:
             continue
         echo = Echo(te_ms, te_ms, field_t)
         drawn = np.array([measure(simulate_volume(volume.real, echo, seed)) for seed in range(draws)])
-        pairs = zip(drawn.mean(axis=0), measure(volume.real), strict=True)
-        figures = " | ".join(f"{simulated:.3f} / {real:.3f}" for simulated, real in pairs)
-        sys.stdout.write(f"{row.volume_id} | {te_ms:g} | {field_t:g} | {figures}\n")
+        sys.stdout.write(f"{row.volume_id}, {te_ms:g} ms, {field_t:g} T\n")
+        for kind, figures in (("real", measure(volume.real)), ("simulated", drawn.mean(axis=0))):
+            sys.stdout.write(f"  {kind:12s}" + " ".join(f"{figure:6.3f}" for figure in figures) + "\n")
         sys.stdout.flush()
 
 
