@@ -414,7 +414,7 @@ def test_rows_of_some_licences_and_simulated_volumes(config):
     data = read_training_set(settings.manifest, "train", settings.licences, settings.simulation)
     assert data.facts["licences"] == {"MIT": 3} and len(data.gauge) == 1
     assert data.facts["simulated_slices"] == len(data.slices) - 3 > 5
-    assert data.facts["simulation"] == {"volumes": 1, "phases": 0, "seed": 4}
+    assert data.facts["simulation"] == {"volumes": 1, "phases": 0, "seed": 4, "strength": (0.3, 1.2)}
     put_on = SimulationConfig(phases=2, seed=4)
     one, two = (read_training_set(settings.manifest, "train", ("MIT",), put_on) for _ in range(2))
     assert one.facts["simulated_slices"] == 6 and len(one.slices) == 9
