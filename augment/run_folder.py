@@ -22,6 +22,8 @@ _DEFAULTS = {"flow": asdict(FlowConfig())}
 _KIND = ("kind", "complex")
 _SOURCES = "sources_sha256"
 """With the above: what the folders of earlier versions do not say."""
+_WORDS = {_SOURCES: "content of the files"}
+"""Of a recipe's parts, where their names say too little."""
 
 
 @contextmanager
@@ -83,12 +85,13 @@ def _note(folder: Path, recipe: dict[str, Any]) -> None:
 
 def _recipe(card: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
-    data = {key: value for key, value in card["data"].items() if key != "licences"}
+    data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
+    sources = {_SOURCES: card["data"][_SOURCES]}
     names = ("network", "process", "flow", "ddpm", "distillation", "initial")
     parts = {key: card[key] for key in names if key in card and card[key] != _DEFAULTS.get(key)}
     if "network" in parts:
         parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}
-    recipe: dict[str, Any] = json.loads(json.dumps(parts | {"training": training, "data": data}))
+    recipe: dict[str, Any] = json.loads(json.dumps(parts | sources | {"training": training, "data": data}))
     return recipe
 
 
@@ -96,19 +99,9 @@ def _unusable(folder: Path, error: OSError) -> RequestError:
     return RequestError(f"{folder}: {error.strerror}; expected a folder for the run; choose another output")
 
 
-def _without_sources(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.get("data", {}).items() if key != _SOURCES}
-
-
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    if _SOURCES not in old.get("data", {}):
-        new = new | {"data": _without_sources(new)}
-    differences = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if differences == ["data"] and _without_sources(old) == _without_sources(new):
-        raise RequestError(
-            f"{folder}: holds a run on other files of the same names than those that the manifest names now; expected "
-            "the same bytes; bring them back, or choose another output"
-        )
+    old = {_SOURCES: new[_SOURCES]} | old
+    differences = [_WORDS.get(key, key) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differences:
         raise RequestError(
             f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; remove "

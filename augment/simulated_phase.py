@@ -17,7 +17,6 @@ from torch.nn import functional
 from augment.simulation import (
     AIR,
     FAT,
-    STRENGTH,
     dipole_field,
     draw_echo,
     draw_strength,
@@ -39,10 +38,7 @@ _SMALLEST_MM = 10.0
 
 
 def simulate_on(
-    magnitude: Tensor,
-    spacing_mm: tuple[float, float, float],
-    random: np.random.Generator,
-    strength: tuple[float, float] = STRENGTH,
+    magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
 ) -> list[TrainingSlice]:
     """Put a simulated phase on a real magnitude.
 
@@ -54,8 +50,6 @@ def simulate_on(
         Of the three axes.
     random
         Draws thresholds, direction of the main field, echo time, coils and noise.
-    strength
-        Of the field; see `augment.simulation.SimulationConfig`.
 
     Returns
     -------
@@ -71,7 +65,7 @@ def simulate_on(
     field = dipole_field(susceptibility, spacing_mm, axis)
     field = field + magnet_field(body[0].shape, spacing_mm, random)
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
-    field = draw_strength(random, strength) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
+    field = draw_strength(random) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
     image = magnitude * phase_phasor(field, fat, echo) * receive(magnitude.shape, spacing_mm, random, magnitude=False)
     sigma = estimate_sigma(magnitude).median()

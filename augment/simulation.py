@@ -24,8 +24,7 @@ from diffusion.entries import check_whole
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
 FAT_SHIFT_PPM = -3.4
-STRENGTH = (0.3, 1.2)
-_STRONGEST = 10.0
+_STRENGTH = (0.3, 1.2)
 _EVERY = 3
 _DEPTH = 36
 
@@ -35,23 +34,15 @@ class SimulationConfig:
     """What is simulated in addition to the training rows, and the seed.
 
     `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
-    one that is drawn. 0 adds none. `strength` bounds what part of the simulated field acts, drawn for each volume by
-    its logarithm: a weak signal is not always air, and scanners shim by more than polynomials of the second order. On
-    magnitudes of scans at 3 T, phase of the whole field is hardly steeper than the real one of some scanners, and far
-    steeper than that of others.
+    one that is drawn. 0 adds none.
     """
 
     volumes: int = 0
     phases: int = 0
     seed: int = 0
-    strength: tuple[float, float] = STRENGTH
 
     def __post_init__(self) -> None:
         check_whole(self, 0, "volumes", "phases", "seed")
-        bounds = self.strength
-        numbers = isinstance(bounds, tuple) and len(bounds) == 2 and all(type(one) in (int, float) for one in bounds)
-        if not numbers or not 0 < bounds[0] <= bounds[1] <= _STRONGEST:
-            raise ValueError(f"strength = {repr(bounds)[:60]}: expected two numbers, from above 0 to {_STRONGEST:g}")
 
 
 class Echo(NamedTuple):
@@ -96,18 +87,16 @@ class Anatomy(NamedTuple):
 def simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
     """Simulate the volumes of a configuration, each a list of slices; a function of seed and number alone."""
     for number in range(config.volumes):
-        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])), config.strength)
+        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])))
 
 
-def simulate_volume(random: np.random.Generator, strength: tuple[float, float] = STRENGTH) -> list[TrainingSlice]:
+def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     """Simulate one volume and give every third of its inner slices.
 
     Parameters
     ----------
     random
         Draws the anatomy, the geometry and the acquisition.
-    strength
-        Of the field; see `SimulationConfig`.
     """
     height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
     in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
@@ -116,7 +105,7 @@ def simulate_volume(random: np.random.Generator, strength: tuple[float, float] =
     axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
     field_ppm = dipole_field(anatomy.susceptibility, spacing, axis)
     field_ppm = field_ppm + magnet_field(anatomy.signal.shape, spacing, random)
-    field_ppm = draw_strength(random, strength) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
+    field_ppm = draw_strength(random) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
     image = acquire(anatomy, field_ppm, echo)
     image = image * receive(image.shape, spacing, random)
@@ -136,9 +125,14 @@ def draw_echo(random: np.random.Generator) -> Echo:
     return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
 
 
-def draw_strength(random: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """Draw what part of the simulated field acts, between two bounds, evenly by its logarithm."""
-    return math.exp(random.uniform(math.log(bounds[0]), math.log(bounds[1])))
+def draw_strength(random: np.random.Generator) -> float:
+    """Draw what part of the simulated field acts: 0.3 to 1.2 of it, evenly by its logarithm.
+
+    A weak signal is not always air, and scanners shim by more than polynomials of the second order: on magnitudes of
+    scans at 3 T, phase of the whole field is hardly steeper than the real one of some scanners, and far steeper than
+    that of others.
+    """
+    return math.exp(random.uniform(math.log(_STRENGTH[0]), math.log(_STRENGTH[1])))
 
 
 def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:

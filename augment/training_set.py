@@ -135,7 +135,7 @@ def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Itera
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
-        yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random, config.strength)
+        yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
