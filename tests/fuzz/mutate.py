@@ -72,8 +72,8 @@ def _changed(step: Step, data: bytes) -> bytes:
         try:
             data = structures.CHANGES[step.change][1](data, step.where, step.number)
         except Exception:  # what an earlier step left cannot be read by the format's own library: leave it so
-            return gzip.compress(data, 1) if packed else data
-    return gzip.compress(data, 1) if packed else data
+            return gzip.compress(data, 1, mtime=0) if packed else data
+    return gzip.compress(data, 1, mtime=0) if packed else data
 
 
 def _truncate(data: bytes, at: int, number: int) -> bytes:

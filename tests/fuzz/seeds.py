@@ -79,7 +79,8 @@ def _nifti() -> list[Seed]:
             image.header.set_slope_inter(0.5, 3.0)
         plain = image.to_bytes()
         row = {"frame": 1} if values.ndim == 4 else {}
-        found.append(Seed(name, "nifti", {name: gzip.compress(plain) if name.endswith("gz") else plain}, name, row))
+        stored = gzip.compress(plain, mtime=0) if name.endswith("gz") else plain
+        found.append(Seed(name, "nifti", {name: stored}, name, row))
     wheel = importlib.resources.files("nibabel") / "tests" / "data"
     for name in ("anatomical.nii", "functional.nii", "example4d.nii.gz", "example_nifti2.nii.gz"):
         row = {} if name == "anatomical.nii" else {"frame": 0}
@@ -93,7 +94,7 @@ def _dicom() -> list[Seed]:
         Seed("classic", "dicom", _series([phantom_dicom.classic(k) for k in range(3)]), "series"),
         Seed("column", "dicom", _series([phantom_dicom.classic(k, InPlanePhaseEncodingDirection="COL", RescaleSlope=2,
                                                                RescaleIntercept=5) for k in range(3)]), "series"),
-        Seed("packed", "dicom", {"one.dcm.gz": gzip.compress(_saved(phantom_dicom.classic(0)))}, "one.dcm.gz"),
+        Seed("packed", "dicom", {"one.dcm.gz": gzip.compress(_saved(phantom_dicom.classic(0)), mtime=0)}, "one.dcm.gz"),
         Seed("enhanced", "dicom", {"e.dcm": _saved(phantom_dicom.enhanced([{"index": k, "slope": k + 1} for k in
                                                                             range(3)]))}, "e.dcm"),
         Seed("mosaic", "dicom", {"m.dcm": _saved(phantom_dicom.mosaic(4))}, "m.dcm"),
