@@ -67,7 +67,8 @@ def simulate_on(
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
     field = draw_strength(random) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
-    image = magnitude * phase_phasor(field, fat, echo) * receive(magnitude.shape, spacing_mm, random, magnitude=False)
+    coils = receive(magnitude.shape, spacing_mm, echo.field_t, random, magnitude=False)
+    image = magnitude * phase_phasor(field, fat, echo) * coils
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
     kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
@@ -85,7 +86,7 @@ def guess_tissues(
     relative = functional.avg_pool2d((magnitude / bright)[:, None], window, 1, reach, count_include_pad=False)[:, 0]
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = torch.sigmoid(6.0 * (threshold - relative) / threshold)
-    fat = torch.sigmoid((magnitude / bright - random.uniform(0.6, 1.1)) / 0.06)
+    fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 

@@ -20,10 +20,8 @@ from torch import Tensor
 
 from augment.training_data import TrainingSlice
 from diffusion.entries import check_whole
+from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T
 
-GYROMAGNETIC = 42.577
-"""Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
-FAT_SHIFT_PPM = -3.4
 _STRENGTH = (0.3, 1.2)
 _EVERY = 3
 _DEPTH = 36
@@ -108,7 +106,7 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     field_ppm = draw_strength(random) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
     echo = draw_echo(random)
     image = acquire(anatomy, field_ppm, echo)
-    image = image * receive(image.shape, spacing, random)
+    image = image * receive(image.shape, spacing, echo.field_t, random)
     peak = float(image.abs().flatten().quantile(0.99))
     level = peak * 10.0 ** random.uniform(-2.7, -1.4)
     image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
@@ -258,13 +256,18 @@ def smooth_field(
 def receive(
     shape: tuple[int, ...],
     spacing_mm: tuple[float, float, float],
+    field_t: float,
     random: np.random.Generator,
     magnitude: bool = True,
 ) -> Tensor:
-    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone."""
+    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
+
+    The phase has a scale of 60 to 140 mm and one of 20 to 50 mm. It goes with the frequency, as that of a wave does.
+    """
     modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
-    phase = random.uniform(0.3, 1.5) * smooth_field(shape, spacing_mm, random.uniform(80.0, 160.0), random)
-    return torch.polar(modulus, phase)
+    wide = random.uniform(0.7, 2.5) * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random)
+    narrow = random.uniform(0.2, 0.8) * smooth_field(shape, spacing_mm, random.uniform(20.0, 50.0), random)
+    return torch.polar(modulus, (wide + narrow) * field_t / TYPICAL_FIELD_T)
 
 
 def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

@@ -33,6 +33,15 @@ def test_a_dark_vessel_is_not_air_whatever_the_resolution():
     assert float(thin.max()) < 0.05
 
 
+def test_fat_is_guessed_where_it_is_bright_in_most_draws_and_nowhere_in_some():
+    magnitude = torch.full((2, 60, 60), 20.0)
+    magnitude[:, :20] = 100.0
+    fats = [guess_tissues(magnitude, (2.0, 2.0), np.random.default_rng(seed))[1] for seed in range(40)]
+    bright = [float(fat[:, 5:15, 10:50].mean()) for fat in fats]
+    assert all(float(fat[:, 30:].max()) < 0.3 for fat in fats)
+    assert 0.5 < np.mean(np.array(bright) > 0.5) < 0.9
+
+
 def test_the_magnitude_is_kept_but_for_noise_and_the_phase_is_a_function_of_what_is_drawn():
     magnitude = body()
     one, two = (simulate_on(magnitude, MM, np.random.default_rng(3)) for _ in range(2))

@@ -14,6 +14,7 @@ from augment.simulation import (
     draw_anatomy,
     draw_strength,
     magnet_field,
+    receive,
     shim,
     simulate,
     simulate_volume,
@@ -110,6 +111,12 @@ def test_the_magnet_is_even_in_the_middle_and_not_towards_the_bore():
 def test_the_strength_of_the_field_varies_from_a_third_to_all_of_it():
     drawn = [draw_strength(np.random.default_rng(seed)) for seed in range(200)]
     assert 0.3 <= min(drawn) < 0.35 and 1.1 < max(drawn) <= 1.2
+
+
+def test_the_phase_of_coils_goes_with_the_frequency():
+    halves, whole = (receive((4, 48, 48), MM, field_t, np.random.default_rng(7), False) for field_t in (0.015, 0.03))
+    assert torch.allclose(whole.angle(), 2 * halves.angle(), atol=1e-5)
+    assert float(whole.angle().std()) > 1e-3 and torch.allclose(whole.abs(), torch.ones(4, 48, 48))
 
 
 def test_a_stronger_field_makes_steeper_phase(monkeypatch):

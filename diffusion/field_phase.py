@@ -1,0 +1,195 @@
+"""A random phase that physics makes of a magnitude: susceptibility, shim, the magnet's rim, fat, and smooth coils.
+
+Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre, fat may be where it is
+bright. The rest is drawn for a volume, in ranges wide enough for the scans that `augment.simulation` imitates. So this
+phase is not the real one, but it is steep where a real one is: at the rim of the field of view and beside air, with the
+echo time and the field strength; and it turns at the edges of tissue. The dipole field is that of a slice that goes on
+without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the plane's k-space; Salomir et al., Concepts Magn Reson
+B 2003); susceptibilities are those of Schenck, Med Phys 1996.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+GYROMAGNETIC = 42.577
+"""Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
+FAT_SHIFT_PPM = -3.4
+AIR_PPM, FAT_PPM = 9.4, 0.55
+"""Susceptibility relative to water."""
+FIRST_MM = (-160.0, 0.0)
+"""Where the first slice of a volume may lie, from the middle of the scanner."""
+NUM_DRAWS = 18
+"""Uniform numbers that a volume needs."""
+TYPICAL_FIELD_T = 3.0
+_TYPICAL_SPACING_MM = 1.5
+_SMALLEST_MM = 10.0
+_MARGIN = 0.25
+_SHIM_STRIDE = 4
+_FAR = 1.6
+
+
+class FieldDraw(NamedTuple):
+    """What is drawn for a volume, each `(batch)`: thresholds and shares of tissues, of the field, of magnet and coils.
+
+    `axis` is that of the main field: 0 along height, 1 along width, 2 through the slice. `centre` and `stretch`
+    `(batch 3)` are those of the magnet's even middle, in mm along slice, height and width, of which `radius` and
+    `power` say how far it goes and how it ends; `rim_ppm` is its deviation at the radius. `te_ms` is for where no echo
+    time is known, `coils` the deviation of their phase at 3 T in radians, `start` where the first slice lies (mm).
+    """
+
+    air: Tensor
+    fat: Tensor
+    fatty: Tensor
+    strength: Tensor
+    axis: Tensor
+    shim: Tensor
+    rim_ppm: Tensor
+    power: Tensor
+    radius: Tensor
+    centre: Tensor
+    stretch: Tensor
+    te_ms: Tensor
+    coils: Tensor
+    sign: Tensor
+    start: Tensor
+
+
+def draw_field(uniforms: Tensor) -> FieldDraw:
+    """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_DRAWS)`."""
+    u = uniforms.unbind(dim=-1)
+    return FieldDraw(
+        air=_log_range(u[0], 0.03, 0.12),
+        fat=0.25 + 0.7 * u[1],
+        fatty=(u[2] < 0.75).float(),
+        strength=_log_range(u[3], 0.4, 1.6),
+        axis=(u[4] >= 0.4).long() + (u[4] >= 0.8).long(),
+        shim=0.7 + 0.3 * u[5],
+        rim_ppm=-5.0 + 10.0 * u[6],
+        power=4.0 + 4.0 * u[7],
+        radius=180.0 + 90.0 * u[8],
+        centre=-40.0 + 80.0 * torch.stack(u[9:12], dim=-1),
+        stretch=torch.stack((torch.ones_like(u[12]), 0.7 + 0.6 * u[12], 0.7 + 0.6 * u[13]), dim=-1),
+        te_ms=_log_range(u[14], 1.5, 15.0),
+        coils=0.7 + 1.8 * u[15],
+        sign=torch.where(u[16] < 0.5, -1.0, 1.0),
+        start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[17],
+    )
+
+
+def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Tensor:
+    """The phase of field and fat in radians, without coils.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(batch height width)`.
+    conditions
+        `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+    place_mm
+        `(batch 3)`: where the middle of each slice is, along slice, height and width, from that of the scanner.
+    draw
+        Of the volume of each slice.
+
+    Returns
+    -------
+    phase
+        `(batch height width)`.
+    """
+    spacing = torch.nan_to_num(conditions[:, :2], nan=_TYPICAL_SPACING_MM)
+    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
+    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
+    cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
+    relative = magnitude / _bright(magnitude)
+    air, fat = _tissues(relative, spacing, draw)
+    susceptibility = AIR_PPM * air + FAT_PPM * fat
+    field = _dipole_field(susceptibility, spacing, draw.axis) + _magnet_field(magnitude.shape, spacing, place_mm, draw)
+    field = draw.strength[:, None, None] * _shimmed(field, relative, draw.shim)
+    turn = 2.0 * math.pi * cycles_per_ppm
+    mixed = (1.0 - fat) + fat * torch.polar(torch.ones_like(turn), turn * FAT_SHIFT_PPM)
+    phase: Tensor = draw.sign[:, None, None] * (turn * field + mixed.angle())
+    return phase
+
+
+def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """Of the phase that receive and transmit add, in radians, `(batch)`: it goes with the frequency."""
+    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
+    return draw.coils * field_t / TYPICAL_FIELD_T
+
+
+def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
+
+
+def _bright(magnitude: Tensor) -> Tensor:
+    flat = magnitude.flatten(1)
+    bright = flat.kthvalue(max(int(0.99 * flat.shape[1]), 1), dim=1).values
+    bright = torch.where(bright > 0, bright, flat.amax(dim=1))
+    return torch.where(bright > 0, bright, 1.0)[:, None, None]
+
+
+def _tissues(relative: Tensor, spacing: Tensor, draw: FieldDraw) -> tuple[Tensor, Tensor]:
+    """Shares of air and fat, guessed."""
+    # slices of a batch may differ in spacing, windows may not: that of the first serves
+    reach = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
+    reach = [min(away, size // 2) for away, size in zip(reach, relative.shape[1:], strict=True)]
+    window = [2 * away + 1 for away in reach]
+    level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
+    threshold = draw.air[:, None, None]
+    air = torch.sigmoid(6.0 * (threshold - level) / threshold)
+    fat = torch.sigmoid((relative - draw.fat[:, None, None]) / 0.06) * draw.fatty[:, None, None]
+    return air, fat * (1.0 - air)
+
+
+def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:
+    """In ppm; the slice goes on at its edges as it is there."""
+    height, width = susceptibility.shape[1:]
+    margins = [math.ceil(_MARGIN * size) for size in (height, width)]
+    pads = (margins[1], margins[1], margins[0], margins[0])
+    whole = functional.pad(susceptibility[:, None], pads, mode="replicate")[:, 0]
+    device = whole.device
+    k_y = torch.fft.fftfreq(whole.shape[1], device=device)[:, None] / spacing[:, 0, None, None]
+    k_x = torch.fft.fftfreq(whole.shape[2], device=device) / spacing[:, 1, None, None]
+    along = torch.where((axis == 0)[:, None, None], k_y.square(), k_x.square())
+    along = torch.where((axis == 2)[:, None, None], 0.0, along)
+    kernel = 1.0 / 3.0 - along / (k_y.square() + k_x.square()).clamp(min=torch.finfo(torch.float32).tiny)
+    kernel[:, 0, 0] = 0.0
+    field: Tensor = torch.fft.ifft2(torch.fft.fft2(whole) * kernel).real
+    return field[:, margins[0] : margins[0] + height, margins[1] : margins[1] + width]
+
+
+def _magnet_field(shape: torch.Size, spacing: Tensor, place_mm: Tensor, draw: FieldDraw) -> Tensor:
+    """In ppm: even within an ellipsoid, and beyond it growing with a high power of the distance."""
+    grid = [
+        (torch.arange(size, device=spacing.device) - size // 2) * spacing[:, axis, None]
+        for axis, size in enumerate(shape[1:])
+    ]
+    offset = place_mm - draw.centre
+    y = (grid[0] + offset[:, 1, None]) * draw.stretch[:, 1, None]
+    x = (grid[1] + offset[:, 2, None]) * draw.stretch[:, 2, None]
+    z = offset[:, 0] * draw.stretch[:, 0]
+    square = y.square()[:, :, None] + x.square()[:, None, :] + z.square()[:, None, None]
+    distance = square.sqrt() / draw.radius[:, None, None]
+    return draw.rim_ppm[:, None, None] * distance.clamp(max=_FAR) ** draw.power[:, None, None]
+
+
+def _shimmed(field: Tensor, relative: Tensor, share: Tensor) -> Tensor:
+    """Take the share of what polynomials of second order explain over the object."""
+    height, width = field.shape[1:]
+    y = torch.linspace(-1.0, 1.0, height, device=field.device)[:, None].expand(height, width)
+    x = torch.linspace(-1.0, 1.0, width, device=field.device).expand(height, width)
+    terms = torch.stack((torch.ones_like(x), x, y, x * y, x * x, y * y))
+    some = (..., slice(None, None, _SHIM_STRIDE), slice(None, None, _SHIM_STRIDE))
+    inside = (relative[some] > 0.1).double().flatten(1)
+    values, basis = field[some].double().flatten(1), terms[some].double().flatten(1)
+    normal = torch.einsum("bn,in,jn->bij", inside, basis, basis)
+    # a slice without an object has nothing to fit
+    normal = normal + 1e-3 * torch.eye(len(terms), dtype=normal.dtype, device=normal.device)
+    moments = torch.einsum("bn,in,bn->bi", inside, basis, values)
+    fit = torch.linalg.solve(normal, moments).float()
+    return field - share[:, None, None] * torch.einsum("bi,ihw->bhw", fit, terms)

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+
+from diffusion.field_phase import (
+    AIR_PPM,
+    FAT_SHIFT_PPM,
+    FIRST_MM,
+    GYROMAGNETIC,
+    NUM_DRAWS,
+    FieldDraw,
+    _dipole_field,
+    _magnet_field,
+    coil_deviation,
+    draw_field,
+    field_phase,
+)
+
+MIDDLE = torch.zeros(1, 3)
+NOWHERE = torch.full((1, 4), math.nan)
+
+
+def conditions(te_ms: float = 4.6, field_t: float = 3.0, mm: float = 2.0) -> torch.Tensor:
+    return torch.tensor([[mm, mm, te_ms, field_t]])
+
+
+def draw(**changes: object) -> FieldDraw:
+    plain = draw_field(torch.full((1, NUM_DRAWS), 0.5))
+    values = {name: torch.tensor([value]) for name, value in changes.items()}
+    return plain._replace(sign=torch.ones(1), **values)
+
+
+def rings(size: int = 128) -> torch.Tensor:
+    y, x = torch.meshgrid(*(torch.arange(size) - size // 2,) * 2, indexing="ij")
+    return torch.sqrt((x**2 + y**2).float())
+
+
+def test_draws_are_in_their_ranges_and_each_is_used():
+    low, high = (draw_field(torch.full((1, NUM_DRAWS), u)) for u in (0.0, 1.0 - 2.0**-24))
+    assert float(low.air) == pytest.approx(0.03) and float(high.air) == pytest.approx(0.12)
+    assert float(low.start) == FIRST_MM[0] and float(high.start) == pytest.approx(FIRST_MM[1], abs=1e-4)
+    assert (int(low.axis), int(high.axis)) == (0, 2) and float(low.sign) == -float(high.sign)
+    for index in range(NUM_DRAWS):
+        uniform = torch.zeros(1, NUM_DRAWS)
+        uniform[0, index] = 0.9
+        changed = draw_field(uniform)
+        assert any(not torch.equal(a, b) for a, b in zip(low, changed, strict=True)), index
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_field_of_a_cylinder_across_the_main_field_is_the_known_one(axis):
+    disc = (rings(256) < 12).float()[None]
+    field = _dipole_field(disc, torch.ones(1, 2), torch.tensor([axis]))[0]
+    far = float(field[0, 0])
+    assert float(field[128, 128]) - far == pytest.approx(-1.0 / 6.0, abs=0.02)
+    # outside half a^2 / r^2 times cos of twice the angle to the main field: more along it, less across
+    along, across = (field[128 + 24, 128], field[128, 128 + 24]) if axis == 0 else (field[128, 152], field[152, 128])
+    assert float(along) - far == pytest.approx(0.5 / 4.0, abs=0.02)
+    assert float(across) - far == pytest.approx(-0.5 / 4.0, abs=0.02)
+
+
+def test_the_field_of_what_goes_on_along_the_main_field_is_a_third_of_its_susceptibility():
+    disc = (rings(64) < 12).float()[None]
+    field = _dipole_field(disc, torch.ones(1, 2), torch.tensor([2]))[0]
+    assert float(field[32, 32] - field[0, 0]) == pytest.approx(1.0 / 3.0, abs=1e-3)
+
+
+def test_the_phase_grows_with_echo_time_and_field_strength():
+    magnitude = (rings() < 50).float()[None]
+    one = field_phase(magnitude, conditions(2.0, 1.5), MIDDLE, draw(fatty=0.0))
+    assert torch.allclose(field_phase(magnitude, conditions(4.0, 1.5), MIDDLE, draw(fatty=0.0)), 2 * one, rtol=1e-4)
+    assert torch.allclose(field_phase(magnitude, conditions(2.0, 3.0), MIDDLE, draw(fatty=0.0)), 2 * one, rtol=1e-4)
+    assert float(one.abs().max()) > 0.1
+    coils = [float(coil_deviation(conditions(field_t=t), draw())) for t in (1.5, 3.0)]
+    assert coils[1] == pytest.approx(2 * coils[0])
+
+
+def test_bright_tissue_is_fat_and_stands_against_water_at_the_opposed_echo():
+    magnitude = torch.full((1, 64, 64), 0.5)
+    magnitude[:, 24:40, 24:40] = 1.0
+    opposed = 1000.0 / (2.0 * abs(FAT_SHIFT_PPM) * GYROMAGNETIC * 1.5)
+    flat = {"strength": 0.0, "fat": 0.75}
+    phase = field_phase(magnitude, conditions(opposed, 1.5), MIDDLE, draw(fatty=1.0, **flat))[0]
+    assert abs(float(phase[32, 32] - phase[4, 4])) == pytest.approx(math.pi, abs=0.05)
+    phase = field_phase(magnitude, conditions(2 * opposed, 1.5), MIDDLE, draw(fatty=1.0, **flat))[0]
+    assert abs(float(phase[32, 32] - phase[4, 4])) == pytest.approx(0.0, abs=0.05)
+    phase = field_phase(magnitude, conditions(opposed, 1.5), MIDDLE, draw(fatty=0.0, **flat))[0]
+    assert float(phase.abs().max()) < 1e-5
+
+
+def test_air_is_what_is_dark_over_a_centimetre_and_makes_phase_beside_it():
+    body = (rings() < 60).float()
+    hole, speck = body * (rings() > 12), body * (rings() > 1)
+    still = {"fatty": 0.0, "rim_ppm": 0.0, "axis": 0}
+    phases = [field_phase(one[None], conditions(), MIDDLE, draw(**still))[0] for one in (body, hole, speck)]
+    beside = (rings() > 14) & (rings() < 22)
+    change = [float((one - phases[0])[beside].std()) for one in phases[1:]]
+    assert change[0] > 0.5 and change[1] < 0.1 * change[0]
+    assert AIR_PPM > 9
+
+
+def test_the_magnet_is_steep_at_its_rim_and_a_part_of_a_slice_has_its_part_of_it():
+    whole = _magnet_field(torch.Size((1, 256, 192)), torch.full((1, 2), 2.0), MIDDLE, draw(rim_ppm=4.0))[0]
+    slope = torch.gradient(whole)[0].abs()
+    assert float(slope[:16, 96].mean()) > 20 * float(slope[112:144, 96].mean())
+    place = torch.tensor([[0.0, (200 - 128) * 2.0, (32 - 96) * 2.0]])
+    part = _magnet_field(torch.Size((1, 64, 64)), torch.full((1, 2), 2.0), place, draw(rim_ppm=4.0))[0]
+    assert torch.allclose(part[:56], whole[168:224, 0:64], atol=1e-4)
+
+
+def test_what_is_not_known_is_drawn_and_an_empty_slice_has_a_phase_too():
+    magnitude = (rings(64) < 20).float()[None]
+    known = field_phase(magnitude, torch.tensor([[math.nan, math.nan, 3.0, 3.0]]), MIDDLE, draw(te_ms=9.0))
+    drawn = field_phase(magnitude, NOWHERE, MIDDLE, draw(te_ms=3.0))
+    assert torch.allclose(known, drawn, atol=1e-4)
+    for shape in ((1, 1, 1), (1, 3, 50), (2, 32, 32)):
+        count = shape[0]
+        many = FieldDraw(*(value.expand(count, *value.shape[1:]) for value in draw()))
+        phase = field_phase(torch.zeros(shape), NOWHERE.expand(count, 4), MIDDLE.expand(count, 3), many)
+        assert phase.shape == shape and bool(torch.isfinite(phase).all())
