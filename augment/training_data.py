@@ -112,8 +112,8 @@ class TrainingSlices:
             augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy)
             for _ in range(count)
         ]
-        images, conditions = zip(*rows, strict=True)
-        return Batch(torch.stack(images), torch.stack(conditions))
+        images, conditions, places = zip(*rows, strict=True)
+        return Batch(torch.stack(images), torch.stack(conditions), torch.stack(places))
 
 
 def augment_slice(
@@ -123,31 +123,33 @@ def augment_slice(
     crop: tuple[int, int] | None,
     turned: bool,
     noisy: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
 
     With the flips, the exchange of the axes (`turned`) makes all turns by 90 degrees. Global and linear phase are not
     changed: the gauge removes both.
 
-    Returns the complex image `(height width)` and its conditions `(4)`.
+    Returns the complex image `(height width)`, its conditions `(4)`, and where its middle is in the slice, in mm along
+    height and width, `(2)`.
     """
-    image, (dy, dx) = one.image, one.spacing_mm
+    image, (dy, dx), (y, x) = one.image, one.spacing_mm, (0.0, 0.0)
     if coarse is not None:
         dy, dx = dy * image.shape[0] / coarse[0], dx * image.shape[1] / coarse[1]
         image = ifft2c(resize_kspace(fft2c(image), *coarse))
     if crop is not None:
-        image = _crop_with_signal(image, crop, random)
+        image, y, x = _crop_with_signal(image, crop, random)
     if random.random() < 0.5:
-        image = image.flip(-2)
+        image, y = image.flip(-2), -y
     if random.random() < 0.5:
-        image = image.flip(-1)
+        image, x = image.flip(-1), -x
     if turned:
-        image, dy, dx = image.transpose(-2, -1), dx, dy
+        image, dy, dx, y, x = image.transpose(-2, -1), dx, dy, x, y
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
     if random.random() < noisy:
         image = _add_noise(image, random)
-    return image, torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
+    conditions = torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
+    return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32)
 
 
 def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:
@@ -167,13 +169,13 @@ def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[in
     return size, size
 
 
-def _crop_with_signal(image: Tensor, crop: tuple[int, int], random: np.random.Generator) -> Tensor:
-    """A random crop; where it is mostly air, another is tried, a few times."""
+def _crop_with_signal(image: Tensor, crop: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, float, float]:
+    """A random crop, and its middle from that of the image in pixels; where it is mostly air, others are tried."""
     floor = 0.05 * float(image.abs().amax())
+    spare = [size - part for size, part in zip(image.shape, crop, strict=True)]
     for _ in range(8):
-        top = int(random.integers(image.shape[0] - crop[0] + 1))
-        left = int(random.integers(image.shape[1] - crop[1] + 1))
+        top, left = (int(random.integers(most + 1)) for most in spare)
         part = image[top : top + crop[0], left : left + crop[1]]
         if float((part.abs() > floor).float().mean()) > 0.3:
             break
-    return part
+    return part, top - spare[0] / 2.0, left - spare[1] / 2.0

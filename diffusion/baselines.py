@@ -13,6 +13,8 @@ from diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from diffusion.low_order import LowOrderModel, read_model
 from diffusion.measurement import add_noise, estimate_sigma
 from diffusion.noise import Stream, complex_normal, normal, random_phasor
+from diffusion.scalars import from_scalars
+from diffusion.source import source_phasors
 
 
 class _Baseline(ABC):
@@ -102,10 +104,26 @@ class NoisySmoothPhase(SmoothPhase):
         )
 
 
+class FieldPhase(_Baseline):
+    """The source "field" (`diffusion.source`) as it is, with the measurement's noise: physics without a network."""
+
+    name = "field"
+
+    def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
+        """What the magnitude's air and fat, the magnet and coils would make."""
+        height, width = magnitude.shape
+        spacing = conditions.spacing_mm or (math.nan, math.nan)
+        rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
+        known = from_scalars([*spacing, *rest], magnitude.device)
+        source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
+        noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
+        return _phasor(add_noise(source, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
+
+
 def _phasor(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
 BASELINES: dict[str, type[PhaseGenerator]] = {
-    one.name: one for one in (SmoothPhase, NoisySmoothPhase, SinusPhase, ZeroPhase, WhitePhase)
+    one.name: one for one in (SmoothPhase, NoisySmoothPhase, FieldPhase, SinusPhase, ZeroPhase, WhitePhase)
 }

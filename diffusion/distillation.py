@@ -101,7 +101,9 @@ class EnergyObjective(Objective):
         """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
         count = self.config.draws
         conditions = drop_conditions(batch.conditions, dropout, generator)
-        repeated = Batch(batch.image.repeat(count, 1, 1), batch.conditions.repeat(count, 1))
+        known = torch.cat((batch.conditions[:, :2], conditions[:, 2:]), dim=1)
+        place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
+        repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
         tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source)
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
@@ -205,7 +207,7 @@ def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: tor
     """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
-    source = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator, kind)
+    source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm)
     device = next(network.parameters()).device
     multiple = network.config.multiple
     ends = []

@@ -134,8 +134,7 @@ class FlowGenerator(LearnedGenerator):
 
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
-        spacing = slices.conditions[0, :2]
-        source = source_phasors(keys, height, width, spacing, slices.slice_mm, self.flow.source)
+        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source)
         grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
         x_0 = weight * source + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)

@@ -18,10 +18,14 @@ from diffusion.source import DEFAULT_SOURCE, training_source
 
 
 class Batch(NamedTuple):
-    """Complex slices `(batch height width)` of one size, and their conditions `(batch 4)`, NaN where not known."""
+    """Complex slices `(batch height width)` of one size, and their conditions `(batch 4)`, NaN where not known.
+
+    `place_mm` `(batch 2)` says where the middle of each is in the slice that it was cut from; None: in its middle.
+    """
 
     image: Tensor
     conditions: Tensor
+    place_mm: Tensor | None = None
 
 
 class Tensors(NamedTuple):
@@ -42,7 +46,9 @@ def prepare_batch(
     weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
-    x_0 = weight * training_source(magnitude.shape, batch.conditions[:, :2], generator, source)
+    # what the network does not know, the source does not know either, but for the spacing, which shapes it
+    known = torch.cat((batch.conditions[:, :2], conditions[:, 2:]), dim=1)
+    x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm)
     normals = torch.randn((*magnitude.shape, 2), generator=generator)
     x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
     blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]

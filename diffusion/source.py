@@ -4,9 +4,13 @@ Flow matching holds for any source. From independent uniform phases, few evaluat
 picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What the
 source has of small scales comes back, stretched, where the phase is to be steep: a centimetre becomes islands a
 centimetre apart. What it lacks, a flow of many evaluations has to stretch out of the noise, and gets too smooth. So
-"narrow", for flows, has scales of 9, 3 and 1 cm, and "broad", for students of few evaluations, of 9 and 3 cm, both with
-deviations so small that hardly a phase is far from its mean. "scales" is as narrow, but all around the circle, "smooth"
-has the largest scale only, and "independent" is the published process's: they are there to be compared with.
+"narrow" has scales of 9, 3 and 1 cm, and "broad" of 9 and 3 cm, both with deviations so small that hardly a phase is
+far from its mean. "scales" is as narrow, but all around the circle, "smooth" has the largest scale only, and
+"independent" is the published process's.
+
+Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
+network. "field" is a phase that physics makes of the slice's magnitude and conditions (`diffusion.field_phase`), with
+coils of 8 and 3 cm: much of what few evaluations can hardly make is there from the start.
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffusion.field_phase import FIRST_MM, NUM_DRAWS, FieldDraw, coil_deviation, draw_field, field_phase
 from diffusion.fourier import fft2c, ifft2c
+from diffusion.gauge import fix_gauge
 from diffusion.generators import SliceKey
-from diffusion.noise import Stream, anchor_key, normals, random_phasors
+from diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
 from diffusion.scalars import from_scalars
 
-SOURCES = ("narrow", "broad", "scales", "smooth", "independent")
+SOURCES = ("narrow", "broad", "scales", "smooth", "independent", "field")
 DEFAULT_SOURCE = "narrow"
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
@@ -33,6 +39,7 @@ FIELDS = {
     "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
     "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
+    "field": ((80.0, 1.0), (30.0, 0.4)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SPACING_MM = 1.5
@@ -41,8 +48,8 @@ TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
 
-def shape_source(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
-    """Make source phasors from independent normals.
+def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
+    """Make smooth random fields from independent normals.
 
     Parameters
     ----------
@@ -55,8 +62,8 @@ def shape_source(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) 
 
     Returns
     -------
-    phasor
-        complex64 of the same shape, unit modulus: the phase is a Gaussian random field.
+    angle
+        Radians, of the same shape: a Gaussian random field.
     """
     height, width = drawn.shape[-2:]
     y = (torch.arange(height, device=drawn.device) - height // 2) / height
@@ -67,38 +74,30 @@ def shape_source(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) 
     for length, deviation in FIELDS[kind]:
         density = torch.exp(-(length**2) * square)
         power = power + deviation**2 * density / density.mean(dim=(-2, -1), keepdim=True)
-    angle = ifft2c(fft2c(drawn.to(torch.complex64)) * power.sqrt()).real
-    return torch.polar(torch.ones_like(angle), angle)
-
-
-def source_phasor(
-    key: SliceKey, height: int, width: int, spacing_mm: Tensor, slice_mm: float | None, kind: str = DEFAULT_SOURCE
-) -> Tensor:
-    """The source of one slice; see `source_phasors`."""
-    return source_phasors([key], height, width, spacing_mm, slice_mm, kind)[0]
+    angle: Tensor = ifft2c(fft2c(drawn.to(torch.complex64)) * power.sqrt()).real
+    return angle
 
 
 def source_phasors(
     keys: Sequence[SliceKey],
-    height: int,
-    width: int,
-    spacing_mm: Tensor,
+    magnitude: Tensor,
+    conditions: Tensor,
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
 ) -> Tensor:
-    """The sources of slices of a volume: each a function of its key and place.
+    """The sources of slices of a volume: each a function of its key, place and magnitude.
 
-    The smooth one passes over, every half `CORRELATION_MM` through the volume, from one field to the next, so that
+    The smooth fields pass over, every half `CORRELATION_MM` through the volume, from one to the next, so that
     neighbouring slices start alike.
 
     Parameters
     ----------
     keys
         Of the slices.
-    height, width
-        Their size.
-    spacing_mm
-        Along height and width, `(2)`; NaN where not known. The result is on its device.
+    magnitude
+        `(key height width)`; the result is on its device.
+    conditions
+        `(4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
     slice_mm
         Distance of neighbouring slices; `TYPICAL_SLICE_MM` where None.
     kind
@@ -107,12 +106,13 @@ def source_phasors(
     Returns
     -------
     phasor
-        complex64 `(key height width)`.
+        complex64 `(key height width)`, unit modulus.
     """
-    device = spacing_mm.device
+    device, (height, width) = magnitude.device, magnitude.shape[-2:]
     if kind == "independent":
         return random_phasors(keys, Stream.SOURCE, height, width, device)
-    positions = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) / (0.5 * CORRELATION_MM) for key in keys]
+    places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
+    positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
     # cos^2 + sin^2 = 1 keeps the variance between two anchors
     turns = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
@@ -126,14 +126,54 @@ def source_phasors(
         for step in (0, 1)
     )
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
-    return shape_source((cosines * here + sines * there).reshape(-1, height, width), spacing_mm, kind)
+    angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
+    if kind != "field":
+        return torch.polar(torch.ones_like(angle), angle)
+    draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
+    place_mm = torch.zeros(len(keys), 3, device=device)
+    place_mm[:, 0] = from_scalars(places, device) + draw.start
+    return _field_phasor(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw)
 
 
 def training_source(
-    shape: tuple[int, ...], spacing_mm: Tensor, generator: torch.Generator, kind: str = DEFAULT_SOURCE
+    magnitude: Tensor,
+    conditions: Tensor,
+    generator: torch.Generator,
+    kind: str = DEFAULT_SOURCE,
+    place_mm: Tensor | None = None,
 ) -> Tensor:
-    """Sources for training, complex64 of the given shape `(*batch height width)`; spacing `(*batch 2)`."""
+    """Sources for training, complex64 of the magnitude's shape.
+
+    Parameters
+    ----------
+    magnitude
+        `(batch height width)`.
+    conditions
+        `(batch 4)`, as in `source_phasors`.
+    generator
+        Draws them.
+    kind
+        One of `SOURCES`.
+    place_mm
+        Where the middle of each slice is in the one that it was cut from, along height and width, `(batch 2)`; in its
+        middle where None.
+    """
     if kind == "independent":
-        angle = 2.0 * math.pi * torch.rand(shape, generator=generator)
+        phase = 2.0 * math.pi * torch.rand(magnitude.shape, generator=generator)
+        return torch.polar(torch.ones_like(phase), phase)
+    angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
+    if kind != "field":
         return torch.polar(torch.ones_like(angle), angle)
-    return shape_source(torch.randn(shape, generator=generator), spacing_mm, kind)
+    draw = draw_field(torch.rand((len(magnitude), NUM_DRAWS), generator=generator))
+    in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
+    # slices from all of a volume, the middle of which is near that of the scanner
+    through = draw.start - draw.start.new_tensor(FIRST_MM[0] + FIRST_MM[1]) / 2.0
+    return _field_phasor(angle, magnitude, conditions, torch.cat((through[:, None], in_plane), dim=1), draw)
+
+
+def _field_phasor(angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Tensor:
+    """Field and coils together, in the gauge of the targets."""
+    coils = coil_deviation(conditions, draw)[:, None, None] * angle
+    image = torch.polar(magnitude, field_phase(magnitude, conditions, place_mm, draw) + coils)
+    fixed = fix_gauge(image).angle()
+    return torch.polar(torch.ones_like(fixed), fixed)

@@ -3,16 +3,23 @@ import math
 import pytest
 import torch
 
+from diffusion.gauge import estimate_ramp
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, random_phasor
 from diffusion.singularities import find_singularities
-from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, source_phasor, training_source
+from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, SOURCES, source_phasors, training_source
 
 SPACING = torch.tensor([2.0, 4.0])
+KNOWN = torch.tensor([2.0, 4.0, 4.6, 3.0])
 
 
-def field(seed: int = 0, size: int = 256) -> torch.Tensor:
-    return training_source((16, size, size), SPACING.expand(16, 2), torch.Generator().manual_seed(seed), "smooth")
+def drawn(count: int, kind: str, size: int = 256) -> torch.Tensor:
+    magnitude = torch.ones(count, size, size)
+    return training_source(magnitude, KNOWN.expand(count, 4), torch.Generator().manual_seed(0), kind)
+
+
+def of_key(key: SliceKey, shape: tuple[int, int], kind: str, conditions: torch.Tensor = KNOWN) -> torch.Tensor:
+    return source_phasors([key], torch.ones(1, *shape), conditions, 5.0, kind)[0]
 
 
 def likeness(phasor: torch.Tensor, mm: float, axis: int) -> float:
@@ -23,14 +30,14 @@ def likeness(phasor: torch.Tensor, mm: float, axis: int) -> float:
 
 
 def test_source_is_unit_modulus_and_its_phase_is_spread_as_said():
-    source = field()
+    source = drawn(16, "smooth")
     assert torch.allclose(source.abs(), torch.ones(16, 256, 256), atol=1e-5)
     mean = float(source.mean().abs())
     assert mean < 3 * torch.exp(torch.tensor(-(AMPLITUDE**2) / 2))
 
 
 def test_likeness_falls_with_the_distance_in_mm_as_that_of_a_gaussian_field():
-    source = field()
+    source = drawn(16, "smooth")
     for axis in (0, 1):
         for mm in (8.0, 24.0, 48.0):
             correlation = torch.exp(torch.tensor(-((mm / CORRELATION_MM) ** 2)))
@@ -38,17 +45,19 @@ def test_likeness_falls_with_the_distance_in_mm_as_that_of_a_gaussian_field():
             assert abs(likeness(source, mm, axis) - expected) < 0.08
 
 
-def test_source_of_a_key_is_repeatable_at_any_size():
-    key, unknown = SliceKey(1, "v", 0, 2), torch.full((2,), torch.nan)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_source_of_a_key_is_repeatable_at_any_size(kind):
+    key, unknown = SliceKey(1, "v", 0, 2), torch.full((4,), torch.nan)
     for shape in ((1, 1), (7, 10), (32, 32)):
-        source = source_phasor(key, *shape, unknown, None)
-        assert torch.equal(source, source_phasor(key, *shape, unknown, None))
+        source = of_key(key, shape, kind, unknown)
+        assert torch.equal(source, of_key(key, shape, kind, unknown))
         assert source.shape == shape and bool(torch.isfinite(torch.view_as_real(source)).all())
+        assert torch.allclose(source.abs(), torch.ones(shape), atol=1e-5)
 
 
 def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
     def source(index: int) -> torch.Tensor:
-        return source_phasor(SliceKey(1, "v", 0, index), 128, 128, SPACING, 5.0, "scales")
+        return of_key(SliceKey(1, "v", 0, index), (128, 128), "scales")
 
     first = source(3)
     alike = [float((first * source(3 + step).conj()).mean().abs()) for step in (0, 1, 60)]
@@ -57,7 +66,7 @@ def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
 
 def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_share_it():
     shape = (4, 128, 128)
-    source = training_source(shape, SPACING.expand(4, 2), torch.Generator().manual_seed(0), "independent")
+    source = drawn(4, "independent", 128)
     assert torch.allclose(source.abs(), torch.ones(shape), atol=1e-6)
     counts = torch.histc(source.angle(), 16, -math.pi, math.pi)
     expected = source.numel() / 16
@@ -65,18 +74,41 @@ def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_shar
     assert abs(likeness(source, 2.0, 0)) < 0.02
 
     key, following = SliceKey(1, "v", 0, 2), SliceKey(1, "v", 0, 3)
-    drawn = source_phasor(key, 64, 64, SPACING, 5.0, "independent")
-    assert torch.equal(drawn, random_phasor(key, Stream.SOURCE, 64, 64))
-    other = source_phasor(following, 64, 64, SPACING, 5.0, "independent")
-    assert float((drawn * other.conj()).mean().abs()) < 0.05
+    one, other = (of_key(name, (64, 64), "independent") for name in (key, following))
+    assert torch.equal(one, random_phasor(key, Stream.SOURCE, 64, 64))
+    assert float((one * other.conj()).mean().abs()) < 0.05
 
 
-@pytest.mark.parametrize("kind", sorted(FIELDS))
+@pytest.mark.parametrize("kind", sorted(set(FIELDS) - {"field"}))
 def test_a_smooth_source_has_the_likeness_of_its_sum_of_fields_and_no_singularities(kind):
-    source = training_source((16, 256, 256), SPACING.expand(16, 2), torch.Generator().manual_seed(0), kind)
+    source = drawn(16, kind)
     for axis in (0, 1):
         for mm in (8.0, 24.0, 48.0):
             spread = sum(a**2 * (1 - math.exp(-((mm / length) ** 2))) for length, a in FIELDS[kind])
             assert abs(likeness(source, mm, axis) - math.exp(-spread)) < 0.08
     singular, counted = find_singularities(source, torch.ones(source.shape, dtype=torch.bool))
     assert int(singular.sum()) == 0 and bool(counted.all())
+
+
+def test_the_field_source_is_in_the_gauge_of_the_targets_and_follows_the_magnitude():
+    magnitude = torch.zeros(1, 96, 96)
+    magnitude[:, 16:80, 16:80] = 1.0
+    magnitude[:, 40:56, 40:56] = 0.0  # air in the middle
+    key = SliceKey(3, "v", 0, 9)
+    source = source_phasors([key], magnitude, KNOWN, 5.0, "field")
+    image = magnitude * source
+    assert float(estimate_ramp(image).abs().max()) < 1e-3
+    assert abs(float((image * magnitude).sum().angle())) < 1e-3
+    other = magnitude.roll(8, dims=2)
+    moved = source_phasors([key], other, KNOWN, 5.0, "field")
+    both = (magnitude > 0) & (other > 0)
+    assert float((source * moved.conj())[both].mean().abs()) < 0.999
+    # the brightness of an image has no unit
+    assert torch.allclose(source, source_phasors([key], 512.0 * magnitude, KNOWN, 5.0, "field"), atol=1e-3)
+
+
+def test_neighbouring_slices_of_the_field_source_are_of_one_field():
+    magnitude = torch.ones(3, 64, 64)
+    keys = [SliceKey(1, "v", 0, index) for index in (4, 5, 60)]
+    near, next_one, far = source_phasors(keys, magnitude, KNOWN, 5.0, "field")
+    assert float((near * next_one.conj()).mean().abs()) > 2 * float((near * far.conj()).mean().abs())

@@ -84,7 +84,7 @@ def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_i
 def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
     one = training_slice(24, 20)
     for seed in range(8):
-        image, conditions = augment_slice(one, np.random.default_rng(seed), None, None, turned=True, noisy=0.0)
+        image, conditions, _ = augment_slice(one, np.random.default_rng(seed), None, None, turned=True, noisy=0.0)
         assert image.shape == (20, 24)
         assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
         assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
@@ -93,17 +93,31 @@ def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axe
 def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
     monkeypatch.setattr(training_data, "NOISE_RANGE", (0.02, 0.02))
     flat = replace(training_slice(64, 64), image=torch.ones(64, 64, dtype=torch.complex64))
-    image, _ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False, noisy=1.0)
+    image, *_ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False, noisy=1.0)
     assert float(image.real.std()) == pytest.approx(0.02, rel=0.05)
     assert float(image.imag.std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_coarser_resolution_is_told_to_the_network():
-    image, conditions = augment_slice(
+    image, conditions, _ = augment_slice(
         training_slice(), np.random.default_rng(0), (12, 16), None, turned=False, noisy=0.5
     )
     assert image.shape == (12, 16)
     assert conditions[:2].tolist() == pytest.approx([4.0, 4.5])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_crop_knows_where_it_is_in_its_slice_whatever_is_flipped(turned):
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
+    in_mm = torch.complex(100.0 + 2.0 * (y - 19.5), 100.0 + 3.0 * (x - 29.5))
+    one = replace(training_slice(), image=in_mm, spacing_mm=(2.0, 3.0))
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        image, _, found = augment_slice(one, random, None, (16, 16), turned=turned, noisy=0.0)
+        for axis, part in enumerate((image.imag, image.real) if turned else (image.real, image.imag)):
+            mm = part.abs()  # a conjugate has the imaginary part below 0
+            step = float(mm.diff(dim=axis).mean())
+            assert float(found[axis]) == pytest.approx((float(mm.mean()) - 100.0) * math.copysign(1.0, step), abs=1e-3)
 
 
 def test_learning_rate_warms_up_and_decays():
