@@ -91,6 +91,8 @@ def run_training(
     path = config.output / f"{config.name}.safetensors"
     card = _describe(config, data, device) | {"network": asdict(network)} | card
     ranks = _ranks()
+    if ranks.first and config.training.precision == "bfloat16" and device == "cpu":
+        _tell_slow_type()
     with claim_folder(config.output, card) if ranks.first else nullcontext():
         with joined(ranks, device) as own:
             try:
@@ -104,6 +106,16 @@ def run_training(
             found = {} if finish is None else finish(trainer.average)
             save_checkpoint(trainer.average, data.gauge, card | found, path)
     return path
+
+
+def _tell_slow_type() -> None:
+    """Say that a CPU of AVX2 has no instructions for bfloat16, which makes a step about ten times as long."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        print(  # noqa: T201
+            'precision = "bfloat16": this CPU has no instructions for it and is about ten times as slow as with '
+            '"float32"; set that, with another output',
+            file=sys.stderr,
+        )
 
 
 def _shown(network: NetworkConfig) -> str:

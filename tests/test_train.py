@@ -373,6 +373,16 @@ def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
     assert "the same command goes on" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision"), [("AVX2", "bfloat16"), ("AVX512", "bfloat16"), ("AVX2", "float32")]
+)
+def test_a_type_that_the_cpu_has_no_instructions_for_is_told(config, monkeypatch, capfd, capability, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    config.write_text(CONFIG.replace("seed = 5", f'seed = 5\nprecision = "{precision}"'))
+    assert train_command(config, "cpu") == 0
+    assert ("no instructions" in capfd.readouterr().err) == (capability == "AVX2" and precision == "bfloat16")
+
+
 def test_a_loss_that_is_not_finite_fails_in_one_line(config, capfd):
     config.write_text(CONFIG.replace("seed = 5", "seed = 5\nwarmup = 0\nclip = 1e30\nlearning_rate = 1e30"))
     assert main(["train", str(config), "--device", "cpu"]) == 1
