@@ -32,6 +32,7 @@ _SMALLEST_MM = 10.0
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAR = 1.6
+_FAT_PIXELS = 3
 
 
 class FieldDraw(NamedTuple):
@@ -64,19 +65,19 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
     """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_DRAWS)`."""
     u = uniforms.unbind(dim=-1)
     return FieldDraw(
-        air=_log_range(u[0], 0.03, 0.12),
-        fat=0.25 + 0.7 * u[1],
+        air=_log_range(u[0], 0.04, 0.09),
+        fat=0.4 + 0.5 * u[1],
         fatty=(u[2] < 0.75).float(),
-        strength=_log_range(u[3], 0.4, 1.6),
+        strength=_log_range(u[3], 0.6, 1.3),
         axis=(u[4] >= 0.4).long() + (u[4] >= 0.8).long(),
         shim=0.7 + 0.3 * u[5],
         rim_ppm=-5.0 + 10.0 * u[6],
-        power=4.0 + 4.0 * u[7],
-        radius=180.0 + 90.0 * u[8],
+        power=5.0 + 2.0 * u[7],
+        radius=195.0 + 60.0 * u[8],
         centre=-40.0 + 80.0 * torch.stack(u[9:12], dim=-1),
         stretch=torch.stack((torch.ones_like(u[12]), 0.7 + 0.6 * u[12], 0.7 + 0.6 * u[13]), dim=-1),
         te_ms=_log_range(u[14], 1.5, 15.0),
-        coils=0.7 + 1.8 * u[15],
+        coils=1.1 + 0.8 * u[15],
         sign=torch.where(u[16] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[17],
     )
@@ -142,7 +143,10 @@ def _tissues(relative: Tensor, spacing: Tensor, draw: FieldDraw) -> tuple[Tensor
     level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
     threshold = draw.air[:, None, None]
     air = torch.sigmoid(6.0 * (threshold - level) / threshold)
-    fat = torch.sigmoid((relative - draw.fat[:, None, None]) / 0.06) * draw.fatty[:, None, None]
+    # of a texture that goes through the threshold, every other pixel would be fat
+    reach = min(_FAT_PIXELS // 2, *(size // 2 for size in relative.shape[1:]))
+    bright = functional.avg_pool2d(relative[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
+    fat = torch.sigmoid((bright - draw.fat[:, None, None]) / 0.06) * draw.fatty[:, None, None]
     return air, fat * (1.0 - air)
 
 
