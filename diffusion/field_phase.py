@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffusion.measurement import bright_level
+
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
 FAT_SHIFT_PPM = -3.4
@@ -32,7 +34,6 @@ _SMALLEST_MM = 10.0
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAR = 1.6
-_FAT_PIXELS = 3
 
 
 class FieldDraw(NamedTuple):
@@ -106,7 +107,7 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
-    relative = magnitude / _bright(magnitude)
+    relative = magnitude / bright_level(magnitude)
     air, fat = _tissues(relative, spacing, draw)
     susceptibility = AIR_PPM * air + FAT_PPM * fat
     field = _dipole_field(susceptibility, spacing, draw.axis) + _magnet_field(magnitude.shape, spacing, place_mm, draw)
@@ -127,27 +128,23 @@ def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
     return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
 
 
-def _bright(magnitude: Tensor) -> Tensor:
-    flat = magnitude.flatten(1)
-    bright = flat.kthvalue(max(int(0.99 * flat.shape[1]), 1), dim=1).values
-    bright = torch.where(bright > 0, bright, flat.amax(dim=1))
-    return torch.where(bright > 0, bright, 1.0)[:, None, None]
-
-
 def _tissues(relative: Tensor, spacing: Tensor, draw: FieldDraw) -> tuple[Tensor, Tensor]:
     """Shares of air and fat, guessed."""
     # slices of a batch may differ in spacing, windows may not: that of the first serves
-    reach = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
-    reach = [min(away, size // 2) for away, size in zip(reach, relative.shape[1:], strict=True)]
-    window = [2 * away + 1 for away in reach]
-    level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
+    away = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
     threshold = draw.air[:, None, None]
-    air = torch.sigmoid(6.0 * (threshold - level) / threshold)
+    air = torch.sigmoid(6.0 * (threshold - _smoothed(relative, away)) / threshold)
     # of a texture that goes through the threshold, every other pixel would be fat
-    reach = min(_FAT_PIXELS // 2, *(size // 2 for size in relative.shape[1:]))
-    bright = functional.avg_pool2d(relative[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
+    bright = _smoothed(relative, [1, 1])
     fat = torch.sigmoid((bright - draw.fat[:, None, None]) / 0.06) * draw.fatty[:, None, None]
     return air, fat * (1.0 - air)
+
+
+def _smoothed(image: Tensor, away: list[int]) -> Tensor:
+    """The mean over the pixels that are at most so far away along height and width."""
+    reach = [min(far, size // 2) for far, size in zip(away, image.shape[1:], strict=True)]
+    window = [2 * far + 1 for far in reach]
+    return functional.avg_pool2d(image[:, None], window, 1, reach, count_include_pad=False)[:, 0]
 
 
 def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusion.grid import GRID_MM
 from diffusion.layers import to_real
+from diffusion.measurement import bright_level
 from diffusion.network import ComplexUNet
 from diffusion.source import DEFAULT_SOURCE, SOURCES
 
@@ -58,12 +59,7 @@ def compress_magnitude(magnitude: Tensor) -> Tensor:
     weight
         Same shape, 0 in empty pixels, about 1 in bright ones; all zero for an empty slice.
     """
-    flat = magnitude.flatten(-2)
-    rank = max(int(0.99 * flat.shape[-1]), 1)
-    reference = flat.kthvalue(rank, dim=-1).values[..., None, None]
-    # a slice with signal in less than a hundredth of its pixels has no such percentile
-    reference = torch.where(reference > 0, reference, flat.amax(dim=-1)[..., None, None])
-    relative = magnitude / torch.where(reference > 0, reference, torch.ones_like(reference))
+    relative = magnitude / bright_level(magnitude)
     return compress(relative.clamp(max=4.0))
 
 

@@ -1,4 +1,4 @@
-"""Measurement noise: how much there is, judged by the magnitude, and its effect on the phase.
+"""What a magnitude tells of its measurement: what is bright in it, how much noise there is, and what that does.
 
 A scanner adds complex Gaussian noise of one standard deviation to the whole image; the phase is blurred where the
 magnitude is weak and random in air. The same noise roughens the magnitude, so its level can be read off there.
@@ -12,6 +12,18 @@ from torch import Tensor
 _BRIGHT = 0.1
 _FLOOR = 0.003
 _NORMAL_MEDIAN = 0.6745
+
+
+def bright_level(magnitude: Tensor) -> Tensor:
+    """What counts as bright in slices `(*batch height width)`: the 99th percentile, `(*batch 1 1)`, always above 0.
+
+    The maximum where less than a hundredth of the pixels has signal, and 1 for an empty slice.
+    """
+    flat = magnitude.flatten(-2)
+    rank = max(int(0.99 * flat.shape[-1]), 1)
+    level = flat.kthvalue(rank, dim=-1).values[..., None, None]
+    level = torch.where(level > 0, level, flat.amax(dim=-1)[..., None, None])
+    return torch.where(level > 0, level, torch.ones_like(level))
 
 
 def estimate_sigma(magnitude: Tensor) -> Tensor:
