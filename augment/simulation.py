@@ -20,8 +20,9 @@ from torch import Tensor
 
 from augment.training_data import TrainingSlice
 from diffusion.entries import check_whole
-from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T
+from diffusion.field_phase import GYROMAGNETIC, TYPICAL_FIELD_T
 
+FAT_SHIFT_PPM = -3.4
 _STRENGTH = (0.3, 1.2)
 _EVERY = 3
 _DEPTH = 36
@@ -262,12 +263,13 @@ def receive(
 ) -> Tensor:
     """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
 
-    The phase has a scale of 60 to 140 mm and one of 20 to 50 mm. It goes with the frequency, as that of a wave does.
+    The phase has a scale of 60 to 140 mm and one of 20 to 50 mm. A wave's goes with the frequency, that of the coils'
+    places does not: taken is the square root of the frequency.
     """
     modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
     wide = random.uniform(0.7, 2.5) * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random)
     narrow = random.uniform(0.2, 0.8) * smooth_field(shape, spacing_mm, random.uniform(20.0, 50.0), random)
-    return torch.polar(modulus, (wide + narrow) * field_t / TYPICAL_FIELD_T)
+    return torch.polar(modulus, (wide + narrow) * math.sqrt(field_t / TYPICAL_FIELD_T))
 
 
 def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:

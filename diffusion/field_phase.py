@@ -1,11 +1,12 @@
-"""A random phase that physics makes of a magnitude: susceptibility, shim, the magnet's rim, fat, and smooth coils.
+"""A random phase that physics makes of a magnitude: susceptibility of air, shim, the magnet's rim, and smooth coils.
 
-Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre, fat may be where it is
-bright. The rest is drawn for a volume, in ranges wide enough for the scans that `augment.simulation` imitates. So this
-phase is not the real one, but it is steep where a real one is: at the rim of the field of view and beside air, with the
-echo time and the field strength; and it turns at the edges of tissue. The dipole field is that of a slice that goes on
-without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the plane's k-space; Salomir et al., Concepts Magn Reson
-B 2003); susceptibilities are those of Schenck, Med Phys 1996.
+Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre. The rest is drawn for
+a volume, in ranges narrow enough that most are about as steep as scans are. So this phase is not the real one, but it
+is steep where a real one is: at the rim of the field of view and beside air, with the echo time and the field strength.
+Fat is left out: what is bright is often something else, and its false edges had a singularity every few pixels.
+
+The dipole field is that of a slice that goes on without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
+plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from diffusion.measurement import bright_level
 
 GYROMAGNETIC = 42.577
 """Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
-FAT_SHIFT_PPM = -3.4
-AIR_PPM, FAT_PPM = 9.4, 0.55
-"""Susceptibility relative to water."""
+AIR_PPM = 9.4
+"""Its susceptibility relative to water."""
 FIRST_MM = (-160.0, 0.0)
 """Where the first slice of a volume may lie, from the middle of the scanner."""
-NUM_DRAWS = 18
+NUM_DRAWS = 16
 """Uniform numbers that a volume needs."""
 TYPICAL_FIELD_T = 3.0
 _TYPICAL_SPACING_MM = 1.5
@@ -37,7 +37,7 @@ _FAR = 1.6
 
 
 class FieldDraw(NamedTuple):
-    """What is drawn for a volume, each `(batch)`: thresholds and shares of tissues, of the field, of magnet and coils.
+    """What is drawn for a volume, each `(batch)`: threshold of air, shares of the field, magnet and coils.
 
     `axis` is that of the main field: 0 along height, 1 along width, 2 through the slice. `centre` and `stretch`
     `(batch 3)` are those of the magnet's even middle, in mm along slice, height and width, of which `radius` and
@@ -46,8 +46,6 @@ class FieldDraw(NamedTuple):
     """
 
     air: Tensor
-    fat: Tensor
-    fatty: Tensor
     strength: Tensor
     axis: Tensor
     shim: Tensor
@@ -66,26 +64,24 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
     """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_DRAWS)`."""
     u = uniforms.unbind(dim=-1)
     return FieldDraw(
-        air=_log_range(u[0], 0.04, 0.09),
-        fat=0.4 + 0.5 * u[1],
-        fatty=(u[2] < 0.75).float(),
-        strength=_log_range(u[3], 0.6, 1.3),
-        axis=(u[4] >= 0.4).long() + (u[4] >= 0.8).long(),
-        shim=0.7 + 0.3 * u[5],
-        rim_ppm=-5.0 + 10.0 * u[6],
-        power=5.0 + 2.0 * u[7],
-        radius=195.0 + 60.0 * u[8],
-        centre=-40.0 + 80.0 * torch.stack(u[9:12], dim=-1),
-        stretch=torch.stack((torch.ones_like(u[12]), 0.7 + 0.6 * u[12], 0.7 + 0.6 * u[13]), dim=-1),
-        te_ms=_log_range(u[14], 1.5, 15.0),
-        coils=1.1 + 0.8 * u[15],
-        sign=torch.where(u[16] < 0.5, -1.0, 1.0),
-        start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[17],
+        air=_log_range(u[0], 0.05, 0.075),
+        strength=_log_range(u[1], 0.7, 1.1),
+        axis=(u[2] >= 0.4).long() + (u[2] >= 0.8).long(),
+        shim=0.75 + 0.2 * u[3],
+        rim_ppm=_signed(u[4], 1.25, 3.75),
+        power=5.5 + u[5],
+        radius=210.0 + 30.0 * u[6],
+        centre=-40.0 + 80.0 * torch.stack(u[7:10], dim=-1),
+        stretch=torch.stack((torch.ones_like(u[10]), 0.85 + 0.3 * u[10], 0.85 + 0.3 * u[11]), dim=-1),
+        te_ms=_log_range(u[12], 1.5, 15.0),
+        coils=1.5 + 0.4 * u[13],
+        sign=torch.where(u[14] < 0.5, -1.0, 1.0),
+        start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
     )
 
 
 def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Tensor:
-    """The phase of field and fat in radians, without coils.
+    """The phase of the field in radians, without coils.
 
     Parameters
     ----------
@@ -108,43 +104,41 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
     relative = magnitude / bright_level(magnitude)
-    air, fat = _tissues(relative, spacing, draw)
-    susceptibility = AIR_PPM * air + FAT_PPM * fat
-    field = _dipole_field(susceptibility, spacing, draw.axis) + _magnet_field(magnitude.shape, spacing, place_mm, draw)
+    field = _dipole_field(AIR_PPM * _air(relative, spacing, draw.air), spacing, draw.axis)
+    field = field + _magnet_field(magnitude.shape, spacing, place_mm, draw)
     field = draw.strength[:, None, None] * _shimmed(field, relative, draw.shim)
-    turn = 2.0 * math.pi * cycles_per_ppm
-    mixed = (1.0 - fat) + fat * torch.polar(torch.ones_like(turn), turn * FAT_SHIFT_PPM)
-    phase: Tensor = draw.sign[:, None, None] * (turn * field + mixed.angle())
+    phase: Tensor = draw.sign[:, None, None] * 2.0 * math.pi * cycles_per_ppm * field
     return phase
 
 
 def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:
-    """Of the phase that receive and transmit add, in radians, `(batch)`: it goes with the frequency."""
+    """Of the phase that receive and transmit add, in radians, `(batch)`.
+
+    The wave's goes with the frequency, that of the coils' places does not: taken is the square root of the frequency.
+    """
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
-    return draw.coils * field_t / TYPICAL_FIELD_T
+    return draw.coils * (field_t / TYPICAL_FIELD_T).sqrt()
+
+
+def _signed(uniform: Tensor, low: float, high: float) -> Tensor:
+    """From `low` to `high`, or the same below 0."""
+    side = 2.0 * uniform - 1.0
+    return torch.where(side < 0, -1.0, 1.0) * (low + (high - low) * side.abs())
 
 
 def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
     return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
 
 
-def _tissues(relative: Tensor, spacing: Tensor, draw: FieldDraw) -> tuple[Tensor, Tensor]:
-    """Shares of air and fat, guessed."""
+def _air(relative: Tensor, spacing: Tensor, threshold: Tensor) -> Tensor:
+    """The share of air, guessed: where the mean over a centimetre is weak."""
     # slices of a batch may differ in spacing, windows may not: that of the first serves
-    away = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
-    threshold = draw.air[:, None, None]
-    air = torch.sigmoid(6.0 * (threshold - _smoothed(relative, away)) / threshold)
-    # of a texture that goes through the threshold, every other pixel would be fat
-    bright = _smoothed(relative, [1, 1])
-    fat = torch.sigmoid((bright - draw.fat[:, None, None]) / 0.06) * draw.fatty[:, None, None]
-    return air, fat * (1.0 - air)
-
-
-def _smoothed(image: Tensor, away: list[int]) -> Tensor:
-    """The mean over the pixels that are at most so far away along height and width."""
-    reach = [min(far, size // 2) for far, size in zip(away, image.shape[1:], strict=True)]
+    reach = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
+    reach = [min(far, size // 2) for far, size in zip(reach, relative.shape[1:], strict=True)]
     window = [2 * far + 1 for far in reach]
-    return functional.avg_pool2d(image[:, None], window, 1, reach, count_include_pad=False)[:, 0]
+    level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
+    limit = threshold[:, None, None]
+    return torch.sigmoid(6.0 * (limit - level) / limit)
 
 
 def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:

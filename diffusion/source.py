@@ -39,7 +39,7 @@ FIELDS = {
     "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
     "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
-    "field": ((80.0, 1.0), (30.0, 0.4)),
+    "field": ((80.0, 1.0), (30.0, 0.5)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SPACING_MM = 1.5
