@@ -13,6 +13,7 @@ from diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from diffusion.low_order import LowOrderModel, read_model
 from diffusion.measurement import add_noise, estimate_sigma
 from diffusion.noise import Stream, complex_normal, normal, random_phasor
+from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
 from diffusion.source import source_phasors
 
@@ -115,7 +116,8 @@ class FieldPhase(_Baseline):
         spacing = conditions.spacing_mm or (math.nan, math.nan)
         rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
         known = from_scalars([*spacing, *rest], magnitude.device)
-        source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
+        with one_thread(magnitude.device):
+            source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         return _phasor(add_noise(source, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
 

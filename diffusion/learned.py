@@ -21,6 +21,7 @@ from diffusion.layers import to_complex
 from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.objective import pad_to_multiple
+from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
 from diffusion.source import source_phasors
 
@@ -59,15 +60,10 @@ class LearnedGenerator(ABC):
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors; see `diffusion.generators.PhaseGenerator`."""
         parts = []
-        threads = torch.get_num_threads()
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # convolutions may differ in the last bits with another number
-        try:
+        with one_thread(self.device):
             for start in range(0, len(keys), self.tile):
                 part = slice(start, start + self.tile)
                 parts.append(self._sample_part(magnitude[part].to(self.device), keys[part], conditions))
-        finally:
-            torch.set_num_threads(threads)
         return torch.cat(parts).to(magnitude.device)
 
     def _sample_part(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:

@@ -45,6 +45,20 @@ def every_generator(checkpoint):
     return [FlowGenerator(checkpoint, 2) if name == "diffusion" else make_generator(name) for name in GENERATORS]
 
 
+def test_bytes_do_not_change_with_the_number_of_threads(checkpoint):
+    magnitude, conditions = magnitudes(1, 256, 256), Conditions((1.5, 1.5), 4.6, 3.0, 5.0)
+    threads = torch.get_num_threads()
+    try:
+        for generator in every_generator(checkpoint):
+            made = []
+            for count in (1, 2, 4):
+                torch.set_num_threads(count)
+                made.append(generator.sample_phase(magnitude, keys(1), conditions))
+            assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2]), generator.name
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
     magnitude = magnitudes()
     for generator in every_generator(checkpoint):
