@@ -74,7 +74,7 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
         centre=-40.0 + 80.0 * torch.stack(u[7:10], dim=-1),
         stretch=torch.stack((torch.ones_like(u[10]), 0.85 + 0.3 * u[10], 0.85 + 0.3 * u[11]), dim=-1),
         te_ms=_log_range(u[12], 1.5, 15.0),
-        coils=1.5 + 0.4 * u[13],
+        coils=1.1 + 0.4 * u[13],
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
     )
