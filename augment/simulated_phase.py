@@ -28,13 +28,12 @@ from augment.simulation import (
     white_noise,
 )
 from augment.training_data import TrainingSlice
+from diffusion.field_phase import guess_air
 from diffusion.measurement import estimate_sigma
 
 _EXTENT_MM = 160.0
 """The slab is continued through the slices to this extent: a body does not end with the field of view."""
 _MARGIN = 0.25
-_SMALLEST_MM = 10.0
-"""Of what counts as air: where a magnitude is weak over less, noise or a vessel made it so."""
 
 
 def simulate_on(
@@ -80,12 +79,8 @@ def guess_tissues(
 ) -> tuple[Tensor, Tensor]:
     """Guess where air and where fat is, as shares of 0 to 1 of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
-    reach = [max(1, round((_SMALLEST_MM / step - 1.0) / 2.0)) for step in spacing_mm]
-    reach = [min(away, size // 2) for away, size in zip(reach, magnitude.shape[1:], strict=True)]
-    window = [2 * away + 1 for away in reach]
-    relative = functional.avg_pool2d((magnitude / bright)[:, None], window, 1, reach, count_include_pad=False)[:, 0]
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
-    air = torch.sigmoid(6.0 * (threshold - relative) / threshold)
+    air = guess_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
     fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 

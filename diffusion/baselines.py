@@ -111,11 +111,9 @@ class FieldPhase(_Baseline):
     name = "field"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """What the magnitude's air and fat, the magnet and coils would make."""
+        """What the magnitude's air, the magnet and coils would make."""
         height, width = magnitude.shape
-        spacing = conditions.spacing_mm or (math.nan, math.nan)
-        rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
-        known = from_scalars([*spacing, *rest], magnitude.device)
+        known = from_scalars(conditions.numbers(), magnitude.device)
         with one_thread(magnitude.device):
             source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)

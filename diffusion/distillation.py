@@ -29,7 +29,7 @@ from diffusion.flow import (
 from diffusion.layers import to_complex
 from diffusion.measurement import estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, Objective, drop_conditions, pad_to_multiple, prepare_batch
+from diffusion.objective import Batch, Objective, drop_conditions, known_to_source, pad_to_multiple, prepare_batch
 from diffusion.source import DEFAULT_SOURCE, SOURCES, training_source
 
 METHODS = ("energy", "path", "data")
@@ -101,7 +101,7 @@ class EnergyObjective(Objective):
         """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
         count = self.config.draws
         conditions = drop_conditions(batch.conditions, dropout, generator)
-        known = torch.cat((batch.conditions[:, :2], conditions[:, 2:]), dim=1)
+        known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
         tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source)

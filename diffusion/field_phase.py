@@ -12,6 +12,7 @@ plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ NUM_DRAWS = 16
 TYPICAL_FIELD_T = 3.0
 _TYPICAL_SPACING_MM = 1.5
 _SMALLEST_MM = 10.0
+"""Of what counts as air: where a magnitude is weak over less, noise or a vessel made it so."""
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAR = 1.6
@@ -39,10 +41,11 @@ _FAR = 1.6
 class FieldDraw(NamedTuple):
     """What is drawn for a volume, each `(batch)`: threshold of air, shares of the field, magnet and coils.
 
-    `axis` is that of the main field: 0 along height, 1 along width, 2 through the slice. `centre` and `stretch`
-    `(batch 3)` are those of the magnet's even middle, in mm along slice, height and width, of which `radius` and
-    `power` say how far it goes and how it ends; `rim_ppm` is its deviation at the radius. `te_ms` is for where no echo
-    time is known, `coils` the deviation of their phase at 3 T in radians, `start` where the first slice lies (mm).
+    `axis` is that of the main field: 0 along height, 1 along width, 2 through the slice. `centre` `(batch 3)` is that
+    of the magnet's even middle, in mm along slice, height and width, `stretch` `(batch 2)` its shape along the last
+    two, `radius` and `power` say how far it goes and how it ends; `rim_ppm` is its deviation at the radius. `te_ms` is
+    for where no echo time is known, `coils` the deviation of their phase at 3 T in radians, `start` where the first
+    slice lies (mm).
     """
 
     air: Tensor
@@ -72,7 +75,7 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
         power=5.5 + u[5],
         radius=210.0 + 30.0 * u[6],
         centre=-40.0 + 80.0 * torch.stack(u[7:10], dim=-1),
-        stretch=torch.stack((torch.ones_like(u[10]), 0.85 + 0.3 * u[10], 0.85 + 0.3 * u[11]), dim=-1),
+        stretch=0.85 + 0.3 * torch.stack(u[10:12], dim=-1),
         te_ms=_log_range(u[12], 1.5, 15.0),
         coils=1.1 + 0.4 * u[13],
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
@@ -104,7 +107,9 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
     relative = magnitude / bright_level(magnitude)
-    field = _dipole_field(AIR_PPM * _air(relative, spacing, draw.air), spacing, draw.axis)
+    # slices of a batch may differ in spacing, windows may not: that of the first serves
+    air = guess_air(relative, spacing[0].tolist(), draw.air[:, None, None])
+    field = _dipole_field(AIR_PPM * air, spacing, draw.axis)
     field = field + _magnet_field(magnitude.shape, spacing, place_mm, draw)
     field = draw.strength[:, None, None] * _shimmed(field, relative, draw.shim)
     phase: Tensor = draw.sign[:, None, None] * 2.0 * math.pi * cycles_per_ppm * field
@@ -120,6 +125,25 @@ def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:
     return draw.coils * (field_t / TYPICAL_FIELD_T).sqrt()
 
 
+def guess_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) -> Tensor:
+    """Guess the share of air, 0 to 1: where the mean over a centimetre is weak.
+
+    Parameters
+    ----------
+    relative
+        Magnitude relative to a bright one, `(batch height width)`.
+    spacing_mm
+        Along height and width.
+    threshold
+        Below which it is weak; of a shape that broadcasts.
+    """
+    reach = [max(1, round((_SMALLEST_MM / step - 1.0) / 2.0)) for step in spacing_mm]
+    reach = [min(away, size // 2) for away, size in zip(reach, relative.shape[1:], strict=True)]
+    window = [2 * away + 1 for away in reach]
+    level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
+    return torch.sigmoid(6.0 * (threshold - level) / threshold)
+
+
 def _signed(uniform: Tensor, low: float, high: float) -> Tensor:
     """From `low` to `high`, or the same below 0."""
     side = 2.0 * uniform - 1.0
@@ -128,17 +152,6 @@ def _signed(uniform: Tensor, low: float, high: float) -> Tensor:
 
 def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
     return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
-
-
-def _air(relative: Tensor, spacing: Tensor, threshold: Tensor) -> Tensor:
-    """The share of air, guessed: where the mean over a centimetre is weak."""
-    # slices of a batch may differ in spacing, windows may not: that of the first serves
-    reach = [max(1, round((_SMALLEST_MM / float(step) - 1.0) / 2.0)) for step in spacing[0]]
-    reach = [min(far, size // 2) for far, size in zip(reach, relative.shape[1:], strict=True)]
-    window = [2 * far + 1 for far in reach]
-    level = functional.avg_pool2d(relative[:, None], window, 1, reach, count_include_pad=False)[:, 0]
-    limit = threshold[:, None, None]
-    return torch.sigmoid(6.0 * (limit - level) / limit)
 
 
 def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:
@@ -165,10 +178,9 @@ def _magnet_field(shape: torch.Size, spacing: Tensor, place_mm: Tensor, draw: Fi
         for axis, size in enumerate(shape[1:])
     ]
     offset = place_mm - draw.centre
-    y = (grid[0] + offset[:, 1, None]) * draw.stretch[:, 1, None]
-    x = (grid[1] + offset[:, 2, None]) * draw.stretch[:, 2, None]
-    z = offset[:, 0] * draw.stretch[:, 0]
-    square = y.square()[:, :, None] + x.square()[:, None, :] + z.square()[:, None, None]
+    y = (grid[0] + offset[:, 1, None]) * draw.stretch[:, 0, None]
+    x = (grid[1] + offset[:, 2, None]) * draw.stretch[:, 1, None]
+    square = y.square()[:, :, None] + x.square()[:, None, :] + offset[:, 0].square()[:, None, None]
     distance = square.sqrt() / draw.radius[:, None, None]
     return draw.rim_ppm[:, None, None] * distance.clamp(max=_FAR) ** draw.power[:, None, None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,6 +31,11 @@ class Conditions:
     te_ms: float | None = None
     field_t: float | None = None
     slice_mm: float | None = None
+
+    def numbers(self) -> list[float]:
+        """What a network is told: spacing along height and width (mm), TE (ms), field strength (T); NaN where None."""
+        values = (*(self.spacing_mm or (None, None)), self.te_ms, self.field_t)
+        return [math.nan if value is None else value for value in values]
 
 
 class PhaseGenerator(Protocol):

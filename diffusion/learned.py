@@ -104,10 +104,9 @@ class LearnedGenerator(ABC):
 
     def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """`(1 4)`: grid spacing in mm, TE, field strength; NaN where not known."""
-        spacing = conditions.spacing_mm or (math.nan, math.nan)
+        *spacing, te_ms, field_t = conditions.numbers()
         steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
-        rest = [math.nan if value is None else value for value in (conditions.te_ms, conditions.field_t)]
-        return from_scalars(steps + rest, self.device)[None]
+        return from_scalars([*steps, te_ms, field_t], self.device)[None]
 
     def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
         """Draw the global and linear phase of the slices of a volume: phasors `(slice height width)`."""

@@ -46,8 +46,7 @@ def prepare_batch(
     weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
-    # what the network does not know, the source does not know either, but for the spacing, which shapes it
-    known = torch.cat((batch.conditions[:, :2], conditions[:, 2:]), dim=1)
+    known = known_to_source(batch.conditions, conditions)
     x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm)
     normals = torch.randn((*magnitude.shape, 2), generator=generator)
     x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
@@ -109,6 +108,11 @@ def make_target(image: Tensor) -> tuple[Tensor, Tensor]:
 def drop_conditions(conditions: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
     """Hide conditions at random, so that the network learns to do without any."""
     return conditions.masked_fill(torch.rand(conditions.shape, generator=generator) < dropout, math.nan)
+
+
+def known_to_source(conditions: Tensor, dropped: Tensor) -> Tensor:
+    """What the network is not told, its source does not know either, but for the spacing, which shapes it."""
+    return torch.cat((conditions[:, :2], dropped[:, 2:]), dim=1)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

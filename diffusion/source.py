@@ -167,7 +167,7 @@ def training_source(
     draw = draw_field(torch.rand((len(magnitude), NUM_DRAWS), generator=generator))
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
     # slices from all of a volume, the middle of which is near that of the scanner
-    through = draw.start - draw.start.new_tensor(FIRST_MM[0] + FIRST_MM[1]) / 2.0
+    through = draw.start - sum(FIRST_MM) / 2.0
     return _field_phasor(angle, magnitude, conditions, torch.cat((through[:, None], in_plane), dim=1), draw)
 
 
