@@ -29,8 +29,8 @@ FIRST_MM = (-160.0, 0.0)
 """Where the first slice of a volume may lie, from the middle of the scanner."""
 NUM_DRAWS = 16
 """Uniform numbers that a volume needs."""
-TYPICAL_FIELD_T = 3.0
-_TYPICAL_SPACING_MM = 1.5
+TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
+"""Taken where they are not known."""
 _SMALLEST_MM = 10.0
 """Of what counts as air: where a magnitude is weak over less, noise or a vessel made it so."""
 _MARGIN = 0.25
@@ -102,7 +102,7 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     phase
         `(batch height width)`.
     """
-    spacing = torch.nan_to_num(conditions[:, :2], nan=_TYPICAL_SPACING_MM)
+    spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
     te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]

@@ -21,7 +21,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffusion.field_phase import FIRST_MM, NUM_DRAWS, FieldDraw, coil_deviation, draw_field, field_phase
+from diffusion.field_phase import (
+    FIRST_MM,
+    NUM_DRAWS,
+    TYPICAL_SPACING_MM,
+    FieldDraw,
+    coil_deviation,
+    draw_field,
+    field_phase,
+)
 from diffusion.fourier import fft2c, ifft2c
 from diffusion.gauge import fix_gauge
 from diffusion.generators import SliceKey
@@ -42,8 +50,6 @@ FIELDS = {
     "field": ((80.0, 1.0), (30.0, 0.5)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
-TYPICAL_SPACING_MM = 1.5
-"""Taken where the spacing is not known."""
 TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
