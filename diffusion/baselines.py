@@ -117,7 +117,8 @@ class FieldPhase(_Baseline):
         with one_thread(magnitude.device):
             source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
-        return _phasor(add_noise(source, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
+        phasor = source.phasor * source.gauge
+        return _phasor(add_noise(phasor, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
 
 
 def _phasor(angle: Tensor) -> Tensor:

@@ -36,8 +36,14 @@ def ramp_phasor(ramp: Tensor, height: int, width: int) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def find_gauge(image: Tensor) -> Tensor:
+    """The linear and global phase of complex images as phasors, complex64 `(*batch height width)`."""
+    ramp = ramp_phasor(estimate_ramp(image), *image.shape[-2:])
+    flat = image * ramp.conj()
+    mean = (flat * flat.abs()).sum(dim=(-2, -1), keepdim=True)
+    return ramp * torch.polar(torch.ones_like(mean.real), mean.angle())
+
+
 def fix_gauge(image: Tensor) -> Tensor:
     """Remove the linear and then the global phase of complex images `(*batch height width)`."""
-    flat = image * ramp_phasor(estimate_ramp(image), *image.shape[-2:]).conj()
-    mean = (flat * flat.abs()).sum(dim=(-2, -1), keepdim=True)
-    return flat * torch.polar(torch.ones_like(mean.real), -mean.angle())
+    return image * find_gauge(image).conj()

@@ -131,10 +131,10 @@ class FlowGenerator(LearnedGenerator):
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
         source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source)
         grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
-        x_0 = weight * source + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
+        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return self._cut(x_1, weight.shape)
+        return self._cut(x_1, weight.shape) * source.gauge
 
 
 class DdpmGenerator(LearnedGenerator):

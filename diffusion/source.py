@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from diffusion.field_phase import (
     field_phase,
 )
 from diffusion.fourier import fft2c, ifft2c
-from diffusion.gauge import fix_gauge
+from diffusion.gauge import find_gauge
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
 from diffusion.scalars import from_scalars
@@ -52,6 +53,17 @@ FIELDS = {
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
+
+
+class Source(NamedTuple):
+    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, `gauge` what was taken for that.
+
+    Slice by slice, the gauge of a phase that is smooth through the volume is not: what is sampled gets it back. That of
+    sources that know nothing of the slice is left in them, and this is 1.
+    """
+
+    phasor: Tensor
+    gauge: Tensor
 
 
 def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
@@ -90,7 +102,7 @@ def source_phasors(
     conditions: Tensor,
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
-) -> Tensor:
+) -> Source:
     """The sources of slices of a volume: each a function of its key, place and magnitude.
 
     The smooth fields pass over, every half `CORRELATION_MM` through the volume, from one to the next, so that
@@ -111,12 +123,12 @@ def source_phasors(
 
     Returns
     -------
-    phasor
-        complex64 `(key height width)`, unit modulus.
+    source
+        Phasor and gauge `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     if kind == "independent":
-        return random_phasors(keys, Stream.SOURCE, height, width, device)
+        return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
     positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
@@ -134,11 +146,11 @@ def source_phasors(
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind != "field":
-        return torch.polar(torch.ones_like(angle), angle)
+        return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
     draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + draw.start
-    return _field_phasor(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw)
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw)
 
 
 def training_source(
@@ -174,12 +186,17 @@ def training_source(
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
     # slices from all of a volume, the middle of which is near that of the scanner
     through = draw.start - sum(FIRST_MM) / 2.0
-    return _field_phasor(angle, magnitude, conditions, torch.cat((through[:, None], in_plane), dim=1), draw)
+    return _field_source(angle, magnitude, conditions, torch.cat((through[:, None], in_plane), dim=1), draw).phasor
 
 
-def _field_phasor(angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Tensor:
-    """Field and coils together, in the gauge of the targets."""
+def _field_source(angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Source:
+    """Field and coils together."""
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
     image = torch.polar(magnitude, field_phase(magnitude, conditions, place_mm, draw) + coils)
-    fixed = fix_gauge(image).angle()
-    return torch.polar(torch.ones_like(fixed), fixed)
+    gauge = find_gauge(image)
+    fixed = (image * gauge.conj()).angle()
+    return Source(torch.polar(torch.ones_like(fixed), fixed), gauge)
+
+
+def _in_no_gauge(phasor: Tensor) -> Source:
+    return Source(phasor, torch.ones_like(phasor))

@@ -12,6 +12,7 @@ from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.learned import FlowGenerator
 from diffusion.network import ComplexUNet
 from diffusion.select import GENERATORS, make_generator
+from diffusion.source import Source, source_phasors
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3], [math.nan, 2.0, 0.03, -0.01, -0.2]])
 
@@ -57,6 +58,22 @@ def test_bytes_do_not_change_with_the_number_of_threads(checkpoint):
             assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2]), generator.name
     finally:
         torch.set_num_threads(threads)
+
+
+def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, monkeypatch):
+    generator, conditions = FlowGenerator(checkpoint, 2), Conditions((2.0, 2.0))
+    bright = 100 + magnitudes()  # without noise, whose random phase the gauge does not turn
+    plain = generator.sample_phase(bright, keys(3), conditions)
+
+    def turned(keys, *given):
+        source = source_phasors(keys, *given)
+        angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
+        return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
+
+    monkeypatch.setattr("diffusion.learned.source_phasors", turned)
+    turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
+    for index, turn in enumerate(turns):
+        assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
 
 
 def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
