@@ -14,7 +14,9 @@ from augment.train_config import DistillConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
 from diffusion.distillation import make_objective, measure_noise_gain
+from diffusion.fat import fat_facts, fat_guess
 from diffusion.network import ComplexUNet
+from diffusion.source import FatGuess
 
 _GAIN_BATCHES = 8
 
@@ -51,18 +53,21 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
             f"{config.teacher}: is itself a student; expected a trained teacher, whose path can be followed; name that "
             'one, or teach the student further with method = "energy"'
         )
-    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, teacher.flow.grid_mm)
+    flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
+    fat = fat_guess(flow.source, torch.device("cpu"))
+    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, flow.grid_mm, fat)
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
-    flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
     facts = asdict(config.distillation) | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}}
     card = {"steps": config.distillation.evaluations, "flow": asdict(flow), "distillation": facts}
+    card |= fat_facts(flow.source)
 
     def finish(student: ComplexUNet) -> dict[str, Any]:
         _keep(student, teacher.network, config.distillation.kept)
-        return {"distillation": facts | {"noise_gain": _noise_gain(student.to(device), config, data, flow.source)}}
+        gain = _noise_gain(student.to(device), config, data, flow.source, fat)
+        return {"distillation": facts | {"noise_gain": gain}}
 
-    objective = make_objective(teacher.network, config.distillation, flow.source)
+    objective = make_objective(teacher.network, config.distillation, flow.source, fat)
     return run_training(config, data, network, device, initial=teacher, objective=objective, card=card, finish=finish)
 
 
@@ -73,10 +78,12 @@ def _keep(student: ComplexUNet, start: ComplexUNet, share: float) -> None:
         learned.lerp_(before.to(learned.device), share)
 
 
-def _noise_gain(student: ComplexUNet, config: DistillConfig, data: TrainingSet, source: str) -> float:
+def _noise_gain(
+    student: ComplexUNet, config: DistillConfig, data: TrainingSet, source: str, fat: FatGuess | None
+) -> float:
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
     later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
-    return measure_noise_gain(student, later, config.distillation.evaluations, config.training.seed, source)
+    return measure_noise_gain(student, later, config.distillation.evaluations, config.training.seed, source, fat)
 
 
 def distill_command(config_path: Path, device: str | None = None) -> int:

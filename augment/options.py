@@ -10,7 +10,7 @@ from augment.magnitude import NegativeRule
 from manifests.manifest import UNDERSTOOD
 
 MAX_TIME_LIMIT_S = 1e6
-PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "regression", "sinus", "zero", "white")
+PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "tissue", "regression", "sinus", "zero", "white")
 MODELS = ("diffusion", "regression")
 """Those that take weights."""
 

@@ -150,6 +150,8 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
     phase, nfe, checkpoint_sha256, tile = options.phase or "smooth", 0, None, Tile()
     if path is None and options.steps is not None:
         raise RequestError(f"--steps goes with --phase diffusion, not with {phase}; leave one out")
+    if phase == "tissue":
+        checkpoint_sha256 = _fat_sha256()
     if path is not None:
         phase = options.phase or "diffusion"
         nfe, checkpoint_sha256, tile = _describe_model(path, phase, options.steps, device)
@@ -162,6 +164,16 @@ def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
         keep_columns=tuple(sorted(set(options.keep_columns))),
         tile=tile,
     )
+
+
+def _fat_sha256() -> str:
+    """Of the weights that a baseline needs."""
+    from diffusion.fat import fat_facts
+
+    try:
+        return str(fat_facts("tissue")["fat"]["sha256"])
+    except ValueError as error:
+        raise RequestError(str(error)) from None
 
 
 def _describe_model(path: Path, phase: str, steps: int | None, device: str) -> tuple[int, str, Tile]:

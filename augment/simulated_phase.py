@@ -1,6 +1,7 @@
 """Simulated phase on real magnitudes: anatomy as it is, and a phase that its susceptibility would make.
 
-Air is where a magnitude is weak, fat where it is bright: guesses, with thresholds that are drawn anew for every volume.
+Air is where a magnitude is weak, fat where a guess is given or else where it is bright: guesses, with thresholds that
+are drawn anew for every volume.
 From them come a susceptibility, its field, and the phase over an echo time, as in `augment.simulation`. So a network
 sees more pairs of a real magnitude and a phase that follows from it than scans with phase there are.
 """
@@ -28,7 +29,7 @@ from augment.simulation import (
     white_noise,
 )
 from augment.training_data import TrainingSlice
-from diffusion.field_phase import guess_air
+from diffusion.field_phase import decide_fat, guess_air
 from diffusion.measurement import estimate_sigma
 
 _EXTENT_MM = 160.0
@@ -37,7 +38,10 @@ _MARGIN = 0.25
 
 
 def simulate_on(
-    magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
+    magnitude: Tensor,
+    spacing_mm: tuple[float, float, float],
+    random: np.random.Generator,
+    guessed_fat: Tensor | None = None,
 ) -> list[TrainingSlice]:
     """Put a simulated phase on a real magnitude.
 
@@ -49,13 +53,15 @@ def simulate_on(
         Of the three axes.
     random
         Draws thresholds, direction of the main field, echo time, coils and noise.
+    guessed_fat
+        The share of fat, of the shape of the magnitude; by its brightness where None.
 
     Returns
     -------
     slices
         Those with signal; their magnitude is the given one but for noise.
     """
-    air, fat = guess_tissues(magnitude, spacing_mm[1:], random)
+    air, fat = guess_tissues(magnitude, spacing_mm[1:], random, guessed_fat)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
     susceptibility = random.uniform(*AIR.susceptibility) * body[0] + random.uniform(*FAT.susceptibility) * body[1]
@@ -75,13 +81,19 @@ def simulate_on(
 
 
 def guess_tissues(
-    magnitude: Tensor, spacing_mm: tuple[float, float], random: np.random.Generator
+    magnitude: Tensor,
+    spacing_mm: tuple[float, float],
+    random: np.random.Generator,
+    guessed_fat: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Guess where air and where fat is, as shares of 0 to 1 of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = guess_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
-    fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
+    if guessed_fat is None:
+        fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
+    else:
+        fat = decide_fat(guessed_fat, torch.tensor(random.uniform(-1.0, 1.0)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 

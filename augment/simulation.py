@@ -20,9 +20,8 @@ from torch import Tensor
 
 from augment.training_data import TrainingSlice
 from diffusion.entries import check_whole
-from diffusion.field_phase import GYROMAGNETIC, TYPICAL_FIELD_T
+from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T
 
-FAT_SHIFT_PPM = -3.4
 _STRENGTH = (0.3, 1.2)
 _EVERY = 3
 _DEPTH = 36

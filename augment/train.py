@@ -6,26 +6,30 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from augment.errors import RequestError
+from augment.fat_separation import fat_slices
 from augment.run_folder import claim_folder
 from augment.train_config import BEST, RunConfig, TrainConfig, read_config
-from augment.training_data import TrainingSlices
+from augment.training_data import TrainingSlice, TrainingSlices
 from augment.training_progress import training_progress
 from augment.training_set import TrainingSet, read_training_set
 from augment.training_watch import watch
 from augment.validation import read_scores
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.ddpm import DdpmObjective
+from diffusion.fat import fat_facts, fat_guess
+from diffusion.fat_objective import FatObjective
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.objective import FlowObjective, Objective
 from diffusion.ranks import Ranks, joined, started_by_torchrun
 from diffusion.regression import RegressionObjective
+from diffusion.source import FatGuess
 from diffusion.training import Trainer
 
 
@@ -49,14 +53,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     RequestError
         No row of the manifest can be trained on, or `initial` cannot be used.
     """
-    card: dict[str, Any] = {"process": config.process}
-    objective: Objective
-    if config.process == "flow":
-        objective, card["flow"] = FlowObjective(config.flow), asdict(config.flow)
-    elif config.process == "ddpm":
-        objective, card["ddpm"] = DdpmObjective(config.ddpm), asdict(config.ddpm)
-    else:
-        objective = RegressionObjective()
+    fat = fat_guess(config.flow.source, torch.device("cpu"))
+    objective, card = _objective(config, fat)
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
@@ -66,8 +64,22 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
                 f"configuration, {_shown(config.network)}; make [network] the same"
             )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
-    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm)
+    data = read_training_set(
+        config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm, fat
+    )
+    if config.process == "fat":
+        data = replace(data, slices=_fat_slices(config.manifest, data))
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
+
+
+def _objective(config: TrainConfig, fat: FatGuess | None) -> tuple[Objective, dict[str, Any]]:
+    """What a configuration's process trains for, and what the card says of it."""
+    card: dict[str, Any] = {"process": config.process}
+    if config.process == "flow":
+        return FlowObjective(config.flow, fat), card | {"flow": asdict(config.flow)} | fat_facts(config.flow.source)
+    if config.process == "ddpm":
+        return DdpmObjective(config.ddpm), card | {"ddpm": asdict(config.ddpm)}
+    return FatObjective() if config.process == "fat" else RegressionObjective(), card
 
 
 def run_training(
@@ -106,6 +118,16 @@ def run_training(
             found = {} if finish is None else finish(trainer.average)
             save_checkpoint(trainer.average, data.gauge, card | found, path)
     return path
+
+
+def _fat_slices(manifest: Path, data: TrainingSet) -> list[TrainingSlice]:
+    slices = fat_slices(data.slices)
+    if not slices:
+        raise RequestError(
+            f"{manifest}: no slice tells fat from water; expected rows with field_t and a te_ms of at most 15 at which "
+            "they are neither in phase nor opposed"
+        )
+    return slices
 
 
 def _tell_slow_type() -> None:

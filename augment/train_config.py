@@ -71,8 +71,8 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """The configuration of `phasegen train`.
 
-    `process` is "flow" or "ddpm", of which the section of that name says more, or "regression". `initial` is a
-    checkpoint whose weights the training starts from.
+    `process` is "flow" or "ddpm", of which the section of that name says more, "regression", or "fat", the network that
+    guesses the share of fat (`diffusion.fat`). `initial` is a checkpoint whose weights the training starts from.
     """
 
     process: str = "flow"
@@ -87,6 +87,8 @@ class TrainConfig(RunConfig):
             raise ValueError(f"process {self.process!r}: expected one of {', '.join(PROCESSES)}")
         if self.process != "flow" and self.flow != FlowConfig():
             raise ValueError(f"flow: says nothing of the process {self.process!r}; leave the section out")
+        if self.process == "fat" and (self.picture_every or self.validation_split):
+            raise ValueError('process "fat": has no samples to look at; set picture_every = 0 and no validation_split')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,8 @@ BEST = "best"
 _OWN_NAMES = (BEST, "state", "ema", "recipe")
 """What a run folder calls its own files."""
 _OWN_ENTRIES = {
-    "format", "process", "network", "training", "data", "made_with", "flow", "ddpm", "distillation", "initial", BEST
+    "format", "process", "network", "training", "data", "made_with", "flow", "ddpm", "distillation", "fat", "initial",
+    BEST,
 }  # fmt: skip
 """What a training writes into the model card itself."""
 Config = TypeVar("Config", bound=RunConfig)

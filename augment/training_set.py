@@ -25,6 +25,7 @@ from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, complex_image, on_grid, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
+from diffusion.source import FatGuess
 from manifests.parse import read_manifest
 from manifests.record import ManifestRow
 
@@ -44,6 +45,7 @@ def read_training_set(
     licences: Collection[str] = (),
     simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
     grid_mm: float = 0.0,
+    fat: FatGuess | None = None,
 ) -> TrainingSet:
     """Read the rows of a split that have real phase, and simulate; say on standard error what is left out.
 
@@ -59,6 +61,8 @@ def read_training_set(
         Volumes to add; they have no say in the gauge.
     grid_mm
         Slices that are clearly finer are brought to this resolution; 0 for none.
+    fat
+        Guesses where in the rows' magnitudes a simulated phase has fat; by brightness where None.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def read_training_set(
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
     facts["sources_sha256"] = join_digests(sources)
     if simulation.volumes or simulation.phases:
-        simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
+        simulated = [one for volume in _simulate(simulation, anatomies, fat) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
     return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts)
@@ -125,17 +129,26 @@ def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
     return told if len(told) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
-def _simulate(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
-    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies))
+def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None) -> Iterator[list[TrainingSlice]]:
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies, fat))
     yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
 
 
-def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+def _simulate_phases(
+    config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None
+) -> Iterator[list[TrainingSlice]]:
     """Put simulated phases on magnitudes of the rows, each a function of seed and number alone."""
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
-        yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
+        magnitude = torch.from_numpy(volume.magnitude)
+        share = None if fat is None else fat(magnitude, _conditions(volume).expand(len(magnitude), -1))
+        yield simulate_on(magnitude, volume.spacing_mm, random, share)
+
+
+def _conditions(volume: Volume) -> torch.Tensor:
+    te_ms, field_t = (math.nan if known is None else known for known in (volume.te_ms, volume.field_t))
+    return torch.tensor([*volume.spacing_mm[1:], te_ms, field_t])
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffusion.fat import fat_guess
 from diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from diffusion.low_order import LowOrderModel, read_model
 from diffusion.measurement import add_noise, estimate_sigma
@@ -115,10 +116,18 @@ class FieldPhase(_Baseline):
         height, width = magnitude.shape
         known = from_scalars(conditions.numbers(), magnitude.device)
         with one_thread(magnitude.device):
-            source = source_phasors([key], magnitude[None], known, conditions.slice_mm, "field")
+            guess = fat_guess(self.name, magnitude.device)
+            fat = None if guess is None else guess(magnitude[None], known[None])
+            source = source_phasors([key], magnitude[None], known, conditions.slice_mm, self.name, fat)
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         phasor = source.phasor * source.gauge
         return _phasor(add_noise(phasor, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
+
+
+class TissuePhase(FieldPhase):
+    """The source "tissue" as it is, with the measurement's noise: `field` with weaker coils and a guess of fat."""
+
+    name = "tissue"
 
 
 def _phasor(angle: Tensor) -> Tensor:
@@ -126,5 +135,5 @@ def _phasor(angle: Tensor) -> Tensor:
 
 
 BASELINES: dict[str, type[PhaseGenerator]] = {
-    one.name: one for one in (SmoothPhase, NoisySmoothPhase, FieldPhase, SinusPhase, ZeroPhase, WhitePhase)
+    one.name: one for one in (SmoothPhase, NoisySmoothPhase, FieldPhase, TissuePhase, SinusPhase, ZeroPhase, WhitePhase)
 }

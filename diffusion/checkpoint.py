@@ -19,7 +19,7 @@ from diffusion.gauge_pool import COLUMNS
 from diffusion.network import ComplexUNet, NetworkConfig
 from diffusion.shipped import shipped_weights
 
-PROCESSES = ("flow", "ddpm", "regression")
+PROCESSES = ("flow", "ddpm", "regression", "fat")
 _LARGEST_CARD = 1 << 24
 MOST_STEPS = 4096
 """Of evaluations a slice."""
@@ -195,7 +195,8 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
     """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
-    wiring = {key: card[key] for key in ("format", "process", "network", "distillation", "flow", "ddpm") if key in card}
+    keys = ("format", "process", "network", "distillation", "flow", "ddpm", "fat")
+    wiring = {key: card[key] for key in keys if key in card}
     digest = hashlib.sha256(path.read_bytes())
     digest.update(json.dumps(wiring, sort_keys=True).encode())
     return digest.hexdigest()

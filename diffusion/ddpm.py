@@ -17,9 +17,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from diffusion.layers import to_real
+from diffusion.layers import pad_to_multiple, to_real
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, Objective, drop_conditions, make_target, pad_to_multiple
+from diffusion.objective import Batch, Objective, drop_conditions, make_target
 
 NOISES = ("unit", "normal")
 SAMPLERS = ("deterministic", "ancestral")

@@ -18,7 +18,6 @@ from diffusion.checkpoint import MOST_STEPS
 from diffusion.energy import calm_places, energy_score, frequency_score, modulus_error, spectrum_score, to_modulus
 from diffusion.entries import check_number, check_whole
 from diffusion.flow import (
-    compress_magnitude,
     euler_step,
     integrate,
     interpolate,
@@ -26,11 +25,11 @@ from diffusion.flow import (
     time_grid,
     velocity_error,
 )
-from diffusion.layers import to_complex
-from diffusion.measurement import estimate_sigma, noise_modulus
+from diffusion.layers import pad_to_multiple, to_complex
+from diffusion.measurement import compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, Objective, drop_conditions, known_to_source, pad_to_multiple, prepare_batch
-from diffusion.source import DEFAULT_SOURCE, SOURCES, training_source
+from diffusion.objective import Batch, Objective, drop_conditions, known_to_source, prepare_batch
+from diffusion.source import DEFAULT_SOURCE, SOURCES, FatGuess, training_source
 
 METHODS = ("energy", "path", "data")
 
@@ -84,18 +83,20 @@ class DistillationConfig:
         check_number(self, "modulus", "frequency", "spectrum")
 
 
-def make_objective(teacher: ComplexUNet, config: DistillationConfig, source: str) -> Objective:
-    """Give the objective of a configuration; `source` is that of the student."""
+def make_objective(
+    teacher: ComplexUNet, config: DistillationConfig, source: str, fat: FatGuess | None = None
+) -> Objective:
+    """Give the objective of a configuration; `source` is that of the student, `fat` what it needs for that."""
     if config.method == "energy":
-        return EnergyObjective(config, source)
-    return DistillationObjective(teacher, config, source)
+        return EnergyObjective(config, source, fat)
+    return DistillationObjective(teacher, config, source, fat)
 
 
 class EnergyObjective(Objective):
     """The energy score of where the student lands from several sources, against real phase."""
 
-    def __init__(self, config: DistillationConfig, source: str) -> None:
-        self.config, self.source = config, source
+    def __init__(self, config: DistillationConfig, source: str, fat: FatGuess | None = None) -> None:
+        self.config, self.source, self.fat = config, source, fat
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
@@ -104,7 +105,7 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source)
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source, self.fat)
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -131,12 +132,18 @@ class EnergyObjective(Objective):
 class DistillationObjective(Objective):
     """To land where the teacher does; the student starts from the source that its teacher starts from."""
 
-    def __init__(self, teacher: ComplexUNet, config: DistillationConfig, source: str = DEFAULT_SOURCE) -> None:
-        self.teacher, self.config, self.source = teacher, config, source
+    def __init__(
+        self,
+        teacher: ComplexUNet,
+        config: DistillationConfig,
+        source: str = DEFAULT_SOURCE,
+        fat: FatGuess | None = None,
+    ) -> None:
+        self.teacher, self.config, self.source, self.fat = teacher, config, source, fat
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """As for the flow; the times become those of the student's evaluations."""
-        tensors = prepare_batch(batch, dropout, generator, multiple, self.source)
+        tensors = prepare_batch(batch, dropout, generator, multiple, self.source, self.fat)
         segments = self.config.evaluations
         return tuple(tensors._replace(t=(tensors.t * segments).floor() / segments))
 
@@ -172,7 +179,12 @@ _NORMAL_MEDIAN = 0.6745
 
 
 def measure_noise_gain(
-    network: ComplexUNet, batches: Iterable[Batch], steps: int, seed: int, source: str = DEFAULT_SOURCE
+    network: ComplexUNet,
+    batches: Iterable[Batch],
+    steps: int,
+    seed: int,
+    source: str = DEFAULT_SOURCE,
+    fat: FatGuess | None = None,
 ) -> float:
     """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
 
@@ -190,8 +202,8 @@ def measure_noise_gain(
         Its evaluations.
     seed
         Of sources and noise.
-    source
-        Kind of the source.
+    source, fat
+        As in `make_objective`.
 
     Returns
     -------
@@ -199,15 +211,17 @@ def measure_noise_gain(
         Median over bright pixels, at most 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    ratios = [_noise_ratios(network, batch, steps, generator, source) for batch in batches]
+    ratios = [_noise_ratios(network, batch, steps, generator, source, fat) for batch in batches]
     return min(float(torch.cat(ratios).median()) / _NORMAL_MEDIAN, 1.0)
 
 
-def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str) -> Tensor:
+def _noise_ratios(
+    network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatGuess | None
+) -> Tensor:
     """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
-    source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm)
+    source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm, fat)
     device = next(network.parameters()).device
     multiple = network.config.multiple
     ends = []

@@ -3,7 +3,7 @@
 Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre. The rest is drawn for
 a volume, in ranges narrow enough that most are about as steep as scans are. So this phase is not the real one, but it
 is steep where a real one is: at the rim of the field of view and beside air, with the echo time and the field strength.
-Fat is left out: what is bright is often something else, and its false edges had a singularity every few pixels.
+Where fat is, which steps the phase by its chemical shift, must be given: brightness does not tell it.
 
 The dipole field is that of a slice that goes on without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
 plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
@@ -27,7 +27,9 @@ AIR_PPM = 9.4
 """Its susceptibility relative to water."""
 FIRST_MM = (-160.0, 0.0)
 """Where the first slice of a volume may lie, from the middle of the scanner."""
-NUM_DRAWS = 16
+FAT_SHIFT_PPM = -3.4
+"""Of most of its hydrogen relative to water's, at the temperature of a body."""
+NUM_DRAWS = 17
 """Uniform numbers that a volume needs."""
 TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
 """Taken where they are not known."""
@@ -36,6 +38,7 @@ _SMALLEST_MM = 10.0
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAR = 1.6
+_FAT_STEEPNESS = 3.0
 
 
 class FieldDraw(NamedTuple):
@@ -61,6 +64,7 @@ class FieldDraw(NamedTuple):
     coils: Tensor
     sign: Tensor
     start: Tensor
+    fat: Tensor
 
 
 def draw_field(uniforms: Tensor) -> FieldDraw:
@@ -80,6 +84,7 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
         coils=1.1 + 0.4 * u[13],
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
+        fat=-1.0 + 2.0 * u[16],
     )
 
 
@@ -103,17 +108,42 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
         `(batch height width)`.
     """
     spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
-    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
-    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
-    cycles_per_ppm = (GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
     relative = magnitude / bright_level(magnitude)
     # slices of a batch may differ in spacing, windows may not: that of the first serves
     air = guess_air(relative, spacing[0].tolist(), draw.air[:, None, None])
     field = _dipole_field(AIR_PPM * air, spacing, draw.axis)
     field = field + _magnet_field(magnitude.shape, spacing, place_mm, draw)
     field = draw.strength[:, None, None] * _shimmed(field, relative, draw.shim)
-    phase: Tensor = draw.sign[:, None, None] * 2.0 * math.pi * cycles_per_ppm * field
-    return phase
+    return _turn_per_ppm(conditions, draw) * field
+
+
+def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """The phase that fat adds by its chemical shift: unit phasors `(batch height width)`.
+
+    Parameters
+    ----------
+    share
+        Guess of the share of fat, 0 to 1, `(batch height width)`. Which of what is uncertain counts as fat is drawn for
+        the volume.
+    conditions, draw
+        As in `field_phase`.
+    """
+    fat = decide_fat(share, draw.fat[:, None, None])
+    turn = FAT_SHIFT_PPM * _turn_per_ppm(conditions, draw)
+    mixture = torch.complex(1.0 - fat + fat * torch.cos(turn), fat * torch.sin(turn))
+    return torch.polar(torch.ones_like(fat), mixture.angle())
+
+
+def decide_fat(share: Tensor, leaning: Tensor) -> Tensor:
+    """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (-1 to 1) says."""
+    return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
+
+
+def _turn_per_ppm(conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """Radians of phase for a relative field of one part in a million, in the sense of the volume, `(batch 1 1)`."""
+    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
+    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
+    return (draw.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
 
 
 def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from diffusion.grid import GRID_MM
 from diffusion.layers import to_real
-from diffusion.measurement import bright_level
 from diffusion.network import ComplexUNet
 from diffusion.source import DEFAULT_SOURCE, SOURCES
 
-COMPRESSION = 0.15
 LOSSES = ("log", "power")
 _COARSEST_MM = 100.0
 
@@ -44,28 +42,6 @@ class FlowConfig:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
         if type(self.grid_mm) not in (int, float) or not 0 <= self.grid_mm <= _COARSEST_MM:
             raise ValueError(f"grid_mm = {self.grid_mm!r}: expected 0 (none) to {_COARSEST_MM:g} mm")
-
-
-def compress_magnitude(magnitude: Tensor) -> Tensor:
-    """The modulus `w` of the flow: the magnitude over its 99th percentile, compressed so that weak tissue counts.
-
-    Parameters
-    ----------
-    magnitude
-        float32 `(*batch height width)`, >= 0.
-
-    Returns
-    -------
-    weight
-        Same shape, 0 in empty pixels, about 1 in bright ones; all zero for an empty slice.
-    """
-    relative = magnitude / bright_level(magnitude)
-    return compress(relative.clamp(max=4.0))
-
-
-def compress(relative: Tensor) -> Tensor:
-    """Compress magnitudes that are relative to a bright one: 0 to 0, 1 to 1, steep for weak tissue."""
-    return relative * (1.0 + COMPRESSION) / (relative + COMPRESSION)
 
 
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:

@@ -28,6 +28,12 @@ def to_complex(channels: Tensor) -> Tensor:
     return torch.complex(real.contiguous(), imag.contiguous())
 
 
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad the last two axes with zeros, at the end, to multiples of a number."""
+    height, width = image.shape[-2:]
+    return functional.pad(image, (0, -width % multiple, 0, -height % multiple))
+
+
 class ComplexConv2d(nn.Module):
     """Convolve complex channels with complex weights.
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint
 from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
-from diffusion.flow import compress_magnitude, noise_gain, sample_flow, time_grid
+from diffusion.fat import fat_guess_of
+from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
 from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
-from diffusion.layers import to_complex
-from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
+from diffusion.layers import pad_to_multiple, to_complex
+from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
-from diffusion.objective import pad_to_multiple
 from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
 from diffusion.source import source_phasors
@@ -123,13 +123,15 @@ class FlowGenerator(LearnedGenerator):
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
         self.times = time_grid(_choose_steps(checkpoint, steps))
         super().__init__(checkpoint, len(self.times), device)
+        self.fat_guess = fat_guess_of(checkpoint, self.device)
         # a student does in few steps what its teacher does in many, as well as it has learned that
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
-        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source)
+        fat = None if self.fat_guess is None else self.fat_guess(slices.magnitude, slices.conditions)
+        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
         grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+COMPRESSION = 0.15
 _BRIGHT = 0.1
 _FLOOR = 0.003
 _NORMAL_MEDIAN = 0.6745
@@ -24,6 +25,28 @@ def bright_level(magnitude: Tensor) -> Tensor:
     level = flat.kthvalue(rank, dim=-1).values[..., None, None]
     level = torch.where(level > 0, level, flat.amax(dim=-1)[..., None, None])
     return torch.where(level > 0, level, torch.ones_like(level))
+
+
+def compress_magnitude(magnitude: Tensor) -> Tensor:
+    """The modulus `w` of the flow: the magnitude over its 99th percentile, compressed so that weak tissue counts.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(*batch height width)`, >= 0.
+
+    Returns
+    -------
+    weight
+        Same shape, 0 in empty pixels, about 1 in bright ones; all zero for an empty slice.
+    """
+    relative = magnitude / bright_level(magnitude)
+    return compress(relative.clamp(max=4.0))
+
+
+def compress(relative: Tensor) -> Tensor:
+    """Compress magnitudes that are relative to a bright one: 0 to 0, 1 to 1, steep for weak tissue."""
+    return relative * (1.0 + COMPRESSION) / (relative + COMPRESSION)
 
 
 def estimate_sigma(magnitude: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.flow import FlowConfig, compress_magnitude, flow_loss
+from diffusion.flow import FlowConfig, flow_loss
 from diffusion.gauge import fix_gauge
-from diffusion.layers import to_real
-from diffusion.measurement import estimate_sigma, noise_modulus
+from diffusion.layers import pad_to_multiple, to_real
+from diffusion.measurement import compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.network import ComplexUNet
-from diffusion.source import DEFAULT_SOURCE, training_source
+from diffusion.source import DEFAULT_SOURCE, FatGuess, training_source
 
 
 class Batch(NamedTuple):
@@ -39,7 +39,12 @@ class Tensors(NamedTuple):
 
 
 def prepare_batch(
-    batch: Batch, dropout: float, generator: torch.Generator, multiple: int, source: str = DEFAULT_SOURCE
+    batch: Batch,
+    dropout: float,
+    generator: torch.Generator,
+    multiple: int,
+    source: str = DEFAULT_SOURCE,
+    fat: FatGuess | None = None,
 ) -> Tensors:
     """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
     magnitude = batch.image.abs()
@@ -47,7 +52,7 @@ def prepare_batch(
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
     known = known_to_source(batch.conditions, conditions)
-    x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm)
+    x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm, fat)
     normals = torch.randn((*magnitude.shape, 2), generator=generator)
     x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
     blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]
@@ -81,12 +86,12 @@ class Objective(ABC):
 class FlowObjective(Objective):
     """The velocity of the flow; see `diffusion.flow`."""
 
-    def __init__(self, config: FlowConfig | None = None) -> None:
-        self.config = config or FlowConfig()
+    def __init__(self, config: FlowConfig | None = None, fat: FatGuess | None = None) -> None:
+        self.config, self.fat = config or FlowConfig(), fat
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """See `prepare_batch`."""
-        return prepare_batch(batch, dropout, generator, multiple, self.config.source)
+        return prepare_batch(batch, dropout, generator, multiple, self.config.source, self.fat)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """See `diffusion.flow.flow_loss`."""
@@ -113,9 +118,3 @@ def drop_conditions(conditions: Tensor, dropout: float, generator: torch.Generat
 def known_to_source(conditions: Tensor, dropped: Tensor) -> Tensor:
     """What the network is not told, its source does not know either, but for the spacing, which shapes it."""
     return torch.cat((conditions[:, :2], dropped[:, 2:]), dim=1)
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad the last two axes with zeros, at the end, to multiples of a number."""
-    height, width = image.shape[-2:]
-    return torch.nn.functional.pad(image, (0, -width % multiple, 0, -height % multiple))

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint
 from diffusion.generators import SliceKey
-from diffusion.layers import to_real
+from diffusion.layers import pad_to_multiple, to_real
 from diffusion.learned import LearnedGenerator, Slices
 from diffusion.network import ComplexUNet
 from diffusion.noise import Stream, uniform, volume_key
-from diffusion.objective import Batch, Objective, drop_conditions, make_target, pad_to_multiple
+from diffusion.objective import Batch, Objective, drop_conditions, make_target
 
 
 class RegressionObjective(Objective):

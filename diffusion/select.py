@@ -56,7 +56,11 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
     ------
     ValueError
         The checkpoint cannot be sampled with so many steps.
+    CheckpointError
+        It is one that guesses fat, not phase.
     """
+    if checkpoint.process == "fat":
+        raise CheckpointError("weights of the process 'fat' guess fat, not phase; name those of a phase model")
     if checkpoint.process == "regression":
         return RegressionGenerator(checkpoint, steps, device)
     return BY_PROCESS[checkpoint.process](checkpoint, steps, device)

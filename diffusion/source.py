@@ -10,13 +10,14 @@ far from its mean. "scales" is as narrow, but all around the circle, "smooth" ha
 
 Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
 network. "field" is a phase that physics makes of the slice's magnitude and conditions (`diffusion.field_phase`), with
-coils of 8 and 3 cm: much of what few evaluations can hardly make is there from the start.
+coils of 8 and 3 cm: much of what few evaluations can hardly make is there from the start. "tissue" has in addition what
+fat adds by its chemical shift, where a small network (`diffusion.fat`) guesses it, and weaker coils.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from diffusion.field_phase import (
     FieldDraw,
     coil_deviation,
     draw_field,
+    fat_phasor,
     field_phase,
 )
 from diffusion.fourier import fft2c, ifft2c
@@ -37,8 +39,12 @@ from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
 from diffusion.scalars import from_scalars
 
-SOURCES = ("narrow", "broad", "scales", "smooth", "independent", "field")
+SOURCES = ("narrow", "broad", "scales", "smooth", "independent", "field", "tissue")
+OF_MAGNITUDE = ("field", "tissue")
+"""Sources that are made of the slice's magnitude."""
 DEFAULT_SOURCE = "narrow"
+FatGuess = Callable[[Tensor, Tensor], Tensor]
+"""From magnitudes `(batch height width)` and conditions `(batch 4)` to the share of fat; see `diffusion.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
 AMPLITUDE = 2.0
@@ -49,6 +55,7 @@ FIELDS = {
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
     "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
     "field": ((80.0, 1.0), (30.0, 0.5)),
+    "tissue": ((80.0, 0.75), (30.0, 0.4)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
 TYPICAL_SLICE_MM = 5.0
@@ -102,6 +109,7 @@ def source_phasors(
     conditions: Tensor,
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
+    fat: Tensor | None = None,
 ) -> Source:
     """The sources of slices of a volume: each a function of its key, place and magnitude.
 
@@ -120,6 +128,8 @@ def source_phasors(
         Distance of neighbouring slices; `TYPICAL_SLICE_MM` where None.
     kind
         One of `SOURCES`.
+    fat
+        For "tissue": the share of fat, of the shape of the magnitude.
 
     Returns
     -------
@@ -127,6 +137,10 @@ def source_phasors(
         Phasor and gauge `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
+    if (kind == "tissue") != (fat is not None):
+        raise ValueError(
+            f'source {kind!r} with fat {type(fat).__name__}: expected the share of fat with "tissue" alone'
+        )
     if kind == "independent":
         return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
@@ -145,12 +159,12 @@ def source_phasors(
     )
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
-    if kind != "field":
+    if kind not in OF_MAGNITUDE:
         return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
     draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + draw.start
-    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw)
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw, fat)
 
 
 def training_source(
@@ -159,6 +173,7 @@ def training_source(
     generator: torch.Generator,
     kind: str = DEFAULT_SOURCE,
     place_mm: Tensor | None = None,
+    fat: FatGuess | None = None,
 ) -> Tensor:
     """Sources for training, complex64 of the magnitude's shape.
 
@@ -175,24 +190,38 @@ def training_source(
     place_mm
         Where the middle of each slice is in the one that it was cut from, along height and width, `(batch 2)`; in its
         middle where None.
+    fat
+        For "tissue": guesses the share of fat.
     """
+    _check_fat(kind, fat)
     if kind == "independent":
         phase = 2.0 * math.pi * torch.rand(magnitude.shape, generator=generator)
         return torch.polar(torch.ones_like(phase), phase)
     angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
-    if kind != "field":
+    if kind not in OF_MAGNITUDE:
         return torch.polar(torch.ones_like(angle), angle)
     draw = draw_field(torch.rand((len(magnitude), NUM_DRAWS), generator=generator))
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
     # slices from all of a volume, the middle of which is near that of the scanner
     through = draw.start - sum(FIRST_MM) / 2.0
-    return _field_source(angle, magnitude, conditions, torch.cat((through[:, None], in_plane), dim=1), draw).phasor
+    share = None if fat is None else fat(magnitude, conditions)
+    place = torch.cat((through[:, None], in_plane), dim=1)
+    return _field_source(angle, magnitude, conditions, place, draw, share).phasor
 
 
-def _field_source(angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> Source:
-    """Field and coils together."""
+def _check_fat(kind: str, fat: object) -> None:
+    if (kind == "tissue") != (fat is not None):
+        raise ValueError(f'source {kind!r}, fat {type(fat).__name__}: expected the share of fat for "tissue" alone')
+
+
+def _field_source(
+    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw, fat: Tensor | None
+) -> Source:
+    """Field, coils and, where its share is given, fat together."""
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
     image = torch.polar(magnitude, field_phase(magnitude, conditions, place_mm, draw) + coils)
+    if fat is not None:
+        image = image * fat_phasor(fat, conditions, draw)
     gauge = find_gauge(image)
     fixed = (image * gauge.conj()).angle()
     return Source(torch.polar(torch.ones_like(fixed), fixed), gauge)

@@ -4,8 +4,6 @@ import pytest
 import torch
 
 from diffusion.flow import (
-    compress,
-    compress_magnitude,
     flow_loss,
     interpolate,
     noise_gain,
@@ -14,6 +12,7 @@ from diffusion.flow import (
     time_grid,
 )
 from diffusion.layers import to_complex, to_real
+from diffusion.measurement import compress, compress_magnitude
 
 UNKNOWN = torch.full((2, 4), math.nan)
 

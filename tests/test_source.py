@@ -7,7 +7,7 @@ from diffusion.gauge import estimate_ramp
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, random_phasor
 from diffusion.singularities import find_singularities
-from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, SOURCES, source_phasors, training_source
+from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, OF_MAGNITUDE, SOURCES, source_phasors, training_source
 
 SPACING = torch.tensor([2.0, 4.0])
 KNOWN = torch.tensor([2.0, 4.0, 4.6, 3.0])
@@ -19,7 +19,8 @@ def drawn(count: int, kind: str, size: int = 256) -> torch.Tensor:
 
 
 def of_key(key: SliceKey, shape: tuple[int, int], kind: str, conditions: torch.Tensor = KNOWN) -> torch.Tensor:
-    return source_phasors([key], torch.ones(1, *shape), conditions, 5.0, kind).phasor[0]
+    fat = torch.full((1, *shape), 0.4) if kind == "tissue" else None
+    return source_phasors([key], torch.ones(1, *shape), conditions, 5.0, kind, fat).phasor[0]
 
 
 def likeness(phasor: torch.Tensor, mm: float, axis: int) -> float:
@@ -79,7 +80,7 @@ def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_shar
     assert float((one * other.conj()).mean().abs()) < 0.05
 
 
-@pytest.mark.parametrize("kind", sorted(set(FIELDS) - {"field"}))
+@pytest.mark.parametrize("kind", sorted(set(FIELDS) - set(OF_MAGNITUDE)))
 def test_a_smooth_source_has_the_likeness_of_its_sum_of_fields_and_no_singularities(kind):
     source = drawn(16, kind)
     for axis in (0, 1):
@@ -133,7 +134,7 @@ def test_with_its_gauge_the_field_source_is_smoother_through_the_volume_than_sli
     assert with_gauge < 0.85 * without
 
 
-@pytest.mark.parametrize("kind", sorted(set(SOURCES) - {"field"}))
-def test_only_the_field_source_has_a_gauge(kind):
+@pytest.mark.parametrize("kind", sorted(set(SOURCES) - set(OF_MAGNITUDE)))
+def test_only_sources_of_the_magnitude_have_a_gauge(kind):
     source = source_phasors([SliceKey(1, "v", 0, 2)], torch.ones(1, 16, 16), KNOWN, 5.0, kind)
     assert torch.equal(source.gauge, torch.ones(1, 16, 16, dtype=torch.complex64))

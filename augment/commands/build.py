@@ -14,7 +14,7 @@ from diffusion.shipped import find_checkpoint
 if TYPE_CHECKING:
     from augment.options import BuildOptions
 
-PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "regression", "sinus", "zero", "white")
+PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "tissue", "regression", "sinus", "zero", "white")
 
 
 def register(commands: Commands) -> None:

@@ -88,7 +88,7 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help="of diffusion, regression, smooth, smooth-noise, field, sinus, zero, white (default: all with weights)",
+        help="of diffusion, regression, smooth, smooth-noise, field, tissue, sinus, zero, white (default: all there are)",
     )
     phase.add_argument(
         "--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: those that are shipped)"

@@ -1,0 +1,111 @@
+"""The share of fat in every pixel, guessed by a small network from a magnitude.
+
+Fat's hydrogen precesses slower than water's by 3.4 ppm, so at short echo times most of what a phase does from tissue to
+tissue is where fat is. Brightness alone does not tell it: it differs with sequence, coil and contrast. A network of a
+few layers sees more, and is taught by real phase: `augment.fat_separation` finds the share of fat with which the rest
+of a phase is smooth.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from diffusion.layers import pad_to_multiple, to_real
+from diffusion.measurement import compress_magnitude
+from diffusion.network import ComplexUNet
+from diffusion.shipped import shipped_weights
+from diffusion.source import FatGuess
+
+_SLOPE, _OFFSET = 4.0, -1.0
+
+
+def predict_logits(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
+    """The logits of the share of fat, `(batch height width)`, from compressed magnitudes of a multiple's size."""
+    modulus = to_real(weight[:, None].to(torch.complex64))
+    logits: Tensor = network(torch.zeros_like(modulus), modulus, weight.new_zeros(len(weight)), conditions)[:, 0]
+    return _SLOPE * logits.float() + _OFFSET
+
+
+class FatMap:
+    """Guesses the share of fat by a checkpoint of the process "fat"."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.sha256 = checkpoint.sha256
+        self.network = checkpoint.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:
+        """Guess.
+
+        Parameters
+        ----------
+        magnitude
+            `(batch height width)`.
+        conditions
+            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+
+        Returns
+        -------
+        share
+            0 to 1, of the shape of the magnitude.
+        """
+        height, width = magnitude.shape[-2:]
+        weight = pad_to_multiple(compress_magnitude(magnitude), self.network.config.multiple)
+        share: Tensor = torch.sigmoid(predict_logits(self.network, weight, conditions))
+        return share[:, :height, :width]
+
+
+@functools.lru_cache(maxsize=4)
+def shipped_fat_map(device: torch.device) -> FatMap:
+    """The map by the weights that ship with the package.
+
+    Raises
+    ------
+    CheckpointError
+        They are missing or not whole.
+    """
+    path = shipped_weights("fat")
+    if path is None:
+        raise CheckpointError('no weights "fat" ship with this installation; the source "tissue" needs them')
+    return FatMap(_load(path), device)
+
+
+def fat_guess(source: str, device: torch.device) -> FatGuess | None:
+    """What a source needs to know of fat: the shipped map for "tissue", nothing for others."""
+    return shipped_fat_map(device) if source == "tissue" else None
+
+
+def fat_facts(source: str) -> dict[str, Any]:
+    """What a model card tells of the weights that the source needs; empty for one that needs none."""
+    return {"fat": {"sha256": shipped_fat_map(torch.device("cpu")).sha256}} if source == "tissue" else {}
+
+
+def fat_guess_of(checkpoint: Checkpoint, device: torch.device) -> FatGuess | None:
+    """What the source of a checkpoint needs to know of fat.
+
+    Raises
+    ------
+    CheckpointError
+        It was trained with other weights than those that ship.
+    """
+    facts = fat_facts(checkpoint.flow.source)
+    wanted = checkpoint.card.get("fat")
+    if wanted not in (None, facts.get("fat")):
+        raise CheckpointError(
+            f"weights {str(checkpoint.card.get('name'))[:60]!r} were trained with a guess of fat ({str(wanted)[:100]}) "
+            f"that is not the one that ships, {facts.get('fat')}; train them again, or install the version of theirs"
+        )
+    return fat_guess(checkpoint.flow.source, device)
+
+
+def _load(path: Path) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.process != "fat":
+        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected fat")
+    return checkpoint

@@ -1,0 +1,165 @@
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from tiny_network import TINY
+
+from augment.fat_separation import fat_slices, separate_fat, tells_fat
+from augment.training_data import TrainingSlice
+from diffusion import fat as fat_module
+from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from diffusion.fat import FatMap, fat_facts, fat_guess, fat_guess_of, shipped_fat_map
+from diffusion.fat_objective import FAT_ANGLE, FatObjective
+from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, decide_fat, draw_field, fat_phasor
+from diffusion.gauge import find_gauge
+from diffusion.generators import SliceKey
+from diffusion.network import ComplexUNet
+from diffusion.objective import Batch
+from diffusion.select import make_learned
+from diffusion.shipped import shipped_weights
+from diffusion.source import source_phasors
+
+CPU = torch.device("cpu")
+GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3]])
+
+
+def body(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A round body with two pieces of fat in it: magnitude and true share of fat `(1 size size)`."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    inside = (x**2 + y**2 < 0.8).float()
+    fat = ((x - 0.3) ** 2 + y**2 < 0.06).float() + ((x + 0.35).abs() < 0.08) * (y.abs() < 0.5)
+    return (inside * (1.0 + 0.3 * fat))[None], (inside * fat)[None]
+
+
+def scan(te_ms: float, field_t: float, sense: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Its complex image, with a smooth phase beside that of fat, and the share of fat."""
+    magnitude, fat = body()
+    turn = sense * 2.0 * math.pi * FAT_SHIFT_PPM * GYROMAGNETIC * 1e-3 * field_t * te_ms
+    mixture = 1.0 - fat + fat * complex(math.cos(turn), math.sin(turn))
+    smooth = torch.linspace(-1.5, 1.5, magnitude.shape[-1]) ** 2
+    return magnitude * mixture * torch.polar(torch.ones_like(fat), smooth.expand_as(fat)), fat
+
+
+@pytest.mark.parametrize("sense", [1.0, -1.0])
+def test_fat_is_found_in_a_phase_that_is_smooth_without_it_in_either_sense(sense):
+    image, fat = scan(4.0, 3.0, sense)
+    share = separate_fat(image, 4.0, 3.0)
+    inside = image.abs() > 0
+    assert share.shape == fat.shape
+    assert float((share - fat)[inside].abs().mean()) < 0.05
+    assert float((share[fat > 0.5] > 0.5).float().mean()) > 0.95
+
+
+def test_only_echoes_between_in_phase_and_opposed_tell_fat():
+    assert tells_fat(4.0, 3.0) and tells_fat(1.48, 3.0) and tells_fat(3.0, 1.5)
+    assert not tells_fat(2.3, 3.0)  # in phase
+    assert not tells_fat(1.15, 3.0) and not tells_fat(2.3, 1.5)  # opposed
+    assert not tells_fat(30.0, 3.0) and not tells_fat(math.nan, 3.0) and not tells_fat(4.0, math.nan)
+
+
+def test_training_slices_say_their_share_of_fat_by_their_phase():
+    image, fat = scan(4.0, 3.0)
+    told = TrainingSlice(image[0], (3.0, 3.0), 4.0, 3.0, "s")
+    silent = TrainingSlice(image[0], (3.0, 3.0), math.nan, 3.0, "s")
+    one, other = fat_slices([told, silent, TrainingSlice(image[0, :32], (3.0, 3.0), 4.0, 3.0, "s")])
+    assert torch.allclose(one.image.abs(), image[0].abs(), atol=1e-5) and other.image.shape == (32, 64)
+    inside = image[0].abs() > 0
+    assert float((one.image.angle() / FAT_ANGLE - fat[0])[inside].abs().mean()) < 0.05
+    assert (one.te_ms, one.field_t, one.spacing_mm, one.group) == (4.0, 3.0, (3.0, 3.0), "s")
+    assert fat_slices([silent]) == []
+
+
+def test_the_objective_is_least_for_the_true_share_and_does_not_see_air():
+    magnitude, fat = body()
+    image = torch.polar(magnitude, FAT_ANGLE * fat)
+    objective = FatObjective()
+    share, weight, conditions = objective.prepare(
+        Batch(image, torch.full((1, 4), 2.0)), 0.0, torch.Generator().manual_seed(0), 8
+    )
+    assert torch.allclose(share, fat, atol=1e-6)
+
+    def error(logits: torch.Tensor) -> float:
+        def network(noisy, modulus, t, known):
+            return ((logits + 1.0) / 4.0)[:, None].expand(-1, 2, -1, -1)
+
+        return float(objective.error(network, (share, weight, conditions)))
+
+    true = 20.0 * fat - 10.0
+    assert error(true) < 0.01 < error(-true)
+    assert error(torch.where(magnitude > 0, true, -true)) == pytest.approx(error(true))
+
+
+def test_the_shipped_map_finds_subcutaneous_fat_and_does_not_depend_on_the_unit_of_the_magnitude():
+    guess = shipped_fat_map(CPU)
+    magnitude = body()[0] * 1000.0
+    known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
+    share = guess(magnitude, known)
+    assert share.shape == magnitude.shape and 0.0 <= float(share.min()) < float(share.max()) <= 1.0
+    assert torch.allclose(share, guess(magnitude / 4096.0, known), atol=1e-4)
+    assert torch.isfinite(guess(magnitude[:, :37, :50], torch.full((1, 4), math.nan))).all()
+    assert guess(torch.zeros(2, 5, 7), known.expand(2, 4)).shape == (2, 5, 7)
+
+
+def test_fat_turns_the_source_by_its_shift_and_a_decided_guess_leans_as_drawn():
+    draw = draw_field(torch.full((1, 17), 0.5))
+    known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
+    share = torch.tensor([[[0.0, 1.0]]])
+    phasor = fat_phasor(share, known, draw)[0, 0]
+    turn = abs(2.0 * math.pi * FAT_SHIFT_PPM * GYROMAGNETIC * 1e-3 * 12.0)
+    expected = min(turn % (2 * math.pi), 2 * math.pi - turn % (2 * math.pi))
+    assert float(phasor[0].angle().abs()) < 1e-3
+    assert float((phasor[1] * phasor[0].conj()).angle().abs()) == pytest.approx(expected, abs=1e-2)
+    half = torch.tensor([0.5])
+    assert float(decide_fat(half, torch.tensor(1.0))) > 0.9 > 0.1 > float(decide_fat(half, torch.tensor(-1.0)))
+
+
+def test_the_tissue_source_has_the_steps_of_fat_and_needs_a_guess():
+    magnitude, fat = body()
+    known = torch.tensor([3.0, 3.0, 4.0, 3.0])
+    keys = [SliceKey(0, "v", 0, 0)]
+    with_fat, without = (
+        source_phasors(keys, magnitude, known, 5.0, "tissue", share) for share in (fat, torch.zeros_like(fat))
+    )
+    step = with_fat.phasor * with_fat.gauge * (without.phasor * without.gauge).conj()
+    inside = magnitude[0] > 0
+    assert float(step[0][inside & (fat[0] > 0.5)].angle().abs().mean()) > 1.0
+    assert float(step[0][inside & (fat[0] < 0.5)].angle().abs().mean()) < 1e-3
+    assert float(find_gauge(magnitude * with_fat.phasor).angle().abs().max()) < 0.05
+    with pytest.raises(ValueError, match="share of fat"):
+        source_phasors(keys, magnitude, known, 5.0, "tissue")
+
+
+def test_weights_that_guess_fat_make_no_phase_and_others_guess_no_fat(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = ComplexUNet(TINY)
+    with pytest.raises(CheckpointError, match="guess fat"):
+        make_learned(Checkpoint(network, "fat", GAUGE, "0" * 64, {}))
+    save_checkpoint(network, GAUGE, {"process": "flow"}, tmp_path / "w.safetensors")
+    monkeypatch.setattr(fat_module, "shipped_weights", lambda name: tmp_path / "w.safetensors")
+    shipped_fat_map.cache_clear()
+    with pytest.raises(CheckpointError, match="expected fat"):
+        shipped_fat_map(CPU)
+    monkeypatch.setattr(fat_module, "shipped_weights", lambda name: None)
+    with pytest.raises(CheckpointError, match="no weights"):
+        shipped_fat_map(CPU)
+
+
+def test_weights_that_were_trained_with_another_guess_are_refused(tmp_path):
+    path = shipped_weights("fat")
+    assert path is not None
+    other = {"process": "flow", "flow": {"source": "tissue"}, "fat": {"sha256": "0" * 64}}
+    torch.manual_seed(0)
+    save_checkpoint(ComplexUNet(TINY), GAUGE, other, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="not the one that ships"):
+        make_learned(load_checkpoint(tmp_path / "w.safetensors"))
+    card = other | fat_facts("tissue")
+    save_checkpoint(ComplexUNet(TINY), GAUGE, card, tmp_path / "w.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "w.safetensors")
+    assert isinstance(fat_guess_of(checkpoint, CPU), FatMap)
+    assert fat_guess("field", CPU) is None and fat_facts("narrow") == {}
+    shutil.copy(tmp_path / "w.safetensors", tmp_path / "v.safetensors")
+    changed = json.loads((tmp_path / "w.json").read_text()) | {"fat": {"sha256": "1" * 64}}
+    (tmp_path / "v.json").write_text(json.dumps(changed))
+    assert load_checkpoint(tmp_path / "v.safetensors").sha256 != checkpoint.sha256
