@@ -93,7 +93,7 @@ def guess_tissues(
     if guessed_fat is None:
         fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
     else:
-        fat = decide_fat(guessed_fat, torch.tensor(random.uniform(-1.0, 1.0)))
+        fat = decide_fat(guessed_fat, torch.tensor(random.uniform(-0.5, 1.5)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 

@@ -68,7 +68,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
         config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm, fat
     )
     if config.process == "fat":
-        data = replace(data, slices=_fat_slices(config.manifest, data))
+        slices = _fat_slices(config.manifest, data)
+        data = replace(data, slices=slices, facts=data.facts | {"fat_slices": len(slices)})
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
 
 

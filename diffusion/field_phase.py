@@ -38,7 +38,7 @@ _SMALLEST_MM = 10.0
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAR = 1.6
-_FAT_STEEPNESS = 3.0
+_FAT_STEEPNESS = 4.0
 
 
 class FieldDraw(NamedTuple):
@@ -84,7 +84,7 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
         coils=1.1 + 0.4 * u[13],
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
-        fat=-1.0 + 2.0 * u[16],
+        fat=-0.5 + 2.0 * u[16],
     )
 
 
@@ -135,7 +135,7 @@ def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
 
 
 def decide_fat(share: Tensor, leaning: Tensor) -> Tensor:
-    """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (-1 to 1) says."""
+    """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (of the logit) says."""
     return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
 
 

@@ -20,7 +20,8 @@ from augment.training_data import TrainingSlices
 from augment.training_set import measure_gauge, read_training_set
 from augment.validation import read_losses
 from augment.volume import Volume
-from diffusion.checkpoint import load_checkpoint
+from diffusion.checkpoint import CheckpointError, load_checkpoint
+from diffusion.fat import FatMap
 from diffusion.fourier import fft2c
 from diffusion.generators import Conditions, SliceKey
 from diffusion.select import make_generator
@@ -162,6 +163,37 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
     assert checkpoint.process == "ddpm"
     assert checkpoint.card["ddpm"] == {"timesteps": 7, "noise": "unit", "sampler": "deterministic"}
     assert make_generator("diffusion", path).nfe == 7
+
+
+def as_fat(config, te_ms="4.0"):
+    text = 'process = "fat"\npicture_every = 0\n' + config.read_text().replace("steps = 3", "steps = 40\nwarmup = 1")
+    config.write_text(text)
+    rows = f"volume_id,path,phase,split,te_ms,field_t\na,m.npy,p.npy,train,{te_ms},3\nb,m.npy,p.npy,train,,3\n"
+    (config.parent / "pairs.csv").write_text(rows)
+
+
+def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(config):
+    as_fat(config)
+    path = train(read_config(config, TrainConfig))
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.process == "fat"
+    assert checkpoint.card["data"]["slices"] == 6 and checkpoint.card["data"]["fat_slices"] == 3
+    losses = [loss for _, loss in read_losses(path.parent / "loss.jsonl")]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    magnitude = torch.from_numpy(np.load(config.parent / "m.npy"))
+    share = FatMap(checkpoint, torch.device("cpu"))(magnitude, torch.full((3, 4), math.nan))
+    assert share.shape == magnitude.shape and 0.0 <= float(share.min()) <= float(share.max()) <= 1.0
+    with pytest.raises(CheckpointError, match="guess fat, not phase"):
+        make_generator("diffusion", path)
+
+
+def test_what_cannot_be_trained_to_guess_fat_is_told(config):
+    as_fat(config, "2.3")  # in phase with water
+    with pytest.raises(RequestError, match="no slice tells fat from water"):
+        train(read_config(config, TrainConfig))
+    config.write_text(config.read_text().replace("picture_every = 0", "picture_every = 5"))
+    with pytest.raises(RequestError, match="picture_every = 0"):
+        read_config(config, TrainConfig)
 
 
 def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):

@@ -88,7 +88,7 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help="of diffusion, regression, smooth, smooth-noise, field, tissue, sinus, zero, white (default: all there are)",
+        help="of diffusion, regression, smooth, smooth-noise, field, tissue, sinus, zero, white (default: all)",
     )
     phase.add_argument(
         "--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: those that are shipped)"
