@@ -84,6 +84,18 @@ def separate_fat(image: Tensor, te_ms: float, field_t: float) -> Tensor:
     return _separate(image, senses[0] * angle)[0]
 
 
+def incoherence(image: Tensor, share: Tensor, te_ms: float, field_t: float) -> Tensor:
+    """How incoherent small squares of a phase are without that of a share of fat, 0 to 1, `(slice)`.
+
+    As in `separate_fat`; in the sense of rotation in which it is less.
+    """
+    power = compress_magnitude(image.abs()).square()
+    phasor = torch.polar(torch.ones_like(power), image.angle())
+    angle = -2.0 * math.pi * _cycles(te_ms, field_t)
+    found = [1.0 - _coherence(share, phasor, power, _totals(power), sense * angle) for sense in (1.0, -1.0)]
+    return torch.minimum(*found)
+
+
 def _cycles(te_ms: float, field_t: float) -> float:
     """How often fat lags behind water until the echo."""
     return -FAT_SHIFT_PPM * GYROMAGNETIC * 1e-3 * field_t * te_ms
@@ -109,7 +121,7 @@ def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     """The share of fat in one sense of rotation, and the loss of each slice."""
     power = compress_magnitude(image.abs()).square()
     phasor = torch.polar(torch.ones_like(power), image.angle())
-    whole = [_box(power, size).sum(dim=(1, 2)).clamp(min=1e-6) for size in _SQUARES]
+    whole = _totals(power)
     start = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
     logits = (0.3 * start - 1.0).repeat(len(image), 1, 1).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=_RATE)
@@ -124,13 +136,24 @@ def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:
 
 def _loss(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
     """What is incoherent without the fat's phase, its roughness and its amount, `(slice)`."""
+    coherence = _coherence(share, phasor, power, whole, angle)
+    rough = share.diff(dim=1).abs().mean(dim=(1, 2)) + share.diff(dim=2).abs().mean(dim=(1, 2))
+    amount = (share * power).sum(dim=(1, 2)) / power.sum(dim=(1, 2)).clamp(min=1e-6)
+    return 1.0 - coherence + _ROUGHNESS * rough + _AMOUNT * amount
+
+
+def _totals(power: Tensor) -> list[Tensor]:
+    """For each size of squares, what a phase without any step would have for coherence, `(slice)`."""
+    return [_box(power, size).sum(dim=(1, 2)).clamp(min=1e-6) for size in _SQUARES]
+
+
+def _coherence(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
+    """The mean length of the mean phasor of squares, of what it could be, without the fat's phase, `(slice)`."""
     mixture = torch.complex(1.0 - share + share * math.cos(angle), share * math.sin(angle))
     rest = power * phasor * (mixture / (mixture.abs().square() + 1e-3).sqrt()).conj()
     parts = torch.view_as_real(rest).unbind(dim=-1)
-    coherence = torch.stack([_length(parts, size) / total for size, total in zip(_SQUARES, whole, strict=True)])
-    rough = share.diff(dim=1).abs().mean(dim=(1, 2)) + share.diff(dim=2).abs().mean(dim=(1, 2))
-    amount = (share * power).sum(dim=(1, 2)) / power.sum(dim=(1, 2)).clamp(min=1e-6)
-    return 1.0 - coherence.mean(dim=0) + _ROUGHNESS * rough + _AMOUNT * amount
+    lengths = [_length(parts, size) / total for size, total in zip(_SQUARES, whole, strict=True)]
+    return torch.stack(lengths).mean(dim=0)
 
 
 def _length(parts: Sequence[Tensor], size: int) -> Tensor:

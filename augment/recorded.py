@@ -11,7 +11,7 @@ from typing import Any
 
 from augment.errors import RequestError, VolumeError
 from augment.layout import group_attributes
-from augment.options import BuildOptions
+from augment.options import MODELS, BuildOptions
 from augment.recipe import canonical_hash, corpus_attributes
 from augment.runlog import read_run, run_names
 from augment.storage import Storage
@@ -87,7 +87,7 @@ def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str
     recipe = attributes["recipe"]
     names = {one.name for one in fields(BuildOptions)} & set(recipe)
     options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
-    if recipe.get("checkpoint_sha256") is not None:
+    if recipe.get("phase") in MODELS and recipe.get("checkpoint_sha256") is not None:
         options["checkpoint"] = _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
         options["steps"] = recipe["nfe"] if recipe.get("phase") == "diffusion" else None
     return options

@@ -158,10 +158,9 @@ class RealNorm(nn.Module):
 
 def complex_silu(channels: Tensor) -> Tensor:
     """Gate complex channels by their real part: `z * sigmoid(Re z)`, which on real numbers is SiLU."""
-    batch, doubled, height, width = channels.shape
-    parts = channels.view(batch, 2, doubled // 2, height, width)
-    gated: Tensor = (parts * torch.sigmoid(parts[:, :1])).flatten(1, 2)
-    return gated
+    real, imag = channels.chunk(2, dim=1)
+    gate = torch.sigmoid(real)
+    return torch.cat((real * gate, imag * gate), dim=1)
 
 
 class Layers(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from augment.fat_separation import fat_slices, separate_fat, tells_fat
+from augment.fat_separation import fat_slices, incoherence, separate_fat, tells_fat
 from augment.training_data import TrainingSlice
 from diffusion import fat as fat_module
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
@@ -50,6 +50,8 @@ def test_fat_is_found_in_a_phase_that_is_smooth_without_it_in_either_sense(sense
     assert share.shape == fat.shape
     assert float((share - fat)[inside].abs().mean()) < 0.05
     assert float((share[fat > 0.5] > 0.5).float().mean()) > 0.95
+    whole, true, found = (float(incoherence(image, one, 4.0, 3.0)) for one in (torch.zeros_like(fat), fat, share))
+    assert max(true, found) < 0.5 * whole
 
 
 def test_only_echoes_between_in_phase_and_opposed_tell_fat():

@@ -83,7 +83,7 @@ def test_nothing_of_the_source_but_its_pseudonyms_goes_on(tmp_path):
     assert outcome.receipt is not None and outcome.receipt["columns"] == {"site": "north"}
 
 
-@pytest.mark.parametrize("phase", ["smooth", "smooth-noise", "field", "sinus", "white", "zero"])
+@pytest.mark.parametrize("phase", ["smooth", "smooth-noise", "field", "tissue", "sinus", "white", "zero"])
 def test_batch_size_changes_no_byte(tmp_path, phase):
     row, options = make_row(tmp_path, shape=(7, 19, 21)), BuildOptions(phase=phase)
     for size in (None, 1, 3, 100):

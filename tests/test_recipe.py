@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from augment.environment import Machine, common_classes, common_device, environment_class
 from augment.errors import RequestError
@@ -21,6 +22,7 @@ from augment.recipe import (
     row_hash,
 )
 from diffusion.checkpoint import default_checkpoint, load_checkpoint
+from diffusion.fat import shipped_fat_map
 from diffusion.learned import GPU_TILE
 from diffusion.select import shipped_regression
 from manifests.record import ManifestRow
@@ -54,6 +56,16 @@ def test_equal_options_give_an_equal_hash_and_others_another():
     assert replace(recipe, tile=Tile(slices=16)).hash != recipe.hash
     assert replace(recipe, algorithm=ALGORITHM + 1).hash != recipe.hash
     assert replace(recipe, checkpoint_sha256="a" * 64).hash != recipe.hash
+
+
+def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
+    recipe = make_recipe(BuildOptions(phase="tissue"))
+    assert recipe.checkpoint_sha256 == shipped_fat_map(torch.device("cpu")).sha256 and recipe.nfe == 0
+    assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
+    shipped_fat_map.cache_clear()
+    monkeypatch.setattr("diffusion.fat.shipped_weights", lambda name: None)
+    with pytest.raises(RequestError, match='no weights "fat" ship'):
+        make_recipe(BuildOptions(phase="tissue"))
 
 
 def test_order_of_kept_columns_makes_no_difference():

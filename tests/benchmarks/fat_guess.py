@@ -1,0 +1,51 @@
+"""What the shipped guess of fat explains of real phase: `python tests/benchmarks/fat_guess.py pairs.csv --split val`.
+
+Printed for every volume whose echo tells fat from water: how incoherent small squares of its phase are (per cent; see
+`augment.fat_separation.incoherence`) as they are, without the phase of the fat that the network guesses from the
+magnitude, and without that of the fat found from the phase itself, which is the least that can be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from augment.evaluation.sessions import RealVolume, read_real
+from augment.fat_separation import incoherence, separate_fat, tells_fat
+from diffusion.fat import shipped_fat_map
+from manifests.parse import read_manifest
+
+
+def compare(volume: RealVolume) -> list[float]:
+    """Mean incoherence over the slices: as it is, without the guessed fat, without the fat found."""
+    te_ms, field_t = volume.conditions.te_ms or 0.0, volume.conditions.field_t or 0.0
+    magnitude = torch.from_numpy(volume.real.magnitude)
+    image = magnitude * torch.from_numpy(volume.real.phasor)
+    known = torch.tensor(volume.conditions.numbers()).expand(len(magnitude), -1)
+    guess = shipped_fat_map(torch.device("cpu"))(magnitude, known)
+    shares = (torch.zeros_like(guess), guess, separate_fat(image, te_ms, field_t))
+    return [100.0 * float(incoherence(image, share, te_ms, field_t).mean()) for share in shares]
+
+
+def main() -> None:
+    """Print the comparison for the rows of a split of a manifest with phase."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path, help="a manifest with the columns phase, te_ms, field_t")
+    parser.add_argument("--split", default="val", help="default: %(default)s")
+    parser.add_argument("--max-slices", type=int, default=8, help="of each volume; default: %(default)s")
+    given = parser.parse_args()
+    for row in read_manifest(given.manifest):
+        if row.split != given.split:
+            continue
+        volume = read_real(row, given.max_slices)
+        if tells_fat(volume.conditions.te_ms or 0.0, volume.conditions.field_t or 0.0):
+            whole, guessed, found = compare(volume)
+            sys.stdout.write(f"{row.volume_id}: {whole:.2f} %, guessed {guessed:.2f} %, found {found:.2f} %\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
