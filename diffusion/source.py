@@ -55,9 +55,11 @@ FIELDS = {
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
     "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
     "field": ((80.0, 1.0), (30.0, 0.5)),
-    "tissue": ((80.0, 0.75), (30.0, 0.4)),
+    "tissue": ((80.0, 0.52), (30.0, 0.28)),
 }
 """By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
+FIELD_SHARE = 0.7
+"""Of the field's phase that "tissue" has: with fat beside it, more is too steep."""
 TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
@@ -219,9 +221,11 @@ def _field_source(
 ) -> Source:
     """Field, coils and, where its share is given, fat together."""
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
-    image = torch.polar(magnitude, field_phase(magnitude, conditions, place_mm, draw) + coils)
-    if fat is not None:
-        image = image * fat_phasor(fat, conditions, draw)
+    field = field_phase(magnitude, conditions, place_mm, draw)
+    if fat is None:
+        image = torch.polar(magnitude, field + coils)
+    else:
+        image = torch.polar(magnitude, FIELD_SHARE * field + coils) * fat_phasor(fat, conditions, draw)
     gauge = find_gauge(image)
     fixed = (image * gauge.conj()).angle()
     return Source(torch.polar(torch.ones_like(fixed), fixed), gauge)
