@@ -13,8 +13,9 @@ from augment.train import choose_device, conclude, open_checkpoint, run_training
 from augment.train_config import DistillConfig, read_config
 from augment.training_data import TrainingSlices
 from augment.training_set import TrainingSet, read_training_set
+from diffusion.checkpoint import Checkpoint, CheckpointError
 from diffusion.distillation import make_objective, measure_noise_gain
-from diffusion.fat import fat_facts, fat_guess
+from diffusion.fat import fat_facts, fat_guess, fat_guess_of
 from diffusion.network import ComplexUNet
 from diffusion.source import FatGuess
 
@@ -54,6 +55,8 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
             'one, or teach the student further with method = "energy"'
         )
     flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
+    if config.distillation.method != "energy":  # the teacher is followed from its own source
+        _check_fat(teacher, config.teacher)
     fat = fat_guess(flow.source, torch.device("cpu"))
     data = read_training_set(config.manifest, config.split, config.licences, config.simulation, flow.grid_mm, fat)
     data = replace(data, gauge=teacher.gauge)
@@ -69,6 +72,13 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
 
     objective = make_objective(teacher.network, config.distillation, flow.source, fat)
     return run_training(config, data, network, device, initial=teacher, objective=objective, card=card, finish=finish)
+
+
+def _check_fat(teacher: Checkpoint, path: Path) -> None:
+    try:
+        fat_guess_of(teacher, torch.device("cpu"))
+    except CheckpointError as error:
+        raise RequestError(f"{path}: {error}") from None
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def fat_slices(slices: Sequence[TrainingSlice]) -> list[TrainingSlice]:
         for alike in _alike(told):
             shares = separate_fat(torch.stack([one.image for one in alike]), alike[0].te_ms, alike[0].field_t)
             for one, share in zip(alike, shares, strict=True):
-                made.append(replace(one, image=torch.polar(one.image.abs(), FAT_ANGLE * share)))
+                made.append(replace(one, image=torch.polar(one.image.abs(), FAT_ANGLE * share), labelled=True))
             bar.update(len(alike))
     return made
 
@@ -63,8 +63,8 @@ def fat_slices(slices: Sequence[TrainingSlice]) -> list[TrainingSlice]:
 def separate_fat(image: Tensor, te_ms: float, field_t: float) -> Tensor:
     """Estimate the share of fat.
 
-    The sense of rotation of a phase is the scanner's convention: the one is taken that needs less fat in the middle
-    slice.
+    The sense of rotation of a phase is the scanner's convention: the one is taken in which the middle slice is
+    explained better, which is mostly by less fat. All slices are to be of one scan.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def _cycles(te_ms: float, field_t: float) -> float:
 
 
 def _alike(slices: Sequence[TrainingSlice]) -> Iterator[list[TrainingSlice]]:
-    """Runs of slices of one size, echo and field, of a few at most."""
+    """Runs of slices of one session, size, echo and field, of a few at most."""
     run: list[TrainingSlice] = []
     for one in slices:
         if run and (len(run) == _TOGETHER or _kind(run[0]) != _kind(one)):
@@ -114,7 +114,7 @@ def _alike(slices: Sequence[TrainingSlice]) -> Iterator[list[TrainingSlice]]:
 
 
 def _kind(one: TrainingSlice) -> tuple[object, ...]:
-    return one.image.shape, one.te_ms, one.field_t
+    return one.group, one.image.shape, one.te_ms, one.field_t
 
 
 def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:

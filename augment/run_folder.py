@@ -87,7 +87,7 @@ def _recipe(card: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
     data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
     sources = {_SOURCES: card["data"][_SOURCES]}
-    names = ("network", "process", "flow", "ddpm", "distillation", "initial")
+    names = ("network", "process", "flow", "ddpm", "distillation", "fat", "initial")
     parts = {key: card[key] for key in names if key in card and card[key] != _DEFAULTS.get(key)}
     if "network" in parts:
         parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}

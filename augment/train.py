@@ -58,6 +58,11 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
+        if (initial.process == "fat") != (config.process == "fat"):
+            raise RequestError(
+                f"{config.initial}: its process is {initial.process!r}, that of the configuration {config.process!r}; "
+                "the guess of fat and phase start from their own kind; name another checkpoint"
+            )
         if initial.network.config != config.network:
             raise RequestError(
                 f"{config.initial}: its network is {_shown(initial.network.config)}; expected that of the "

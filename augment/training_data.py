@@ -24,7 +24,8 @@ CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 class TrainingSlice:
     """One complex slice `(height width)` with what is known of it; NaN where not known.
 
-    `group` is the session that it is from: the more slices a group has, the more rarely each is drawn.
+    `group` is the session that it is from: the more slices a group has, the more rarely each is drawn. Where it is
+    `labelled`, its phase is a label, which noise does not change.
     """
 
     image: Tensor
@@ -32,6 +33,7 @@ class TrainingSlice:
     te_ms: float
     field_t: float
     group: str = ""
+    labelled: bool = False
 
 
 def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
@@ -147,7 +149,8 @@ def augment_slice(
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
     if random.random() < noisy:
-        image = _add_noise(image, random)
+        noisy_image = _add_noise(image, random)
+        image = torch.polar(noisy_image.abs(), image.angle()) if one.labelled else noisy_image
     conditions = torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
     return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32)
 

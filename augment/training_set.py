@@ -25,6 +25,7 @@ from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, complex_image, on_grid, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
+from diffusion.one_thread import one_thread
 from diffusion.source import FatGuess
 from manifests.parse import read_manifest
 from manifests.record import ManifestRow
@@ -137,13 +138,18 @@ def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess |
 def _simulate_phases(
     config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None
 ) -> Iterator[list[TrainingSlice]]:
-    """Put simulated phases on magnitudes of the rows, each a function of seed and number alone."""
+    """Put simulated phases on magnitudes of the rows, each a function of seed, number and guess of fat alone."""
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
         magnitude = torch.from_numpy(volume.magnitude)
-        share = None if fat is None else fat(magnitude, _conditions(volume).expand(len(magnitude), -1))
+        share = None if fat is None else _guess(fat, magnitude, _conditions(volume))
         yield simulate_on(magnitude, volume.spacing_mm, random, share)
+
+
+def _guess(fat: FatGuess, magnitude: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+    with one_thread(magnitude.device):
+        return torch.cat([fat(one[None], conditions[None]) for one in magnitude])
 
 
 def _conditions(volume: Volume) -> torch.Tensor:

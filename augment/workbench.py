@@ -18,6 +18,7 @@ from augment.store import CorpusStore
 from augment.time_limit import VolumeClock
 from cluster.counters import Counters
 from diffusion.checkpoint import load_checkpoint
+from diffusion.fat import fat_facts
 from diffusion.generators import PhaseGenerator
 from diffusion.select import make_generator
 from manifests.record import ManifestRow
@@ -115,6 +116,8 @@ def open_workbench(
         generator = make_generator(recipe.phase, checkpoint, steps, device)
         if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
+        if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
+            raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')
     return Workbench(
         CorpusStore.open(root),
         recipe,

@@ -1,4 +1,4 @@
-"""Phase without a network: the simple generators that a learned one has to beat."""
+"""Phase without a network that makes it: the simple generators that a learned one has to beat."""
 
 from __future__ import annotations
 
@@ -125,9 +125,15 @@ class FieldPhase(_Baseline):
 
 
 class TissuePhase(FieldPhase):
-    """The source "tissue" as it is, with the measurement's noise: `field` with weaker coils and a guess of fat."""
+    """The source "tissue" as it is, with the measurement's noise: `field`, weaker, and a network's guess of fat.
+
+    The guess is made at the slice's own resolution.
+    """
 
     name = "tissue"
+
+    def __init__(self) -> None:
+        fat_guess(self.name, torch.device("cpu"))  # tells at once where there are no weights
 
 
 def _phasor(angle: Tensor) -> Tensor:

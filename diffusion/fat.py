@@ -48,7 +48,8 @@ class FatMap:
         magnitude
             `(batch height width)`.
         conditions
-            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+            `(batch 4)`, or `(1 4)` for all: spacing along height and width (mm), TE (ms), field strength (T); NaN where
+            not known.
 
         Returns
         -------
@@ -57,7 +58,7 @@ class FatMap:
         """
         height, width = magnitude.shape[-2:]
         weight = pad_to_multiple(compress_magnitude(magnitude), self.network.config.multiple)
-        share: Tensor = torch.sigmoid(predict_logits(self.network, weight, conditions))
+        share: Tensor = torch.sigmoid(predict_logits(self.network, weight, conditions.expand(len(weight), -1)))
         return share[:, :height, :width]
 
 
@@ -92,11 +93,11 @@ def fat_guess_of(checkpoint: Checkpoint, device: torch.device) -> FatGuess | Non
     Raises
     ------
     CheckpointError
-        It was trained with other weights than those that ship.
+        It was trained with other weights than those that ship, or does not say with which.
     """
     facts = fat_facts(checkpoint.flow.source)
     wanted = checkpoint.card.get("fat")
-    if wanted not in (None, facts.get("fat")):
+    if wanted != facts.get("fat"):
         raise CheckpointError(
             f"weights {str(checkpoint.card.get('name'))[:60]!r} were trained with a guess of fat ({str(wanted)[:100]}) "
             f"that is not the one that ships, {facts.get('fat')}; train them again, or install the version of theirs"

@@ -48,7 +48,7 @@ class FieldDraw(NamedTuple):
     of the magnet's even middle, in mm along slice, height and width, `stretch` `(batch 2)` its shape along the last
     two, `radius` and `power` say how far it goes and how it ends; `rim_ppm` is its deviation at the radius. `te_ms` is
     for where no echo time is known, `coils` the deviation of their phase at 3 T in radians, `start` where the first
-    slice lies (mm).
+    slice lies (mm), `fat` to what side an uncertain guess of fat leans (of its logit).
     """
 
     air: Tensor

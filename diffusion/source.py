@@ -10,8 +10,8 @@ far from its mean. "scales" is as narrow, but all around the circle, "smooth" ha
 
 Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
 network. "field" is a phase that physics makes of the slice's magnitude and conditions (`diffusion.field_phase`), with
-coils of 8 and 3 cm: much of what few evaluations can hardly make is there from the start. "tissue" has in addition what
-fat adds by its chemical shift, where a small network (`diffusion.fat`) guesses it, and weaker coils.
+coils of 8 and 3 cm: much of what few evaluations can hardly make is there from the start. "tissue" is a weaker field
+and weaker coils, and what fat adds by its chemical shift, where a small network (`diffusion.fat`) guesses it.
 """
 
 from __future__ import annotations
@@ -139,10 +139,7 @@ def source_phasors(
         Phasor and gauge `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
-    if (kind == "tissue") != (fat is not None):
-        raise ValueError(
-            f'source {kind!r} with fat {type(fat).__name__}: expected the share of fat with "tissue" alone'
-        )
+    _check_fat(kind, fat)
     if kind == "independent":
         return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]

@@ -7,14 +7,14 @@ import torch
 from tiny_network import TINY
 
 from augment.fat_separation import fat_slices, incoherence, separate_fat, tells_fat
-from augment.training_data import TrainingSlice
+from augment.training_data import TrainingSlice, TrainingSlices
 from diffusion import fat as fat_module
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.fat import FatMap, fat_facts, fat_guess, fat_guess_of, shipped_fat_map
 from diffusion.fat_objective import FAT_ANGLE, FatObjective
 from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, decide_fat, draw_field, fat_phasor
 from diffusion.gauge import find_gauge
-from diffusion.generators import SliceKey
+from diffusion.generators import Conditions, SliceKey
 from diffusion.network import ComplexUNet
 from diffusion.objective import Batch
 from diffusion.select import make_learned
@@ -61,6 +61,39 @@ def test_only_echoes_between_in_phase_and_opposed_tell_fat():
     assert not tells_fat(30.0, 3.0) and not tells_fat(math.nan, 3.0) and not tells_fat(4.0, math.nan)
 
 
+def test_slices_of_another_session_have_a_sense_of_their_own():
+    (image, fat), (other, _) = scan(4.0, 3.0), scan(4.0, 3.0, -1.0)
+    slices = [TrainingSlice(image[0], (3.0, 3.0), 4.0, 3.0, "a")] * 3 + [
+        TrainingSlice(other[0], (3.0, 3.0), 4.0, 3.0, "b")
+    ]
+    last = fat_slices(slices)[-1]
+    assert float((last.image.angle() / FAT_ANGLE - fat[0])[image[0].abs() > 0].abs().mean()) < 0.05
+
+
+def test_noise_of_the_augmentation_does_not_change_a_label():
+    image, _ = scan(4.0, 3.0)
+    one = TrainingSlice(image[0], (3.0, 3.0), 4.0, 3.0, "a", labelled=True)
+    for seed in range(4):
+        noisy = TrainingSlices([one], 4096, seed, noisy=1.0)(0).image[0]
+        plain = TrainingSlices([one], 4096, seed, noisy=0.0)(0).image[0]
+        assert not torch.equal(noisy.abs(), plain.abs())
+        inside = plain.abs() > 1e-3 * plain.abs().max()
+        assert torch.allclose(noisy.angle()[inside], plain.angle()[inside], atol=1e-5)
+
+
+def test_a_tile_of_many_slices_is_sampled_as_on_a_gpu(tmp_path):
+    torch.manual_seed(0)
+    card = {"process": "flow", "flow": {"source": "tissue"}} | fat_facts("tissue")
+    save_checkpoint(ComplexUNet(TINY), GAUGE, card, tmp_path / "w.safetensors")
+    generator = make_learned(load_checkpoint(tmp_path / "w.safetensors"), 2)
+    magnitude = body(32)[0].repeat(3, 1, 1)
+    keys = [SliceKey(0, "v", 0, index) for index in range(3)]
+    alone = generator.sample_phase(magnitude, keys, Conditions((3.0, 3.0), 4.0, 3.0, 5.0))
+    generator.tile = 16
+    together = generator.sample_phase(magnitude, keys, Conditions((3.0, 3.0), 4.0, 3.0, 5.0))
+    assert float((alone * together.conj()).angle().abs()[magnitude > 0].quantile(0.95)) < 1e-2
+
+
 def test_training_slices_say_their_share_of_fat_by_their_phase():
     image, fat = scan(4.0, 3.0)
     told = TrainingSlice(image[0], (3.0, 3.0), 4.0, 3.0, "s")
@@ -93,7 +126,7 @@ def test_the_objective_is_least_for_the_true_share_and_does_not_see_air():
     assert error(torch.where(magnitude > 0, true, -true)) == pytest.approx(error(true))
 
 
-def test_the_shipped_map_finds_subcutaneous_fat_and_does_not_depend_on_the_unit_of_the_magnitude():
+def test_the_shipped_map_gives_shares_and_does_not_depend_on_the_unit_of_the_magnitude():
     guess = shipped_fat_map(CPU)
     magnitude = body()[0] * 1000.0
     known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
@@ -160,6 +193,9 @@ def test_weights_that_were_trained_with_another_guess_are_refused(tmp_path):
     save_checkpoint(ComplexUNet(TINY), GAUGE, card, tmp_path / "w.safetensors")
     checkpoint = load_checkpoint(tmp_path / "w.safetensors")
     assert isinstance(fat_guess_of(checkpoint, CPU), FatMap)
+    save_checkpoint(ComplexUNet(TINY), GAUGE, {"flow": {"source": "tissue"}}, tmp_path / "u.safetensors")
+    with pytest.raises(CheckpointError, match="not the one that ships"):
+        make_learned(load_checkpoint(tmp_path / "u.safetensors"))
     assert fat_guess("field", CPU) is None and fat_facts("narrow") == {}
     shutil.copy(tmp_path / "w.safetensors", tmp_path / "v.safetensors")
     changed = json.loads((tmp_path / "w.json").read_text()) | {"fat": {"sha256": "1" * 64}}

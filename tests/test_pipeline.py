@@ -361,3 +361,9 @@ def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
     other = save_tiny(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(RequestError, match="not the weights of the recipe"):
         make_bench(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
+
+
+def test_a_worker_with_another_guess_of_fat_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("augment.workbench.fat_facts", lambda source: {"fat": {"sha256": "0" * 64}})
+    with pytest.raises(RequestError, match='the weights "fat" here are not those of the recipe'):
+        make_bench(tmp_path / "c.zarr", BuildOptions(phase="tissue"))

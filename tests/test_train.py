@@ -185,6 +185,10 @@ def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(
     assert share.shape == magnitude.shape and 0.0 <= float(share.min()) <= float(share.max()) <= 1.0
     with pytest.raises(CheckpointError, match="guess fat, not phase"):
         make_generator("diffusion", path)
+    text = config.read_text().replace('process = "fat"', 'initial = "run/tiny.safetensors"')
+    config.write_text(text.replace('output = "run"', 'output = "run2"'))
+    with pytest.raises(RequestError, match="from their own kind"):
+        train(read_config(config, TrainConfig))
 
 
 def test_what_cannot_be_trained_to_guess_fat_is_told(config):

@@ -11,11 +11,12 @@ import torch
 
 from augment.errors import RequestError
 from augment.evaluation.sampling import Contestant
-from diffusion.baselines import BASELINES, NoisySmoothPhase, SmoothPhase
+from diffusion.baselines import BASELINES, NoisySmoothPhase, SmoothPhase, TissuePhase
 from diffusion.checkpoint import default_checkpoint, load_checkpoint
 from diffusion.generators import PhaseGenerator
 from diffusion.low_order import read_model
 from diffusion.select import make_generator, shipped_regression
+from diffusion.shipped import shipped_weights
 
 MODEL, REGRESSION = "diffusion", "regression"
 SMOOTH_NAMES = {one.name: one for one in (SmoothPhase, NoisySmoothPhase)}
@@ -77,7 +78,8 @@ def _default_names(choice: Choice) -> list[str]:
     """All generators for which there are weights."""
     with_model = choice.checkpoint is not None or default_checkpoint() is not None
     with_regression = choice.regression is not None or shipped_regression() is not None
-    return [MODEL] * with_model + [REGRESSION] * with_regression + list(BASELINES)
+    baselines = [name for name in BASELINES if name != TissuePhase.name or shipped_weights("fat") is not None]
+    return [MODEL] * with_model + [REGRESSION] * with_regression + baselines
 
 
 def _baseline(name: str, choice: Choice) -> Contestant:
