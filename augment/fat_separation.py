@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from augment.simulation import Echo
 from augment.training_data import TrainingSlice
 from diffusion.fat_objective import FAT_ANGLE
-from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC
+from diffusion.field_phase import FAT_SHIFT_PPM, mix_fat
 from diffusion.measurement import compress_magnitude
 
 _SQUARES = (3, 5)
@@ -89,16 +90,15 @@ def incoherence(image: Tensor, share: Tensor, te_ms: float, field_t: float) -> T
 
     As in `separate_fat`; in the sense of rotation in which it is less.
     """
-    power = compress_magnitude(image.abs()).square()
-    phasor = torch.polar(torch.ones_like(power), image.angle())
+    parts = _parts(image)
     angle = -2.0 * math.pi * _cycles(te_ms, field_t)
-    found = [1.0 - _coherence(share, phasor, power, _totals(power), sense * angle) for sense in (1.0, -1.0)]
+    found = [1.0 - _coherence(share, *parts, sense * angle) for sense in (1.0, -1.0)]
     return torch.minimum(*found)
 
 
 def _cycles(te_ms: float, field_t: float) -> float:
     """How often fat lags behind water until the echo."""
-    return -FAT_SHIFT_PPM * GYROMAGNETIC * 1e-3 * field_t * te_ms
+    return -FAT_SHIFT_PPM * Echo(te_ms, te_ms, field_t).cycles_per_ppm
 
 
 def _alike(slices: Sequence[TrainingSlice]) -> Iterator[list[TrainingSlice]]:
@@ -119,16 +119,14 @@ def _kind(one: TrainingSlice) -> tuple[object, ...]:
 
 def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     """The share of fat in one sense of rotation, and the loss of each slice."""
-    power = compress_magnitude(image.abs()).square()
-    phasor = torch.polar(torch.ones_like(power), image.angle())
-    whole = _totals(power)
+    parts = _parts(image)
     start = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
     logits = (0.3 * start - 1.0).repeat(len(image), 1, 1).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=_RATE)
     loss = torch.zeros(len(image))
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        loss = _loss(torch.sigmoid(logits), phasor, power, whole, angle)
+        loss = _loss(torch.sigmoid(logits), *parts, angle)
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return torch.sigmoid(logits.detach()), loss.detach()
@@ -142,14 +140,16 @@ def _loss(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor],
     return 1.0 - coherence + _ROUGHNESS * rough + _AMOUNT * amount
 
 
-def _totals(power: Tensor) -> list[Tensor]:
-    """For each size of squares, what a phase without any step would have for coherence, `(slice)`."""
-    return [_box(power, size).sum(dim=(1, 2)).clamp(min=1e-6) for size in _SQUARES]
+def _parts(image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Phasors, their weights, and the sum of these over the squares of each size, `(slice)`."""
+    power = compress_magnitude(image.abs()).square()
+    whole = [_box(power, size).sum(dim=(1, 2)).clamp(min=1e-6) for size in _SQUARES]
+    return torch.polar(torch.ones_like(power), image.angle()), power, whole
 
 
 def _coherence(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
     """The mean length of the mean phasor of squares, of what it could be, without the fat's phase, `(slice)`."""
-    mixture = torch.complex(1.0 - share + share * math.cos(angle), share * math.sin(angle))
+    mixture = mix_fat(share, torch.tensor(angle))
     rest = power * phasor * (mixture / (mixture.abs().square() + 1e-3).sqrt()).conj()
     parts = torch.view_as_real(rest).unbind(dim=-1)
     lengths = [_length(parts, size) / total for size, total in zip(_SQUARES, whole, strict=True)]

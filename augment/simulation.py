@@ -20,7 +20,7 @@ from torch import Tensor
 
 from augment.training_data import TrainingSlice
 from diffusion.entries import check_whole
-from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T
+from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, mix_fat
 
 _STRENGTH = (0.3, 1.2)
 _EVERY = 3
@@ -210,8 +210,7 @@ def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
 
 def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
     turn = 2.0 * math.pi * echo.cycles_per_ppm
-    water_and_fat = (1.0 - fat) + fat * complex(math.cos(turn * FAT_SHIFT_PPM), math.sin(turn * FAT_SHIFT_PPM))
-    return water_and_fat * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
+    return mix_fat(fat, torch.tensor(turn * FAT_SHIFT_PPM)) * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
 
 
 def draw_anatomy(

@@ -25,6 +25,7 @@ from augment.simulation import SimulationConfig, simulate
 from augment.training_data import TrainingSlice, complex_image, on_grid, slices_of
 from augment.volume import Volume
 from diffusion.gauge import estimate_ramp
+from diffusion.generators import Conditions
 from diffusion.one_thread import one_thread
 from diffusion.source import FatGuess
 from manifests.parse import read_manifest
@@ -143,18 +144,14 @@ def _simulate_phases(
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
         magnitude = torch.from_numpy(volume.magnitude)
-        share = None if fat is None else _guess(fat, magnitude, _conditions(volume))
+        share = None if fat is None else _guess(fat, magnitude, volume)
         yield simulate_on(magnitude, volume.spacing_mm, random, share)
 
 
-def _guess(fat: FatGuess, magnitude: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+def _guess(fat: FatGuess, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
+    known = torch.tensor([Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t).numbers()])
     with one_thread(magnitude.device):
-        return torch.cat([fat(one[None], conditions[None]) for one in magnitude])
-
-
-def _conditions(volume: Volume) -> torch.Tensor:
-    te_ms, field_t = (math.nan if known is None else known for known in (volume.te_ms, volume.field_t))
-    return torch.tensor([*volume.spacing_mm[1:], te_ms, field_t])
+        return torch.cat([fat(one[None], known) for one in magnitude])
 
 
 def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:

@@ -105,8 +105,20 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source, self.fat)
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source, self._guess_once())
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
+
+    def _guess_once(self) -> FatGuess | None:
+        """The guess of fat for a batch that holds its slices `draws` times."""
+        guess, count = self.fat, self.config.draws
+        if guess is None:
+            return None
+
+        def once(magnitude: Tensor, known: Tensor) -> Tensor:
+            few = len(magnitude) // count
+            return guess(magnitude[:few], known[:few]).repeat(count, 1, 1)
+
+        return once
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """The energy score of each slice and what else counts; see `DistillationConfig`; `(batch)`."""

@@ -129,9 +129,13 @@ def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
         As in `field_phase`.
     """
     fat = decide_fat(share, draw.fat[:, None, None])
-    turn = FAT_SHIFT_PPM * _turn_per_ppm(conditions, draw)
-    mixture = torch.complex(1.0 - fat + fat * torch.cos(turn), fat * torch.sin(turn))
+    mixture = mix_fat(fat, FAT_SHIFT_PPM * _turn_per_ppm(conditions, draw))
     return torch.polar(torch.ones_like(fat), mixture.angle())
+
+
+def mix_fat(share: Tensor, turn: Tensor) -> Tensor:
+    """The complex signal of water and a share of fat, which is turned by so many radians against it."""
+    return torch.complex(1.0 - share + share * torch.cos(turn), share * torch.sin(turn))
 
 
 def decide_fat(share: Tensor, leaning: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from augment.fat_separation import fat_slices, incoherence, separate_fat, tells_
 from augment.training_data import TrainingSlice, TrainingSlices
 from diffusion import fat as fat_module
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from diffusion.distillation import DistillationConfig, make_objective
 from diffusion.fat import FatMap, fat_facts, fat_guess, fat_guess_of, shipped_fat_map
 from diffusion.fat_objective import FAT_ANGLE, FatObjective
 from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, decide_fat, draw_field, fat_phasor
@@ -79,6 +80,20 @@ def test_noise_of_the_augmentation_does_not_change_a_label():
         assert not torch.equal(noisy.abs(), plain.abs())
         inside = plain.abs() > 1e-3 * plain.abs().max()
         assert torch.allclose(noisy.angle()[inside], plain.angle()[inside], atol=1e-5)
+
+
+def test_a_student_guesses_the_fat_of_a_slice_once_for_all_its_draws():
+    magnitude, fat = body()
+    seen = []
+
+    def guess(given: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        seen.append((given.shape, known.shape))
+        return fat.expand(len(given), -1, -1)
+
+    objective = make_objective(ComplexUNet(TINY), DistillationConfig(draws=3), "tissue", guess)
+    batch = Batch(magnitude.repeat(2, 1, 1).to(torch.complex64), torch.full((2, 4), 3.0))
+    tensors = objective.prepare(batch, 0.0, torch.Generator().manual_seed(0), 8)
+    assert seen == [((2, 64, 64), (2, 4))] and len(tensors[0]) == 6
 
 
 def test_a_tile_of_many_slices_is_sampled_as_on_a_gpu(tmp_path):
