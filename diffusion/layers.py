@@ -7,14 +7,17 @@ call where native complex64 needs several.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def to_real(image: Tensor) -> Tensor:
@@ -59,6 +62,30 @@ class ComplexConv2d(nn.Module):
     def forward(self, channels: Tensor) -> Tensor:
         """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
         return functional.conv2d(channels, self.block_weight(), self.bias, self.stride, self.padding)
+
+
+class _FixedConv2d(nn.Module):
+    """A `ComplexConv2d` whose weights do not change any more: it holds the block weight."""
+
+    def __init__(self, conv: ComplexConv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.block_weight().detach(), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.stride, self.padding = conv.stride, conv.padding
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """See `ComplexConv2d`."""
+        return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
+
+
+def fix_weights(network: _Network) -> _Network:
+    """A copy for sampling, whose complex convolutions do not make their block weights anew at each call."""
+    fixed = copy.deepcopy(network)
+    for module in list(fixed.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ComplexConv2d):
+                setattr(module, name, _FixedConv2d(child))
+    return fixed
 
 
 class _MeanPower(torch.autograd.Function):
@@ -114,7 +141,7 @@ class ComplexNorm(nn.Module):
         factor = (inverse * self.gain * (1.0 + gain)).repeat(1, 2)
         shift = torch.cat((shift_real, shift_imag), dim=1)
         factor, shift = factor.to(channels.dtype)[..., None, None], shift.to(channels.dtype)[..., None, None]
-        return channels * factor + shift
+        return torch.addcmul(shift, channels, factor)
 
 
 class RealConv2d(nn.Module):
@@ -153,7 +180,7 @@ class RealNorm(nn.Module):
         modulation: Tensor = self.modulation(embedding)
         gain, shift = modulation.float().chunk(2, dim=1)
         factor = (inverse * self.gain * (1.0 + gain)).to(channels.dtype)[..., None, None]
-        return channels * factor + shift.to(channels.dtype)[..., None, None]
+        return torch.addcmul(shift.to(channels.dtype)[..., None, None], channels, factor)
 
 
 def complex_silu(channels: Tensor) -> Tensor:

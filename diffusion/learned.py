@@ -18,7 +18,7 @@ from diffusion.gauge import ramp_phasor
 from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
-from diffusion.layers import pad_to_multiple, to_complex
+from diffusion.layers import fix_weights, pad_to_multiple, to_complex
 from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.one_thread import one_thread
@@ -55,7 +55,7 @@ class LearnedGenerator(ABC):
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.gauge, self.flow = checkpoint.gauge, checkpoint.flow
-        self.network = checkpoint.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = fix_weights(checkpoint.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors; see `diffusion.generators.PhaseGenerator`."""
@@ -84,7 +84,8 @@ class LearnedGenerator(ABC):
         phasor = _unit(from_grid(drawn, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # what few steps averaged away, and what a coarser grid does not hold
-        missing = (estimate_sigma(magnitude).square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
+        own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
+        missing = (own.square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = add_noise(phasor, magnitude, missing, noise)
         return _unit(noisy * self._gauges(keys, conditions, height, width))
 

@@ -13,6 +13,7 @@ from diffusion.layers import (
     RealConv2d,
     RealNorm,
     complex_silu,
+    fix_weights,
     fold_patches,
     mean_power,
     to_complex,
@@ -227,3 +228,20 @@ def test_the_mean_power_has_the_gradient_of_a_mean_square():
     assert power.dtype is torch.float32
     assert gradient.dtype is torch.bfloat16
     torch.testing.assert_close(gradient.double(), expected, rtol=0.02, atol=1e-3)
+
+
+def test_fixed_weights_give_the_same_and_leave_the_network_alone():
+    torch.manual_seed(0)
+    network = ComplexUNet(TINY).eval()
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    noisy, magnitude = to_real(complex_noise(2, 1, 16, 16)), to_real(complex_noise(2, 1, 16, 16))
+    inputs = noisy, magnitude, torch.tensor([0.1, 0.9]), UNKNOWN.expand(2, 4)
+    fixed = fix_weights(network)
+    assert not any(isinstance(module, ComplexConv2d) for module in fixed.modules())
+    assert torch.equal(fixed(*inputs), network(*inputs))
+    network.stem.weight_real.data.zero_()
+    assert not torch.equal(fixed(*inputs), network(*inputs))
+    network.stem.weight_real.data.copy_(before["stem.weight_real"])
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
