@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from diffusion.layers import pad_to_multiple, to_real
+from diffusion.layers import fix_weights, pad_to_multiple, to_real
 from diffusion.measurement import compress_magnitude
 from diffusion.network import ComplexUNet
 from diffusion.shipped import shipped_weights
@@ -37,7 +37,7 @@ class FatMap:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.sha256 = checkpoint.sha256
-        self.network = checkpoint.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = fix_weights(checkpoint.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffusion.layers import LAYERS, Layers, fold_patches, unfold_patches
 from diffusion.scalars import from_scalars
@@ -68,7 +67,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        conv, norm, self.gate = config.layers
+        conv, _, norm, self.gate = config.layers
         self.norm_1 = norm(in_channels, config.groups, config.embedding)
         self.conv_1 = conv(in_channels, out_channels, 3)
         self.norm_2 = norm(out_channels, config.groups, config.embedding)
@@ -94,7 +93,7 @@ class ComplexUNet(nn.Module):
         super().__init__()
         self.config = config
         pixels, widths = config.patch**2, config.channels
-        conv, norm, self.gate = config.layers
+        conv, up, norm, self.gate = config.layers
         self.embed = nn.Sequential(
             nn.Linear(64 + 2 * NUM_CONDITIONS, config.embedding),
             nn.SiLU(),
@@ -107,7 +106,7 @@ class ComplexUNet(nn.Module):
         self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
         self.down = nn.ModuleList(conv(fine, coarse, 3, stride=2) for fine, coarse in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(self._level(2 * width, width, config) for width in widths[:-1])
-        self.up = nn.ModuleList(conv(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
+        self.up = nn.ModuleList(up(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
         self.head_norm = norm(widths[0], config.groups, config.embedding)
         self.head = conv(widths[0], pixels, 3, gain=0.1)
 
@@ -149,7 +148,7 @@ class ComplexUNet(nn.Module):
                 hidden = block(hidden, embedding)
             skips.append(hidden)
         for level in reversed(range(len(self.down))):
-            hidden = self.up[level](functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+            hidden = self.up[level](hidden)
             hidden = _join(hidden, skips[level])
             for block in _blocks(self.decoder[level]):
                 hidden = block(hidden, embedding)
