@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from diffusion.layers import fix_weights, pad_to_multiple, to_real
+from diffusion.fixed_weights import fix_weights
+from diffusion.layers import pad_to_multiple, to_real
 from diffusion.measurement import compress_magnitude
 from diffusion.network import ComplexUNet
 from diffusion.shipped import shipped_weights

@@ -13,12 +13,13 @@ from torch import Tensor
 from diffusion.checkpoint import Checkpoint
 from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
 from diffusion.fat import fat_guess_of
+from diffusion.fixed_weights import fix_weights
 from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
 from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
-from diffusion.layers import fix_weights, pad_to_multiple, to_complex
+from diffusion.layers import pad_to_multiple, to_complex
 from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.one_thread import one_thread

@@ -7,6 +7,7 @@ from tiny_network import TINY
 from torch import nn
 from torch.nn import functional
 
+from diffusion.fixed_weights import fix_weights
 from diffusion.layers import (
     ComplexConv2d,
     ComplexNorm,
@@ -14,7 +15,6 @@ from diffusion.layers import (
     RealNorm,
     RealUp2d,
     complex_silu,
-    fix_weights,
     fold_patches,
     mean_power,
     to_complex,
