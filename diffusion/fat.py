@@ -38,7 +38,7 @@ class FatMap:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.sha256 = checkpoint.sha256
-        self.network = fix_weights(checkpoint.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = fix_weights(checkpoint.network, device)
 
     @torch.no_grad()
     def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:

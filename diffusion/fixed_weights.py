@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion.layers import ComplexConv2d, ComplexUp2d, RealConv2d, RealUp2d
-
-_Network = TypeVar("_Network", bound=nn.Module)
+from diffusion.network import ComplexUNet
 
 
 class _FixedConv2d(nn.Module):
@@ -19,12 +17,12 @@ class _FixedConv2d(nn.Module):
 
     def __init__(self, conv: ComplexConv2d | RealConv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(self._arrange(_real_weight(conv).detach()), requires_grad=False)
-        self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+        weight, bias = self._arrange(_real_weight(conv).detach(), conv.bias.detach())
+        self.weight, self.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
         self.stride, self.padding = conv.stride, conv.padding
 
-    def _arrange(self, weight: Tensor) -> Tensor:
-        return weight
+    def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, bias
 
     def forward(self, channels: Tensor) -> Tensor:
         """See `ComplexConv2d`."""
@@ -38,15 +36,15 @@ class _FixedUp2d(_FixedConv2d):
     pixels that come of one.
     """
 
-    def _arrange(self, weight: Tensor) -> Tensor:
-        parts = [_add_twins(rows, 3) for rows in _add_twins(weight, 2)]
-        return torch.cat([one for pair in parts for one in pair])
+    def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [one for rows in _add_twins(weight, 2) for one in _add_twins(rows, 3)]
+        return torch.cat(parts), bias.repeat(len(parts))
 
     def forward(self, channels: Tensor) -> Tensor:
         """See `ComplexUp2d`."""
-        (batch, _, height, width), outs = channels.shape, len(self.bias)
-        parts = functional.conv2d(channels, self.weight, self.bias.repeat(4), padding=1)
-        shape = (batch, outs, 2 * height, 2 * width)
+        batch, _, height, width = channels.shape
+        parts = functional.conv2d(channels, self.weight, self.bias, padding=1)
+        shape = (batch, parts.shape[1] // 4, 2 * height, 2 * width)
         doubled = torch.empty(shape, dtype=parts.dtype, device=parts.device, memory_format=torch.channels_last)
         for index, part in enumerate(parts.chunk(4, dim=1)):
             down, right = divmod(index, 2)
@@ -64,8 +62,8 @@ def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
     return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
 
 
-def fix_weights(network: _Network) -> _Network:
-    """A copy for sampling, whose convolutions are arranged once for weights that do not change any more."""
+def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
+    """A copy for sampling on a device, whose convolutions are arranged once, not at each call."""
     fixed = copy.deepcopy(network)
     for module in list(fixed.modules()):
         for name, child in module.named_children():
@@ -73,4 +71,5 @@ def fix_weights(network: _Network) -> _Network:
                 setattr(module, name, _FixedUp2d(child))
             elif isinstance(child, ComplexConv2d):
                 setattr(module, name, _FixedConv2d(child))
-    return fixed
+    moved: ComplexUNet = fixed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

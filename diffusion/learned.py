@@ -56,7 +56,7 @@ class LearnedGenerator(ABC):
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.gauge, self.flow = checkpoint.gauge, checkpoint.flow
-        self.network = fix_weights(checkpoint.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = fix_weights(checkpoint.network, self.device)
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors; see `diffusion.generators.PhaseGenerator`."""

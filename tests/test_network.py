@@ -240,7 +240,7 @@ def test_fixed_weights_give_the_same_and_leave_the_network_alone(kind):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     noisy, magnitude = to_real(complex_noise(2, 1, 16, 24)), to_real(complex_noise(2, 1, 16, 24))
     inputs = noisy, magnitude, torch.tensor([0.1, 0.9]), UNKNOWN.expand(2, 4)
-    fixed = fix_weights(network)
+    fixed = fix_weights(network, torch.device("cpu"))
     assert not any(isinstance(module, ComplexConv2d | RealUp2d) for module in fixed.modules())
     given = network(*inputs).detach()
     assert torch.allclose(fixed(*inputs), given, atol=1e-5 * float(given.abs().max()))
