@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion.layers import ComplexConv2d, ComplexUp2d, RealConv2d, RealUp2d
+from diffusion.layers import ComplexConv2d, ComplexUp2d, RealConv2d, RealUp2d, complex_silu
 from diffusion.network import ComplexUNet
 
 
@@ -62,10 +62,21 @@ def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
     return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
 
 
+def _gate_in_place(channels: Tensor) -> Tensor:
+    """`complex_silu` into one new tensor: faster, but nothing for gradients."""
+    half = channels.shape[1] // 2
+    gated = torch.empty_like(channels)
+    torch.sigmoid(channels[:, :half], out=gated[:, :half])
+    gated[:, half:] = gated[:, :half]
+    return gated.mul_(channels)
+
+
 def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
     """A copy for sampling on a device, whose convolutions are arranged once, not at each call."""
-    fixed = copy.deepcopy(network)
+    fixed = copy.deepcopy(network).requires_grad_(False)
     for module in list(fixed.modules()):
+        if getattr(module, "gate", None) is complex_silu:
+            module.gate = _gate_in_place  # type: ignore[assignment]
         for name, child in module.named_children():
             if isinstance(child, ComplexUp2d | RealUp2d):
                 setattr(module, name, _FixedUp2d(child))

@@ -1,8 +1,9 @@
 """Counter-based noise: the same bits for the same key on every device, in any order, in any batch.
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
-integer arithmetic: it needs only additions, rotations and exclusive-ors, which int64 holds exactly on CPU and GPU. That
-is some hundred operations for a draw, so the slices of a tile are drawn at once: their number would keep a GPU waiting.
+integer arithmetic: it needs only additions, rotations and exclusive-ors, for which int32 holds the bits of a 32-bit
+word, whatever sign it reads from them; additions wrap around. That is some hundred operations for a draw, so the slices
+of a tile are drawn at once: their number would keep a GPU waiting.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from diffusion.generators import SliceKey
 from diffusion.scalars import from_scalars
 
-_MASK = 0xFFFFFFFF
+_HIGH_BITS = (1 << 24) - 1
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _VOLUME_SLICE = (1 << 24) - 1
@@ -43,24 +44,30 @@ def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> 
     key
         Two 32-bit words.
     counter_0, counter_1
-        int64 tensors holding 32-bit words, of shapes that broadcast.
+        int32 tensors that hold the bits of words, of shapes that broadcast.
 
     Returns
     -------
     words
-        Two int64 tensors of the common shape, each word uniform on [0, 2^32).
+        Two int32 tensors of the common shape, the bits of each uniform.
     """
-    keys = (key[0], key[1], _PARITY ^ key[0] ^ key[1])
-    x_0 = (counter_0 + keys[0]) & _MASK
-    x_1 = (counter_1 + keys[1]) & _MASK
+    keys = [_as_int32(word) for word in (key[0], key[1], _PARITY ^ key[0] ^ key[1])]
+    x_0 = torch.zeros_like(counter_1) + counter_0 + keys[0]
+    x_1 = torch.zeros_like(counter_0) + counter_1 + keys[1]
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
-            x_0 = (x_0 + x_1) & _MASK
-            x_1 = ((x_1 << rotation) & _MASK) | (x_1 >> (32 - rotation))
-            x_1 = x_1 ^ x_0
-        x_0 = (x_0 + keys[(group + 1) % 3]) & _MASK
-        x_1 = (x_1 + keys[(group + 2) % 3] + group + 1) & _MASK
+            x_0.add_(x_1)
+            # the shift to the right repeats the sign
+            low = (x_1 >> (32 - rotation)).bitwise_and_((1 << rotation) - 1)
+            x_1.bitwise_left_shift_(rotation).bitwise_or_(low).bitwise_xor_(x_0)
+        x_0.add_(keys[(group + 1) % 3])
+        x_1.add_(_as_int32(keys[(group + 2) % 3] + group + 1))
     return x_0, x_1
+
+
+def _as_int32(word: int) -> int:
+    """The number that int32 reads from the lowest 32 bits."""
+    return (word + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def uniform(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
@@ -73,11 +80,11 @@ def uniforms(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch
     volumes = [_volume_key(key) for key in keys]
     if len(set(volumes)) > 1:
         return torch.cat([uniforms([key], stream, count, device) for key in keys])
-    index = torch.arange((count + 1) // 2, dtype=torch.int64, device=device)
-    words = from_scalars([(key.slice_index << 3 | stream) & _MASK for key in keys], device, torch.int64)
+    index = torch.arange((count + 1) // 2, dtype=torch.int32, device=device)
+    words = from_scalars([_as_int32(key.slice_index << 3 | stream) for key in keys], device, torch.int32)
     x_0, x_1 = threefry2x32(volumes[0], index, words[:, None])
     bits = torch.stack((x_0, x_1), dim=-1).reshape(len(keys), -1)[:, :count]
-    return (bits >> 8).to(torch.float32) * 2.0**-24
+    return (bits >> 8).bitwise_and_(_HIGH_BITS).to(torch.float32) * 2.0**-24
 
 
 def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
