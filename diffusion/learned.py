@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusion.checkpoint import Checkpoint
 from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
 from diffusion.fat import fat_guess_of
+from diffusion.field_phase import TYPICAL_SPACING_MM
 from diffusion.fixed_weights import fix_weights
 from diffusion.flow import noise_gain, sample_flow, time_grid
 from diffusion.gauge import ramp_phasor
@@ -20,10 +21,11 @@ from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.layers import pad_to_multiple, to_complex
-from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
+from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus, unit_phasor
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
+from diffusion.singularities import bright_squares, remove_singularities
 from diffusion.source import source_phasors
 
 DEFAULT_STEPS = 16
@@ -31,12 +33,16 @@ GPU_TILE = 16
 
 
 class Slices(NamedTuple):
-    """A tile on the grid: `(slice height width)` magnitude and modulus, `(slice)` noise level, `(1 4)` conditions."""
+    """A tile on the grid: `(slice height width)` magnitude and modulus, `(slice)` noise level, `(1 4)` conditions.
+
+    `spacing_mm` is the smaller one in plane.
+    """
 
     magnitude: Tensor
     weight: Tensor
     sigma: Tensor
     conditions: Tensor
+    spacing_mm: float
     slice_mm: float | None
 
 
@@ -79,16 +85,19 @@ class LearnedGenerator(ABC):
         grid = grid_size(height, width, conditions.spacing_mm, self.flow.grid_mm)
         on_grid = to_grid(magnitude, *grid)
         weight = compress_magnitude(on_grid)
-        known = self._conditions(conditions, (height, width), grid)
+        *spacing, te_ms, field_t = conditions.numbers()
+        steps = [step * own / size for step, own, size in zip(spacing, (height, width), grid, strict=True)]
+        known = from_scalars([*steps, te_ms, field_t], self.device)[None]
         sigma = estimate_sigma(on_grid)
-        drawn = self._draw(Slices(on_grid, weight, sigma, known, conditions.slice_mm), keys)
-        phasor = _unit(from_grid(drawn, height, width))
+        pixel = TYPICAL_SPACING_MM if math.isnan(min(steps)) else min(steps)
+        drawn = self._draw(Slices(on_grid, weight, sigma, known, pixel, conditions.slice_mm), keys)
+        phasor = unit_phasor(from_grid(drawn, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # what few steps averaged away, and what a coarser grid does not hold
         own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
         missing = (own.square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = add_noise(phasor, magnitude, missing, noise)
-        return _unit(noisy * self._gauges(keys, conditions, height, width))
+        return unit_phasor(noisy * self._gauges(keys, conditions, height, width))
 
     @abstractmethod
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
@@ -103,12 +112,6 @@ class LearnedGenerator(ABC):
         """Take from real blocks of the tile what is no padding, as complex64."""
         count, height, width = shape
         return to_complex(blocks)[:count, 0, :height, :width]
-
-    def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """`(1 4)`: grid spacing in mm, TE, field strength; NaN where not known."""
-        *spacing, te_ms, field_t = conditions.numbers()
-        steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
-        return from_scalars([*steps, te_ms, field_t], self.device)[None]
 
     def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
         """Draw the global and linear phase of the slices of a volume: phasors `(slice height width)`."""
@@ -138,7 +141,9 @@ class FlowGenerator(LearnedGenerator):
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return self._cut(x_1, weight.shape) * source.gauge
+        bright = bright_squares(slices.magnitude, slices.sigma)
+        phasor = remove_singularities(self._cut(x_1, weight.shape), slices.magnitude, bright, slices.spacing_mm)
+        return phasor * source.gauge
 
 
 class DdpmGenerator(LearnedGenerator):
@@ -180,10 +185,3 @@ def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
             "that were not distilled, which take any number"
         )
     return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps
-
-
-def _unit(image: Tensor) -> Tensor:
-    """Project on the unit circle; exact zeros become 1. What is not finite becomes NaN, not a phase."""
-    modulus = image.abs()
-    safe = torch.where(modulus == 0, torch.ones_like(modulus), modulus)
-    return torch.where(modulus == 0, torch.ones_like(image), image / safe)
