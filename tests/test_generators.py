@@ -5,13 +5,16 @@ import pytest
 import torch
 from tiny_network import TINY
 
+from diffusion import learned
 from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from diffusion.gauge import fix_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
+from diffusion.layers import to_real
 from diffusion.learned import FlowGenerator
 from diffusion.network import ComplexUNet
 from diffusion.select import GENERATORS, make_generator
+from diffusion.singularities import find_singularities
 from diffusion.source import Source, source_phasors
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3], [math.nan, 2.0, 0.03, -0.01, -0.2]])
@@ -74,6 +77,22 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
     for index, turn in enumerate(turns):
         assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
+
+
+def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives(checkpoint, monkeypatch):
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(24.0), indexing="ij")
+    pair = torch.atan2(y - 15.5, x - 9.5) - torch.atan2(y - 15.5, x - 13.5)
+    monkeypatch.setattr(learned, "sample_flow", lambda network, x_0, weight, *rest: to_real(torch.polar(weight, pair)))
+    magnitude = 100.0 + torch.randn(2, 32, 24, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(magnitude.shape, dtype=torch.bool)
+
+    def count() -> int:
+        phasor = FlowGenerator(checkpoint, 2).sample_phase(magnitude, keys(2), Conditions((2.0, 2.0), 4.6, 3.0))
+        return int(find_singularities(phasor, everywhere)[0].sum())
+
+    assert count() == 0
+    monkeypatch.setattr(learned, "remove_singularities", lambda phasor, *rest: phasor)
+    assert count() == 4
 
 
 def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
