@@ -21,7 +21,7 @@ from diffusion.gauge_pool import draw_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.grid import from_grid, grid_size, to_grid
 from diffusion.layers import pad_to_multiple, to_complex
-from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus, unit_phasor
+from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
@@ -33,16 +33,12 @@ GPU_TILE = 16
 
 
 class Slices(NamedTuple):
-    """A tile on the grid: `(slice height width)` magnitude and modulus, `(slice)` noise level, `(1 4)` conditions.
-
-    `spacing_mm` is the smaller one in plane.
-    """
+    """A tile on the grid: `(slice height width)` magnitude and modulus, `(slice)` noise level, `(1 4)` conditions."""
 
     magnitude: Tensor
     weight: Tensor
     sigma: Tensor
     conditions: Tensor
-    spacing_mm: float
     slice_mm: float | None
 
 
@@ -85,23 +81,24 @@ class LearnedGenerator(ABC):
         grid = grid_size(height, width, conditions.spacing_mm, self.flow.grid_mm)
         on_grid = to_grid(magnitude, *grid)
         weight = compress_magnitude(on_grid)
-        *spacing, te_ms, field_t = conditions.numbers()
-        steps = [step * own / size for step, own, size in zip(spacing, (height, width), grid, strict=True)]
-        known = from_scalars([*steps, te_ms, field_t], self.device)[None]
+        known = self._conditions(conditions, (height, width), grid)
         sigma = estimate_sigma(on_grid)
-        pixel = TYPICAL_SPACING_MM if math.isnan(min(steps)) else min(steps)
-        drawn = self._draw(Slices(on_grid, weight, sigma, known, pixel, conditions.slice_mm), keys)
-        phasor = unit_phasor(from_grid(drawn, height, width))
+        drawn = self._draw(Slices(on_grid, weight, sigma, known, conditions.slice_mm), keys)
+        phasor = _unit(from_grid(drawn, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # what few steps averaged away, and what a coarser grid does not hold
         own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
         missing = (own.square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
-        noisy = add_noise(phasor, magnitude, missing, noise)
-        return unit_phasor(noisy * self._gauges(keys, conditions, height, width))
+        noisy = self._finish(add_noise(phasor, magnitude, missing, noise), magnitude, own, conditions)
+        return _unit(noisy * self._gauges(keys, conditions, height, width))
 
     @abstractmethod
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
         """Sample on the grid: complex64 `(slice height width)`, of which the angle counts."""
+
+    def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """Give the image whose angle is the phase of the tile, but for the gauge: as it is."""
+        return image
 
     def _fill(self, image: Tensor) -> Tensor:
         """Pad `(slice height width)` to the tile's size: `(tile 1 height width)`."""
@@ -112,6 +109,12 @@ class LearnedGenerator(ABC):
         """Take from real blocks of the tile what is no padding, as complex64."""
         count, height, width = shape
         return to_complex(blocks)[:count, 0, :height, :width]
+
+    def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """`(1 4)`: grid spacing in mm, TE, field strength; NaN where not known."""
+        *spacing, te_ms, field_t = conditions.numbers()
+        steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
+        return from_scalars([*steps, te_ms, field_t], self.device)[None]
 
     def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
         """Draw the global and linear phase of the slices of a volume: phasors `(slice height width)`."""
@@ -141,9 +144,12 @@ class FlowGenerator(LearnedGenerator):
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        bright = bright_squares(slices.magnitude, slices.sigma)
-        phasor = remove_singularities(self._cut(x_1, weight.shape), slices.magnitude, bright, slices.spacing_mm)
-        return phasor * source.gauge
+        return self._cut(x_1, weight.shape) * source.gauge
+
+    def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
+        spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
+        return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)
 
 
 class DdpmGenerator(LearnedGenerator):
@@ -185,3 +191,10 @@ def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
             "that were not distilled, which take any number"
         )
     return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps
+
+
+def _unit(image: Tensor) -> Tensor:
+    """Project on the unit circle; exact zeros become 1. What is not finite becomes NaN, not a phase."""
+    modulus = image.abs()
+    safe = torch.where(modulus == 0, torch.ones_like(modulus), modulus)
+    return torch.where(modulus == 0, torch.ones_like(image), image / safe)

@@ -110,10 +110,3 @@ def add_noise(phasor: Tensor, magnitude: Tensor, sigma: Tensor, normals: Tensor)
         complex64 `(*batch height width)`, real and imaginary parts standard normal.
     """
     return magnitude * phasor + sigma[..., None, None] * normals
-
-
-def unit_phasor(image: Tensor) -> Tensor:
-    """Project on the unit circle; exact zeros become 1. What is not finite becomes NaN, not a phase."""
-    modulus = image.abs()
-    safe = torch.where(modulus == 0, torch.ones_like(modulus), modulus)
-    return torch.where(modulus == 0, torch.ones_like(image), image / safe)

@@ -53,7 +53,7 @@ def test_a_pair_in_the_dark_stays_bit_for_bit():
 
 def test_what_lies_between_is_as_dark_as_the_noise_or_as_its_surroundings_say():
     magnitude = torch.full((1, SIZE, SIZE), 100.0)
-    magnitude[:, 10] = 25.0  # darker than its neighbourhood
+    magnitude[:, 10] = 15.0  # darker than its neighbourhood
     for sigma, bright in ((1.0, True), (20.0, False)):
         squares = bright_squares(magnitude, torch.tensor([sigma]))
         assert squares.shape == (1, SIZE - 1, SIZE - 1)
