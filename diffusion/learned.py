@@ -25,7 +25,8 @@ from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma,
 from diffusion.noise import Stream, complex_normals, random_phasors, step_key
 from diffusion.one_thread import one_thread
 from diffusion.scalars import from_scalars
-from diffusion.singularities import bright_squares, remove_singularities
+from diffusion.singularities import bright_squares
+from diffusion.singularity_removal import remove_singularities
 from diffusion.source import source_phasors
 
 DEFAULT_STEPS = 16

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from diffusion.measurement import estimate_sigma
-from diffusion.singularities import REACH_MM, bright_squares, find_singularities, remove_singularities
+from diffusion.singularities import bright_squares, find_singularities
+from diffusion.singularity_removal import REACH_MM, remove_densely, remove_singularities, remove_sparsely
 
 SIZE = 48
 
@@ -93,3 +94,17 @@ def test_a_slice_does_not_depend_on_the_others():
     together = remove(torch.cat(phases), torch.cat(magnitudes))
     for index, (phase, magnitude) in enumerate(zip(phases, magnitudes, strict=True)):
         assert torch.equal(remove(phase, magnitude), together[index : index + 1])
+
+
+@pytest.mark.parametrize("apart", [2, 3, 5, 7])
+def test_whole_slices_at_once_give_the_same_as_pixel_by_pixel(apart):
+    """What a GPU does is what a CPU does, but for rounding."""
+    phasor = torch.cat([vortices((20.5, 20.5, 1), (23.5, 20.5 + apart, -1)), vortices((1.5, 46.5, 1), (3.5, 46.5, -1))])
+    magnitude = bright_tissue().repeat(2, 1, 1)
+    magnitude[:, 30:34] = 3.0
+    bright = bright_squares(magnitude, estimate_sigma(magnitude))
+    for reach in (1, 6, 9):
+        sparse = remove_sparsely(phasor, magnitude, bright, reach)
+        dense = remove_densely(phasor, magnitude, bright, reach)
+        assert float((sparse * dense.conj()).angle().abs().max()) < 1e-3
+        assert torch.equal(sparse == phasor, dense == phasor)
