@@ -18,7 +18,8 @@ from diffusion.singularities import turns_of
 
 REACH_MM = 9.0
 """How far around a singularity the phase may change for its removal."""
-_MOST_PIXELS = 16
+_MOST_PIXELS = 6
+"""More, in fine slices, would show as a square around a singularity that finds no other."""
 _ROUNDS = 4
 """Of smoothing, before the neighbourhood that is smoothed grows by a pixel."""
 
