@@ -62,7 +62,7 @@ def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
     return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
 
 
-def _gate_in_place(channels: Tensor) -> Tensor:
+def _gate_at_once(channels: Tensor) -> Tensor:
     """`complex_silu` into one new tensor: faster, but nothing for gradients."""
     half = channels.shape[1] // 2
     gated = torch.empty_like(channels)
@@ -76,7 +76,7 @@ def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
     fixed = copy.deepcopy(network).requires_grad_(False)
     for module in list(fixed.modules()):
         if getattr(module, "gate", None) is complex_silu:
-            module.gate = _gate_in_place  # type: ignore[assignment]
+            module.gate = _gate_at_once  # type: ignore[assignment]
         for name, child in module.named_children():
             if isinstance(child, ComplexUp2d | RealUp2d):
                 setattr(module, name, _FixedUp2d(child))

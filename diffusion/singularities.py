@@ -33,7 +33,7 @@ def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         bool `(*batch height-1 width-1)`: the singularities among the squares that count, and these squares.
     """
     counted = torch.stack(_corners(inside)).all(dim=0)
-    return turns_of(_corners(phasor.angle())) & counted, counted
+    return singular_squares(phasor.angle()) & counted, counted
 
 
 def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
@@ -57,6 +57,11 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
         power = functional.avg_pool2d(power, window, 1, margins, count_include_pad=False)
     bright = (magnitude > DARK_SNR * sigma[:, None, None]) & (magnitude > DARK_SHARE * power[:, 0].sqrt())
     return torch.stack(_corners(bright)).all(dim=0)
+
+
+def singular_squares(angle: Tensor) -> Tensor:
+    """Squares of four pixels around which a phase turns once, bool `(*batch height-1 width-1)`, from its angle."""
+    return turns_of(_corners(angle))
 
 
 def turns_of(angles: list[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffusion.singularities import turns_of
+from diffusion.singularities import singular_squares, turns_of
 
 REACH_MM = 9.0
 """How far around a singularity the phase may change for its removal."""
@@ -73,7 +73,7 @@ def remove_densely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int
     angle, weight, bright = _with_rims(phasor, magnitude, bright, rim)
     image, changed = torch.polar(weight, angle), torch.zeros_like(bright)
     for away in (step for step in range(1, reach + 1) for _ in range(_ROUNDS)):
-        found = _turn_densely(angle) & bright
+        found = functional.pad(singular_squares(angle), (0, 1, 0, 1)) & bright
         # pixels from `1 - away` to `away` beside a square: in each axis the largest of `2 away` squares
         near = functional.pad(found.float()[:, None], (away, away - 1, away, away - 1))
         near = functional.max_pool2d(functional.max_pool2d(near, (2 * away, 1), 1), (1, 2 * away), 1)[:, 0] > 0
@@ -94,14 +94,6 @@ def _with_rims(phasor: Tensor, magnitude: Tensor, bright: Tensor, rim: int) -> I
     """Angle, modulus and bright squares, each with a dark rim and then of one size."""
     for image, more in ((phasor.angle(), 0), (magnitude, 0), (bright, 1)):
         yield functional.pad(image, (rim, rim + more, rim, rim + more))
-
-
-def _turn_densely(angle: Tensor) -> Tensor:
-    """Where squares are singular, by their first corner; the last row and column have none."""
-    down = ((angle[:, 1:] - angle[:, :-1]) / (2.0 * torch.pi)).round()
-    right = ((angle[:, :, 1:] - angle[:, :, :-1]) / (2.0 * torch.pi)).round()
-    turns = right[:, :-1] + down[:, :, 1:] - right[:, 1:] - down[:, :, :-1]
-    return functional.pad(turns.abs() > 0.5, (0, 1, 0, 1))
 
 
 def _mean_of_nine(image: Tensor, taps: int) -> Tensor:
