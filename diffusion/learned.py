@@ -145,7 +145,7 @@ class FlowGenerator(LearnedGenerator):
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return self._cut(x_1, weight.shape) * source.gauge
+        return self._cut(x_1, weight.shape) * source.rest
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """Remove the singularities of bright tissue, also those that the noise made of a steep place."""

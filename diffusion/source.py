@@ -29,6 +29,7 @@ from diffusion.field_phase import (
     TYPICAL_SPACING_MM,
     FieldDraw,
     coil_deviation,
+    crowded_phase,
     draw_field,
     fat_phasor,
     field_phase,
@@ -65,14 +66,14 @@ TYPICAL_SLICE_MM = 5.0
 
 
 class Source(NamedTuple):
-    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, `gauge` what was taken for that.
+    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, and `rest`, which samples get later.
 
-    Slice by slice, the gauge of a phase that is smooth through the volume is not: what is sampled gets it back. That of
-    sources that know nothing of the slice is left in them, and this is 1.
+    The rest is the gauge, which of a phase that is smooth through the volume is not smooth from slice to slice, and
+    fringes denser than a network of few evaluations leaves them. Of sources that know nothing of the slice it is 1.
     """
 
     phasor: Tensor
-    gauge: Tensor
+    rest: Tensor
 
 
 def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
@@ -136,12 +137,12 @@ def source_phasors(
     Returns
     -------
     source
-        Phasor and gauge `(key height width)`.
+        Phasor and rest `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
     if kind == "independent":
-        return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
+        return _without_rest(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
     positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
@@ -159,7 +160,7 @@ def source_phasors(
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
-        return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
+        return _without_rest(torch.polar(torch.ones_like(angle), angle))
     draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + draw.start
@@ -217,16 +218,16 @@ def _field_source(
     angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw, fat: Tensor | None
 ) -> Source:
     """Field, coils and, where its share is given, fat together."""
+    share = 1.0 if fat is None else FIELD_SHARE
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
-    field = field_phase(magnitude, conditions, place_mm, draw)
-    if fat is None:
-        image = torch.polar(magnitude, field + coils)
-    else:
-        image = torch.polar(magnitude, FIELD_SHARE * field + coils) * fat_phasor(fat, conditions, draw)
+    image = torch.polar(magnitude, share * field_phase(magnitude, conditions, place_mm, draw) + coils)
+    if fat is not None:
+        image = image * fat_phasor(fat, conditions, draw)
     gauge = find_gauge(image)
-    fixed = (image * gauge.conj()).angle()
-    return Source(torch.polar(torch.ones_like(fixed), fixed), gauge)
+    fixed, crowded = (image * gauge.conj()).angle(), share * crowded_phase(magnitude, conditions, place_mm, draw)
+    one = torch.ones_like(fixed)
+    return Source(torch.polar(one, fixed), gauge * torch.polar(one, crowded))
 
 
-def _in_no_gauge(phasor: Tensor) -> Source:
+def _without_rest(phasor: Tensor) -> Source:
     return Source(phasor, torch.ones_like(phasor))

@@ -13,7 +13,7 @@ from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, s
 from diffusion.distillation import DistillationConfig, make_objective
 from diffusion.fat import FatMap, fat_facts, fat_guess, fat_guess_of, shipped_fat_map
 from diffusion.fat_objective import FAT_ANGLE, FatObjective
-from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, decide_fat, draw_field, fat_phasor
+from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, NUM_DRAWS, decide_fat, draw_field, fat_phasor
 from diffusion.gauge import find_gauge
 from diffusion.generators import Conditions, SliceKey
 from diffusion.network import ComplexUNet
@@ -153,7 +153,7 @@ def test_the_shipped_map_gives_shares_and_does_not_depend_on_the_unit_of_the_mag
 
 
 def test_fat_turns_the_source_by_its_shift_and_a_decided_guess_leans_as_drawn():
-    draw = draw_field(torch.full((1, 17), 0.5))
+    draw = draw_field(torch.full((1, NUM_DRAWS), 0.5))
     known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
     share = torch.tensor([[[0.0, 1.0]]])
     phasor = fat_phasor(share, known, draw)[0, 0]
@@ -172,7 +172,7 @@ def test_the_tissue_source_has_the_steps_of_fat_and_needs_a_guess():
     with_fat, without = (
         source_phasors(keys, magnitude, known, 5.0, "tissue", share) for share in (fat, torch.zeros_like(fat))
     )
-    step = with_fat.phasor * with_fat.gauge * (without.phasor * without.gauge).conj()
+    step = with_fat.phasor * with_fat.rest * (without.phasor * without.rest).conj()
     inside = magnitude[0] > 0
     assert float(step[0][inside & (fat[0] > 0.5)].angle().abs().mean()) > 1.0
     assert float(step[0][inside & (fat[0] < 0.5)].angle().abs().mean()) < 1e-3

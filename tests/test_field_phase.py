@@ -10,9 +10,12 @@ from diffusion.field_phase import (
     FieldDraw,
     _dipole_field,
     _magnet_field,
+    _Places,
     coil_deviation,
+    crowded_phase,
     draw_field,
     field_phase,
+    guess_axis,
 )
 
 MIDDLE = torch.zeros(1, 3)
@@ -87,12 +90,35 @@ def test_air_is_what_is_dark_over_a_centimetre_and_makes_phase_beside_it():
 
 
 def test_the_magnet_is_steep_at_its_rim_and_a_part_of_a_slice_has_its_part_of_it():
-    whole = _magnet_field(torch.Size((1, 256, 192)), torch.full((1, 2), 2.0), MIDDLE, draw(rim_ppm=4.0))[0]
+    whole = _magnet_field(_Places(torch.Size((1, 256, 192)), torch.full((1, 2), 2.0), MIDDLE), draw(rim_ppm=4.0))[0]
     slope = torch.gradient(whole)[0].abs()
     assert float(slope[:16, 96].mean()) > 20 * float(slope[112:144, 96].mean())
     place = torch.tensor([[0.0, (200 - 128) * 2.0, (32 - 96) * 2.0]])
-    part = _magnet_field(torch.Size((1, 64, 64)), torch.full((1, 2), 2.0), place, draw(rim_ppm=4.0))[0]
+    part = _magnet_field(_Places(torch.Size((1, 64, 64)), torch.full((1, 2), 2.0), place), draw(rim_ppm=4.0))[0]
     assert torch.allclose(part[:56], whole[168:224, 0:64], atol=1e-4)
+
+
+def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
+    away = rings(256)
+    far, near = ((away < 105) + 2.0 * ((away > low) & (away < low + 15)) for low in (90, 20))
+    round_one, wall = draw(axis=2, crowd=0.7), (away > 92) & (away < 102)
+    one, other = (crowded_phase(image[None], conditions(), MIDDLE, round_one)[0] for image in (far, near))
+    plain = field_phase(far[None], conditions(), MIDDLE, round_one)[0]
+    slopes = [float(torch.gradient(phase)[0].abs()[wall].mean()) for phase in (plain, plain + one)]
+    assert slopes[1] > 2 * slopes[0]
+    assert float(one[away < 70].abs().max()) < 0.05
+    assert float(other.abs().max()) < 0.1 * float(one.abs().max())
+    # along the axis there is no wall
+    along = crowded_phase(far[None], conditions(), MIDDLE, draw(axis=0, crowd=0.7))[0]
+    assert float(along[:, 124:132].abs().max()) < 0.05 < float(along[124:132].abs().max())
+
+
+def test_the_main_field_is_along_what_goes_on_beyond_the_slice():
+    y, x = torch.meshgrid(torch.arange(64) - 32, torch.arange(64) - 32, indexing="ij")
+    upright, round_one = (x.abs() < 20).float(), (x**2 + y**2 < 400).float()
+    slices = torch.stack((upright, upright.T, round_one, torch.zeros(64, 64)))
+    assert guess_axis(slices, torch.tensor([2, 2, 1, 2])).tolist() == [0, 1, 1, 2]
+    assert guess_axis(torch.ones(1, 1, 3), torch.tensor([2])).tolist() == [2]
 
 
 def test_what_is_not_known_is_drawn_and_an_empty_slice_has_a_phase_too():

@@ -71,7 +71,7 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
     def turned(keys, *given):
         source = source_phasors(keys, *given)
         angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
-        return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
+        return Source(source.phasor, source.rest * torch.polar(torch.ones_like(angles), angles))
 
     monkeypatch.setattr("diffusion.learned.source_phasors", turned)
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
