@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 COMPRESSION = 0.15
 _BRIGHT = 0.1
 _FLOOR = 0.003
 _NORMAL_MEDIAN = 0.6745
-_BLOCK = 8
-_FEWEST_BLOCKS = 8
-_CALM_QUARTER = 1.15
-"""The level of noise that is even over a slice, relative to the lower quartile of the medians of its blocks."""
 
 
 def bright_level(magnitude: Tensor) -> Tensor:
@@ -59,7 +54,7 @@ def estimate_sigma(magnitude: Tensor) -> Tensor:
 
     In bright tissue the noise of a magnitude is normal with the same standard deviation (Gudbjartsson and Patz, Magn
     Reson Med 1995). The second difference along a diagonal removes what is smooth, and the median of its absolute
-    value ignores edges. Texture is not smooth, but not everywhere: the lower quartile of the medians of blocks counts.
+    value ignores edges.
 
     Parameters
     ----------
@@ -78,25 +73,9 @@ def estimate_sigma(magnitude: Tensor) -> Tensor:
     height, width = parts[3].shape[-2:]
     a, b, c, d = (part[..., :height, :width] for part in parts)
     bright = torch.minimum(torch.minimum(a, b), torch.minimum(c, d)) > _BRIGHT * peak[..., None, None]
-    rough = torch.where(bright, (a - b - c + d).abs() / 2.0, torch.nan)
-    return torch.maximum(torch.nan_to_num(calm_median(rough) / _NORMAL_MEDIAN), _FLOOR * peak)
-
-
-def calm_median(rough: Tensor) -> Tensor:
-    """The median where a slice is calm, `(*batch)`, from `(*batch height width)`; of all where few blocks are full.
-
-    What does not count is NaN; all of a slice may be.
-    """
-    height, width = rough.shape[-2:]
-    padded = functional.pad(rough, (0, -width % _BLOCK, 0, -height % _BLOCK), value=torch.nan)
-    rows, columns = (size // _BLOCK for size in padded.shape[-2:])
-    blocks = padded.reshape(*rough.shape[:-2], rows, _BLOCK, columns, _BLOCK).transpose(-2, -3)
-    blocks = blocks.reshape(*rough.shape[:-2], rows * columns, _BLOCK**2)
-    full = 2 * blocks.isfinite().sum(dim=-1) >= _BLOCK**2
-    ordered = torch.where(full, blocks.nanmedian(dim=-1).values, torch.inf).sort(dim=-1).values
-    number = full.sum(dim=-1, keepdim=True)
-    calm = _CALM_QUARTER * ordered.gather(-1, (number - 1).clamp(min=0) // 4)
-    return torch.where(number >= _FEWEST_BLOCKS, calm, rough.flatten(-2).nanmedian(dim=-1, keepdim=True).values)[..., 0]
+    rough = torch.where(bright, (a - b - c + d).abs() / 2.0, torch.nan).flatten(-2)
+    sigma = torch.nan_to_num(rough.nanmedian(dim=-1).values / _NORMAL_MEDIAN)
+    return torch.maximum(sigma, _FLOOR * peak)
 
 
 def noise_modulus(magnitude: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:

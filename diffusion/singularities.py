@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-DARK_SNR = 15.0
+DARK_SNR = 10.0
 """A pixel whose signal is below this many standard deviations of the noise may be beside a singularity."""
 DARK_SHARE = 0.25
 """So may one that is darker than this share of its neighbourhood (root mean square)."""
