@@ -120,8 +120,9 @@ class FieldPhase(_Baseline):
             fat = None if guess is None else guess(magnitude[None], known[None])
             source = source_phasors([key], magnitude[None], known, conditions.slice_mm, self.name, fat)
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
-        phasor = source.phasor * source.rest
-        return _phasor(add_noise(phasor, magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle())
+        return _phasor(
+            add_noise(source.whole(), magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle()
+        )
 
 
 class TissuePhase(FieldPhase):

@@ -41,7 +41,7 @@ _SHIM_STRIDE = 4
 _FAR = 1.6
 _CROWDED_MM, _CROWDED_RIM_MM = 145.0, 8.0
 """How far from the axis of the magnet, and within how much, what is bright begins to come from farther away."""
-_CROWDING = 1.0
+_CROWDING = 0.6
 """By what part of its distance."""
 _OBJECT = 0.1
 _RIM = 2

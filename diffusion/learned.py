@@ -43,6 +43,16 @@ class Slices(NamedTuple):
     slice_mm: float | None
 
 
+class Drawn(NamedTuple):
+    """What was sampled on the grid, complex64 `(slice height width)`: `image`, of which the angle counts.
+
+    `fringes`, if any, are phasors that turn the finished slice.
+    """
+
+    image: Tensor
+    fringes: Tensor | None = None
+
+
 class LearnedGenerator(ABC):
     """What the processes share.
 
@@ -85,17 +95,19 @@ class LearnedGenerator(ABC):
         known = self._conditions(conditions, (height, width), grid)
         sigma = estimate_sigma(on_grid)
         drawn = self._draw(Slices(on_grid, weight, sigma, known, conditions.slice_mm), keys)
-        phasor = _unit(from_grid(drawn, height, width))
+        phasor = _unit(from_grid(drawn.image, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # what few steps averaged away, and what a coarser grid does not hold
         own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
         missing = (own.square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = self._finish(add_noise(phasor, magnitude, missing, noise), magnitude, own, conditions)
+        if drawn.fringes is not None:
+            noisy = noisy * from_grid(drawn.fringes, height, width)
         return _unit(noisy * self._gauges(keys, conditions, height, width))
 
     @abstractmethod
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
-        """Sample on the grid: complex64 `(slice height width)`, of which the angle counts."""
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+        """Sample on the grid."""
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """Give the image whose angle is the phase of the tile, but for the gauge: as it is."""
@@ -137,7 +149,7 @@ class FlowGenerator(LearnedGenerator):
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
         fat = None if self.fat_guess is None else self.fat_guess(slices.magnitude, slices.conditions)
         source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
@@ -145,7 +157,7 @@ class FlowGenerator(LearnedGenerator):
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return self._cut(x_1, weight.shape) * source.rest
+        return Drawn(self._cut(x_1, weight.shape) * source.gauge, source.fringes)
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
@@ -164,7 +176,7 @@ class DdpmGenerator(LearnedGenerator):
         choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
         super().__init__(checkpoint, steps, device)
 
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
         shape = slices.weight.shape
         draw = random_phasors if self.config.noise == "unit" else _unit_normals
 
@@ -174,7 +186,7 @@ class DdpmGenerator(LearnedGenerator):
 
         conditions = slices.conditions.expand(self.tile, -1)
         x_0 = sample_ddpm(self.network, noise, self._fill(slices.weight), self.config, self.nfe, conditions)
-        return self._cut(x_0, shape)
+        return Drawn(self._cut(x_0, shape))
 
 
 BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": FlowGenerator, "ddpm": DdpmGenerator}

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.checkpoint import Checkpoint
 from diffusion.generators import SliceKey
 from diffusion.layers import pad_to_multiple, to_real
-from diffusion.learned import LearnedGenerator, Slices
+from diffusion.learned import Drawn, LearnedGenerator, Slices
 from diffusion.network import ComplexUNet
 from diffusion.noise import Stream, uniform, volume_key
 from diffusion.objective import Batch, Objective, drop_conditions, make_target
@@ -53,11 +53,11 @@ class RegressionGenerator(LearnedGenerator):
         super().__init__(checkpoint, 1, device)
 
     @torch.no_grad()
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Tensor:
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
         weight = to_real(self._fill(slices.weight).to(torch.complex64))
         phasor = self._cut(predict(self.network, weight, slices.conditions.expand(self.tile, -1)), slices.weight.shape)
         turned = float(uniform(volume_key(keys[0]), Stream.SOURCE, 1)) < 0.5
-        return phasor.conj().resolve_conj() if turned else phasor
+        return Drawn(phasor.conj().resolve_conj() if turned else phasor)
 
 
 def predict(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:

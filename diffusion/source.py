@@ -66,14 +66,21 @@ TYPICAL_SLICE_MM = 5.0
 
 
 class Source(NamedTuple):
-    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, and `rest`, which samples get later.
+    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, `gauge` what was taken for that.
 
-    The rest is the gauge, which of a phase that is smooth through the volume is not smooth from slice to slice, and
-    fringes denser than a network of few evaluations leaves them. Of sources that know nothing of the slice it is 1.
+    Slice by slice, the gauge of a phase that is smooth through the volume is not: what is sampled gets it back. That of
+    sources that know nothing of the slice is left in them, and this is 1. `fringes`, if any, turn a sample when nothing
+    is done to it any more: a network of few evaluations would smooth them, and so would what removes singularities.
     """
 
     phasor: Tensor
-    rest: Tensor
+    gauge: Tensor
+    fringes: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """All of it: the phase of a source as it is."""
+        phasor = self.phasor * self.gauge
+        return phasor if self.fringes is None else phasor * self.fringes
 
 
 def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
@@ -137,12 +144,12 @@ def source_phasors(
     Returns
     -------
     source
-        Phasor and rest `(key height width)`.
+        Phasor, gauge and fringes `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
     if kind == "independent":
-        return _without_rest(random_phasors(keys, Stream.SOURCE, height, width, device))
+        return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
     positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
@@ -160,7 +167,7 @@ def source_phasors(
     cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
-        return _without_rest(torch.polar(torch.ones_like(angle), angle))
+        return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
     draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + draw.start
@@ -226,8 +233,8 @@ def _field_source(
     gauge = find_gauge(image)
     fixed, crowded = (image * gauge.conj()).angle(), share * crowded_phase(magnitude, conditions, place_mm, draw)
     one = torch.ones_like(fixed)
-    return Source(torch.polar(one, fixed), gauge * torch.polar(one, crowded))
+    return Source(torch.polar(one, fixed), gauge, torch.polar(one, crowded))
 
 
-def _without_rest(phasor: Tensor) -> Source:
+def _in_no_gauge(phasor: Tensor) -> Source:
     return Source(phasor, torch.ones_like(phasor))

@@ -172,7 +172,7 @@ def test_the_tissue_source_has_the_steps_of_fat_and_needs_a_guess():
     with_fat, without = (
         source_phasors(keys, magnitude, known, 5.0, "tissue", share) for share in (fat, torch.zeros_like(fat))
     )
-    step = with_fat.phasor * with_fat.rest * (without.phasor * without.rest).conj()
+    step = with_fat.phasor * with_fat.gauge * (without.phasor * without.gauge).conj()
     inside = magnitude[0] > 0
     assert float(step[0][inside & (fat[0] > 0.5)].angle().abs().mean()) > 1.0
     assert float(step[0][inside & (fat[0] < 0.5)].angle().abs().mean()) < 1e-3

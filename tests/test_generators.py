@@ -71,12 +71,25 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
     def turned(keys, *given):
         source = source_phasors(keys, *given)
         angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
-        return Source(source.phasor, source.rest * torch.polar(torch.ones_like(angles), angles))
+        return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
 
     monkeypatch.setattr("diffusion.learned.source_phasors", turned)
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
     for index, turn in enumerate(turns):
         assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
+
+
+def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatch):
+    generator, conditions = FlowGenerator(checkpoint, 2), Conditions((2.0, 2.0))
+    plain = generator.sample_phase(magnitudes(), keys(3), conditions)
+    angles = torch.linspace(-40.0, 40.0, plain.shape[-1]).expand(plain.shape)
+    dense = torch.polar(torch.ones_like(angles), angles)
+
+    def with_fringes(keys, *given):
+        return source_phasors(keys, *given)._replace(fringes=dense[: len(keys)])
+
+    monkeypatch.setattr("diffusion.learned.source_phasors", with_fringes)
+    assert torch.allclose(generator.sample_phase(magnitudes(), keys(3), conditions), plain * dense, atol=1e-5)
 
 
 def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives(checkpoint, monkeypatch):

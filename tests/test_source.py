@@ -129,12 +129,12 @@ def test_with_its_gauge_the_field_source_is_smoother_through_the_volume_than_sli
     with_gauge, without = 0.0, 0.0
     for seed in range(6):
         source = source_phasors([SliceKey(seed, "v", 0, index) for index in range(12)], magnitude, late, 5.0, "field")
-        assert torch.allclose(source.rest.abs(), torch.ones_like(magnitude), atol=1e-5)
-        with_gauge, without = with_gauge + step(source.phasor * source.rest), without + step(source.phasor)
+        assert torch.allclose(source.gauge.abs(), torch.ones_like(magnitude), atol=1e-5)
+        with_gauge, without = with_gauge + step(source.phasor * source.gauge), without + step(source.phasor)
     assert with_gauge < 0.85 * without
 
 
 @pytest.mark.parametrize("kind", sorted(set(SOURCES) - set(OF_MAGNITUDE)))
-def test_only_sources_of_the_magnitude_have_a_rest(kind):
+def test_only_sources_of_the_magnitude_have_a_gauge(kind):
     source = source_phasors([SliceKey(1, "v", 0, 2)], torch.ones(1, 16, 16), KNOWN, 5.0, kind)
-    assert torch.equal(source.rest, torch.ones(1, 16, 16, dtype=torch.complex64))
+    assert torch.equal(source.gauge, torch.ones(1, 16, 16, dtype=torch.complex64))
