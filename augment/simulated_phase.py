@@ -29,7 +29,8 @@ from augment.simulation import (
     white_noise,
 )
 from augment.training_data import TrainingSlice
-from diffusion.field_phase import decide_fat, guess_air
+from diffusion.anatomy import guess_air
+from diffusion.field_phase import decide_fat
 from diffusion.measurement import estimate_sigma
 
 _EXTENT_MM = 160.0

@@ -29,7 +29,6 @@ from diffusion.field_phase import (
     TYPICAL_SPACING_MM,
     FieldDraw,
     coil_deviation,
-    crowded_phase,
     draw_field,
     fat_phasor,
     field_phase,
@@ -227,13 +226,14 @@ def _field_source(
     """Field, coils and, where its share is given, fat together."""
     share = 1.0 if fat is None else FIELD_SHARE
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
-    image = torch.polar(magnitude, share * field_phase(magnitude, conditions, place_mm, draw) + coils)
+    field = field_phase(magnitude, conditions, place_mm, draw)
+    image = torch.polar(magnitude, share * field.plain + coils)
     if fat is not None:
         image = image * fat_phasor(fat, conditions, draw)
     gauge = find_gauge(image)
-    fixed, crowded = (image * gauge.conj()).angle(), share * crowded_phase(magnitude, conditions, place_mm, draw)
+    fixed = (image * gauge.conj()).angle()
     one = torch.ones_like(fixed)
-    return Source(torch.polar(one, fixed), gauge, torch.polar(one, crowded))
+    return Source(torch.polar(one, fixed), gauge, torch.polar(one, share * field.crowded))
 
 
 def _in_no_gauge(phasor: Tensor) -> Source:

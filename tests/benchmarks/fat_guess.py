@@ -7,16 +7,14 @@ magnitude, and without that of the fat found from the phase itself, which is the
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
+from real_rows import given_volumes
 
-from augment.evaluation.sessions import RealVolume, read_real
+from augment.evaluation.sessions import RealVolume
 from augment.fat_separation import incoherence, separate_fat, tells_fat
 from diffusion.fat import shipped_fat_map
-from manifests.parse import read_manifest
 
 
 def compare(volume: RealVolume) -> list[float]:
@@ -32,18 +30,10 @@ def compare(volume: RealVolume) -> list[float]:
 
 def main() -> None:
     """Print the comparison for the rows of a split of a manifest with phase."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("manifest", type=Path, help="a manifest with the columns phase, te_ms, field_t")
-    parser.add_argument("--split", default="val", help="default: %(default)s")
-    parser.add_argument("--max-slices", type=int, default=8, help="of each volume; default: %(default)s")
-    given = parser.parse_args()
-    for row in read_manifest(given.manifest):
-        if row.split != given.split:
-            continue
-        volume = read_real(row, given.max_slices)
+    for volume in given_volumes(__doc__, "val"):
         if tells_fat(volume.conditions.te_ms or 0.0, volume.conditions.field_t or 0.0):
             whole, guessed, found = compare(volume)
-            sys.stdout.write(f"{row.volume_id}: {whole:.2f} %, guessed {guessed:.2f} %, found {found:.2f} %\n")
+            sys.stdout.write(f"{volume.volume_id}: {whole:.2f} %, guessed {guessed:.2f} %, found {found:.2f} %\n")
             sys.stdout.flush()
 
 

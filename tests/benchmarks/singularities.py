@@ -6,22 +6,18 @@ from which a sampler removes its own (`diffusion.singularities`); at the end the
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
+from real_rows import given_volumes
 
-from augment.evaluation.sessions import read_real
+from augment.evaluation.phase_volume import PhaseVolume
 from diffusion.measurement import estimate_sigma
 from diffusion.singularities import bright_squares, find_singularities
-from manifests.parse import read_manifest
-from manifests.record import ManifestRow
 
 
-def count(row: ManifestRow, max_slices: int) -> tuple[float, float, float]:
+def count(real: PhaseVolume) -> tuple[float, float, float]:
     """Singularities per 1,000 squares, share of them that is in bright squares, share of the squares that is bright."""
-    real = read_real(row, max_slices).real
     magnitude = torch.from_numpy(real.magnitude)
     singular, counted = find_singularities(torch.from_numpy(real.phasor), torch.from_numpy(real.support))
     bright = bright_squares(magnitude, estimate_sigma(magnitude)) & counted
@@ -35,16 +31,10 @@ def count(row: ManifestRow, max_slices: int) -> tuple[float, float, float]:
 
 def main() -> None:
     """Print the counts for the rows of a split of a manifest with phase."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("manifest", type=Path, help="a manifest with the column phase")
-    parser.add_argument("--split", default="train", help="default: %(default)s")
-    parser.add_argument("--max-slices", type=int, default=8, help="of each volume; default: %(default)s")
-    given = parser.parse_args()
     found = []
-    for row in read_manifest(given.manifest):
-        if row.split == given.split:
-            found.append(count(row, given.max_slices))
-            _say(row.volume_id, found[-1])
+    for volume in given_volumes(__doc__, "train"):
+        found.append(count(volume.real))
+        _say(volume.volume_id, found[-1])
     if found:
         _say(f"mean of {len(found)} volumes", tuple(sum(column) / len(found) for column in zip(*found, strict=True)))
 
