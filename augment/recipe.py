@@ -15,7 +15,7 @@ from augment.magnitude import NegativeRule
 from augment.options import MODELS, BuildOptions
 from manifests.record import ManifestRow
 
-ALGORITHM = 6
+ALGORITHM = 7
 """Raised whenever a change of the code changes the bytes that a recipe gives."""
 
 ROW_COLUMNS = (

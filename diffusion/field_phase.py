@@ -183,12 +183,12 @@ def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tens
     whole = functional.pad(susceptibility[:, None], pads, mode="replicate")[:, 0]
     device = whole.device
     k_y = torch.fft.fftfreq(whole.shape[1], device=device)[:, None] / spacing[:, 0, None, None]
-    k_x = torch.fft.fftfreq(whole.shape[2], device=device) / spacing[:, 1, None, None]
+    k_x = torch.fft.rfftfreq(whole.shape[2], device=device) / spacing[:, 1, None, None]
     along = torch.where((axis == 0)[:, None, None], k_y.square(), k_x.square())
     along = torch.where((axis == 2)[:, None, None], 0.0, along)
     kernel = 1.0 / 3.0 - along / (k_y.square() + k_x.square()).clamp(min=torch.finfo(torch.float32).tiny)
     kernel[:, 0, 0] = 0.0
-    field: Tensor = torch.fft.ifft2(torch.fft.fft2(whole) * kernel).real
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole) * kernel, s=whole.shape[1:])
     return field[:, margins[0] : margins[0] + height, margins[1] : margins[1] + width]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion.layers import ComplexConv2d, ComplexUp2d, RealConv2d, RealUp2d, complex_silu
+from diffusion.doubling import doubled_weight, interleave
+from diffusion.layers import ComplexConv2d, ComplexNorm, ComplexUp2d, RealConv2d, RealUp2d
+from diffusion.layout import PLANES
 from diffusion.network import ComplexUNet
+from diffusion.planes import PlanesConv2d, PlanesNorm, PlanesUp2d, gate_planes
 
 
 class _FixedConv2d(nn.Module):
@@ -30,32 +34,14 @@ class _FixedConv2d(nn.Module):
 
 
 class _FixedUp2d(_FixedConv2d):
-    """As `_FixedConv2d`, of pixels that are doubled before: in 4 of every 9 multiplications.
-
-    Over doubled pixels, 3 x 3 weights see 2 x 2 different ones, of which some count twice; which, differs for the four
-    pixels that come of one.
-    """
+    """As `_FixedConv2d`, of pixels that are doubled before."""
 
     def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [one for rows in _add_twins(weight, 2) for one in _add_twins(rows, 3)]
-        return torch.cat(parts), bias.repeat(len(parts))
+        return doubled_weight(weight), bias.repeat(4)
 
     def forward(self, channels: Tensor) -> Tensor:
         """See `ComplexUp2d`."""
-        batch, _, height, width = channels.shape
-        parts = functional.conv2d(channels, self.weight, self.bias, padding=1)
-        shape = (batch, parts.shape[1] // 4, 2 * height, 2 * width)
-        doubled = torch.empty(shape, dtype=parts.dtype, device=parts.device, memory_format=torch.channels_last)
-        for index, part in enumerate(parts.chunk(4, dim=1)):
-            down, right = divmod(index, 2)
-            doubled[:, :, down::2, right::2] = part[:, :, down : down + height, right : right + width]
-        return doubled
-
-
-def _add_twins(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Of three weights along an axis, the two that a first and a second of doubled pixels sees."""
-    before, here, after = weight.unbind(dim)
-    return torch.stack((before, here + after), dim), torch.stack((before + here, after), dim)
+        return interleave(super().forward(channels))
 
 
 def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
@@ -72,15 +58,43 @@ def _gate_at_once(channels: Tensor) -> Tensor:
 
 
 def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
-    """A copy for sampling on a device, whose convolutions are arranged once, not at each call."""
+    """A copy for sampling on a device, whose convolutions are arranged once, not at each call.
+
+    On a CPU, where multiplications take most of the time, a complex network is laid out in planes, which take fewer of
+    them, but more and smaller convolutions: nothing for a GPU.
+    """
     fixed = copy.deepcopy(network).requires_grad_(False)
-    for module in list(fixed.modules()):
-        if getattr(module, "gate", None) is complex_silu:
-            module.gate = _gate_at_once  # type: ignore[assignment]
+    if fixed.config.kind == "complex" and device.type == "cpu":
+        lay_in_planes(fixed)
+    else:
+        hold_blocks(fixed)
+    moved: ComplexUNet = fixed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def lay_in_planes(network: ComplexUNet) -> None:
+    """Replace the layers of a complex network by those of `diffusion.planes`."""
+    network.layout = PLANES
+    for module in list(network.modules()):
+        if hasattr(module, "gate"):
+            module.gate = gate_planes  # type: ignore[assignment]
+        for name, child in module.named_children():
+            if isinstance(child, ComplexUp2d):
+                setattr(module, name, PlanesUp2d(child))
+            elif isinstance(child, ComplexConv2d):
+                setattr(module, name, PlanesConv2d(child))
+            elif isinstance(child, ComplexNorm):
+                setattr(module, name, PlanesNorm(child))
+
+
+def hold_blocks(network: ComplexUNet) -> None:
+    """Replace the convolutions of a network by such as hold one real weight each."""
+    gate = _gate_at_once if network.config.kind == "complex" else partial(functional.silu, inplace=True)
+    for module in list(network.modules()):
+        if hasattr(module, "gate"):
+            module.gate = gate  # type: ignore[assignment]
         for name, child in module.named_children():
             if isinstance(child, ComplexUp2d | RealUp2d):
                 setattr(module, name, _FixedUp2d(child))
             elif isinstance(child, ComplexConv2d):
                 setattr(module, name, _FixedConv2d(child))
-    moved: ComplexUNet = fixed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved

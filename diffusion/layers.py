@@ -117,16 +117,25 @@ class ComplexNorm(nn.Module):
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
         """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
-        batch, doubled = channels.shape[:2]
-        power = mean_power(channels)  # (batch 2*channel)
-        grouped = power.reshape(batch, 2, self.num_groups, -1).mean(dim=(1, 3)) * 2.0  # mean |z|^2 of each group
-        inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // 2 // self.num_groups, dim=1)
+        factor, *shift = self.scale(mean_power(channels), embedding)
+        factor, shifts = factor.repeat(1, 2).to(channels.dtype), torch.cat(shift, dim=1).to(channels.dtype)
+        return torch.addcmul(shifts[..., None, None], channels, factor[..., None, None])
+
+    def scale(self, power: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Factor, and real and imaginary part of what is added, of complex channels, each `(batch num_channels)`.
+
+        Parameters
+        ----------
+        power
+            Mean square of their real, then of their imaginary parts, `(batch 2*num_channels)`.
+        embedding
+            `(batch embedding)`.
+        """
+        grouped = power.reshape(len(power), 2, self.num_groups, -1).mean(dim=(1, 3)) * 2.0  # mean |z|^2 of each group
+        inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(len(self.gain) // self.num_groups, dim=1)
         modulation: Tensor = self.modulation(embedding)
         gain, shift_real, shift_imag = modulation.float().chunk(3, dim=1)
-        factor = (inverse * self.gain * (1.0 + gain)).repeat(1, 2)
-        shift = torch.cat((shift_real, shift_imag), dim=1)
-        factor, shift = factor.to(channels.dtype)[..., None, None], shift.to(channels.dtype)[..., None, None]
-        return torch.addcmul(shift, channels, factor)
+        return inverse * self.gain * (1.0 + gain), shift_real, shift_imag
 
 
 class RealConv2d(nn.Module):
@@ -197,15 +206,3 @@ LAYERS = {
     "real": Layers(RealConv2d, RealUp2d, RealNorm, functional.silu),
 }
 """By the kind of the network."""
-
-
-def fold_patches(channels: Tensor, patch: int) -> Tensor:
-    """Gather patches into channels, `(batch c height width)` to `(batch c*patch^2 height/patch width/patch)`."""
-    folded: Tensor = functional.pixel_unshuffle(channels, patch)
-    return folded
-
-
-def unfold_patches(channels: Tensor, patch: int) -> Tensor:
-    """Undo `fold_patches`."""
-    unfolded: Tensor = functional.pixel_shuffle(channels, patch)
-    return unfolded

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffusion.layers import LAYERS, Layers, fold_patches, unfold_patches
+from diffusion.layers import LAYERS, Layers
+from diffusion.layout import BLOCKS
 from diffusion.scalars import from_scalars
 
 NUM_CONDITIONS = 4
@@ -91,7 +92,7 @@ class ComplexUNet(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.layout = config, BLOCKS
         pixels, widths = config.patch**2, config.channels
         conv, up, norm, self.gate = config.layers
         self.embed = nn.Sequential(
@@ -135,11 +136,7 @@ class ComplexUNet(nn.Module):
             `(batch 2 height width)`.
         """
         embedding = self.embed(torch.cat((embed_time(t), embed_conditions(conditions)), dim=1))
-        patch = self.config.patch
-        # both inputs are folded so that the real parts of all channels stand before the imaginary ones
-        real = torch.cat((noisy[:, :1], magnitude[:, :1]), dim=1)
-        imag = torch.cat((noisy[:, 1:], magnitude[:, 1:]), dim=1)
-        hidden = self.stem(torch.cat((fold_patches(real, patch), fold_patches(imag, patch)), dim=1))
+        hidden = self.stem(self.layout.fold(noisy, magnitude, self.config.patch))
         skips = []
         for level, blocks in enumerate(self.encoder):
             if level:
@@ -149,22 +146,15 @@ class ComplexUNet(nn.Module):
             skips.append(hidden)
         for level in reversed(range(len(self.down))):
             hidden = self.up[level](hidden)
-            hidden = _join(hidden, skips[level])
+            hidden = self.layout.join(hidden, skips[level])
             for block in _blocks(self.decoder[level]):
                 hidden = block(hidden, embedding)
         hidden = self.head(self.gate(self.head_norm(hidden, embedding)))
-        real, imag = hidden.chunk(2, dim=1)
-        return torch.cat((unfold_patches(real, patch), unfold_patches(imag, patch)), dim=1)
+        return self.layout.unfold(hidden, self.config.patch)
 
 
 def _blocks(level: nn.Module) -> Sequence[nn.Module]:
     return list(level.children())
-
-
-def _join(hidden: Tensor, skip: Tensor) -> Tensor:
-    """Concatenate complex channels of two real-block tensors."""
-    (real, imag), (skip_real, skip_imag) = hidden.chunk(2, dim=1), skip.chunk(2, dim=1)
-    return torch.cat((real, skip_real, imag, skip_imag), dim=1)
 
 
 def embed_time(t: Tensor) -> Tensor:

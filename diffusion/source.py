@@ -33,7 +33,6 @@ from diffusion.field_phase import (
     fat_phasor,
     field_phase,
 )
-from diffusion.fourier import fft2c, ifft2c
 from diffusion.gauge import find_gauge
 from diffusion.generators import SliceKey
 from diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
@@ -100,16 +99,22 @@ def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -
         Radians, of the same shape: a Gaussian random field.
     """
     height, width = drawn.shape[-2:]
-    y = (torch.arange(height, device=drawn.device) - height // 2) / height
-    x = (torch.arange(width, device=drawn.device) - width // 2) / width
-    cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)
-    square = (cycles[..., 0, None, None] * y[:, None]) ** 2 + (cycles[..., 1, None, None] * x) ** 2
-    power = torch.zeros_like(square)
+    cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)[..., None]
+    y, x = (
+        (cycles[..., axis, :] * torch.fft.fftfreq(size, device=drawn.device)).square()
+        for axis, size in enumerate((height, width))
+    )
+    power = torch.zeros((), device=drawn.device)
     for length, deviation in FIELDS[kind]:
-        density = torch.exp(-(length**2) * square)
-        power = power + deviation**2 * density / density.mean(dim=(-2, -1), keepdim=True)
-    angle: Tensor = ifft2c(fft2c(drawn.to(torch.complex64)) * power.sqrt()).real
+        rows, columns = (_normalised(torch.exp(-(length**2) * square)) for square in (y, x))
+        power = power + deviation**2 * rows[..., :, None] * columns[..., None, : width // 2 + 1]
+    angle: Tensor = torch.fft.irfft2(torch.fft.rfft2(drawn) * power.sqrt(), s=(height, width))
     return angle
+
+
+def _normalised(density: Tensor) -> Tensor:
+    """Divide by the mean along the last axis."""
+    return density / density.mean(dim=-1, keepdim=True)
 
 
 def source_phasors(
