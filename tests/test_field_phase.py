@@ -7,6 +7,8 @@ from diffusion.anatomy import guess_axis
 from diffusion.field_phase import (
     AIR_PPM,
     FIRST_MM,
+    GYROMAGNETIC,
+    MOST_CROWDED_TURN,
     NUM_DRAWS,
     FieldDraw,
     _dipole_field,
@@ -117,6 +119,19 @@ def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
     # along the axis there is no wall
     along = field_phase(far[None], conditions(), MIDDLE, draw(axis=0, crowd=0.7)).crowded[0]
     assert float(along[:, 124:132].abs().max()) < 0.05 < float(along[124:132].abs().max())
+
+
+def test_what_is_bright_far_from_the_axis_is_no_steeper_at_long_echo_times():
+    away = rings(256)
+    image = ((away < 105) + 2.0 * ((away > 90) & (away < 105)))[None]
+    short, middle, long = (
+        field_phase(image, conditions(te_ms=te), MIDDLE, draw(axis=2, crowd=0.7)) for te in (2.0, 4.0, 9.0)
+    )
+    limit = MOST_CROWDED_TURN / (2.0 * math.pi * GYROMAGNETIC * 1e-3 * 3.0)
+    assert 3.5 < limit < 4.0
+    torch.testing.assert_close(middle.crowded, short.crowded * limit / 2.0)
+    assert torch.equal(long.crowded, middle.crowded)
+    torch.testing.assert_close(long.plain, short.plain * 4.5, rtol=1e-4, atol=1e-4)
 
 
 def test_the_main_field_is_along_what_goes_on_beyond_the_slice():
