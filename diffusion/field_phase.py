@@ -88,7 +88,7 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
     )
 
 
-class FieldPhase(NamedTuple):
+class FieldAngles(NamedTuple):
     """Phases of the field in radians, `(batch height width)`: of what is where it is seen, and what to add to that.
 
     `crowded` is added by tissue from farther away that is crowded into one place (`diffusion.magnet`); zero elsewhere.
@@ -98,7 +98,7 @@ class FieldPhase(NamedTuple):
     crowded: Tensor
 
 
-def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> FieldPhase:
+def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> FieldAngles:
     """The phase of the field, without coils.
 
     Parameters
@@ -123,7 +123,7 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, draw.shim)
     turn, strength = _turn_per_ppm(conditions, draw), draw.strength[:, None, None]
     crowded_turn = turn.clamp(-MOST_CROWDED_TURN, MOST_CROWDED_TURN)
-    return FieldPhase(turn * (strength * field), crowded_turn * strength * crowded)
+    return FieldAngles(turn * (strength * field), crowded_turn * strength * crowded)
 
 
 def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:

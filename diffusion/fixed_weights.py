@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -75,26 +76,22 @@ def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
 def lay_in_planes(network: ComplexUNet) -> None:
     """Replace the layers of a complex network by those of `diffusion.planes`."""
     network.layout = PLANES
-    for module in list(network.modules()):
-        if hasattr(module, "gate"):
-            module.gate = gate_planes  # type: ignore[assignment]
-        for name, child in module.named_children():
-            if isinstance(child, ComplexUp2d):
-                setattr(module, name, PlanesUp2d(child))
-            elif isinstance(child, ComplexConv2d):
-                setattr(module, name, PlanesConv2d(child))
-            elif isinstance(child, ComplexNorm):
-                setattr(module, name, PlanesNorm(child))
+    _replace(network, gate_planes, {ComplexUp2d: PlanesUp2d, ComplexConv2d: PlanesConv2d, ComplexNorm: PlanesNorm})
 
 
 def hold_blocks(network: ComplexUNet) -> None:
     """Replace the convolutions of a network by such as hold one real weight each."""
     gate = _gate_at_once if network.config.kind == "complex" else partial(functional.silu, inplace=True)
+    _replace(network, gate, {ComplexUp2d: _FixedUp2d, RealUp2d: _FixedUp2d, ComplexConv2d: _FixedConv2d})
+
+
+def _replace(
+    network: ComplexUNet, gate: Callable[[Tensor], Tensor], layers: Mapping[type[nn.Module], Callable[..., nn.Module]]
+) -> None:
+    """Give a network another gate, and for its layers of some types what is made of them."""
     for module in list(network.modules()):
         if hasattr(module, "gate"):
             module.gate = gate  # type: ignore[assignment]
         for name, child in module.named_children():
-            if isinstance(child, ComplexUp2d | RealUp2d):
-                setattr(module, name, _FixedUp2d(child))
-            elif isinstance(child, ComplexConv2d):
-                setattr(module, name, _FixedConv2d(child))
+            if type(child) in layers:
+                setattr(module, name, layers[type(child)](child))

@@ -28,8 +28,8 @@ class NetworkConfig:
     channels before the first level; `blocks` residual blocks stand at each level of either side.
 
     `kind` is "complex", or "real" to compare with: the same layers of twice as many real channels, with convolutions of
-    any real weight. Both have the same depth, the same width in real channels and as many multiplications, the real one
-    almost twice the parameters.
+    any real weight. Both have the same depth, the same width in real channels and in training as many multiplications,
+    the real one almost twice the parameters.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 96)
