@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
 
-.PHONY: fuzz demo test check bench format clean fastmri conformance reliability scale
+.PHONY: links fuzz demo test check bench format clean fastmri conformance reliability scale
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
@@ -18,7 +18,7 @@ $(VENV)/.test: $(VENV)/.base
 	touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/phasegen demo $(DEMO)
+	$(BIN)/rephase demo $(DEMO)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -41,7 +41,13 @@ conformance: $(VENV)/.fastmri $(CONSUMERS)/.ready
 	$(BIN)/python tests/conformance/make_export.py $(CONSUMERS)/export
 	$(CONSUMERS)/bin/python tests/conformance/consumers.py $(CONSUMERS)/export
 
-check: $(VENV)/.test
+# the package as one tree of links, since mypy does not follow the mapping of folders in pyproject.toml
+links:
+	rm -rf .links
+	mkdir -p .links/rephase
+	ln -s $(addprefix $(CURDIR)/,$(wildcard augment/*) diffusion cluster manifests) .links/rephase
+
+check: $(VENV)/.test links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -51,13 +57,13 @@ reliability: $(VENV)/.test
 	$(BIN)/python -m tests.reliability -o augment/RELIABILITY.md
 
 bench: $(VENV)/.base
-	$(BIN)/phasegen bench sampler
-	$(BIN)/phasegen bench build
-	$(BIN)/phasegen bench loader
-	$(BIN)/phasegen bench store
+	$(BIN)/rephase bench sampler
+	$(BIN)/rephase bench build
+	$(BIN)/rephase bench loader
+	$(BIN)/rephase bench store
 
 scale: $(VENV)/.base
-	$(BIN)/phasegen bench scale
+	$(BIN)/rephase bench scale
 
 # 10,000 hostile files, each in a child under limits; a few minutes to an hour. CASES=N SEED=S for others.
 fuzz: $(VENV)/.test

@@ -1,4 +1,4 @@
-"""The command line, `phasegen`: finds the command, runs it, prints its answer, gives the exit status.
+"""The command line, `rephase`: finds the command, runs it, prints its answer, gives the exit status.
 
 To add a command, write a module with `register(commands)` in `augment/commands` and name it in `GROUPS`.
 """
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from augment.commands import bench, build, corpus, demo, export, manifest, model
-from augment.commands.answer import Answer
+from rephase.commands import bench, build, corpus, demo, export, manifest, model
+from rephase.commands.result import Answer
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
@@ -35,15 +35,15 @@ _DESCRIPTION = """\
 Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
 
 The way: a manifest names the volumes; build samples phase for every slice, makes k-space of it and commits it to a
-corpus; augment.loader.KSpaceSlices gives it to training code."""
+corpus; rephase.data.kspace_slices.KSpaceSlices gives it to training code."""
 
 _EXAMPLES = """\
 examples:
-  phasegen demo                                        # all of it, on volumes that are installed
-  phasegen manifest scan /archive/brain -o brain.csv   # a row per magnitude volume
-  phasegen plan brain.csv brain.zarr                   # what it would take
-  phasegen build brain.csv brain.zarr                  # run it again to carry on
-  phasegen verify brain.zarr && phasegen report brain.zarr
+  rephase demo                                        # all of it, on volumes that are installed
+  rephase manifest scan /archive/brain -o brain.csv   # a row per magnitude volume
+  rephase plan brain.csv brain.zarr                   # what it would take
+  rephase build brain.csv brain.zarr                  # run it again to carry on
+  rephase verify brain.zarr && rephase report brain.zarr
 
 exit status: 0 all done; 1 some volumes failed or are faulty; 2 the request was wrong; 130 interrupted"""
 
@@ -51,7 +51,7 @@ exit status: 0 all done; 1 some volumes failed or are faulty; 2 the request was 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser with all sub-commands."""
     parser = argparse.ArgumentParser(
-        prog="phasegen",
+        prog="rephase",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -120,9 +120,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _is_request_error(error: ValueError) -> bool:
     """Tell whether the message is for the user as it is; a cheap look first, since most commands never get here."""
-    from augment.errors import RequestError
-    from diffusion.checkpoint import CheckpointError
-    from manifests.faults import ManifestError
+    from rephase.diffusion.checkpoint import CheckpointError
+    from rephase.errors import RequestError
+    from rephase.manifests.errors import ManifestError
 
     return isinstance(error, RequestError | ManifestError | CheckpointError)
 
@@ -139,7 +139,7 @@ def _print(answer: Answer, as_json: bool) -> None:
 def _version() -> str:
     from importlib.metadata import version
 
-    return f"phasegen {version('phasegen')}"
+    return f"rephase {version('rephase')}"
 
 
 class _Signals:

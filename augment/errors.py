@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rephase.text import printable
+
 Reason = Literal[
     "missing",  # the file or folder is not there
     "unreadable",  # not what its format says: truncated, corrupt, a text file with a wrong name
@@ -26,11 +28,6 @@ RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer 
 
 
 _LONGEST = 1000
-
-
-def printable(text: str) -> str:
-    """Give a text without control characters: parts come out of damaged files, and it goes to terminals and pages."""
-    return "".join(mark if mark.isprintable() else "?" for mark in text)
 
 
 class VolumeError(ValueError):
@@ -67,12 +64,6 @@ def unwritable(root: str, error: OSError) -> RequestError:
 def unreadable(root: str, error: OSError) -> RequestError:
     """Say that a corpus cannot be looked at, and why."""
     return RequestError(f"{root}: cannot be read ({_reason(error)}); expected a corpus that this user may read")
-
-
-def one_line(error: BaseException) -> str:
-    """Give an error's text as one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _reason(error: OSError) -> str:

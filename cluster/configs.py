@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from cluster.errors import ClusterError
+from rephase.cluster.errors import ClusterError
 
 
 class _Config(Protocol):

@@ -14,10 +14,10 @@ from distributed import Client, Security, SpecCluster
 from distributed import comm as comms
 from distributed.core import send_recv
 
-from cluster.errors import ClusterError
-from cluster.local import interrupts_held, local_shape, quiet, start_local
-from cluster.slurm import check_jobqueue, leave_in_order, read_slurm, start_slurm
-from cluster.ssh import check_asyncssh, read_ssh, start_ssh
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import interrupts_held, local_shape, quiet, start_local
+from rephase.cluster.slurm.start import check_jobqueue, leave_in_order, read_slurm, start_slurm
+from rephase.cluster.ssh import check_asyncssh, read_ssh, start_ssh
 
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 SCHEDULER_SCHEMES = ("tcp", "tls")

@@ -23,8 +23,27 @@ from distributed import Nanny, Scheduler, SpecCluster
 from distributed.deploy.cluster import Cluster
 from distributed.system import MEMORY_LIMIT
 
-from cluster.environ import WORKER_ENVIRON
-from cluster.errors import ClusterError
+from rephase.cluster.errors import ClusterError
+
+WORKER_ENVIRON = {
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""Of every worker process, set before it starts.
+
+A network allocates and frees tens of megabytes in every layer. Dask's own setting (MALLOC_TRIM_THRESHOLD_=65536) gives
+them back to the system each time, which then clears every page anew: half of the time went there. The arithmetic's own
+threads are one, since a worker per core leaves no core for others.
+"""
+
+
+def dask_environ() -> dict[str, str]:
+    """Give the variables that Dask itself would start a worker with."""
+    return {name: str(value) for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()}
+
 
 CPU_THREADS = 2
 """One thread computes while the other reads or writes."""
@@ -102,7 +121,7 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
         If no port can be opened.
     """
     config = {
-        "distributed.scheduler.allowed-failures": STRIKES - 2,  # `cluster.window` gives the last one, alone
+        "distributed.scheduler.allowed-failures": STRIKES - 2,  # `rephase.cluster.window` gives the last one, alone
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
@@ -114,7 +133,7 @@ def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecClust
                 cluster = NannyCluster(
                     scheduler=_scheduler_spec(free_address(dashboard_address)),
                     workers=_worker_specs(shape),
-                    name="phasegen",
+                    name="rephase",
                     silence_logs=logging.CRITICAL,
                 )
                 stack.callback(_close, cluster)

@@ -8,16 +8,16 @@ from typing import Any
 from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
-from cluster.counters import COUNTERS
+from rephase.cluster.counters import COUNTERS
 
-METRIC = "phasegen"
+METRIC = "rephase"
 """Under this name the scheduler has a worker's counters."""
 
-_PLUGIN = "phasegen-metrics"
+_PLUGIN = "rephase-metrics"
 
 
 def metrics_plugin() -> WorkerPlugin:
-    """Make a plugin that publishes `cluster.counters.COUNTERS` of every worker process.
+    """Make a plugin that publishes `rephase.cluster.counters.COUNTERS` of every worker process.
 
     It stays on a cluster that was there before, so its class travels by value: a worker without this package that joins
     later for someone else's work must not fail over it.
@@ -26,7 +26,7 @@ def metrics_plugin() -> WorkerPlugin:
     class Publish(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         def setup(self, worker: Worker) -> None:
             try:
-                from cluster.metrics import METRIC, publish, snapshot
+                from rephase.cluster.metrics import METRIC, publish, snapshot
             except ImportError:
                 return
             worker.metrics[METRIC] = snapshot
@@ -45,7 +45,7 @@ def prometheus_missing() -> str | None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
-        return "no phasegen counters on /metrics: prometheus-client is not installed; pip install 'phasegen[metrics]'"
+        return "no rephase counters on /metrics: prometheus-client is not installed; pip install 'rephase[metrics]'"
     return None
 
 
@@ -82,15 +82,15 @@ class Collector:
             ("sampled_slices", "Slices that were given phase.", now["sampled"]),
             ("gpu_busy_seconds", "Seconds of the GPU, from CUDA events.", now["device_s"]),
         ):
-            yield CounterMetricFamily(f"phasegen_{name}", what, value=value)
+            yield CounterMetricFamily(f"rephase_{name}", what, value=value)
         for name, what, label, values in (
             ("volumes", "Volumes by how they ended.", "status", now["volumes"]),
             ("stage_seconds", "Seconds of work by stage.", "stage", now["seconds"]),
             ("failures", "Failed volumes by reason.", "reason", now["failures"]),
         ):
-            family = CounterMetricFamily(f"phasegen_{name}", what, labels=[label])
+            family = CounterMetricFamily(f"rephase_{name}", what, labels=[label])
             for key, value in sorted(values.items()):
                 family.add_metric([key], value)
             yield family
-        yield GaugeMetricFamily("phasegen_volumes_in_work", "Volumes in work.", value=now["in_work"])
-        yield GaugeMetricFamily("phasegen_volumes_waiting", "Volumes that wait for the sampler.", value=now["waiting"])
+        yield GaugeMetricFamily("rephase_volumes_in_work", "Volumes in work.", value=now["in_work"])
+        yield GaugeMetricFamily("rephase_volumes_waiting", "Volumes that wait for the sampler.", value=now["waiting"])

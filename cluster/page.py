@@ -1,4 +1,4 @@
-"""The page `/phasegen` of the Dask dashboard."""
+"""The page `/rephase` of the Dask dashboard."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from distributed.scheduler import Scheduler
 from tornado.ioloop import IOLoop
 
 if TYPE_CHECKING:
-    from cluster.watching import Build, Watching
+    from rephase.cluster.monitor import Watching
+    from rephase.cluster.progress import Build
 
-ROUTE = "/phasegen"
+ROUTE = "/rephase"
 _REFRESH_MS = 1000
 _STAGES = ("read", "prepare", "waiting", "sample", "kspace", "commit")
 _MOST_BARS = 24
@@ -47,7 +48,7 @@ def add_page(scheduler: Scheduler, watching: Watching) -> None:
 
 def make_document(document: Document, watching: Watching) -> None:
     """Lay the page out, and refresh it while somebody looks."""
-    document.title = "phasegen"
+    document.title = "rephase"
     page = _Page(watching)
     document.add_root(page.layout)
     document.add_periodic_callback(page.refresh, _REFRESH_MS)
@@ -67,7 +68,7 @@ class _Page:
         self._device: dict[str, tuple[float, float, float]] = {}
         self._bars = _stage_figure(self._stages)
         self.layout = column(
-            Div(text='<b style="font-size:150%">phasegen</b> &nbsp; <a href="status">Dask: status</a>'),
+            Div(text='<b style="font-size:150%">rephase</b> &nbsp; <a href="status">Dask: status</a>'),
             self._builds,
             row(_rate_figure(self._rate), self._bars, sizing_mode="stretch_width"),
             _worker_table(self._workers),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distributed import Client, performance_report
 
-from cluster.errors import ClusterError, first_line
+from rephase.cluster.errors import ClusterError, first_line
 
 
 def check_report(path: Path | None) -> None:

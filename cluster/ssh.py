@@ -16,12 +16,11 @@ import dask
 from distributed import Scheduler, SpecCluster
 from distributed.deploy.ssh import Worker as SshWorker
 
-from cluster.configs import read_config
-from cluster.environ import WORKER_ENVIRON
-from cluster.errors import ClusterError
-from cluster.local import STRIKES, NannyCluster, free_address, interrupts_held
+from rephase.cluster.configs import read_config
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address, interrupts_held
 
-_ASK = "import json; from cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
+_ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
 
 
@@ -86,7 +85,7 @@ def check_asyncssh() -> None:
     try:
         import asyncssh  # noqa: F401
     except ImportError:
-        raise ClusterError("--cluster ssh: asyncssh is not installed; pip install 'phasegen[ssh]'") from None
+        raise ClusterError("--cluster ssh: asyncssh is not installed; pip install 'rephase[ssh]'") from None
 
 
 def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
@@ -194,7 +193,7 @@ def start_ssh(
                 cluster = NannyCluster(
                     scheduler={"cls": Scheduler, "options": scheduler},
                     workers=specs,
-                    name="phasegen-ssh",
+                    name="rephase-ssh",
                     silence_logs=logging.CRITICAL,
                 )
         except Exception as error:

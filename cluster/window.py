@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 from dask.utils import funcname
 from distributed import CancelledError, Client, KilledWorker, as_completed
 
-from cluster.connect import Connection
-from cluster.errors import ClusterError
+from rephase.cluster.connect import Connection
+from rephase.cluster.errors import ClusterError
 
 PER_THREAD = 4
 """Items in the window per thread of the cluster: enough to keep it busy, few enough to remember."""
@@ -56,7 +56,7 @@ def run_window(
     Parameters
     ----------
     connection
-        Of `cluster.connect`.
+        Of `rephase.cluster.connect`.
     function
         Of an importable module; its argument and result are small.
     items

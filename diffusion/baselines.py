@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffusion.fat import fat_guess
-from diffusion.generators import Conditions, PhaseGenerator, SliceKey
-from diffusion.low_order import LowOrderModel, read_model
-from diffusion.measurement import add_noise, estimate_sigma
-from diffusion.noise import Stream, complex_normal, normal, random_phasor
-from diffusion.one_thread import one_thread
-from diffusion.scalars import from_scalars
-from diffusion.source import source_phasors
+from rephase.diffusion.devices import from_scalars, one_thread
+from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.diffusion.noise import Stream, complex_normal, normal, random_phasor
+from rephase.diffusion.physics.low_order import LowOrderModel, read_model
+from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
+from rephase.diffusion.physics.source import source_phasors
+from rephase.diffusion.processes.fat import fat_guess
 
 
 class _Baseline(ABC):
@@ -26,7 +25,7 @@ class _Baseline(ABC):
     nfe = 0
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
-        """Sample phasors slice by slice; see `diffusion.generators.PhaseGenerator`."""
+        """Sample phasors slice by slice; see `rephase.diffusion.generators.PhaseGenerator`."""
         phasors = [self.slice_phasor(one, key, conditions) for one, key in zip(magnitude, keys, strict=True)]
         return torch.stack(phasors)
 
@@ -75,7 +74,7 @@ class SinusPhase(_Baseline):
 
 
 class SmoothPhase(_Baseline):
-    """A random polynomial of low order in millimetres, with the statistics of real volumes; see `diffusion.low_order`.
+    """A random polynomial of low order in millimetres, with the statistics of real volumes; see `low_order`.
 
     `model` is a fit of one's own; the one that ships where None.
     """
@@ -107,7 +106,7 @@ class NoisySmoothPhase(SmoothPhase):
 
 
 class FieldPhase(_Baseline):
-    """The source "field" (`diffusion.source`) as it is, with the measurement's noise: physics without a network."""
+    """The source "field" (`physics.source`) as it is, with the measurement's noise: physics without a network."""
 
     name = "field"
 

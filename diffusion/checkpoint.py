@@ -13,11 +13,26 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from diffusion.ddpm import DdpmConfig
-from diffusion.flow import FlowConfig
-from diffusion.gauge_pool import COLUMNS
-from diffusion.network import ComplexUNet, NetworkConfig
-from diffusion.shipped import shipped_weights
+from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
+from rephase.diffusion.physics.gauge_pool import COLUMNS
+from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
+
+_FOLDER = Path(__file__).parent / "weights"
+
+
+def shipped_weights(name: str) -> Path | None:
+    """The file of that name, such as `permissive`, or None where this installation has none."""
+    path = _FOLDER / f"{name}.safetensors"
+    return path if path.exists() else None
+
+
+def find_checkpoint(text: str) -> Path:
+    """Say which weights are meant: a file, or, where there is no file of that name, the shipped ones of that name."""
+    path = Path(text)
+    if path.is_file() or path.name != text:
+        return path
+    return shipped_weights(text) or path
+
 
 PROCESSES = ("flow", "ddpm", "regression", "fat")
 _LARGEST_CARD = 1 << 24
@@ -33,8 +48,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A trained network and what a sampler must know of it.
 
-    `gauge` holds what was measured of the training volumes, see `diffusion.gauge_pool`. `sha256` covers the weights
-    file and what else changes a sample. `card` is the whole model card.
+    `gauge` holds what was measured of the training volumes, see `rephase.diffusion.physics.gauge_pool`. `sha256` covers
+    the weights file and what else changes a sample. `card` is the whole model card.
     """
 
     network: ComplexUNet
@@ -120,7 +135,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     gauge = tensors.pop("gauge", None)
     if gauge is None or gauge.ndim != 2 or gauge.shape[1] != len(COLUMNS) or not len(gauge):
         raise CheckpointError(
-            f"{path}: no tensor 'gauge' of shape (count, {len(COLUMNS)}); expected one written by phasegen train"
+            f"{path}: no tensor 'gauge' of shape (count, {len(COLUMNS)}); expected one written by rephase train"
         )
     try:
         network.load_state_dict(tensors)
@@ -164,7 +179,7 @@ def _check_steps(card: dict[str, Any], path: Path) -> None:
             found = str(value)[:60]
             raise CheckpointError(f"{path}: {key} is {found}; expected a whole number of 1 to {MOST_STEPS}")
     if ("distillation" in card) != (counts["teacher_steps"] is not None):
-        raise CheckpointError(f"{path}: distillation without teacher_steps; expected a card of phasegen distill")
+        raise CheckpointError(f"{path}: distillation without teacher_steps; expected a card of rephase distill")
     gain = distillation.get("noise_gain")
     if gain is not None and (not isinstance(gain, float) or not 0.0 <= gain <= 1.0):
         raise CheckpointError(f"{path}: noise_gain is {str(gain)[:60]}; expected a number of 0 to 1")

@@ -10,26 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import Checkpoint
-from diffusion.ddpm import DdpmConfig, choose_timesteps, sample_ddpm
-from diffusion.fat import fat_guess_of
-from diffusion.field_phase import TYPICAL_SPACING_MM
-from diffusion.fixed_weights import fix_weights
-from diffusion.flow import noise_gain, sample_flow, time_grid
-from diffusion.gauge import ramp_phasor
-from diffusion.gauge_pool import draw_gauge
-from diffusion.generators import Conditions, SliceKey
-from diffusion.grid import from_grid, grid_size, to_grid
-from diffusion.layers import pad_to_multiple, to_complex
-from diffusion.measurement import add_noise, compress_magnitude, estimate_sigma, noise_modulus
-from diffusion.noise import Stream, complex_normals, random_phasors, step_key
-from diffusion.one_thread import one_thread
-from diffusion.scalars import from_scalars
-from diffusion.singularities import bright_squares
-from diffusion.singularity_removal import remove_singularities
-from diffusion.source import source_phasors
+from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.devices import from_scalars, one_thread
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.networks.inference import fix_weights
+from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
+from rephase.diffusion.noise import Stream, complex_normals
+from rephase.diffusion.physics.gauge import ramp_phasor
+from rephase.diffusion.physics.gauge_pool import draw_gauge
+from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
+from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
 
-DEFAULT_STEPS = 16
 GPU_TILE = 16
 
 
@@ -72,7 +63,7 @@ class LearnedGenerator(ABC):
         self.network = fix_weights(checkpoint.network, self.device)
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
-        """Sample phasors; see `diffusion.generators.PhaseGenerator`."""
+        """Sample phasors; see `rephase.diffusion.generators.PhaseGenerator`."""
         parts = []
         with one_thread(self.device):
             for start in range(0, len(keys), self.tile):
@@ -136,74 +127,6 @@ class LearnedGenerator(ABC):
         turns = from_scalars([f(angle) for angle in angles for f in (math.cos, math.sin)], self.device)
         ramp = ramp_phasor(from_scalars(gauge.ramp, self.device), height, width)
         return torch.view_as_complex(turns.reshape(-1, 2))[:, None, None] * ramp
-
-
-class FlowGenerator(LearnedGenerator):
-    """Samples phase by flow matching."""
-
-    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.times = time_grid(_choose_steps(checkpoint, steps))
-        super().__init__(checkpoint, len(self.times), device)
-        self.fat_guess = fat_guess_of(checkpoint, self.device)
-        # a student does in few steps what its teacher does in many, as well as it has learned that
-        measured = checkpoint.noise_gain
-        self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
-
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
-        weight, (height, width) = slices.weight, slices.weight.shape[-2:]
-        fat = None if self.fat_guess is None else self.fat_guess(slices.magnitude, slices.conditions)
-        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
-        grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
-        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
-        conditions = slices.conditions.expand(self.tile, -1)
-        x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return Drawn(self._cut(x_1, weight.shape) * source.gauge, source.fringes)
-
-    def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
-        spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
-        return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)
-
-
-class DdpmGenerator(LearnedGenerator):
-    """Samples phase by diffusion with phase noise, the published process; see `diffusion.ddpm`."""
-
-    gain = 1.0
-
-    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.config = DdpmConfig(**checkpoint.card.get("ddpm", {}))
-        steps = self.config.timesteps if steps is None else steps
-        choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
-        super().__init__(checkpoint, steps, device)
-
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
-        shape = slices.weight.shape
-        draw = random_phasors if self.config.noise == "unit" else _unit_normals
-
-        def noise(step: int) -> Tensor:
-            step_keys = [step_key(key, step) for key in keys]
-            return self._fill(draw(step_keys, Stream.SOURCE, shape[-2], shape[-1], self.device))
-
-        conditions = slices.conditions.expand(self.tile, -1)
-        x_0 = sample_ddpm(self.network, noise, self._fill(slices.weight), self.config, self.nfe, conditions)
-        return Drawn(self._cut(x_0, shape))
-
-
-BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": FlowGenerator, "ddpm": DdpmGenerator}
-"""By the process of the checkpoint."""
-
-
-def _unit_normals(keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device) -> Tensor:
-    return complex_normals(keys, stream, height, width, device) * math.sqrt(0.5)
-
-
-def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
-    if checkpoint.teacher_steps and steps not in (None, checkpoint.steps):
-        raise ValueError(
-            f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out, or take weights "
-            "that were not distilled, which take any number"
-        )
-    return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps
 
 
 def _unit(image: Tensor) -> Tensor:

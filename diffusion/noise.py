@@ -16,8 +16,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from diffusion.generators import SliceKey
-from diffusion.scalars import from_scalars
+from rephase.diffusion.devices import from_scalars
+from rephase.diffusion.generators import SliceKey
 
 _HIGH_BITS = (1 << 24) - 1
 _PARITY = 0x1BD11BDA

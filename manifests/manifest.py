@@ -8,8 +8,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from manifests.columns import Column, Value
-from manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
+from rephase.manifests.columns import Column, Value
+from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
 
 PATH_COLUMNS = ("path", "phase", "kspace", "segmentation")
 UNDERSTOOD = REQUIRED_COLUMNS + OPTIONAL_COLUMNS

@@ -1,4 +1,4 @@
-"""From a table of magnitude/phase pairs to a manifest of training rows: `python -m manifests.pairs TABLE -o MANIFEST`.
+"""From a table of magnitude/phase pairs to a training manifest: `python -m rephase.manifests.pairs TABLE -o MANIFEST`.
 
 The table is a CSV with the columns `volume_id`, `magnitude`, `phase` and `session`, and any of `split`, `anatomy`,
 `contrast`, `te_ms`, `field_T`, `licence`. The session becomes the `subject_id`: volumes of one session are never split
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from manifests.record import CONTRASTS
+from rephase.manifests.record import CONTRASTS
 
 COLUMNS = (
     "volume_id", "path", "phase", "subject_id", "split", "anatomy", "contrast", "te_ms", "field_t", "licence"
@@ -65,7 +65,7 @@ def _row(row: dict[str, str], source: Path, target: Path) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Convert as the command line says; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m manifests.pairs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rephase.manifests.pairs", description=__doc__)
     parser.add_argument("table", type=Path, help="CSV of pairs")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MANIFEST", help="where to write")
     options = parser.parse_args(arguments)

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from manifests.columns import (
+import numpy as np
+
+from rephase.manifests.columns import (
     Column,
     IntegerColumn,
     NumberColumn,
@@ -23,10 +25,40 @@ from manifests.columns import (
     text_fault,
     volume_id_fault,
 )
-from manifests.duplicates import DuplicateSearch
-from manifests.faults import Faults, ManifestError
-from manifests.manifest import UNDERSTOOD, Manifest, check_files, is_url
-from manifests.record import CONTRASTS, FORMATS, REQUIRED_COLUMNS, SPLITS
+from rephase.manifests.errors import Faults, ManifestError
+from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files, is_url
+from rephase.manifests.record import CONTRASTS, FORMATS, REQUIRED_COLUMNS, SPLITS
+
+
+class Names(Protocol):
+    """The names by row; anything but text is no name."""
+
+    def __getitem__(self, row: int) -> object: ...
+
+
+class DuplicateSearch:
+    """Compares hashes of the lower-case names, and the names themselves only where hashes are equal."""
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+
+    def extend(self, names: Sequence[str]) -> None:
+        """Take the names of the next rows."""
+        self._hashes.extend(hash(name.lower()) for name in names)
+
+    def duplicates(self, names: Names) -> Iterator[tuple[int, int, str]]:
+        """Yield (row, first row of that name, name) for every row whose name came before."""
+        hashes = np.frombuffer(self._hashes, dtype=np.int64) if self._hashes else np.empty(0, np.int64)
+        ordered = np.sort(hashes)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if repeated.size == 0:
+            return
+        first: dict[str, int] = {}
+        for row in np.flatnonzero(np.isin(hashes, repeated)).tolist():
+            name = names[row]
+            if isinstance(name, str) and first.setdefault(name.lower(), row) != row:
+                yield row, first[name.lower()], name
+
 
 __all__ = ["Manifest", "ManifestError", "check_files", "is_url", "read_manifest"]
 

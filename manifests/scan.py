@@ -8,14 +8,47 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from manifests.columns import writable
-from manifests.found import ScannedVolume, ScanResult
-from manifests.header import Probe, SeriesHeader
-from manifests.write import write_manifest
+from rephase.manifests.columns import writable
+from rephase.manifests.header import Probe, SeriesHeader
 
-__all__ = ["ScanResult", "ScannedVolume", "scan_folder", "walk", "write_manifest"]
+
+@dataclass(frozen=True)
+class ScannedVolume:
+    """One row to be: what the probe told, its names, and where its phase lies (with `pairs`)."""
+
+    header: SeriesHeader
+    volume_id: str
+    subject_id: str | None
+    phase: Path | None = None
+    kspace: Path | None = None
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a scan found.
+
+    Attributes
+    ----------
+    volumes
+        In the order of their paths and selectors.
+    left_out
+        How many volumes of each other kind were found and left out.
+    unreadable
+        Files that could not be understood and folders that could not be looked into, with the reason.
+    unpaired
+        With `pairs`: magnitude volumes without phase, which are left out too.
+    """
+
+    volumes: list[ScannedVolume] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    unpaired: int = 0
+
+
+__all__ = ["ScanResult", "ScannedVolume", "scan_folder", "walk"]
 
 ID_DIGITS = 16
 _MOST_DIGITS = 64

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from manifests.found import ScannedVolume, ScanResult
-from manifests.record import REQUIRED_COLUMNS
+from rephase.manifests.record import REQUIRED_COLUMNS
+from rephase.manifests.scan import ScannedVolume, ScanResult
 
 _COLUMNS = (
     "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "subject_id", "anatomy",

@@ -1,4 +1,4 @@
-"""`phasegen build` as a process of its own: started, watched, killed, and looked after when it is gone."""
+"""`rephase build` as a process of its own: started, watched, killed, and looked after when it is gone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ QUIET = ("--phase", "smooth", "--dashboard-address", "127.0.0.1:0")
 
 @contextmanager
 def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A `phasegen` process in a process group of its own, of which nothing is left behind."""
+    """A `rephase` process in a process group of its own, of which nothing is left behind."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "augment.cli", *arguments],
+        [sys.executable, "-m", "rephase.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def scheduler() -> Iterator[str]:
     """Address of a running scheduler with two worker processes, as `--cluster` takes it; started once."""
-    from cluster.local import local_shape, start_local
+    from rephase.cluster.local import local_shape, start_local
 
     with warnings.catch_warnings():
         # Dask's own: sockets of closing connections are left to the garbage collector

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 from typing import Any
 
-from augment.errors import RequestError
-from augment.lease import Lease
+from rephase.corpus.lease import Lease
+from rephase.errors import RequestError
 
 
 def num_winners(root: str, num_builders: int, **options: Any) -> int:

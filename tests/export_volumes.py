@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from phantom_corpus import ROOT_ATTRIBUTES, make_attributes
 
-from augment.index import write_index
-from augment.store import CorpusStore
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.store import CorpusStore
 
 AXES = (-2, -1)
 

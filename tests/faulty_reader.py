@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 
-from augment.readers import npy
+from rephase.readers import npy
 
 _read = npy.read_npy
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 
-from cluster.local import _interrupts_blocked
+from rephase.cluster.local import _interrupts_blocked
 
 
 def die():

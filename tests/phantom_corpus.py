@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.recipe import canonical_hash
-from augment.store import CorpusStore
+from rephase.corpus.layout import canonical_hash
+from rephase.corpus.store import CorpusStore
 
 RECIPE = {"phase": "smooth", "seed": 7, "checkpoint_sha256": None}
 ROOT_ATTRIBUTES = {"recipe": RECIPE, "recipe_hash": canonical_hash(RECIPE), "checkpoint_hash": None, "seed": 7}

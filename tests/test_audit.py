@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from augment.audit import audit_volume
-from augment.volume import Volume
+from rephase.pipeline.audit import audit_volume
+from rephase.readers.volume import Volume
 
 
 def volume_with(**acquisition):

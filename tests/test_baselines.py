@@ -7,12 +7,13 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from augment.cli import main
-from diffusion.baselines import NoisySmoothPhase, SmoothPhase
-from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from diffusion.gauge import fix_gauge
-from diffusion.generators import Conditions, SliceKey
-from diffusion.low_order import (
+from rephase.cli import main
+from rephase.diffusion.baselines import NoisySmoothPhase, SmoothPhase
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.physics.gauge import fix_gauge
+from rephase.diffusion.physics.low_order import (
     LENGTH_MM,
     TERMS,
     TYPICAL_TE_MS,
@@ -23,10 +24,9 @@ from diffusion.low_order import (
     read_model,
     write_model,
 )
-from diffusion.network import ComplexUNet
-from diffusion.objective import Batch
-from diffusion.regression import RegressionGenerator, RegressionObjective, turn_sense
-from diffusion.select import make_generator, make_learned
+from rephase.diffusion.processes.objective import Batch
+from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective, turn_sense
+from rephase.diffusion.registry import make_generator, make_learned
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.0, 0.0, 0.0]])
 
@@ -210,7 +210,9 @@ def test_a_perfect_prediction_has_no_error(regression, monkeypatch):
     image = torch.randn(2, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     tensors = objective.prepare(Batch(image, torch.full((2, 4), 2.0)), 0.0, torch.Generator().manual_seed(0), 4)
     assert float(objective.error(regression.network, tensors).min()) > 0.1
-    monkeypatch.setattr("diffusion.regression.predict", lambda network, weight, conditions: tensors[0])
+    monkeypatch.setattr(
+        "rephase.diffusion.processes.regression.predict", lambda network, weight, conditions: tensors[0]
+    )
     assert float(objective.error(regression.network, tensors).max()) == 0.0
 
 

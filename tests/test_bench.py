@@ -10,25 +10,24 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from augment.bench.allocator import bench_allocator
-from augment.bench.arrays import make_arrays, write_arrays
-from augment.bench.build import bench_build
-from augment.bench.loader import bench_loader
-from augment.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
-from augment.bench.overlap import bench_overlap
-from augment.bench.phantom import make_magnitude, write_volumes
-from augment.bench.plain import build_plainly
-from augment.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
-from augment.bench.sampler import bench_sampler, measure_lanes
-from augment.bench.store import bench_store
-from augment.commands.bench import register
-from augment.errors import RequestError
-from augment.loader import KSpaceSlices
-from cluster.environ import WORKER_ENVIRON
-from diffusion.baselines import BASELINES
-from diffusion.checkpoint import save_checkpoint
-from diffusion.network import ComplexUNet
-from diffusion.shipped import shipped_weights
+from rephase.bench.arrays import make_arrays, write_arrays
+from rephase.bench.build import bench_build
+from rephase.bench.loader import bench_loader
+from rephase.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
+from rephase.bench.phantom import make_magnitude, write_volumes
+from rephase.bench.plain import build_plainly
+from rephase.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
+from rephase.bench.sampler import bench_sampler, measure_lanes
+from rephase.cluster.local import WORKER_ENVIRON
+from rephase.commands.bench import register
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.diffusion.baselines import BASELINES
+from rephase.diffusion.checkpoint import save_checkpoint, shipped_weights
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.errors import RequestError
+from tests.benchmarks.allocator import bench_allocator
+from tests.benchmarks.overlap import bench_overlap
+from tests.benchmarks.store import bench_store
 
 
 def check_shape(result: BenchResult) -> dict:
@@ -64,7 +63,7 @@ def test_sampler_has_a_line_for_every_generator_size_and_number_of_evaluations(t
 
 
 def test_sampler_without_weights_says_so(monkeypatch):
-    monkeypatch.setattr("augment.bench.sampler.default_checkpoint", lambda: None)
+    monkeypatch.setattr("rephase.bench.sampler.default_checkpoint", lambda: None)
     result = bench_sampler((8,), budget_s=0.001)
     assert "diffusion" not in {row[0] for row in result.tables[0].rows}
     assert "no weights" in result.notes[0]
@@ -224,7 +223,7 @@ def test_command_gives_text_and_json(tmp_path):
     few = ("--workers", "0", "--coils", "0", "--epochs", "1", "--index-volumes", "5")
     answer = run("loader", *size, *few, "--json")
     assert answer.status == 0
-    assert answer.lines[0] == "phasegen bench loader"
+    assert answer.lines[0] == "rephase bench loader"
     assert answer.data["benchmark"] == "loader"
     answer = run("sampler", "--sizes", "8", "--seconds", "0.001", "--device", "cpu")
     assert answer.data["tables"][0]["rows"][0]["size"] == 8

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from volumes import phantom, volume_bytes, write_manifest, write_volumes
 
-from augment.errors import RequestError
-from augment.index import read_index
-from augment.lease import Lease
-from augment.options import BuildOptions
-from augment.repair import RepairOptions, repair_corpus
-from augment.run import build, do_work
-from augment.runlog import RunLog, read_failures, read_run, run_names
-from augment.status import read_status, summarise_run
-from augment.store import CorpusStore
-from augment.summary import BuildSummary
-from augment.verify import verify_corpus
-from augment.work import work_of
-from augment.workbench import Outcome
-from cluster.errors import ClusterError
-from cluster.window import Finished
-from manifests.parse import read_manifest
+from rephase.builder.options import BuildOptions
+from rephase.builder.repair import RepairOptions, repair_corpus
+from rephase.builder.run import build, do_work
+from rephase.builder.run_history import summarise_run
+from rephase.builder.runlog import RunLog, read_failures, read_run, run_names
+from rephase.builder.status import read_status
+from rephase.builder.summary import BuildSummary
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.window import Finished
+from rephase.corpus.index import read_index
+from rephase.corpus.lease import Lease
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import verify_corpus
+from rephase.errors import RequestError
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.task import Outcome, work_of
 
 NUM_LONG = 10
 """Volumes of a build that takes long enough to be killed in the middle."""
@@ -210,7 +210,7 @@ def full(task):
 
 def test_a_volume_that_kills_its_workers_is_named_with_its_reason(scheduler, tmp_path, monkeypatch):
     manifest, root = write_volumes(tmp_path, 2), tmp_path / "c.zarr"
-    monkeypatch.setattr("augment.run.run_window", fake_window(lost, crashed))
+    monkeypatch.setattr("rephase.builder.run.run_window", fake_window(lost, crashed))
     summary = run_build(scheduler, manifest, root)
     assert (summary.exit_status, summary.failed["v0"].reason, summary.failed["v1"].reason) == (
         1,
@@ -228,7 +228,7 @@ def test_a_volume_that_kills_its_workers_is_named_with_its_reason(scheduler, tmp
 def test_what_no_volume_survives_stops_the_build_and_blames_no_volume(scheduler, tmp_path, monkeypatch, what, why):
     manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr("augment.run.run_window", fake_window(what))
+        patch.setattr("rephase.builder.run.run_window", fake_window(what))
         summary = run_build(scheduler, manifest, root)
     assert (summary.exit_status, summary.num_open, summary.failed) == (1, 3, {})
     assert why in (summary.stopped or "") and "stopped with 3 volumes to go" in "\n".join(summary.lines())
@@ -267,7 +267,7 @@ def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_told(sche
     summary = run_build(scheduler, shorter, root)
     assert (summary.skipped, summary.unreadable, summary.exit_status) == (2, ["v0"], 1)
     assert summary.lines()[1] == (
-        f"1 other volumes of the corpus have damaged receipts (v0); make them again with 'phasegen repair {root}'"
+        f"1 other volumes of the corpus have damaged receipts (v0); make them again with 'rephase repair {root}'"
     )
     assert read_index(root).names == ["v1", "v2", "v0"]
     assert read_index(root).row(2) == before.row(0)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from volumes import phantom, write_manifest, write_volumes
 
-from augment import cli
-from augment.cli import main, make_parser
-from augment.commands.answer import Answer, size
-from augment.errors import RequestError
+from rephase import cli
+from rephase.cli import main, make_parser
+from rephase.commands.result import Answer, size
+from rephase.errors import RequestError
 
 
 def all_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -54,12 +54,12 @@ def test_every_help_describes_and_its_examples_can_be_parsed(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out
     parser = COMMANDS[command]
-    assert parser.description and "examples:" in text and text.startswith(f"usage: phasegen {command}")
+    assert parser.description and "examples:" in text and text.startswith(f"usage: rephase {command}")
     assert all(len(line) <= 120 for line in text.splitlines())
     examples = text.split("examples:\n")[1].strip().splitlines()
     for example in examples:
         words = shlex.split(example, comments=True)
-        assert words[0] == "phasegen"
+        assert words[0] == "rephase"
         assert callable(make_parser().parse_args(words[1:]).handler)
 
 
@@ -70,9 +70,9 @@ def test_every_option_is_explained(command):
 
 def test_no_command_shows_the_help(capsys):
     assert main([]) == 2
-    assert "usage: phasegen" in capsys.readouterr().out
+    assert "usage: rephase" in capsys.readouterr().out
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("phasegen 0.")
+    assert capsys.readouterr().out.startswith("rephase 0.")
     assert main(["fly"]) == 2
     assert "invalid choice: 'fly'" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_no_command_shows_the_help(capsys):
     ],
 )
 def test_a_wrong_manifest_is_named_and_nothing_starts(tmp_path, capsys, monkeypatch, lines, expected):
-    monkeypatch.setattr("augment.run.connected", None)  # would fail loudly
+    monkeypatch.setattr("rephase.builder.run.connected", None)  # would fail loudly
     path, root = tmp_path / "m.csv", tmp_path / "c.zarr"
     if lines is not None:
         write_manifest(path, lines, "volume_id,path,format" if lines and lines[0].count(",") == 2 else "volume_id,path")
@@ -113,7 +113,7 @@ def test_a_place_where_no_corpus_can_be_is_refused_before_anything_starts(
 ):
     manifest = write_volumes(tmp_path / "volumes", 1)
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("augment.run.connected", lambda _: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("rephase.builder.run.connected", lambda _: pytest.fail("a cluster was started"))
     root = manifest.parent / place
     assert main(["build", str(manifest), str(root), "--phase", "zero"]) == 2
     message = capsys.readouterr().err

@@ -17,11 +17,11 @@ import pytest
 import worker_tasks
 from build_process import assert_gone, wait_until
 
-from cluster.connect import _ready, check_spec, connect
-from cluster.errors import ClusterError
-from cluster.local import free_address, local_shape, start_local
-from cluster.plugin import ask_workers, install_state, remove_state, worker_state
-from cluster.window import PER_THREAD, run_window
+from rephase.cluster.connect import _ready, check_spec, connect
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import free_address, local_shape, start_local
+from rephase.cluster.window import PER_THREAD, run_window
+from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_workers_are_deaf_to_ctrl_c(scheduler):
 START = """
 import os, signal, sys, threading
 import distributed.deploy.spec as spec
-from cluster.local import local_shape, start_local
+from rephase.cluster.local import local_shape, start_local
 
 def interrupt(number, frame):
     raise KeyboardInterrupt
@@ -246,12 +246,12 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_the_cluster_starts_ends_in_one_line_and_leaves_no_process(number):
-    environment = {**os.environ, "PHASEGEN_TEST": uuid.uuid4().hex}
+    environment = {**os.environ, "REPHASE_TEST": uuid.uuid4().hex}
     command = [sys.executable, "-c", START, str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     left = [
-        one for one in psutil.process_iter() if _environment(one).get("PHASEGEN_TEST") == environment["PHASEGEN_TEST"]
+        one for one in psutil.process_iter() if _environment(one).get("REPHASE_TEST") == environment["REPHASE_TEST"]
     ]
     assert left == []
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import worker_tasks
 
-from cluster.connect import connect
-from cluster.environ import WORKER_ENVIRON
-from cluster.plugin import ask_workers
+from rephase.cluster.connect import connect
+from rephase.cluster.local import WORKER_ENVIRON
+from rephase.cluster.worker_state import ask_workers
 
 
 def test_worker_processes_start_with_the_environment_that_keeps_their_memory(scheduler):

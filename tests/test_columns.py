@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from phantom_corpus import make_corpus
 
-from augment.columns import _scan, open_columns
-from augment.errors import RequestError
-from augment.index import INDEX_KEY, read_index, write_index
-from augment.loader import KSpaceSlices
+from rephase.corpus.index import INDEX_KEY, read_index
+from rephase.corpus.index_writer import write_index
+from rephase.data.columns import _scan, open_columns
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
 
 
 @pytest.fixture

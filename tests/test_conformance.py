@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from augment.exports.driver import ExportOptions, export_corpus
-from augment.loader import KSpaceSlices
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.exports.export import ExportOptions, export_corpus
 
 mri_data = pytest.importorskip(
     "fastmri.data", reason="the package fastmri is not installed; make conformance does it", exc_type=ImportError
@@ -172,7 +172,7 @@ def test_slice_dataset_collates_all_attributes(single):
 def test_workers_read_files_and_corpus_alike(consumer_corpus, single):
     """One process that spawns, as training does; the transform must be importable there."""
     code = (
-        "import sys\nfrom fastmri.data import SliceDataset\nfrom augment.loader import KSpaceSlices\n"
+        "import sys\nfrom fastmri.data import SliceDataset\nfrom rephase.data.kspace_slices import KSpaceSlices\n"
         "from torch.utils.data import DataLoader\n"
         "def run(data):\n"
         "    return sum(float(abs(item[0]).sum()) for item in DataLoader(data, batch_size=None, num_workers=1))\n"

@@ -10,10 +10,10 @@ import pytest
 from fuzz.judge import loader_slices
 from phantom_corpus import make_corpus
 
-import augment.layout
-from augment.errors import RequestError
-from augment.index import write_index
-from augment.verify import verify_corpus
+import rephase.corpus.layout
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.verify import verify_corpus
+from rephase.errors import RequestError
 
 FAULT = "every byte region damaged"
 DAMAGES = ("flip", "truncate", "delete", "zero", "append", "swap")
@@ -23,8 +23,8 @@ DAMAGES = ("flip", "truncate", "delete", "zero", "append", "swap")
 def corpus(tmp_path_factory):
     """Three volumes, one with coils, one in several shards."""
     root = tmp_path_factory.mktemp("sound") / "c.zarr"
-    most = augment.layout.MAX_SHARD_BYTES
-    augment.layout.MAX_SHARD_BYTES = 4 * 24 * 20 * 8
+    most = rephase.corpus.layout.MAX_SHARD_BYTES
+    rephase.corpus.layout.MAX_SHARD_BYTES = 4 * 24 * 20 * 8
     try:
         store = make_corpus(
             root, a={"seed": 1}, b={"seed": 2, "coils": 2, "num_slices": 2},
@@ -33,7 +33,7 @@ def corpus(tmp_path_factory):
         write_index(store, ["a", "b", "c"])
         yield root
     finally:
-        augment.layout.MAX_SHARD_BYTES = most
+        rephase.corpus.layout.MAX_SHARD_BYTES = most
 
 
 def regions(root: Path) -> list[tuple[str, str, int, int]]:

@@ -5,15 +5,21 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from diffusion.ddpm import DdpmConfig, DdpmObjective, choose_timesteps, cosine_alpha_bar, sample_ddpm
-from diffusion.generators import Conditions, SliceKey
-from diffusion.layers import to_complex, to_real
-from diffusion.learned import DdpmGenerator
-from diffusion.network import ComplexUNet
-from diffusion.objective import Batch
-from diffusion.select import make_generator, make_learned
-from diffusion.training import Trainer, TrainingConfig
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.networks.layers import to_complex, to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.processes.config import DdpmConfig
+from rephase.diffusion.processes.ddpm import (
+    DdpmGenerator,
+    DdpmObjective,
+    choose_timesteps,
+    cosine_alpha_bar,
+    sample_ddpm,
+)
+from rephase.diffusion.processes.objective import Batch
+from rephase.diffusion.registry import make_generator, make_learned
+from rephase.diffusion.training.trainer import Trainer, TrainingConfig
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.1]])
 UNKNOWN = torch.full((2, 4), math.nan)

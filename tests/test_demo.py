@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from augment.demo import run_demo, write_demo_manifest
-from augment.loader import KSpaceSlices
+from rephase.commands.demo import run_demo, write_demo_manifest
+from rephase.data.kspace_slices import KSpaceSlices
 
 
 def test_manifest_names_files_that_are_there(tmp_path):
@@ -24,13 +24,13 @@ def test_a_failing_step_ends_the_demo_with_its_status(tmp_path, capsys):
 
     assert run_demo(tmp_path, command) == 1
     assert steps == ["build", "verify"]
-    assert "$ phasegen build" in capsys.readouterr().out
+    assert "$ rephase build" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_the_demo_ends_with_a_corpus_pictures_and_a_batch(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "augment.cli", "demo", str(tmp_path / "demo")],
+        [sys.executable, "-m", "rephase.cli", "demo", str(tmp_path / "demo")],
         capture_output=True,
         text=True,
         timeout=300,

@@ -7,16 +7,17 @@ import pytest
 import torch
 from distributed import Client
 
-from augment.bench.phantom import open_bench, write_volumes
-from augment.device import device_clock, fitting_tile
-from augment.environment import environment_class
-from augment.options import BuildOptions
-from augment.pipeline import build_volume
-from augment.recipe import make_recipe
-from augment.workbench import Task, open_workbench
-from cluster.local import LocalShape, local_shape, start_local
-from cluster.plugin import install_state
-from manifests.parse import read_manifest
+from rephase.bench.phantom import open_bench, write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import make_recipe
+from rephase.cluster.local import LocalShape, local_shape, start_local
+from rephase.cluster.worker_state import install_state
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.environment import environment_class
+from rephase.pipeline.gpu import device_clock, fitting_tile
+from rephase.pipeline.task import Task
+from rephase.pipeline.worker import open_workbench
 
 
 class Small:

@@ -16,11 +16,11 @@ from phantom_dicom import AXIAL, CORONAL, OBLIQUE, SAGITTAL, classic, enhanced, 
 from pydicom.data import get_testdata_file
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
-from augment.errors import VolumeError
-from augment.readers.dicom import describe_dicom, hash_dicom, read_dicom
-from augment.readers.dicom_pixels import decoder_name
-from augment.volume import Volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.dicom.pixels import decoder_name
+from rephase.readers.dicom.read import describe_dicom, hash_dicom, read_dicom
+from rephase.readers.volume import Volume
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
 NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"

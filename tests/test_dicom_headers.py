@@ -3,9 +3,9 @@ from __future__ import annotations
 import pydicom
 import pytest
 
-from augment.readers.dicom_headers import header_facts
-from augment.readers.dicom_kinds import computed_word, frame_kind
-from manifests.record import CONTRASTS
+from rephase.manifests.record import CONTRASTS
+from rephase.readers.dicom.headers import header_facts
+from rephase.readers.dicom.kinds import computed_word, frame_kind
 
 
 def facts(image_type=("ORIGINAL", "PRIMARY", "M"), **elements):

@@ -7,10 +7,10 @@ import phantom_dicom as phantom
 import pytest
 from phantom_dicom import classic, enhanced, save, save_series
 
-from augment.errors import VolumeError
-from augment.readers import hash_source, read_volume
-from augment.volume import Volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.registry import hash_source, read_volume
+from rephase.readers.volume import Volume
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
 PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]

@@ -7,10 +7,10 @@ import phantom_dicom as phantom
 import pytest
 from phantom_dicom import AXIAL, CORONAL, classic, enhanced, mosaic, save, save_series
 
-from augment.readers.dicom import describe_dicom
-from augment.readers.dicom_probe import probe_dicom
-from manifests.header import Probed, SeriesHeader
-from manifests.record import ManifestRow
+from rephase.manifests.header import Probed, SeriesHeader
+from rephase.manifests.record import ManifestRow
+from rephase.readers.dicom.probe import probe_dicom
+from rephase.readers.dicom.read import describe_dicom
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
 PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from augment.distill import distill, distill_command
-from augment.errors import RequestError
-from augment.train import train
-from augment.train_config import DistillConfig, TrainConfig, read_config
-from augment.training_data import TrainingSlices
-from augment.training_set import read_training_set
-from diffusion.checkpoint import CheckpointError, load_checkpoint
-from diffusion.distillation import make_objective
-from diffusion.flow import FlowConfig
-from diffusion.grid import GRID_MM
-from diffusion.select import make_generator
-from diffusion.training import Trainer
+from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
+from rephase.diffusion.physics.grid import GRID_MM
+from rephase.diffusion.processes.config import FlowConfig
+from rephase.diffusion.processes.distillation import make_objective
+from rephase.diffusion.registry import make_generator
+from rephase.diffusion.training.trainer import Trainer
+from rephase.errors import RequestError
+from rephase.training.batches import TrainingSlices
+from rephase.training.config import DistillConfig, TrainConfig, read_config
+from rephase.training.dataset import read_training_set
+from rephase.training.distill import distill, distill_command
+from rephase.training.train import train
 
 COMMON = """
 manifest = "pairs.csv"
@@ -90,7 +90,7 @@ def test_of_two_processes_one_finishes_the_student(folder):
         (folder / f"{name}.toml").write_text(recipe.replace('"student"', f'"{name}"'))
     one = load_checkpoint(distill(read_config(folder / "one.toml", DistillConfig)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "augment.cli", "distill", str(folder / "two.toml"), "--device", "cpu"]
+    command += ["-m", "rephase.cli", "distill", str(folder / "two.toml"), "--device", "cpu"]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     two = load_checkpoint(folder / "two" / "two.safetensors")

@@ -4,14 +4,18 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from diffusion.checkpoint import Checkpoint
-from diffusion.distillation import DistillationConfig, DistillationObjective, make_objective, measure_noise_gain
-from diffusion.flow import noise_gain, sample_flow, time_grid
-from diffusion.layers import to_real
-from diffusion.learned import FlowGenerator
-from diffusion.network import ComplexUNet
-from diffusion.objective import Batch, FlowObjective
-from diffusion.training import Trainer, TrainingConfig
+from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.networks.layers import to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.processes.distillation import (
+    DistillationConfig,
+    DistillationObjective,
+    make_objective,
+    measure_noise_gain,
+)
+from rephase.diffusion.processes.flow import FlowGenerator, FlowObjective, noise_gain, sample_flow, time_grid
+from rephase.diffusion.processes.objective import Batch
+from rephase.diffusion.training.trainer import Trainer, TrainingConfig
 
 UNKNOWN = torch.full((2, 4), math.nan)
 

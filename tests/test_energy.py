@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffusion.energy import (
+from rephase.diffusion.networks.layers import to_complex
+from rephase.diffusion.processes.energy import (
     PATCHES,
     calm_places,
     energy_score,
@@ -15,7 +16,6 @@ from diffusion.energy import (
     spectrum_score,
     to_modulus,
 )
-from diffusion.layers import to_complex
 
 SIZE = 72
 

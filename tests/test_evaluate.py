@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.evaluation.comparison import closed_gaps, compare, find_ties, judge
-from augment.evaluation.config import DEFAULT, read_config
-from augment.evaluation.contestants import Choice, make_contestants
-from augment.evaluation.metrics import METRIC_NAMES
-from augment.evaluation.run import Request, evaluate
-from augment.evaluation.sampling import Contestant, Sampler, decode, encode
-from augment.evaluation.scores import FLOOR, Score
-from augment.evaluation.sessions import choose_slices, read_real
-from augment.evaluation.tables import markdown
-from diffusion.select import make_generator
-from diffusion.shipped import shipped_weights
-from manifests.parse import read_manifest
+from rephase.cli import main
+from rephase.diffusion.checkpoint import shipped_weights
+from rephase.diffusion.registry import make_generator
+from rephase.errors import RequestError
+from rephase.evaluation.candidates import Choice, make_contestants
+from rephase.evaluation.comparison import closed_gaps, compare, find_ties, judge
+from rephase.evaluation.config import DEFAULT, read_config
+from rephase.evaluation.metrics import METRIC_NAMES
+from rephase.evaluation.run import Request, evaluate
+from rephase.evaluation.sampling import Contestant, Sampler, decode, encode
+from rephase.evaluation.scores import FLOOR, Score
+from rephase.evaluation.sessions import choose_slices, read_real
+from rephase.evaluation.tables import markdown
+from rephase.manifests.parse import read_manifest
 
 CONFIG = read_config()
 NOTHING = dict.fromkeys(METRIC_NAMES, float("nan"))
@@ -289,7 +289,7 @@ def test_an_interrupt_says_how_to_go_on_and_ends_with_130(manifest, tmp_path, mo
     def interrupted(choice):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("augment.evaluation.contestants.make_contestants", interrupted)
+    monkeypatch.setattr("rephase.evaluation.candidates.make_contestants", interrupted)
     words = ["evaluate", "phase", "--real", str(manifest), "-o", str(tmp_path / "out")]
     assert main(words) == 130
     assert "the same command goes on" in capsys.readouterr().err

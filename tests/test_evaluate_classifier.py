@@ -3,14 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from augment.evaluation.classifier import auroc, classify, halve, num_trainings
-from augment.evaluation.config import ClassifierConfig
-from augment.evaluation.folds import divide_groups
-from augment.evaluation.patches import Item, batch_of, draw_patch, make_items
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.run import classifier_groups
-from augment.evaluation.sessions import read_real
-from manifests.parse import read_manifest
+from rephase.evaluation.classifier import auroc, classify, halve, num_trainings
+from rephase.evaluation.config import ClassifierConfig
+from rephase.evaluation.patches import Item, batch_of, draw_patch, make_items
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.run import classifier_groups
+from rephase.evaluation.sessions import divide_groups, read_real
+from rephase.manifests.parse import read_manifest
 
 SMALL = ClassifierConfig(patch=32, channels=(8, 16), steps=60, batch=16, null_draws=2)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tiny_network import TINY_TOML
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.evaluation.cross_validation import divide, write_fold
-from augment.evaluation.run import Request
-from manifests.parse import read_manifest
+from rephase.cli import main
+from rephase.errors import RequestError
+from rephase.evaluation.cross_validation import divide, write_fold
+from rephase.evaluation.run import Request
+from rephase.manifests.parse import read_manifest
 
 RECIPE = f"""
 manifest = "unused.csv"

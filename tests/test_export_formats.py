@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from export_volumes import ifft2c
 
-from augment.errors import VolumeError
-from augment.exports.bart import bart_dimensions
-from augment.exports.driver import ExportOptions, export_corpus
-from augment.exports.header import ismrmrd_header
-from augment.loader import KSpaceSlices
-from augment.store import CorpusStore
+from rephase.corpus.store import CorpusStore
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import VolumeError
+from rephase.exports.bart import bart_dimensions
+from rephase.exports.export import ExportOptions, export_corpus
+from rephase.ismrmrd_header import ismrmrd_header
 
 SCHEMA = Path("/usr/share/ismrmrd/schema/ismrmrd.xsd")
 
@@ -302,9 +302,9 @@ def test_a_file_written_by_the_package_has_the_same_records(consumer_corpus, exp
 def test_without_the_package_one_line_says_what_to_install(consumer_corpus, tmp_path, monkeypatch):
     import sys
 
-    from augment.errors import RequestError
+    from rephase.errors import RequestError
 
     monkeypatch.setitem(sys.modules, "ismrmrd", None)
-    with pytest.raises(RequestError, match=r"pip install 'phasegen\[ismrmrd\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'rephase\[ismrmrd\]'"):
         export_corpus(consumer_corpus, tmp_path / "out", ExportOptions(file_format="ismrmrd"))
     assert not (tmp_path / "out").exists()

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from phantom_corpus import make_corpus
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.exports.attributes import fastmri_acquisition
-from augment.exports.driver import ExportOptions, export_corpus
-from augment.exports.place import Place
-from augment.index import write_index
-from augment.loader import KSpaceSlices
-from augment.store import CorpusStore
+from rephase.cli import main
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.store import CorpusStore
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
+from rephase.exports.attributes import fastmri_acquisition
+from rephase.exports.export import ExportOptions, export_corpus
+from rephase.exports.folder import Place
 
 ODD = {"seed": 1, "height": 15, "width": 13}
 COILS = {"seed": 2, "height": 20, "width": 18, "coils": 3}
@@ -283,7 +283,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, corpus):
 
 def test_ctrl_c_in_the_middle_of_a_file(tmp_path, corpus, capsys, monkeypatch):
     """A real signal, while the second volume is read back."""
-    from augment.exports import fastmri
+    from rephase.exports import fastmri
 
     seen = []
 
@@ -297,7 +297,7 @@ def test_ctrl_c_in_the_middle_of_a_file(tmp_path, corpus, capsys, monkeypatch):
     monkeypatch.setattr(fastmri, "read_digests", interrupted)
     out = tmp_path / "out"
     assert main(["export", str(corpus), str(out)]) == 130
-    assert "to carry on: phasegen export" in capsys.readouterr().out
+    assert "to carry on: rephase export" in capsys.readouterr().out
     assert [path.name for path in out.iterdir()] == ["a.1.h5"]
     assert not (tmp_path / "out.partial").exists()
     assert main(["export", str(corpus), str(out)]) == 0
@@ -317,15 +317,15 @@ def test_relative_paths_and_odd_names(tmp_path, corpus, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from augment.exports import driver
-from augment.exports import {kind} as kind
+from rephase.exports import driver
+from rephase.exports import {kind} as kind
 whole = kind.read_digests
 def dying(path):
     if kind.read_stamp(path).receipt_sha256 != first:
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(path)
 kind.read_digests = dying
-from augment.index import read_index
+from rephase.corpus.index import read_index
 first = read_index(sys.argv[1]).columns["receipt_sha256"][0]
 driver.export_corpus(sys.argv[1], sys.argv[2], driver.ExportOptions(file_format="{kind}"))
 """
@@ -364,12 +364,12 @@ def test_a_full_disk_is_one_line_and_no_torn_file(tmp_path, corpus, small_disk, 
     filling = small_disk / "filling"
     filling.write_bytes(bytes(2**20 - 24 * 1024))
     out = small_disk / "out"
-    command = [sys.executable, "-m", "augment.cli", "export", str(corpus), str(out), "--format", kind]
+    command = [sys.executable, "-m", "rephase.cli", "export", str(corpus), str(out), "--format", kind]
     full = subprocess.run(command, check=False, capture_output=True, text=True)
     assert full.returncode == 1, full.stderr
     assert full.stderr == ""
     assert "the disk is full" in full.stdout
-    assert "to carry on: phasegen export" in full.stdout
+    assert "to carry on: rephase export" in full.stdout
     assert not (small_disk / "out.partial").exists()
     for path in out.iterdir():
         assert path.is_dir() or h5py.is_hdf5(path)
@@ -380,9 +380,10 @@ def test_a_full_disk_is_one_line_and_no_torn_file(tmp_path, corpus, small_disk, 
 
 def test_an_export_is_a_source_again(tmp_path, corpus):
     """Scan, then read: magnitude, sizes, spacing, field and echo time come back."""
-    from augment.readers import probe, read_volume
-    from manifests.parse import read_manifest
-    from manifests.scan import scan_folder, write_manifest
+    from rephase.manifests.parse import read_manifest
+    from rephase.manifests.scan import scan_folder
+    from rephase.manifests.write import write_manifest
+    from rephase.readers.registry import probe, read_volume
 
     out = tmp_path / "out"
     export_corpus(corpus, out)

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from export_volumes import fft2c, make_coils, make_image
 
-from augment.cli import main
-from augment.errors import VolumeError
-from augment.exports.header import ismrmrd_header
-from augment.readers import describe_row, probe, read_volume
-from manifests.parse import read_manifest
-from manifests.record import ManifestRow
-from manifests.scan import scan_folder, write_manifest
+from rephase.cli import main
+from rephase.errors import VolumeError
+from rephase.ismrmrd_header import ismrmrd_header
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.manifests.scan import scan_folder
+from rephase.manifests.write import write_manifest
+from rephase.readers.registry import describe_row, probe, read_volume
 
 FACTS = {
     "encoding_size": [32, 24, 1], "recon_size": [16, 24, 1], "spacing_mm": [3.0, 0.7, 0.8], "num_slices": 2,
@@ -107,13 +108,14 @@ def test_scan_build_and_export_of_a_folder(folder, tmp_path, pairs, capsys):
     manifest, corpus, out = tmp_path / "m.csv", tmp_path / "c.zarr", tmp_path / "out"
     words = ["--pairs"] if pairs else []
     assert main(["manifest", "scan", str(folder), "-o", str(manifest), *words]) == 0
-    from augment.bench.phantom import open_bench
-    from augment.index import write_index
-    from augment.options import BuildOptions
-    from augment.pipeline import build_volume
-    from augment.recipe import make_recipe
-    from augment.request import open_corpus
-    from augment.workbench import Task, open_workbench
+    from rephase.bench.phantom import open_bench
+    from rephase.builder.options import BuildOptions
+    from rephase.builder.preflight import open_corpus
+    from rephase.builder.resolve import make_recipe
+    from rephase.corpus.index_writer import write_index
+    from rephase.pipeline.build_volume import build_volume
+    from rephase.pipeline.task import Task
+    from rephase.pipeline.worker import open_workbench
 
     if pairs:
         recipe = make_recipe(BuildOptions(phase="real"))

@@ -9,12 +9,12 @@ import pytest
 from phantom_corpus import make_arrays, make_corpus
 from torch.utils.data import DataLoader
 
-from augment.errors import RequestError, VolumeError
-from augment.index import write_index
-from augment.loader import KSpaceSlices
-from augment.mix import mix
-from augment.readers.fastmri_slices import FastMRISlices
-from augment.stream import KSpaceStream
+from rephase.corpus.index_writer import write_index
+from rephase.data.fastmri_slices import FastMRISlices
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.mix import mix
+from rephase.data.stream import KSpaceStream
+from rephase.errors import RequestError, VolumeError
 
 HEADER = """<?xml version="1.0" encoding="utf-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">

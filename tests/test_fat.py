@@ -6,21 +6,34 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from augment.fat_separation import fat_slices, incoherence, separate_fat, tells_fat
-from augment.training_data import TrainingSlice, TrainingSlices
-from diffusion import fat as fat_module
-from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from diffusion.distillation import DistillationConfig, make_objective
-from diffusion.fat import FatMap, fat_facts, fat_guess, fat_guess_of, shipped_fat_map
-from diffusion.fat_objective import FAT_ANGLE, FatObjective
-from diffusion.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, NUM_DRAWS, decide_fat, draw_field, fat_phasor
-from diffusion.gauge import find_gauge
-from diffusion.generators import Conditions, SliceKey
-from diffusion.network import ComplexUNet
-from diffusion.objective import Batch
-from diffusion.select import make_learned
-from diffusion.shipped import shipped_weights
-from diffusion.source import source_phasors
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, shipped_weights
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.physics.field_phase import (
+    FAT_SHIFT_PPM,
+    GYROMAGNETIC,
+    NUM_DRAWS,
+    decide_fat,
+    draw_field,
+    fat_phasor,
+)
+from rephase.diffusion.physics.gauge import find_gauge
+from rephase.diffusion.physics.source import source_phasors
+from rephase.diffusion.processes import fat as fat_module
+from rephase.diffusion.processes.distillation import DistillationConfig, make_objective
+from rephase.diffusion.processes.fat import (
+    FAT_ANGLE,
+    FatMap,
+    FatObjective,
+    fat_facts,
+    fat_guess,
+    fat_guess_of,
+    shipped_fat_map,
+)
+from rephase.diffusion.processes.objective import Batch
+from rephase.diffusion.registry import make_learned
+from rephase.training.batches import TrainingSlice, TrainingSlices
+from rephase.training.simulated.fat import fat_slices, incoherence, separate_fat, tells_fat
 
 CPU = torch.device("cpu")
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3]])

@@ -29,15 +29,16 @@ from build_process import (
 )
 from volumes import phantom, volume_bytes, write_manifest, write_volumes
 
-from augment.cli import main
-from augment.index import read_index
-from augment.options import BuildOptions
-from augment.recipe import make_recipe, row_fingerprint
-from augment.run import build
-from augment.runlog import RunLog, read_failures, read_run, run_names
-from augment.store import CorpusStore
-from augment.verify import verify_corpus
-from manifests.parse import read_manifest
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import make_recipe
+from rephase.builder.run import build
+from rephase.builder.runlog import RunLog, read_failures, read_run, run_names
+from rephase.cli import main
+from rephase.corpus.index import read_index
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import verify_corpus
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.recipe import row_fingerprint
 
 NUM_LONG = 8
 """Volumes of a build that takes long enough to be killed in the middle."""
@@ -178,7 +179,7 @@ def test_killed_scheduler_is_named_and_the_build_is_carried_on(scheduler, long_b
             output, errors = process.communicate(timeout=600)
         assert process.returncode == 1, errors
         assert "Traceback" not in output + errors
-        assert "scheduler" in output and f"to carry on: phasegen {shlex.join(arguments)}" in output
+        assert "scheduler" in output and f"to carry on: rephase {shlex.join(arguments)}" in output
         kill([one for nanny in nannies for one in descendants(nanny.pid)])
     carry_on(scheduler, manifest, root, expected)
 
@@ -202,7 +203,7 @@ def test_an_interrupt_ends_in_one_line_and_tells_how_to_go_on(
     assert process.returncode == 130, errors
     assert "Traceback" not in output + errors
     assert errors.count("interrupted") == 1
-    assert f"to carry on: phasegen build {manifest} {root} --phase smooth" in output
+    assert f"to carry on: rephase build {manifest} {root} --phase smooth" in output
     assert_gone(family)
     committed = CorpusStore.open(root).names()
     assert re.search(rf": {len(committed)} of {NUM_LONG} volumes are committed", output), output

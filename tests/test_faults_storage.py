@@ -17,12 +17,13 @@ from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_c
 from places import fill, free_pages, give_away, read_only, small_disk, without_rights
 from volumes import write_volumes
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.index import INDEX_KEY, read_index, write_index
-from augment.loader import KSpaceSlices
-from augment.store import CorpusStore
-from augment.verify import verify_corpus
+from rephase.cli import main
+from rephase.corpus.index import INDEX_KEY, read_index
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import verify_corpus
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
 
 
 @dataclass
@@ -46,7 +47,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def phasegen(scheduler: str, capsys: pytest.CaptureFixture[str]) -> Command:
+def rephase(scheduler: str, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command in this process; a build runs on two worker processes that are there already."""
 
     def run(*words: object) -> Done:
@@ -113,7 +114,7 @@ def test_a_disk_with_any_number_of_pages_left(tmp_path, pages, record_property):
 
 def full_at(disk: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill the disk at the moment when an object is about to be written: the write itself is the real one."""
-    from augment.storage import LocalStorage
+    from rephase.corpus.storage.local import LocalStorage
 
     put = LocalStorage.put_blocks
 
@@ -145,12 +146,12 @@ def test_a_disk_that_is_full_just_then(tmp_path, monkeypatch, key, record_proper
         assert contents(disk / "c") == contents(tmp_path / "reference")
 
 
-def build_on_full_disk(phasegen: Command, tmp_path: Path, leave_pages: int) -> None:
+def build_on_full_disk(rephase: Command, tmp_path: Path, leave_pages: int) -> None:
     manifest = write_volumes(tmp_path, 4)
-    assert phasegen("build", manifest, tmp_path / "reference.zarr").status == 0
+    assert rephase("build", manifest, tmp_path / "reference.zarr").status == 0
     with small_disk(tmp_path / "disk", 4 << 20) as disk:
         filler = fill(disk, leave_pages)
-        done = phasegen("build", manifest, disk / "c.zarr")
+        done = rephase("build", manifest, disk / "c.zarr")
         if done.status == 0:
             pytest.skip(f"{leave_pages} pages were enough")
         said = done.out + "".join(done.err)
@@ -160,21 +161,21 @@ def build_on_full_disk(phasegen: Command, tmp_path: Path, leave_pages: int) -> N
         else:
             assert_one_line(done, 2, "cannot be written (No space left on device)")
         filler.unlink()
-        again = phasegen("build", manifest, disk / "c.zarr", "--retry-failed")
+        again = rephase("build", manifest, disk / "c.zarr", "--retry-failed")
         assert again.status == 0, again
         assert contents(disk / "c.zarr") == contents(tmp_path / "reference.zarr")
 
 
-def test_a_build_on_a_full_disk_says_so_and_is_resumed(phasegen, tmp_path, record_property):
+def test_a_build_on_a_full_disk_says_so_and_is_resumed(rephase, tmp_path, record_property):
     record_property("fault", FULL)
-    build_on_full_disk(phasegen, tmp_path, 30)
+    build_on_full_disk(rephase, tmp_path, 30)
 
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("leave_pages", [0, 1, 2, 3, 5, 8, 12, 16, 18, 20, 22, 24, 25, 35])
-def test_builds_on_disks_with_little_left(phasegen, tmp_path, leave_pages, record_property):
+def test_builds_on_disks_with_little_left(rephase, tmp_path, leave_pages, record_property):
     record_property("fault", FULL)
-    build_on_full_disk(phasegen, tmp_path, leave_pages)
+    build_on_full_disk(rephase, tmp_path, leave_pages)
 
 
 # two writers
@@ -183,7 +184,7 @@ COMMIT = """
 import sys
 sys.path.insert(0, {tests!r})
 from phantom_corpus import make_arrays, make_attributes
-from augment.store import CorpusStore
+from rephase.corpus.store import CorpusStore
 arrays = make_arrays(num_slices=24, height=64, width=64, seed={seed})
 store = CorpusStore.open({root!r})
 print("ready", flush=True)
@@ -236,24 +237,24 @@ def make_indexed(root: Path) -> CorpusStore:
     return store
 
 
-def test_a_corpus_that_may_only_be_read_is_read_and_not_built(phasegen, tmp_path, record_property):
+def test_a_corpus_that_may_only_be_read_is_read_and_not_built(rephase, tmp_path, record_property):
     record_property("fault", PLACES)
     manifest = write_volumes(tmp_path / "in", 1)
     shelf = tmp_path / "shelf"
-    assert phasegen("build", manifest, shelf / "c.zarr").status == 0
+    assert rephase("build", manifest, shelf / "c.zarr").status == 0
     with read_only(shelf):
         for words in (["status"], ["verify"], ["report", "-o", str(tmp_path / "report.html")]):
-            done = phasegen(words[0], shelf / "c.zarr", *words[1:])
+            done = rephase(words[0], shelf / "c.zarr", *words[1:])
             assert done.status == 0, done
         assert len(KSpaceSlices(shelf / "c.zarr")) == 3
-        assert_one_line(phasegen("build", manifest, shelf / "new.zarr"), 2, "Read-only file system", "new.zarr")
-        assert_one_line(phasegen("build", manifest, shelf / "c.zarr"), 2, "Read-only file system", "c.zarr")
+        assert_one_line(rephase("build", manifest, shelf / "new.zarr"), 2, "Read-only file system", "new.zarr")
+        assert_one_line(rephase("build", manifest, shelf / "c.zarr"), 2, "Read-only file system", "c.zarr")
         store = CorpusStore.open(shelf / "c.zarr")
         arrays = make_arrays(seed=5)
         with pytest.raises(OSError, match="Read-only file system") as caught:
             store.commit_volume("v", arrays, make_attributes(arrays))
         assert caught.value.errno == errno.EROFS
-    assert phasegen("verify", shelf / "c.zarr").status == 0
+    assert rephase("verify", shelf / "c.zarr").status == 0
 
 
 def test_a_user_without_rights_gets_one_line(tmp_path, record_property):
@@ -264,7 +265,7 @@ def test_a_user_without_rights_gets_one_line(tmp_path, record_property):
     give_away(shelf)
 
     def run(*words: object) -> Done:
-        command = [*without_rights(), sys.executable, "-m", "augment.cli", *map(str, words)]
+        command = [*without_rights(), sys.executable, "-m", "rephase.cli", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return Done(done.returncode, done.stdout, done.stderr.splitlines())
 
@@ -289,7 +290,7 @@ def test_awkward_names_hold_a_corpus(tmp_path, name, record_property):
 
 
 def test_a_build_with_relative_paths_and_awkward_names_from_another_folder(
-    phasegen, tmp_path, monkeypatch, record_property
+    rephase, tmp_path, monkeypatch, record_property
 ):
     record_property("fault", PLACES)
     folder = tmp_path / "my volumes ü"
@@ -298,13 +299,13 @@ def test_a_build_with_relative_paths_and_awkward_names_from_another_folder(
     work = tmp_path / "elsewhere here"
     work.mkdir()
     monkeypatch.chdir(work)  # the workers stay where they were started
-    done = phasegen("build", "../my volumes ü/the manifest 数.csv", "out put/ünï.zarr")
+    done = rephase("build", "../my volumes ü/the manifest 数.csv", "out put/ünï.zarr")
     assert done.status == 0, done
     assert "2 of 2 volumes are committed" in done.out
     assert read_index(work / "out put/ünï.zarr").names == ["v0", "v1"]
     monkeypatch.chdir(folder)
-    assert phasegen("verify", "../elsewhere here/out put/ünï.zarr").status == 0
-    again = phasegen("build", folder / "the manifest 数.csv", work / "out put/ünï.zarr")
+    assert rephase("verify", "../elsewhere here/out put/ünï.zarr").status == 0
+    again = rephase("build", folder / "the manifest 数.csv", work / "out put/ünï.zarr")
     assert "all of them before" in again.out
 
 

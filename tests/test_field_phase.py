@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from diffusion.anatomy import guess_axis
-from diffusion.field_phase import (
+from rephase.diffusion.physics.anatomy import guess_axis
+from rephase.diffusion.physics.field_phase import (
     AIR_PPM,
     FIRST_MM,
     GYROMAGNETIC,
@@ -16,7 +16,7 @@ from diffusion.field_phase import (
     draw_field,
     field_phase,
 )
-from diffusion.magnet import Magnet, Places, magnet_field
+from rephase.diffusion.physics.magnet import Magnet, Places, magnet_field
 
 MIDDLE = torch.zeros(1, 3)
 NOWHERE = torch.full((1, 4), math.nan)

@@ -3,16 +3,9 @@ import math
 import pytest
 import torch
 
-from diffusion.flow import (
-    flow_loss,
-    interpolate,
-    noise_gain,
-    predict_x_1,
-    sample_flow,
-    time_grid,
-)
-from diffusion.layers import to_complex, to_real
-from diffusion.measurement import compress, compress_magnitude
+from rephase.diffusion.networks.layers import to_complex, to_real
+from rephase.diffusion.physics.measurement import compress, compress_magnitude
+from rephase.diffusion.processes.flow import flow_loss, interpolate, noise_gain, predict_x_1, sample_flow, time_grid
 
 UNKNOWN = torch.full((2, 4), math.nan)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from augment.errors import RequestError
-from augment.follow import Follower, follow
-from augment.options import BuildOptions
-from augment.recipe import make_recipe
-from augment.store import CorpusStore
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import make_recipe
+from rephase.builder.status import Follower, follow
+from rephase.corpus.store import CorpusStore
+from rephase.errors import RequestError
 
 
 def _volume(time, name, status="built", **more):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.fourier import fft2c, ifft2c, resize_kspace
+from rephase.diffusion.fourier import fft2c, ifft2c, resize_kspace
 
 SHAPES = [(8, 8), (7, 9), (1, 5), (16, 11), (64, 48)]
 

@@ -15,8 +15,8 @@ from fuzz.seeds import TARGETS, seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from augment.readers import read_volume
-from manifests.record import ManifestRow
+from rephase.manifests.record import ManifestRow
+from rephase.readers.registry import read_volume
 
 FAULT = "hostile input"
 
@@ -123,8 +123,8 @@ def test_changes_of_a_manifest_together_make_no_text_without_measure():
 
 
 def test_a_wrong_slice_of_the_loader_would_be_a_fault(tmp_path):
-    from augment.index import write_index
-    from augment.store import CorpusStore
+    from rephase.corpus.index_writer import write_index
+    from rephase.corpus.store import CorpusStore
 
     seed = seeds("store")[0]
     for key, data in seed.files.items():
@@ -139,7 +139,7 @@ def test_a_wrong_slice_of_the_loader_would_be_a_fault(tmp_path):
 
 
 def _group(attributes):
-    from augment.layout import group_document
+    from rephase.corpus.layout import group_document
 
     return group_document(attributes)
 

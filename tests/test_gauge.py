@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.gauge import estimate_ramp, fix_gauge, ramp_phasor
+from rephase.diffusion.physics.gauge import estimate_ramp, fix_gauge, ramp_phasor
 
 
 def bumps(height: int, width: int) -> torch.Tensor:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from diffusion.gauge_pool import NEAREST, draw_gauge, near_gauges
-from diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.physics.gauge_pool import NEAREST, draw_gauge, near_gauges
 
 FINE = [[te, 1.5, 0.01, 0.02, -2.9] for te in (2.0, 4.0)]
 COARSE = [[te, 3.0, 0.03, -0.04, 0.1] for te in (2.0, 4.0, 8.0)] + [[math.nan, 3.0, 0.03, -0.04, 0.1]]

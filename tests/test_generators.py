@@ -5,17 +5,17 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from diffusion import learned
-from diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from diffusion.gauge import fix_gauge
-from diffusion.generators import Conditions, SliceKey
-from diffusion.grid import from_grid, grid_size, to_grid
-from diffusion.layers import to_real
-from diffusion.learned import FlowGenerator
-from diffusion.network import ComplexUNet
-from diffusion.select import GENERATORS, make_generator
-from diffusion.singularities import find_singularities
-from diffusion.source import Source, source_phasors
+from rephase.diffusion import learned
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.networks.layers import to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.physics.gauge import fix_gauge
+from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
+from rephase.diffusion.physics.singularities import find_singularities
+from rephase.diffusion.physics.source import Source, source_phasors
+from rephase.diffusion.processes.flow import FlowGenerator
+from rephase.diffusion.registry import GENERATORS, make_generator
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3], [math.nan, 2.0, 0.03, -0.01, -0.2]])
 
@@ -73,7 +73,7 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
         angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
         return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
 
-    monkeypatch.setattr("diffusion.learned.source_phasors", turned)
+    monkeypatch.setattr("rephase.diffusion.learned.source_phasors", turned)
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
     for index, turn in enumerate(turns):
         assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
@@ -88,7 +88,7 @@ def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatc
     def with_fringes(keys, *given):
         return source_phasors(keys, *given)._replace(fringes=dense[: len(keys)])
 
-    monkeypatch.setattr("diffusion.learned.source_phasors", with_fringes)
+    monkeypatch.setattr("rephase.diffusion.learned.source_phasors", with_fringes)
     assert torch.allclose(generator.sample_phase(magnitudes(), keys(3), conditions), plain * dense, atol=1e-5)
 
 

@@ -26,13 +26,13 @@ from fuzz.seeds import phantom
 from phantom_dicom import classic, save
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-import augment.readers.dicom_files
-from augment.errors import VolumeError
-from augment.readers import describe_row, probe, read_volume
-from diffusion.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from diffusion.network import ComplexUNet, NetworkConfig
-from manifests.parse import ManifestError, read_manifest
-from manifests.record import ManifestRow
+import rephase.readers.dicom.files
+from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
+from rephase.errors import VolumeError
+from rephase.manifests.parse import ManifestError, read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.readers.registry import describe_row, probe, read_volume
 
 LIMIT = 32 << 20
 
@@ -145,7 +145,7 @@ def test_a_dicom_bomb_is_refused(tmp_path, monkeypatch):
     dataset.private_block(0x99, "TEST", create=True).add_new(1, "OB", bytes(8 << 20))
     save(dataset, tmp_path / "x.dcm.gz")
     assert (tmp_path / "x.dcm.gz").stat().st_size < 100_000
-    monkeypatch.setattr(augment.readers.dicom_files, "HEADER_LIMIT", 1 << 20)
+    monkeypatch.setattr(rephase.readers.dicom.files, "HEADER_LIMIT", 1 << 20)
     refused(tmp_path / "x.dcm.gz", "too_large", "unpacks to more than")
 
 
@@ -255,9 +255,9 @@ def test_a_link_to_nowhere_is_not_the_same_as_nothing(tmp_path, key):
 _READ = """
 import sys
 from pathlib import Path
-from augment.errors import VolumeError
-from augment.readers import probe, read_volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.readers.registry import probe, read_volume
+from rephase.manifests.record import ManifestRow
 for path in sorted(Path(sys.argv[1]).iterdir()):
     probe(path.parent, [path])
     try:
@@ -443,7 +443,7 @@ def _nifti(tmp_path, shape=(6, 5, 4), kind=nib.Nifti1Image, **fields):
     ],
 )
 def test_nifti_that_contradicts_itself_is_refused(tmp_path, fields, reason):
-    from augment.magnitude import prepare_magnitude
+    from rephase.pipeline.magnitude import prepare_magnitude
 
     with pytest.raises(VolumeError) as caught:
         prepare_magnitude(read_volume(row(_nifti(tmp_path, **fields)), LIMIT).magnitude)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from augment.bench.phantom import make_magnitude, write_volumes
-from augment.options import BuildOptions
-from augment.run import build
-from manifests.parse import read_manifest
+from rephase.bench.phantom import make_magnitude, write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.manifests.parse import read_manifest
 
 NET = "10.213.77"
 SCHEDULER = f"{NET}.2"
@@ -60,7 +60,7 @@ def _remove(tag):
 
 
 def _certificate(folder: Path) -> dict[str, str]:
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=phasegen"]
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=rephase"]
     names = f"subjectAltName={','.join(f'IP:{one}' for one in HOSTS.values())}"
     subprocess.run(
         [*words, "-addext", names, "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
@@ -130,7 +130,7 @@ def test_a_build_over_tls_outlives_a_host_that_is_cut_off_and_comes_back(hosts, 
         _until(lambda: _workers() == 2)
         root = tmp_path / "far.zarr"
         words = ["build", str(manifest), str(root), "--phase", "smooth", "--cluster", address, "--workers", "2"]
-        builder = start("", "augment.cli", *words)
+        builder = start("", "rephase.cli", *words)
         running.append(builder)
         _until(lambda: len(list(root.glob("volumes/*/zarr.json"))) >= 4, builder)
         _ip("link", "set", f"{hosts}b", "down")

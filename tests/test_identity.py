@@ -16,8 +16,8 @@ from pydicom.datadict import DicomDictionary
 from pydicom.sequence import Sequence as Items
 from volumes import write_manifest
 
-from augment.cli import main
-from manifests.columns import volume_id_fault
+from rephase.cli import main
+from rephase.manifests.columns import volume_id_fault
 
 WORD, UID, DATE, TIME = "ZQXV", "1.2.999.7", "19010203", "010203.456789"
 SENTINELS = [word.encode() for word in (WORD, UID, DATE, TIME)]
@@ -191,8 +191,8 @@ def test_the_search_for_unpickling_would_find_it():
 
 
 def test_dashboards_and_workers_listen_on_loopback():
-    from cluster.connect import DASHBOARD_ADDRESS
-    from cluster.local import LocalShape, _scheduler_spec, _worker_specs
+    from rephase.cluster.connect import DASHBOARD_ADDRESS
+    from rephase.cluster.local import LocalShape, _scheduler_spec, _worker_specs
 
     assert DASHBOARD_ADDRESS.startswith("127.0.0.1:")
     options = [

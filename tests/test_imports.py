@@ -70,7 +70,7 @@ def test_help_needs_no_heavy_library():
     import sys
 
     code = (
-        "import sys\nfrom augment.cli import main\nmain(['build', '--help'])\n"
+        "import sys\nfrom rephase.cli import main\nmain(['build', '--help'])\n"
         "heavy = {'torch', 'numpy', 'zarr', 'distributed'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

@@ -10,12 +10,12 @@ import pytest
 import zarr
 from phantom_corpus import make_arrays, make_attributes, make_corpus
 
-import augment.layout
-from augment.errors import RequestError
-from augment.index import COLUMNS, INDEX_KEY, IndexBuilder, index_row, read_index, write_index
-from augment.layout import DTYPES, group_document
-from augment.receipts import OPTIONAL_KEYS, REQUIRED_KEYS, STORE_KEYS
-from augment.seal import sealed_document
+import rephase.corpus.layout
+from rephase.corpus.index import COLUMNS, INDEX_KEY, index_row, read_index, sealed_document
+from rephase.corpus.index_writer import IndexBuilder, write_index
+from rephase.corpus.layout import DTYPES, group_document
+from rephase.corpus.receipt import OPTIONAL_KEYS, REQUIRED_KEYS, STORE_KEYS
+from rephase.errors import RequestError
 
 
 def test_index_holds_manifest_order_and_the_facts_of_the_receipts(tmp_path):
@@ -91,7 +91,7 @@ def test_a_new_corpus_has_an_empty_index(tmp_path):
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (None, "the corpus has no index; write it anew with 'phasegen repair"),
+        (None, "the corpus has no index; write it anew with 'rephase repair"),
         (b"{", "not JSON"),
         (group_document({"num_volumes": 1, "columns": {"name": ["a"]}}), "is missing or has not 1 rows"),
         (group_document({"num_volumes": 1}), "no columns"),
@@ -134,7 +134,7 @@ def cpu_seconds(call):
 
 
 def test_the_written_format_names_every_key_column_and_array():
-    text = (Path(augment.layout.__file__).parent / "FORMAT.md").read_text()
+    text = (Path(rephase.corpus.layout.__file__).parent / "FORMAT.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))
     for words in (REQUIRED_KEYS, OPTIONAL_KEYS, STORE_KEYS, COLUMNS, DTYPES):
         assert set(words) - named == set()
@@ -142,7 +142,7 @@ def test_the_written_format_names_every_key_column_and_array():
 
 def test_the_written_example_reads_a_corpus(tmp_path, monkeypatch):
     write_index(make_corpus(tmp_path / "corpus.zarr", a={"num_slices": 4}), ["a"])
-    text = (Path(augment.layout.__file__).parent / "FORMAT.md").read_text()
+    text = (Path(rephase.corpus.layout.__file__).parent / "FORMAT.md").read_text()
     script = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     result: dict[str, Any] = {}

@@ -15,14 +15,14 @@ import pytest
 from build_process import PROJECT, running, wait_until
 from slurm_node import ask, jobs, slurm, why_not
 
-from augment.bench.phantom import make_magnitude
-from augment.options import BuildOptions
-from augment.run import build
-from cluster.connect import connect
-from cluster.errors import ClusterError
-from manifests.parse import read_manifest
+from rephase.bench.phantom import make_magnitude
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.cluster.connect import connect
+from rephase.cluster.errors import ClusterError
+from rephase.manifests.parse import read_manifest
 
-pytest.importorskip("cluster.jobqueue", reason="dask-jobqueue is not installed")
+pytest.importorskip("rephase.cluster.slurm.jobs", reason="dask-jobqueue is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def here(node, monkeypatch):
     """SLURM's commands of this process find the node too, and its queue is asked often."""
     for name, value in node.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("cluster.jobs.LOOK_S", 0.5)
+    monkeypatch.setattr("rephase.cluster.slurm.jobs.LOOK_S", 0.5)
 
 
 def config(folder: Path, **keys) -> str:
@@ -138,7 +138,7 @@ def test_a_job_of_several_workers_is_replaced_as_a_whole_and_two_deaths_are_enou
         connection.client.wait_for_workers(2, timeout=300)
         assert connection.client.run_on_scheduler(strikes) == 0
         before = names(connection)
-        assert before == {"phasegen-0-0", "phasegen-0-1"}
+        assert before == {"rephase-0-0", "rephase-0-1"}
         ask(node, "scancel", *jobs(node))
         deadline = time.monotonic() + 300
         while (now := names(connection)) & before or len(now) < 2:
@@ -168,7 +168,7 @@ def test_jobs_that_end_before_a_worker_comes_are_not_waited_for(here, tmp_path):
 
 
 def test_jobs_that_come_for_nothing_are_replaced_ever_more_slowly():
-    from cluster.jobs import pause_s
+    from rephase.cluster.slurm.jobs import pause_s
 
     assert [pause_s(number) for number in range(6)] == [0, 0, 0, 30, 60, 120]
     assert pause_s(8) == pause_s(10_000) == 600

@@ -16,12 +16,12 @@ import pytest
 from build_process import wait_until
 from contending import num_winners
 
-from augment.errors import RequestError
-from augment.lease import Lease, _this_machine
+from rephase.corpus.lease import Lease, _this_machine
+from rephase.errors import RequestError
 
 HOLD = """
 import sys
-from augment.lease import Lease
+from rephase.corpus.lease import Lease
 with Lease(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

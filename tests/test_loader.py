@@ -10,13 +10,14 @@ import zarr
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from torch.utils.data import DataLoader
 
-import augment.layout
-from augment.encoding import _create_array
-from augment.errors import RequestError, VolumeError
-from augment.index import INDEX_KEY, write_index
-from augment.layout import ArrayLayout
-from augment.loader import KSpaceSlices
-from augment.store import CorpusStore
+import rephase.corpus.layout
+from rephase.corpus.encoding import _create_array
+from rephase.corpus.index import INDEX_KEY
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.layout import ArrayLayout
+from rephase.corpus.store import CorpusStore
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError, VolumeError
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_unequal_volumes_pass_a_default_loader(tmp_path):
 
 
 def test_several_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(augment.layout, "MAX_SHARD_BYTES", 3 * 16 * 12 * 8)
+    monkeypatch.setattr(rephase.corpus.layout, "MAX_SHARD_BYTES", 3 * 16 * 12 * 8)
     store = make_corpus(tmp_path / "c", a={"num_slices": 7})
     monkeypatch.undo()  # the loader must take the shards from the index, not from the rule
     write_index(store, ["a"])
@@ -152,7 +153,7 @@ def test_a_damaged_chunk_is_an_error_naming_volume_and_slice(root, damage, expec
     changed = damage(path.read_bytes())
     path.unlink() if changed is None else path.write_bytes(changed)
     slices = KSpaceSlices(root)
-    with pytest.raises(VolumeError, match=f"volume b, slice 0, kspace: .*{expected}; .phasegen verify") as caught:
+    with pytest.raises(VolumeError, match=f"volume b, slice 0, kspace: .*{expected}; .rephase verify") as caught:
         slices[0]
     assert "\n" not in str(caught.value)
     assert slices[4][4] == "a"

@@ -7,10 +7,10 @@ import pytest
 from phantom_corpus import make_corpus
 from torch.utils.data import DataLoader
 
-from augment.index import write_index
-from augment.loader import KSpaceSlices
-from augment.masks import ColumnMask, apply_mask, seed_of
-from augment.stream import KSpaceStream
+from rephase.corpus.index_writer import write_index
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.masks import ColumnMask, apply_mask, seed_of
+from rephase.data.stream import KSpaceStream
 
 transforms = pytest.importorskip("fastmri.data.transforms", reason="the fastmri package is not installed")
 subsample = pytest.importorskip("fastmri.data.subsample", reason="the fastmri package is not installed")

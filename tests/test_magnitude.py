@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment.errors import VolumeError
-from augment.magnitude import prepare_magnitude
+from rephase.errors import VolumeError
+from rephase.pipeline.magnitude import prepare_magnitude
 
 
 def magnitude_of(shape=(3, 20, 30), seed=0, factor=1.0):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from manifests.manifest import check_files
-from manifests.parse import ManifestError, read_manifest
-from manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
+from rephase.manifests.manifest import check_files
+from rephase.manifests.parse import ManifestError, read_manifest
+from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from augment.errors import RequestError
-from augment.masks import ColumnMask, MaskedSlices, apply_mask, seed_of
+from rephase.data.masks import ColumnMask, MaskedSlices, apply_mask, seed_of
+from rephase.errors import RequestError
 
 KINDS = ("random", "equispaced", "equispaced_fraction", "magic", "magic_fraction")
 NAMES = ("file1000031.h5", "sub-01_T1w", "sub-01_T1w@1", "a")

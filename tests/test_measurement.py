@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion.measurement import add_noise, estimate_sigma, noise_modulus
+from rephase.diffusion.physics.measurement import add_noise, estimate_sigma, noise_modulus
 
 
 def complex_normals(*shape: int, seed: int = 0) -> torch.Tensor:

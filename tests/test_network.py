@@ -8,8 +8,8 @@ from tiny_network import TINY
 from torch import nn
 from torch.nn import functional
 
-from diffusion.fixed_weights import fix_weights, hold_blocks
-from diffusion.layers import (
+from rephase.diffusion.networks.inference import fix_weights, hold_blocks
+from rephase.diffusion.networks.layers import (
     ComplexConv2d,
     ComplexNorm,
     RealConv2d,
@@ -20,8 +20,8 @@ from diffusion.layers import (
     to_complex,
     to_real,
 )
-from diffusion.layout import fold_patches, unfold_patches
-from diffusion.network import ComplexUNet, NetworkConfig, embed_conditions
+from rephase.diffusion.networks.layout import fold_patches, unfold_patches
+from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig, embed_conditions
 
 UNKNOWN = torch.full((1, 4), math.nan)
 

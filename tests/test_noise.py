@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.generators import SliceKey
-from diffusion.noise import (
+from rephase.diffusion.generators import SliceKey
+from rephase.diffusion.noise import (
     Stream,
     anchor_key,
     complex_normal,

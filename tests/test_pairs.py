@@ -1,7 +1,7 @@
 import pytest
 
-from manifests.pairs import convert, main
-from manifests.parse import read_manifest
+from rephase.manifests.pairs import convert, main
+from rephase.manifests.parse import read_manifest
 
 TABLE = (
     "volume_id,magnitude,phase,session,split,contrast,te_ms,field_T,licence,shape\n"

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from augment.evaluation.circular import NUM_BINS, circular_distance, diversity, phase_density, resultant_lengths
-from augment.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries, unlikeness
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.spatial import (
+from rephase.diffusion.fourier import fft2c
+from rephase.evaluation.circular import NUM_BINS, circular_distance, diversity, phase_density, resultant_lengths
+from rephase.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries, unlikeness
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.spatial import (
     BENDS,
     LAGS,
     curvature_function,
@@ -15,9 +16,8 @@ from augment.evaluation.spatial import (
     structure_function,
     through_slice_quantiles,
 )
-from augment.evaluation.spectral import NUM_RINGS, homodyne, homodyne_errors, radial_spectrum, symmetry_defects
-from augment.evaluation.support import object_support
-from diffusion.fourier import fft2c
+from rephase.evaluation.spectral import NUM_RINGS, homodyne, homodyne_errors, radial_spectrum, symmetry_defects
+from rephase.pipeline.magnitude import object_support
 
 
 def volume(phase: np.ndarray, spacing=(1.0, 1.0, 1.0), support=None, slices=None, magnitude=None) -> PhaseVolume:

@@ -12,20 +12,21 @@ from build_process import wait_until
 from tiny_network import TINY
 from volumes import phantom, volume_bytes
 
-from augment import pipeline
-from augment.environment import environment_class
-from augment.errors import RequestError, VolumeError
-from augment.layout import from_json
-from augment.options import BuildOptions
-from augment.pipeline import build_volume
-from augment.recipe import checkpoint_path, make_recipe
-from augment.room import Limits, Room, magnitude_limits
-from augment.sampling import batches
-from augment.store import CorpusStore
-from augment.workbench import Task, Workbench, open_workbench
-from diffusion.checkpoint import save_checkpoint
-from diffusion.network import ComplexUNet
-from manifests.record import ManifestRow
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.corpus.layout import from_json
+from rephase.corpus.store import CorpusStore
+from rephase.diffusion.checkpoint import save_checkpoint
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.errors import RequestError, VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline import build_volume as pipeline
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.environment import environment_class
+from rephase.pipeline.memory import Limits, Room, magnitude_limits
+from rephase.pipeline.sampling import batches
+from rephase.pipeline.task import Task
+from rephase.pipeline.worker import Workbench, open_workbench
 
 
 def make_bench(root, options: BuildOptions | None = None, **changes) -> Workbench:
@@ -364,6 +365,6 @@ def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
 
 
 def test_a_worker_with_another_guess_of_fat_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("augment.workbench.fat_facts", lambda source: {"fat": {"sha256": "0" * 64}})
+    monkeypatch.setattr("rephase.pipeline.worker.fat_facts", lambda source: {"fat": {"sha256": "0" * 64}})
     with pytest.raises(RequestError, match='the weights "fat" here are not those of the recipe'):
         make_bench(tmp_path / "c.zarr", BuildOptions(phase="tissue"))

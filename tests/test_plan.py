@@ -5,16 +5,16 @@ from collections import namedtuple
 import pytest
 from volumes import write_manifest, write_volumes
 
-from augment import plan as plan_module
-from augment import sizes as sizes_module
-from augment.errors import RequestError, VolumeError
-from augment.options import BuildOptions
-from augment.plan import make_plan
-from augment.recipe import make_recipe
-from augment.room import PROCESS_BYTES, VOLUME_FACTOR
-from augment.sizes import MOST_HEADERS, measure_sizes
-from augment.store import CorpusStore
-from manifests.parse import read_manifest
+from rephase.builder import estimate as sizes_module
+from rephase.builder import plan as plan_module
+from rephase.builder.estimate import MOST_HEADERS, measure_sizes
+from rephase.builder.options import BuildOptions
+from rephase.builder.plan import make_plan
+from rephase.builder.resolve import make_recipe
+from rephase.corpus.store import CorpusStore
+from rephase.errors import RequestError, VolumeError
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR
 
 SMOOTH = BuildOptions(phase="smooth", num_workers=2)
 SIZED = "volume_id,path,num_slices,height,width,replicas"

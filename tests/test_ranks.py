@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_network import TINY
 
-from diffusion.objective import Batch, Objective
-from diffusion.prefetch import prefetch
-from diffusion.ranks import Ranks, joined, started_by_torchrun
-from diffusion.training import Trainer, TrainingConfig
+from rephase.diffusion.processes.objective import Batch, Objective
+from rephase.diffusion.training.prefetch import prefetch
+from rephase.diffusion.training.ranks import Ranks, joined, started_by_torchrun
+from rephase.diffusion.training.trainer import Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(steps=3, warmup=2, batches=4, seed=3)
 

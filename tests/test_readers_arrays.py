@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.errors import VolumeError
-from augment.readers import describe_row, hash_source, probe, read_volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.registry import describe_row, hash_source, probe, read_volume
 
 HEADER = b"""<?xml version="1.0" encoding="utf-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><acquisitionSystemInformation>

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from augment.errors import VolumeError
-from augment.readers.geometry import arrange_axes, as_displayed, choose_slice_axis, match_grid, permute
+from rephase.errors import VolumeError
+from rephase.readers.geometry import arrange_axes, as_displayed, choose_slice_axis, match_grid, permute
 
 SIZES = (5, 6, 7)  # along patient x (to left), y (to posterior), z (to superior)
 SPACING = np.array([1.0, 2.0, 3.0])

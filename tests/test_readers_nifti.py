@@ -8,11 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.errors import VolumeError
-from augment.readers import describe_row, hash_source, read_volume
-from augment.readers.kinds import kind_of_name, kind_of_values
-from augment.readers.nifti import probe_nifti
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.kinds import kind_of_name, kind_of_values
+from rephase.readers.nifti.read import probe_nifti
+from rephase.readers.registry import describe_row, hash_source, read_volume
 
 NIBABEL_DATA = Path(nib.__file__).parent / "tests" / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "data"

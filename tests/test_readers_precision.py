@@ -5,9 +5,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from augment.errors import VolumeError
-from augment.readers import read_volume, read_with_phase
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.registry import read_volume, read_with_phase
 
 TINY = np.random.default_rng(0).uniform(1.0, 2.0, (2, 16, 16)) * 1e-300
 

@@ -7,25 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from augment.environment import Machine, common_classes, common_device, environment_class
-from augment.errors import RequestError
-from augment.options import BuildOptions
-from augment.recipe import (
-    ALGORITHM,
-    COMPANION_COLUMNS,
-    ROW_COLUMNS,
-    Tile,
-    canonical_hash,
-    describe_differences,
-    make_recipe,
-    row_fingerprint,
-    row_hash,
-)
-from diffusion.checkpoint import default_checkpoint, load_checkpoint
-from diffusion.fat import shipped_fat_map
-from diffusion.learned import GPU_TILE
-from diffusion.select import shipped_regression
-from manifests.record import ManifestRow
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import describe_differences, make_recipe
+from rephase.corpus.layout import canonical_hash
+from rephase.diffusion.checkpoint import default_checkpoint, load_checkpoint
+from rephase.diffusion.learned import GPU_TILE
+from rephase.diffusion.processes.fat import shipped_fat_map
+from rephase.diffusion.registry import shipped_regression
+from rephase.errors import RequestError
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.environment import Machine, common_classes, common_device, environment_class
+from rephase.pipeline.recipe import ALGORITHM, COMPANION_COLUMNS, ROW_COLUMNS, Tile, row_fingerprint, row_hash
 
 ROW = ManifestRow(line=2, volume_id="a", path="/data/a.npy", subject_id="s", split="train", te_ms=30.0)
 SOURCE = "0" * 64
@@ -63,7 +55,7 @@ def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
     assert recipe.checkpoint_sha256 == shipped_fat_map(torch.device("cpu")).sha256 and recipe.nfe == 0
     assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
     shipped_fat_map.cache_clear()
-    monkeypatch.setattr("diffusion.fat.shipped_weights", lambda name: None)
+    monkeypatch.setattr("rephase.diffusion.processes.fat.shipped_weights", lambda name: None)
     with pytest.raises(RequestError, match='no weights "fat" ship'):
         make_recipe(BuildOptions(phase="tissue"))
 

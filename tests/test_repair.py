@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from volumes import phantom, write_manifest, write_volumes
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.index import INDEX_KEY
-from augment.layout import group_document
-from augment.options import BuildOptions
-from augment.repair import RepairOptions, repair_corpus
-from augment.repair_summary import RepairSummary
-from augment.run import build
-from augment.runlog import read_failures
-from augment.verify import verify_corpus
-from manifests.parse import read_manifest
+from rephase.builder.options import BuildOptions
+from rephase.builder.repair import RepairOptions, repair_corpus
+from rephase.builder.run import build
+from rephase.builder.runlog import read_failures
+from rephase.builder.summary import RepairSummary
+from rephase.cli import main
+from rephase.corpus.index import INDEX_KEY
+from rephase.corpus.layout import group_document
+from rephase.corpus.verify import verify_corpus
+from rephase.errors import RequestError
+from rephase.manifests.parse import read_manifest
 
 NAMES = ("v0", "v0@1", "v1", "v1@1", "v2", "v2@1")
 
@@ -128,7 +128,7 @@ def test_nothing_else_is_touched_and_a_sound_corpus_needs_no_workers(corpus, sch
         path.relative_to(corpus).as_posix() for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp
     }
     assert {key for key in touched if not key.startswith("volumes/v1/")} <= {INDEX_KEY}
-    monkeypatch.setattr("augment.repair.do_work", None)
+    monkeypatch.setattr("rephase.builder.repair.do_work", None)
     summary = repair(corpus, scheduler)
     assert (summary.faults, summary.exit_status, summary.num_volumes) == ([], 0, len(NAMES))
 

@@ -12,19 +12,20 @@ import pytest
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from PIL import Image
 
-from augment.errors import RequestError
-from augment.options import BuildOptions
-from augment.pipeline import build_volume
-from augment.recipe import make_recipe
-from augment.report import write_report
-from augment.report.facts import Candidate
-from augment.report.pictures import picture_kspace, picture_magnitude, picture_phase, signal_mask
-from augment.report.runs import without_identity
-from augment.report.samples import choose_volumes, read_sample
-from augment.runlog import RunLog
-from augment.store import CorpusStore
-from augment.workbench import Outcome, Task, open_workbench
-from manifests.record import ManifestRow
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import make_recipe
+from rephase.builder.run_history import without_identity
+from rephase.builder.runlog import RunLog
+from rephase.corpus.store import CorpusStore
+from rephase.errors import RequestError
+from rephase.manifests.record import ManifestRow
+from rephase.pictures import picture_kspace, picture_magnitude, picture_phase, signal_mask
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.task import Outcome, Task
+from rephase.pipeline.worker import open_workbench
+from rephase.reports.facts import Candidate
+from rephase.reports.report import write_report
+from rephase.reports.samples import choose_volumes, read_sample
 
 VOID = {"img", "meta"}
 

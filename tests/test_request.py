@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from augment.errors import Reason, RequestError
-from augment.options import BuildOptions
-from augment.recipe import make_recipe, row_fingerprint
-from augment.request import open_corpus, split_failed
-from augment.runlog import Failure
-from augment.storage import LocalStorage
-from augment.workbench import Task
-from manifests.record import ManifestRow
+from rephase.builder.options import BuildOptions
+from rephase.builder.preflight import open_corpus, split_failed
+from rephase.builder.resolve import make_recipe
+from rephase.builder.runlog import Failure
+from rephase.corpus.storage.local import LocalStorage
+from rephase.errors import Reason, RequestError
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.recipe import row_fingerprint
+from rephase.pipeline.task import Task
 
 
 @pytest.mark.parametrize(("reason", "is_tried"), [("changed", True), ("unreadable", False)])

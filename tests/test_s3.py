@@ -19,17 +19,18 @@ from s3_server import BUCKET, CREDENTIALS, FAULTS, Proxy, s3_server, seeded
 from torch.utils.data import DataLoader
 from volumes import write_volumes
 
-import augment.s3
-from augment.cli import main
-from augment.errors import RequestError
-from augment.index import write_index
-from augment.layout import receipt_key, sha256
-from augment.lease import Lease
-from augment.loader import KSpaceSlices
-from augment.s3 import S3Storage
-from augment.storage import open_storage
-from augment.store import CorpusStore
-from augment.verify import verify_corpus
+import rephase.corpus.storage.s3
+from rephase.cli import main
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.layout import receipt_key
+from rephase.corpus.lease import Lease
+from rephase.corpus.storage.base import sha256
+from rephase.corpus.storage.open import open_storage
+from rephase.corpus.storage.s3 import S3Storage
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import verify_corpus
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
 
 FAULT = "S3: errors, timeouts, lost connections"
 
@@ -44,7 +45,7 @@ def endpoint() -> Iterator[str]:
 def proxy(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     with Proxy(endpoint) as between:
         set_environment(monkeypatch, between.endpoint)
-        monkeypatch.setattr(augment.s3, "_FIRST_DELAY_S", 0.001)
+        monkeypatch.setattr(rephase.corpus.storage.s3, "_FIRST_DELAY_S", 0.001)
         yield between
 
 
@@ -310,18 +311,18 @@ def test_what_is_wrong_with_the_request_is_one_line(proxy, monkeypatch, capsys, 
 
 def test_without_botocore_one_line_says_what_to_install():
     code = (
-        "import sys\nsys.modules['botocore'] = None\nfrom augment.cli import main\n"
+        "import sys\nsys.modules['botocore'] = None\nfrom rephase.cli import main\n"
         "sys.exit(main(['status', 's3://bucket/c.zarr']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
-        2, "s3:// needs botocore, which is not installed; pip install 'phasegen[s3]'\n"
+        2, "s3:// needs botocore, which is not installed; pip install 'rephase[s3]'\n"
     )  # fmt: skip
 
 
 def run_command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "augment.cli", *words], capture_output=True, text=True, check=False, env=os.environ
+        [sys.executable, "-m", "rephase.cli", *words], capture_output=True, text=True, check=False, env=os.environ
     )
 
 

@@ -9,11 +9,11 @@ import torch
 from phantom_corpus import make_corpus
 from torch.utils.data import DataLoader, DistributedSampler
 
-from augment.errors import RequestError
-from augment.index import write_index
-from augment.loader import KSpaceSlices
-from augment.mix import mix
-from augment.samplers import BucketBatchSampler, VolumeSampler
+from rephase.corpus.index_writer import write_index
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.mix import mix
+from rephase.data.samplers import BucketBatchSampler, VolumeSampler
+from rephase.errors import RequestError
 
 
 @pytest.fixture(scope="module")

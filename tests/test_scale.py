@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from augment.bench.scale import TARGETS, bench_scale, figures, watch_command
+from tests.benchmarks.scale import TARGETS, bench_scale, figures, watch_command
 
 
 def test_a_small_run_gives_every_figure_that_has_a_target(tmp_path):
@@ -22,5 +22,5 @@ def test_a_small_run_gives_every_figure_that_has_a_target(tmp_path):
 
 
 def test_a_command_that_fails_is_told_with_what_it_said(tmp_path):
-    with pytest.raises(RuntimeError, match=r"phasegen plan: exit status 2: .*none.csv"):
+    with pytest.raises(RuntimeError, match=r"rephase plan: exit status 2: .*none.csv"):
         watch_command(["plan", str(tmp_path / "none.csv"), str(tmp_path / "c.zarr")], lambda: True)

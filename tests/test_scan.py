@@ -7,10 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.readers import describe_row, probe, read_volume
-from manifests.header import Probed, SeriesHeader
-from manifests.parse import read_manifest
-from manifests.scan import scan_folder, walk, write_manifest
+from rephase.manifests.header import Probed, SeriesHeader
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.scan import scan_folder, walk
+from rephase.manifests.write import write_manifest
+from rephase.readers.registry import describe_row, probe, read_volume
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -7,9 +7,9 @@ import pytest
 import zarr
 from phantom_corpus import make_arrays, make_corpus
 
-from augment.layout import ArrayLayout
-from augment.shards import ShardError, SliceReader
-from augment.storage import open_storage
+from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.layout import ArrayLayout
+from rephase.corpus.storage.open import open_storage
 
 
 def test_several_coils_are_kept_as_they_are_and_every_reader_gives_them(tmp_path):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from augment.train_config import DistillConfig, TrainConfig, read_config
-from diffusion.checkpoint import load_checkpoint
-from diffusion.shipped import find_checkpoint, shipped_weights
+from rephase.diffusion.checkpoint import find_checkpoint, load_checkpoint, shipped_weights
+from rephase.training.config import DistillConfig, TrainConfig, read_config
 
 
 def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from augment.simulated_phase import guess_tissues, simulate_on
+from rephase.training.simulated.phase import guess_tissues, simulate_on
 
 MM = (5.0, 2.0, 2.0)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment import simulation
-from augment.simulation import (
+from rephase.training.simulated import anatomy as simulation
+from rephase.training.simulated.anatomy import (
     Anatomy,
     Echo,
     SimulationConfig,

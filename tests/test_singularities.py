@@ -3,9 +3,14 @@ import math
 import pytest
 import torch
 
-from diffusion.measurement import estimate_sigma
-from diffusion.singularities import bright_squares, find_singularities
-from diffusion.singularity_removal import REACH_MM, remove_densely, remove_singularities, remove_sparsely
+from rephase.diffusion.physics.measurement import estimate_sigma
+from rephase.diffusion.physics.singularities import bright_squares, find_singularities
+from rephase.diffusion.physics.singularity_removal import (
+    REACH_MM,
+    remove_densely,
+    remove_singularities,
+    remove_sparsely,
+)
 
 SIZE = 48
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from cluster.connect import check_spec
-from cluster.environ import WORKER_ENVIRON
-from cluster.errors import ClusterError
-from cluster.slurm import job_script, read_slurm
+from rephase.cluster.connect import check_spec
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import WORKER_ENVIRON
+from rephase.cluster.slurm.start import job_script, read_slurm
 
-pytest.importorskip("cluster.jobqueue", reason="dask-jobqueue is not installed")
+pytest.importorskip("rephase.cluster.slurm.jobs", reason="dask-jobqueue is not installed")
 
 GPU = """
 memory = "64GB"
@@ -39,7 +39,7 @@ def test_the_script_of_a_gpu_job_asks_for_what_the_file_says(tmp_path):
     head = [line for line in script if line.startswith("#")]
     assert head == [
         "#!/usr/bin/env bash",
-        "#SBATCH -J phasegen",
+        "#SBATCH -J rephase",
         "#SBATCH -p gpu",
         "#SBATCH -A mri",
         "#SBATCH -n 1",
@@ -98,9 +98,9 @@ def test_ctrl_c_stays_what_it_was_when_jobs_are_submitted():
     lines = [
         "import signal",
         "before = signal.getsignal(signal.SIGINT)",
-        "from cluster.slurm import check_jobqueue",
+        "from rephase.cluster.slurm.start import check_jobqueue",
         "check_jobqueue()",
-        "import cluster.jobs",
+        "import rephase.cluster.slurm.jobs",
         "assert signal.getsignal(signal.SIGINT) == before",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

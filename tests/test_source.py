@@ -3,11 +3,19 @@ import math
 import pytest
 import torch
 
-from diffusion.gauge import estimate_ramp
-from diffusion.generators import SliceKey
-from diffusion.noise import Stream, random_phasor
-from diffusion.singularities import find_singularities
-from diffusion.source import AMPLITUDE, CORRELATION_MM, FIELDS, OF_MAGNITUDE, SOURCES, source_phasors, training_source
+from rephase.diffusion.generators import SliceKey
+from rephase.diffusion.noise import Stream, random_phasor
+from rephase.diffusion.physics.gauge import estimate_ramp
+from rephase.diffusion.physics.singularities import find_singularities
+from rephase.diffusion.physics.source import (
+    AMPLITUDE,
+    CORRELATION_MM,
+    FIELDS,
+    OF_MAGNITUDE,
+    SOURCES,
+    source_phasors,
+    training_source,
+)
 
 SPACING = torch.tensor([2.0, 4.0])
 KNOWN = torch.tensor([2.0, 4.0, 4.6, 3.0])

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from phantom_corpus import make_arrays, make_attributes, make_corpus
 
-from augment.index import COLUMNS, INDEX_KEY, IndexBuilder, index_row, read_names
-from augment.index_document import IndexDocument, row_cells
-from augment.seal import check_seal, sealed_document
-from augment.spool import RowSpool
+from rephase.corpus.index import COLUMNS, INDEX_KEY, check_seal, index_row, sealed_document
+from rephase.corpus.index_writer import IndexBuilder, IndexDocument, RowSpool, read_names, row_cells
 
 
 def make_rows(count: int) -> list[dict]:
@@ -52,7 +50,7 @@ def test_names_are_read_in_pieces_of_any_size(tmp_path, monkeypatch):
     columns = {column: [row[column] for row in rows] for column in COLUMNS}
     store.storage.put(INDEX_KEY, sealed_document({"num_volumes": 40, "columns": columns}))
     for size in (1, 2, 7, 9, 100, 1 << 20):
-        monkeypatch.setattr("augment.index._PIECE_BYTES", size)
+        monkeypatch.setattr("rephase.corpus.index_writer._PIECE_BYTES", size)
         assert list(read_names(store.storage)) == [f"v{number}" for number in range(40)]
 
 

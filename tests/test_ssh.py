@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from augment.bench.phantom import write_volumes
-from augment.options import BuildOptions
-from augment.run import build
-from cluster.connect import check_spec, connect
-from cluster.environ import WORKER_ENVIRON
-from cluster.errors import ClusterError
-from cluster.plugin import ask_workers
-from cluster.ssh import ask_hosts, read_ssh, split_host, worker_specs
-from manifests.parse import read_manifest
+from rephase.bench.phantom import write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.cluster.connect import check_spec, connect
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import WORKER_ENVIRON
+from rephase.cluster.ssh import ask_hosts, read_ssh, split_host, worker_specs
+from rephase.cluster.worker_state import ask_workers
+from rephase.manifests.parse import read_manifest
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed")
 

@@ -15,12 +15,12 @@ import pytest
 import zarr
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 
-import augment.layout
-from augment.errors import RequestError, VolumeError
-from augment.layout import ArrayLayout, positive_zeros
-from augment.shards import ShardError, SliceReader
-from augment.storage import open_storage
-from augment.store import CorpusStore
+import rephase.corpus.layout
+from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.layout import ArrayLayout, positive_zeros
+from rephase.corpus.storage.open import open_storage
+from rephase.corpus.store import CorpusStore
+from rephase.errors import RequestError, VolumeError
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -88,7 +88,7 @@ def test_equal_volumes_are_equal_bytes_in_two_corpora_and_other_values_are_not(t
 
 
 def test_a_large_volume_is_several_shards_of_whole_slices(tmp_path, monkeypatch):
-    monkeypatch.setattr(augment.layout, "MAX_SHARD_BYTES", 3 * 16 * 12 * 8)
+    monkeypatch.setattr(rephase.corpus.layout, "MAX_SHARD_BYTES", 3 * 16 * 12 * 8)
     store = make_corpus(tmp_path / "c", v={"num_slices": 7})
     arrays = make_arrays(num_slices=7)
     folder = tmp_path / "c/volumes/v/kspace"
@@ -224,7 +224,7 @@ KILLED = """
 import sys, os, signal
 sys.path.insert(0, {tests!r})
 from phantom_corpus import make_arrays, make_attributes
-from augment.store import CorpusStore
+from rephase.corpus.store import CorpusStore
 from augment import storage
 left = [{steps}]
 sync = os.fsync
@@ -263,7 +263,7 @@ FULL = """
 import resource, sys
 sys.path.insert(0, {tests!r})
 from phantom_corpus import make_arrays, make_attributes
-from augment.store import CorpusStore
+from rephase.corpus.store import CorpusStore
 arrays = make_arrays(num_slices=20, height=64, width=64)
 store = CorpusStore.open({root!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

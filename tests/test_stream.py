@@ -10,11 +10,11 @@ import pytest
 from phantom_corpus import make_corpus
 from torch.utils.data import DataLoader
 
-from augment.errors import RequestError, VolumeError
-from augment.index import write_index
-from augment.loader import KSpaceSlices
-from augment.order import ShardOrder, exact_fraction, shuffled
-from augment.stream import KSpaceStream
+from rephase.corpus.index_writer import write_index
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.order import ShardOrder, exact_fraction, shuffled
+from rephase.data.stream import KSpaceStream
+from rephase.errors import RequestError, VolumeError
 
 SLICES = (5, 3, 1, 7, 4, 6)  # 26
 

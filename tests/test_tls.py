@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cluster.connect import connect
-from cluster.errors import ClusterError
+from rephase.cluster.connect import connect
+from rephase.cluster.errors import ClusterError
 
 ROLES = ("scheduler", "worker", "client")
 

@@ -11,20 +11,20 @@ import pytest
 import torch
 from tiny_network import TINY_TOML
 
-from augment.cli import main
-from augment.errors import RequestError
-from augment.simulation import SimulationConfig
-from augment.train import train, train_command
-from augment.train_config import TrainConfig, read_config
-from augment.training_data import TrainingSlices
-from augment.training_set import measure_gauge, read_training_set
-from augment.validation import read_losses
-from augment.volume import Volume
-from diffusion.checkpoint import CheckpointError, load_checkpoint
-from diffusion.fat import FatMap
-from diffusion.fourier import fft2c
-from diffusion.generators import Conditions, SliceKey
-from diffusion.select import make_generator
+from rephase.cli import main
+from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
+from rephase.diffusion.fourier import fft2c
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.processes.fat import FatMap
+from rephase.diffusion.registry import make_generator
+from rephase.errors import RequestError
+from rephase.readers.volume import Volume
+from rephase.training.batches import TrainingSlices
+from rephase.training.config import TrainConfig, read_config
+from rephase.training.dataset import measure_gauge, read_training_set
+from rephase.training.simulated.anatomy import SimulationConfig
+from rephase.training.train import train, train_command
+from rephase.training.validation import read_losses
 
 CONFIG = f"""
 manifest = "pairs.csv"

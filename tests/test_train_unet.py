@@ -6,10 +6,10 @@ import torch
 from export_volumes import make_coils, make_single
 from phantom_corpus import ROOT_ATTRIBUTES, make_attributes
 
-from augment.examples.train_unet import Example, UNet, main, score, ssim
-from augment.index import write_index
-from augment.masks import ColumnMask
-from augment.store import CorpusStore
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.store import CorpusStore
+from rephase.data.masks import ColumnMask
+from rephase.examples.train_unet import Example, UNet, main, score, ssim
 
 
 def images(shape=(2, 20, 17), seed=0):

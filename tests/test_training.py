@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from augment import training_data
-from augment.training_data import TrainingSlice, TrainingSlices, augment_slice, slices_of
-from augment.volume import Volume
-from diffusion.flow import FlowConfig
-from diffusion.objective import FlowObjective, prepare_batch
-from diffusion.training import Trainer, TrainingConfig, learning_rate
+from rephase.diffusion.processes.config import FlowConfig
+from rephase.diffusion.processes.flow import FlowObjective, prepare_batch
+from rephase.diffusion.training.trainer import Trainer, TrainingConfig, learning_rate
+from rephase.readers.volume import Volume
+from rephase.training import batches as training_data
+from rephase.training.batches import TrainingSlice, TrainingSlices, augment_slice, slices_of
 
 
 def training_slice(height: int = 24, width: int = 24) -> TrainingSlice:

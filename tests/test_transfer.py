@@ -13,20 +13,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from augment.bench.phantom import make_magnitude, open_bench, write_volumes
-from augment.pipeline import build_volume
-from augment.recipe import Tile
-from augment.sampling import batches
-from augment.transfer import DeviceLane, PlainLane, UnderWay, open_lane
-from augment.workbench import Task
-from diffusion.checkpoint import Checkpoint
-from diffusion.generators import Conditions, SliceKey
-from diffusion.learned import GPU_TILE, DdpmGenerator, FlowGenerator
-from diffusion.network import ComplexUNet
-from diffusion.regression import RegressionGenerator
-from diffusion.scalars import from_scalars
-from diffusion.select import make_generator
-from manifests.parse import read_manifest
+from rephase.bench.phantom import make_magnitude, open_bench, write_volumes
+from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.devices import from_scalars
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.learned import GPU_TILE
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.processes.ddpm import DdpmGenerator
+from rephase.diffusion.processes.flow import FlowGenerator
+from rephase.diffusion.processes.regression import RegressionGenerator
+from rephase.diffusion.registry import make_generator
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.gpu import DeviceLane, PlainLane, UnderWay, open_lane
+from rephase.pipeline.recipe import Tile
+from rephase.pipeline.sampling import batches
+from rephase.pipeline.task import Task
 
 KNOWN = Conditions((0.9, 1.6), 12.0, 3.0, 5.0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
@@ -133,7 +135,7 @@ def test_the_next_volume_is_sent_while_the_last_batch_of_one_is_under_way(tmp_pa
 
             return land
 
-    monkeypatch.setattr("augment.sampling.open_lane", Slow)
+    monkeypatch.setattr("rephase.pipeline.sampling.open_lane", Slow)
     outcomes = []
     threads = [threading.Thread(target=lambda r=row: outcomes.append(build_volume(Task(r), bench))) for row in rows]
     for thread in threads:

@@ -6,17 +6,16 @@ import torch
 from PIL import Image
 from tiny_network import TINY, TINY_TOML
 
-from augment.report.pictures import phase_palette
-from augment.train import train, train_command
-from augment.train_config import TrainConfig, read_config
-from augment.training_data import TrainingSlice
-from augment.training_pictures import draw_losses, draw_samples
-from augment.validation import Validation, choose_slices, note_score, read_scores
-from diffusion.checkpoint import load_checkpoint
-from diffusion.learned import DEFAULT_STEPS
-from diffusion.network import ComplexUNet
-from diffusion.objective import FlowObjective
-from diffusion.select import make_generator
+from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.processes.flow import DEFAULT_STEPS, FlowObjective
+from rephase.diffusion.registry import make_generator
+from rephase.pictures import phase_palette
+from rephase.training.batches import TrainingSlice
+from rephase.training.config import TrainConfig, read_config
+from rephase.training.pictures import draw_losses, draw_samples
+from rephase.training.train import train, train_command
+from rephase.training.validation import Validation, choose_slices, note_score, read_scores
 
 CONFIG = f"""
 manifest = "pairs.csv"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 
-import augment.encoding
-from augment.encoding import encode_array
-from augment.errors import RequestError
-from augment.index import INDEX_KEY, write_index
-from augment.layout import ArrayLayout, group_document
-from augment.store import CorpusStore
-from augment.verify import VerifyResult, verify_corpus
+import rephase.corpus.encoding
+from rephase.corpus.encoding import encode_array
+from rephase.corpus.index import INDEX_KEY
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.layout import ArrayLayout, group_document
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import VerifyResult, verify_corpus
+from rephase.errors import RequestError
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_metadata_that_describes_another_array_is_found(root):
 def test_chunks_that_were_never_written_are_found(root, monkeypatch):
     values = make_arrays(seed=1)["kspace"]
     buffers: dict[str, Any] = {}
-    array = augment.encoding._create_array(ArrayLayout.of("kspace", values.shape), buffers)
+    array = rephase.corpus.encoding._create_array(ArrayLayout.of("kspace", values.shape), buffers)
     array[:2] = values[:2]
     data = buffers["c.0.0.0"].to_bytes()
     (root / "volumes/a/kspace/c.0.0.0").write_bytes(data)

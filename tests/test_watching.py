@@ -15,16 +15,16 @@ import dask
 import pytest
 from chromium import find_chromium, look
 
-from augment.bench.phantom import write_volumes
-from augment.options import BuildOptions
-from augment.run import build
-from cluster.counters import Counters
-from cluster.errors import ClusterError
-from cluster.pace import Pace
-from cluster.page import build_cells, builds_html, failures_html
-from cluster.performance import check_report
-from cluster.watching import Build, Watching
-from manifests.parse import read_manifest
+from rephase.bench.phantom import write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.cluster.counters import Counters
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.monitor import Watching
+from rephase.cluster.page import build_cells, builds_html, failures_html
+from rephase.cluster.performance import check_report
+from rephase.cluster.progress import Build, Pace
+from rephase.manifests.parse import read_manifest
 
 MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+1\s+1\s.*building", re.S)
 """Of seven volumes five are built, one failed and one is left."""
@@ -156,7 +156,7 @@ def _look_during(seen, folder):
         if find_chromium() is not None:
             during = folder / "during"
             during.mkdir()
-            seen["during"] = look(f"{seen['base']}/phasegen", during, _shows_the_middle, folder / "during.png")
+            seen["during"] = look(f"{seen['base']}/rephase", during, _shows_the_middle, folder / "during.png")
     finally:
         (folder / "go").touch()
 
@@ -167,10 +167,10 @@ def _shows_the_middle(now):
 
 def _look(seen, folder):
     base = seen["base"]
-    seen["page"] = _get(f"{base}/phasegen")
+    seen["page"] = _get(f"{base}/rephase")
     ports = [worker["services"]["dashboard"] for worker in _identity(base)["workers"].values()]
     if find_chromium() is not None:
-        seen["browser"] = look(f"{base}/phasegen", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2)
+        seen["browser"] = look(f"{base}/rephase", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2)
     seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics") for port in ports]
 
 
@@ -182,12 +182,12 @@ def test_every_worker_counts_on_its_own_metrics_page(looked_at):
             float(value) for page in looked_at["metrics"] for value in re.findall(rf"^{name} (\S+)$", page, re.M)
         )
 
-    assert total("phasegen_slices_total") == 12
-    assert total("phasegen_sampled_slices_total") == 12
-    assert total(r'phasegen_volumes_total\{status="built"\}') == 6
-    assert total(r'phasegen_failures_total\{reason="missing"\}') == 1
-    assert total(r'phasegen_stage_seconds_total\{stage="commit"\}') > 0
-    assert total("phasegen_volumes_in_work") == 0
+    assert total("rephase_slices_total") == 12
+    assert total("rephase_sampled_slices_total") == 12
+    assert total(r'rephase_volumes_total\{status="built"\}') == 6
+    assert total(r'rephase_failures_total\{reason="missing"\}') == 1
+    assert total(r'rephase_stage_seconds_total\{stage="commit"\}') > 0
+    assert total("rephase_volumes_in_work") == 0
 
 
 def test_the_report_of_dask_is_a_page(looked_at):
@@ -195,7 +195,7 @@ def test_the_report_of_dask_is_a_page(looked_at):
 
 
 def test_the_dashboard_has_the_page(looked_at):
-    assert "<title>phasegen</title>" in looked_at["page"]
+    assert "<title>rephase</title>" in looked_at["page"]
 
 
 def test_a_browser_shows_what_the_build_does(looked_at):

@@ -15,14 +15,16 @@ import pytest
 from build_process import PROJECT
 from distributed import Client
 
-from augment.bench.phantom import make_magnitude, write_volumes
-from augment.errors import RequestError
-from augment.options import BuildOptions
-from augment.run import build
-from augment.runlog import read_run, run_names
-from manifests.parse import read_manifest
+from rephase.bench.phantom import make_magnitude, write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.builder.runlog import read_run, run_names
+from rephase.errors import RequestError
+from rephase.manifests.parse import read_manifest
 
-OTHER_ALGORITHM = "import augment.environment as e, augment.recipe as r\ne.ALGORITHM = r.ALGORITHM = 99\n"
+OTHER_ALGORITHM = (
+    "import rephase.pipeline.environment as e, rephase.pipeline.recipe as r\ne.ALGORITHM = r.ALGORITHM = 99\n"
+)
 OTHER_TORCH = "import torch\ntorch.__version__ = '0.0.1'\n"
 OTHER_VERSION = """
 from importlib import metadata
@@ -135,7 +137,7 @@ def test_workers_without_this_package_are_told_from_others(place, tmp_path):
     ("preload", "match"),
     [
         (OTHER_ALGORITHM, "has algorithm version 99, this program"),
-        (OTHER_VERSION.format(name="phasegen"), "there; install the same version everywhere"),
+        (OTHER_VERSION.format(name="rephase"), "there; install the same version everywhere"),
     ],
 )
 def test_workers_with_another_version_of_this_package_are_refused(place, tmp_path, preload, match):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusion.network import NetworkConfig
+from rephase.diffusion.networks.unet import NetworkConfig
 
 TINY = NetworkConfig(channels=(4, 8), blocks=1, patch=2, groups=2, embedding=8)
 

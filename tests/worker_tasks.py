@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.plugin import worker_state
+from rephase.cluster.worker_state import worker_state
 
 
 def make_state(label: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""`phasegen bench`: how fast this machine samples, builds and loads; figures and ratios of one run."""
+"""`rephase bench`: how fast this machine samples, builds and loads; figures and ratios of one run."""

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.bench.phantom import make_magnitude
-from augment.index import COLUMNS, index_row, write_index
-from augment.layout import ArrayLayout
-from augment.seal import sealed_document
-from augment.store import CorpusStore
-from diffusion.fourier import fft2c
+from rephase.bench.phantom import make_magnitude
+from rephase.corpus.index import COLUMNS, index_row, sealed_document
+from rephase.corpus.index_writer import write_index
+from rephase.corpus.layout import ArrayLayout
+from rephase.corpus.store import CorpusStore
+from rephase.diffusion.fourier import fft2c
 
 _ROOT: dict[str, Any] = {"recipe": {}, "recipe_hash": "0" * 64, "checkpoint_hash": None, "seed": 0}
 

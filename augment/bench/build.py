@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
-from augment.bench.phantom import open_bench, write_volumes
-from augment.bench.plain import build_plainly
-from augment.options import BuildOptions
-from augment.pipeline import build_volume
-from augment.report.runs import read_runs
-from augment.run import build
-from augment.workbench import Task
-from manifests.parse import read_manifest
+from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
+from rephase.bench.phantom import open_bench, write_volumes
+from rephase.bench.plain import build_plainly
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import build
+from rephase.builder.run_history import read_runs
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.task import Task
 
 _HERE = "this process, no cluster"
 
@@ -46,7 +46,7 @@ def bench_build(
         How often workers and plain processes take turns; the median counts.
     """
     machine = describe_machine()
-    with tempfile.TemporaryDirectory(prefix="phasegen-bench-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary:
         manifest = write_volumes(Path(temporary), num_volumes, num_slices, size)
         write_volumes(Path(temporary) / "warm", 1, num_slices, size)
         _here(Path(temporary) / "warm" / "manifest.csv", Path(temporary) / "warm.zarr")

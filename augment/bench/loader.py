@@ -12,12 +12,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from augment.bench.arrays import drop_from_cache, write_arrays
-from augment.bench.measure import BenchResult, Table, Value, describe_machine, rounded
-from augment.bench.opening import memory_table, opening_table
-from augment.bench.rivals import PlainZarrSlices, copy_to_hdf5, fastmri_slices
-from augment.loader import KSpaceSlices
-from augment.stream import KSpaceStream
+from rephase.bench.arrays import drop_from_cache, write_arrays
+from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.opening import memory_table, opening_table
+from rephase.bench.rivals import PlainZarrSlices, copy_to_hdf5, fastmri_slices
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.stream import KSpaceStream
 
 _PLAIN, _GZIP = "fastMRI, uncompressed", "fastMRI, gzip"
 
@@ -53,7 +53,7 @@ def bench_loader(
     rows: list[tuple[Value, ...]] = []
     sizes: list[tuple[Value, ...]] = []
     which = ""
-    with tempfile.TemporaryDirectory(prefix="phasegen-bench-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary:
         with tqdm(total=len(coils) * len(workers), desc="loader", unit="case", disable=None) as bar:
             for count in coils:
                 case = _Case(Path(temporary), num_volumes, num_slices, size, count)

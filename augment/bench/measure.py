@@ -79,7 +79,7 @@ class BenchResult:
         """Say all of it in text."""
         machine = self.machine
         lines = [
-            f"phasegen bench {self.benchmark}",
+            f"rephase bench {self.benchmark}",
             f"{machine['cpu']}, {machine['cores']} cores; device {machine['device']}; torch {machine['torch']}, "
             f"Python {machine['python']}; load {machine['load']} before the run",
             ", ".join(f"{key} {_shown(value)}" for key, value in self.settings.items() if value is not None),

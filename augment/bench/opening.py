@@ -11,20 +11,20 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from augment.bench.arrays import write_large_index
-from augment.bench.measure import Table, Value, rounded
-from augment.loader import KSpaceSlices
+from rephase.bench.arrays import write_large_index
+from rephase.bench.measure import Table, Value, rounded
+from rephase.data.kspace_slices import KSpaceSlices
 
 # Run in a process of its own: the peak of this one is past. Imports are done before, on both sides of the difference.
 # The peak is that of its own memory (VmHWM): what getrusage says may be that of the process that started it.
 _OPEN = """
 import re, sys, time
-import augment.loader
+import rephase.data.kspace_slices
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
 before = peak()
 start, busy = time.perf_counter(), time.process_time()
-slices = augment.loader.KSpaceSlices(sys.argv[1])
+slices = rephase.data.kspace_slices.KSpaceSlices(sys.argv[1])
 taken = time.perf_counter() - start, time.process_time() - busy
 print(*taken, peak() - before, len(slices))
 """

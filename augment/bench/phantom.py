@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.environment import environment_class
-from augment.options import BuildOptions
-from augment.recipe import make_recipe
-from augment.request import open_corpus
-from augment.workbench import Workbench, open_workbench
+from rephase.builder.options import BuildOptions
+from rephase.builder.preflight import open_corpus
+from rephase.builder.resolve import make_recipe
+from rephase.pipeline.environment import environment_class
+from rephase.pipeline.worker import Workbench, open_workbench
 
 
 def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.float32]:

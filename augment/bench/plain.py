@@ -9,11 +9,11 @@ from pathlib import Path
 from queue import Queue
 from threading import BrokenBarrierError
 
-from augment.bench.measure import one_thread
-from augment.bench.phantom import open_bench
-from augment.pipeline import build_volume
-from augment.workbench import Task
-from manifests.parse import read_manifest
+from rephase.bench.measure import one_thread
+from rephase.bench.phantom import open_bench
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.task import Task
 
 _READY_S = 600.0
 """A process that is not ready by then never will be."""

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded, seconds_per_call
-from augment.bench.phantom import make_magnitude
-from augment.sampling import batches
-from augment.transfer import Lane, PlainLane, UnderWay, open_lane
-from diffusion.baselines import BASELINES
-from diffusion.checkpoint import default_checkpoint
-from diffusion.generators import Conditions, PhaseGenerator, SliceKey
-from diffusion.learned import GPU_TILE
-from diffusion.select import make_generator
+from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded, seconds_per_call
+from rephase.bench.phantom import make_magnitude
+from rephase.diffusion.baselines import BASELINES
+from rephase.diffusion.checkpoint import default_checkpoint
+from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.diffusion.learned import GPU_TILE
+from rephase.diffusion.registry import make_generator
+from rephase.pipeline.gpu import Lane, PlainLane, UnderWay, open_lane
+from rephase.pipeline.sampling import batches
 
 PAPER_EVALUATIONS = 1000
 """Network evaluations a slice in the PhaseGen paper (arXiv 2504.07560), which reports about 10 s a slice on its GPU."""
@@ -55,7 +55,7 @@ def bench_sampler(
 
     Raises
     ------
-    diffusion.checkpoint.CheckpointError
+    rephase.diffusion.checkpoint.CheckpointError
         The checkpoint cannot be used.
     """
     machine = describe_machine(device)

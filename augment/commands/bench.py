@@ -1,13 +1,13 @@
-"""`phasegen bench sampler`, `build`, `loader`, `scale` and `store`."""
+"""`rephase bench sampler`, `build`, `loader`, `scale` and `store`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, count
-from augment.errors import RequestError
-from diffusion.shipped import find_checkpoint
+from rephase.commands.result import Answer, Commands, add_command, add_json, count
+from rephase.diffusion.checkpoint import find_checkpoint
+from rephase.errors import RequestError
 
 MAX_SLEEP_S = 3600.0
 
@@ -39,7 +39,7 @@ def _add_sampler(kinds: Commands) -> None:
         run_sampler,
         "phase: ms a slice of every generator",
         "Measure every phase generator that is available, the learned one with several numbers of evaluations.",
-        "phasegen bench sampler\nphasegen bench sampler --sizes 320 --checkpoint teacher --steps 1 4 --json",
+        "rephase bench sampler\nrephase bench sampler --sizes 320 --checkpoint teacher --steps 1 4 --json",
     )
     parser.add_argument("--sizes", type=count, nargs="+", default=[128, 256], metavar="N", help="(default: 128 256)")
     parser.add_argument("--steps", type=count, nargs="+", metavar="N", help="(default: what the weights are for)")
@@ -57,7 +57,7 @@ def _add_build(kinds: Commands) -> None:
         "a whole build with smooth phase, by stage",
         "Build generated volumes in a temporary folder: without a cluster, then with each number of workers, and with\n"
         "as many processes that know nothing of each other: the ceiling of what so many workers can do here.",
-        "phasegen bench build\nphasegen bench build --workers 1 4 16 --folder /scratch --json",
+        "rephase bench build\nrephase bench build --workers 1 4 16 --folder /scratch --json",
     )
     _add_sizes(parser, volumes=16, slices=24, size=192)
     parser.add_argument("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
@@ -74,7 +74,7 @@ def _add_loader(kinds: Commands) -> None:
         "Read every slice of generated corpora in random order, from the disk and from the page cache: through our\n"
         "loader and stream, plain zarr, and fastMRI's data set over uncompressed and gzip HDF5 (its package if\n"
         "installed, else the same reads). Then open the index of a large corpus, and watch the memory of the workers.",
-        "phasegen bench loader\nphasegen bench loader --workers 0 4 --coils 16 --volumes 8 --folder /scratch --json",
+        "rephase bench loader\nrephase bench loader --workers 0 4 --coils 16 --volumes 8 --folder /scratch --json",
     )
     _add_sizes(parser, volumes=2, slices=12, size=320)
     parser.add_argument(
@@ -97,7 +97,7 @@ def _add_store(kinds: Commands) -> None:
         run_store,
         "committing: what checksum and read-back cost",
         "Commit a generated volume with its checks and without them in turn; then build with the model likewise.",
-        "phasegen bench store\nphasegen bench store --folder /scratch --json",
+        "rephase bench store\nrephase bench store --folder /scratch --json",
     )
     _add_volume(parser, slices=32, size=256)
     parser.add_argument("--rounds", type=count, default=7, metavar="N", help="commits of each kind (default: 7)")
@@ -112,7 +112,7 @@ def _add_scale(kinds: Commands) -> None:
         "what a volume costs beside its work; a long plan",
         "Build many small volumes with smooth phase and plan a long manifest: CPU time of Dask and of the commit for\n"
         "each volume, memory of client and scheduler. Exit status 1 where a figure is worse than its target.",
-        "phasegen bench scale\nphasegen bench scale --volumes 500 --rows 100000 --json",
+        "rephase bench scale\nrephase bench scale --volumes 500 --rows 100000 --json",
     )
     _add_sizes(parser, volumes=10_000, slices=8, size=32)
     parser.add_argument("--workers", type=count, default=2, metavar="N", help="(default: 2)")
@@ -128,7 +128,7 @@ def _add_overlap(kinds: Commands) -> None:
         "do reading and writing hide behind sampling?",
         "Build volumes whose sampling sleeps for a time that is known, with each number of workers: how much of the\n"
         "wall time sampling takes. Exit status 1 where it is less than 95 %.",
-        "phasegen bench overlap\nphasegen bench overlap --workers 1 2 4 --seconds 0.5 --json",
+        "rephase bench overlap\nrephase bench overlap --workers 1 2 4 --seconds 0.5 --json",
     )
     _add_sizes(parser, volumes=40, slices=8, size=128, of="of each worker ")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="sampling of a volume (default: 1)")
@@ -143,7 +143,7 @@ def _add_allocator(kinds: Commands) -> None:
         run_allocator,
         "what the C library's settings for memory cost",
         "Sample slices in processes that start with Dask's settings of the C library's memory, and with ours, in turn.",
-        "phasegen bench allocator\nphasegen bench allocator --size 320 --json",
+        "rephase bench allocator\nrephase bench allocator --size 320 --json",
     )
     parser.add_argument("--size", type=count, default=256, metavar="N", help="height and width (default: 256)")
     parser.add_argument("--slices", type=count, default=4, metavar="N", help="of a process (default: 4)")
@@ -164,9 +164,9 @@ def _add_volume(parser: argparse.ArgumentParser, slices: int, size: int) -> None
 
 
 def run_sampler(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench sampler`."""
-    from augment.bench.sampler import bench_sampler
-    from augment.environment import device_kind
+    """Run `rephase bench sampler`."""
+    from rephase.bench.sampler import bench_sampler
+    from rephase.pipeline.environment import device_kind
 
     device = arguments.device or device_kind()
     if device == "cuda" and device_kind() != "cuda":
@@ -176,8 +176,8 @@ def run_sampler(arguments: argparse.Namespace) -> Answer:
 
 
 def run_build(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench build`."""
-    from augment.bench.build import bench_build
+    """Run `rephase bench build`."""
+    from rephase.bench.build import bench_build
 
     _check_folder(arguments.folder)
     sizes = (arguments.volumes, arguments.slices, arguments.size)
@@ -186,8 +186,8 @@ def run_build(arguments: argparse.Namespace) -> Answer:
 
 
 def run_loader(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench loader`."""
-    from augment.bench.loader import bench_loader
+    """Run `rephase bench loader`."""
+    from rephase.bench.loader import bench_loader
 
     _check_folder(arguments.folder)
     sizes = (arguments.volumes, arguments.slices, arguments.size)
@@ -198,8 +198,8 @@ def run_loader(arguments: argparse.Namespace) -> Answer:
 
 
 def run_store(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench store`."""
-    from augment.bench.store import bench_store
+    """Run `rephase bench store`."""
+    from tests.benchmarks.store import bench_store
 
     _check_folder(arguments.folder)
     result = bench_store(arguments.slices, arguments.size, arguments.rounds, folder=arguments.folder)
@@ -207,8 +207,8 @@ def run_store(arguments: argparse.Namespace) -> Answer:
 
 
 def run_scale(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench scale`."""
-    from augment.bench.scale import TARGETS, bench_scale, figures
+    """Run `rephase bench scale`."""
+    from tests.benchmarks.scale import TARGETS, bench_scale, figures
 
     _check_folder(arguments.folder)
     sizes = (arguments.volumes, arguments.slices, arguments.size)
@@ -223,8 +223,8 @@ def run_scale(arguments: argparse.Namespace) -> Answer:
 
 
 def run_overlap(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench overlap`."""
-    from augment.bench.overlap import TARGET, bench_overlap, shares
+    """Run `rephase bench overlap`."""
+    from tests.benchmarks.overlap import TARGET, bench_overlap, shares
 
     _check_folder(arguments.folder)
     if not 0 < arguments.seconds < MAX_SLEEP_S:
@@ -242,8 +242,8 @@ def run_overlap(arguments: argparse.Namespace) -> Answer:
 
 
 def run_allocator(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen bench allocator`."""
-    from augment.bench.allocator import bench_allocator
+    """Run `rephase bench allocator`."""
+    from tests.benchmarks.allocator import bench_allocator
 
     result = bench_allocator(arguments.size, arguments.slices, arguments.rounds, arguments.checkpoint)
     return Answer(0, result.lines(), result.to_json())

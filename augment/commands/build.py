@@ -1,4 +1,4 @@
-"""`phasegen plan`, `build` and `status`."""
+"""`rephase plan`, `build` and `status`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, count, names, size
-from diffusion.shipped import find_checkpoint
+from rephase.commands.result import Answer, Commands, add_command, add_json, count, names, size
+from rephase.diffusion.checkpoint import find_checkpoint
 
 if TYPE_CHECKING:
-    from augment.options import BuildOptions
+    from rephase.builder.options import BuildOptions
 
 PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "tissue", "regression", "sinus", "zero", "white")
 
@@ -27,7 +27,7 @@ def register(commands: Commands) -> None:
         "Say what a build with the same arguments would do: volumes, slices, bytes on disk, memory per worker, time.\n"
         "Sizes come from the manifest, else from at most 256 headers; the time from trying out a few slices here.\n"
         "Nothing is started and nothing is written.",
-        "phasegen plan brain.csv brain.zarr\nphasegen plan brain.csv brain.zarr --phase smooth --json",
+        "rephase plan brain.csv brain.zarr\nrephase plan brain.csv brain.zarr --phase smooth --json",
     )
     _add_build_options(plan)
     build = add_command(
@@ -39,10 +39,10 @@ def register(commands: Commands) -> None:
         "again carries on after any interruption: what is committed is skipped. A volume that fails never stops the\n"
         "others; it is listed at the end with its reason.\n\n"
         "Exit status: 0 all done; 1 some volumes failed; 2 the request was wrong, nothing was built; 130 interrupted.",
-        "phasegen build brain.csv brain.zarr\n"
-        "phasegen build brain.csv brain.zarr --phase smooth --workers 4\n"
-        "phasegen build brain.csv brain.zarr --cluster tcp://10.0.0.1:8786 --workers 8\n"
-        "phasegen build brain.csv brain.zarr --retry-failed",
+        "rephase build brain.csv brain.zarr\n"
+        "rephase build brain.csv brain.zarr --phase smooth --workers 4\n"
+        "rephase build brain.csv brain.zarr --cluster tcp://10.0.0.1:8786 --workers 8\n"
+        "rephase build brain.csv brain.zarr --retry-failed",
     )
     _add_build_options(build)
     _add_run_options(build)
@@ -52,7 +52,7 @@ def register(commands: Commands) -> None:
         show_status,
         "say how far a corpus is",
         "Say what of a corpus is committed, what the last run did, and what failed and why. Works while it is built.",
-        "phasegen status brain.zarr\nphasegen status brain.zarr --watch\nphasegen status brain.zarr --json",
+        "rephase status brain.zarr\nrephase status brain.zarr --watch\nrephase status brain.zarr --json",
     )
     status.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     status.add_argument(
@@ -166,7 +166,7 @@ def add_run(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:
-    from augment.options import BuildOptions
+    from rephase.builder.options import BuildOptions
 
     shared = (
         "phase", "checkpoint", "steps", "seed", "replicas", "batch_size", "negative", "keep_columns", "cluster",
@@ -177,11 +177,11 @@ def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:
 
 
 def plan_build(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen plan`."""
+    """Run `rephase plan`."""
     from tqdm import tqdm
 
-    from augment.plan import make_plan
-    from manifests.parse import read_manifest
+    from rephase.builder.plan import make_plan
+    from rephase.manifests.parse import read_manifest
 
     options = _options(arguments)
     manifest = read_manifest(arguments.manifest, arguments.keep_columns)
@@ -191,10 +191,10 @@ def plan_build(arguments: argparse.Namespace) -> Answer:
 
 
 def run_build(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen build`."""
-    from augment.recipe import default_phase
-    from augment.run import build
-    from manifests.parse import read_manifest
+    """Run `rephase build`."""
+    from rephase.builder.resolve import default_phase
+    from rephase.builder.run import build
+    from rephase.manifests.parse import read_manifest
 
     run_options = (
         "retry_failed",
@@ -217,17 +217,17 @@ def run_build(arguments: argparse.Namespace) -> Answer:
 
 def resume_command(arguments: argparse.Namespace) -> str:
     """Give the command that carries on with this build."""
-    return shlex.join(["phasegen", *arguments.argv])
+    return shlex.join(["rephase", *arguments.argv])
 
 
 def show_status(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen status`."""
+    """Run `rephase status`."""
     if arguments.watch:
-        from augment.follow import draw, follow
+        from rephase.builder.status import draw, follow
 
         follow(arguments.corpus, draw)
         return Answer(0)
-    from augment.status import read_status
+    from rephase.builder.status import read_status
 
     status = read_status(arguments.corpus)
     return Answer(0, status.lines(), status.to_json())

@@ -1,4 +1,4 @@
-"""`phasegen verify`, `repair` and `report`: what looks after a corpus that is there."""
+"""`rephase verify`, `repair` and `report`: what looks after a corpus that is there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, count, counting
-from augment.commands.build import add_run, add_where, resume_command
-from diffusion.shipped import find_checkpoint
+from rephase.commands.build import add_run, add_where, resume_command
+from rephase.commands.result import Answer, Commands, add_command, add_json, count, counting
+from rephase.diffusion.checkpoint import find_checkpoint
 
 
 def register(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def register(commands: Commands) -> None:
         "Read everything in a corpus and check it: every checksum, every receipt, the index, no NaN and no negative\n"
         "zero, and that every slice's k-space gives its magnitude back.\n\n"
         "Exit status: 0 nothing is wrong; 1 faults were found and listed; 2 there is no corpus to look at.",
-        "phasegen verify brain.zarr\nphasegen verify brain.zarr --workers 8 --json",
+        "rephase verify brain.zarr\nrephase verify brain.zarr --workers 8 --json",
     )
     check.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     check.add_argument("--workers", type=count, metavar="N", help="threads (default: one per core)")
@@ -36,8 +36,8 @@ def register(commands: Commands) -> None:
         "documents are written anew. A volume whose source or row has changed since is left as it is and listed.\n\n"
         "Exit status: 0 nothing is wrong any more; 1 something still is, or with --dry-run would be mended;\n"
         "2 the request was wrong; 130 interrupted.",
-        "phasegen repair brain.zarr --dry-run\nphasegen repair brain.zarr\n"
-        "phasegen repair brain.zarr --manifest brain.csv --remove-strays --workers 4",
+        "rephase repair brain.zarr --dry-run\nrephase repair brain.zarr\n"
+        "rephase repair brain.zarr --manifest brain.csv --remove-strays --workers 4",
     )
     _add_repair_options(repair)
     report = add_command(
@@ -47,7 +47,7 @@ def register(commands: Commands) -> None:
         "write one HTML page about a corpus",
         "Write one HTML file, without any outside resource: what was built, from what, how fast, what failed and why,\n"
         "and pictures of some volumes.",
-        "phasegen report brain.zarr\nphasegen report brain.zarr -o brain.html --volumes 20",
+        "rephase report brain.zarr\nrephase report brain.zarr -o brain.html --volumes 20",
     )
     report.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: CORPUS.run/report.html)")
@@ -79,10 +79,10 @@ def _add_repair_options(parser: argparse.ArgumentParser) -> None:
 
 
 def repair_corpus(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen repair`."""
-    from augment.options import BuildOptions
-    from augment.repair import RepairOptions
-    from augment.repair import repair_corpus as repair
+    """Run `rephase repair`."""
+    from rephase.builder.options import BuildOptions
+    from rephase.builder.repair import RepairOptions
+    from rephase.builder.repair import repair_corpus as repair
 
     where = (
         "cluster", "batch_size", "memory_limit", "volume_limit", "time_limit", "overwrite", "allow_mixed_devices",
@@ -99,9 +99,9 @@ def repair_corpus(arguments: argparse.Namespace) -> Answer:
 
 
 def verify_corpus(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen verify`."""
-    from augment import verify
-    from augment.amounts import format_bytes
+    """Run `rephase verify`."""
+    from rephase.corpus import verify
+    from rephase.text import format_bytes
 
     with counting("verifying") as progress:
         result = verify.verify_corpus(arguments.corpus, arguments.workers, progress)
@@ -112,15 +112,15 @@ def verify_corpus(arguments: argparse.Namespace) -> Answer:
     if result.other_recipe:
         lines.append(
             f"{len(result.other_recipe)} volumes were made by another recipe than the corpus names, such as "
-            f"{result.other_recipe[0]}; 'phasegen build --overwrite' with all rows makes them alike"
+            f"{result.other_recipe[0]}; 'rephase build --overwrite' with all rows makes them alike"
         )
     lines.append(f"{arguments.corpus}: {checked}: {len(result.faults) or 'no'} faults")
     return Answer(0 if result.ok else 1, lines, {**asdict(result), "ok": result.ok})
 
 
 def report_corpus(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen report`."""
-    from augment.report import write_report
+    """Run `rephase report`."""
+    from rephase.reports.report import write_report
 
     with counting("reading") as progress:
         path = write_report(arguments.corpus, arguments.output, num_volumes=arguments.volumes, progress=progress)

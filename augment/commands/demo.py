@@ -1,11 +1,19 @@
-"""`phasegen demo`."""
+"""`rephase demo`."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, count
+from torch.utils.data import DataLoader
+
+from rephase.commands.result import Answer, Commands, add_command, count
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
 
 
 def register(commands: Commands) -> None:
@@ -17,7 +25,7 @@ def register(commands: Commands) -> None:
         "the whole way on real volumes, in about a minute",
         "Build a small corpus of real MR volumes that the nibabel and pydicom packages bring along, verify it,\n"
         "write its report and draw a training batch from it.",
-        "phasegen demo\nphasegen demo /tmp/demo --workers 4",
+        "rephase demo\nrephase demo /tmp/demo --workers 4",
     )
     demo.add_argument(
         "folder", type=Path, nargs="?", default=Path("demo"), metavar="FOLDER", help="where it goes (default: demo)"
@@ -26,8 +34,95 @@ def register(commands: Commands) -> None:
 
 
 def show_demo(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen demo`."""
-    from augment.cli import main
-    from augment.demo import run_demo
+    """Run `rephase demo`."""
+    from rephase.cli import main
+
+    pass
 
     return Answer(run_demo(arguments.folder, main, arguments.workers))
+
+
+Command = Callable[[Sequence[str]], int]
+
+
+# volume_id, package, file in it, manifest columns; the Siemens mosaics inside nibabel hold a ramp, no image
+_VOLUMES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("nifti-diffusion-0", "nibabel", "tests/data/example4d.nii.gz", {"frame": "0", "contrast": "DWI"}),
+    ("nifti-diffusion-1", "nibabel", "tests/data/example4d.nii.gz", {"frame": "1", "contrast": "DWI"}),
+    ("nifti-functional", "nibabel", "tests/data/functional.nii", {"frame": "0", "contrast": "BOLD"}),
+    ("dicom-small", "pydicom", "data/test_files/MR_small.dcm", {}),
+    ("dicom-small-jpeg-ls", "pydicom", "data/test_files/MR_small_jpeg_ls_lossless.dcm", {}),
+    ("dicom-overlay", "pydicom", "data/test_files/examples_overlay.dcm", {}),
+)
+
+
+def write_demo_manifest(path: Path) -> None:
+    """Write a manifest of the real volumes inside the installed nibabel and pydicom packages.
+
+    Raises
+    ------
+    RequestError
+        A file is missing there: the packages were installed without their data.
+    """
+    columns = ["volume_id", "path", "frame", "contrast", "licence", "source"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for volume_id, package, name, more in _VOLUMES:
+            source = Path(str(files(package))) / name
+            if not source.is_file():
+                raise RequestError(f"{source}: no such file; reinstall {package} from its wheel, which holds it")
+            writer.writerow({"volume_id": volume_id, "path": str(source), "licence": "MIT", "source": package} | more)
+
+
+def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
+    """Build, verify and report a small corpus in `folder`, and draw one batch from it.
+
+    Each step is a `rephase` command, shown before it runs.
+
+    Parameters
+    ----------
+    folder
+        Where manifest, corpus and report go; made where it is missing.
+    command
+        Runs the arguments of one `rephase` command and gives its exit status.
+    workers
+        Worker processes.
+
+    Returns
+    -------
+    status
+        0, or that of the first step that failed.
+    """
+    begin = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, corpus, report = folder / "manifest.csv", folder / "corpus.zarr", folder / "report.html"
+    write_demo_manifest(manifest)
+    steps = (
+        ["build", str(manifest), str(corpus), "--workers", str(workers)],
+        ["verify", str(corpus)],
+        ["report", str(corpus), "-o", str(report)],
+    )
+    for step in steps:
+        _say(f"\n$ rephase {' '.join(step)}")
+        status = command(step)
+        if status:
+            return status
+    _draw_batch(corpus)
+    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Look at the pictures: {report.resolve().as_uri()}")
+    _say("The dashboard's address stands above; it lives as long as a build does (`rephase build --keep-open`).")
+    return 0
+
+
+def _draw_batch(corpus: Path) -> None:
+    dataset = KSpaceSlices(corpus)
+    kspace, _, target, attributes, name, index = next(iter(DataLoader(dataset, shuffle=True)))
+    _say(
+        f"\nDataLoader(KSpaceSlices({str(corpus)!r})): {len(dataset)} slices; one of them is slice {int(index[0])} of "
+        f"{name[0]}, kspace {tuple(kspace.shape)} {kspace.dtype}, target {tuple(target.shape)}, "
+        f"max {float(attributes['max'][0]):.3f}"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

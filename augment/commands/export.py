@@ -1,12 +1,12 @@
-"""`phasegen export`: a corpus as files for other tools."""
+"""`rephase export`: a corpus as files for other tools."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, names
-from augment.commands.build import resume_command
+from rephase.commands.build import resume_command
+from rephase.commands.result import Answer, Commands, add_command, add_json, names
 
 
 def register(commands: Commands) -> None:
@@ -19,12 +19,12 @@ def register(commands: Commands) -> None:
         "Write the volumes of a corpus as files that other tools open:\n\n"
         "  fastmri   one HDF5 file a volume and nothing else in the folder: fastMRI, DIRECT, deepinv, mrpro\n"
         "  bart      a folder a volume with .cfl and .hdr files\n"
-        "  ismrmrd   one ISMRMRD (MRD) HDF5 file a volume; needs the extra: pip install 'phasegen[ismrmrd]'\n\n"
+        "  ismrmrd   one ISMRMRD (MRD) HDF5 file a volume; needs the extra: pip install 'rephase[ismrmrd]'\n\n"
         "Every file is written beside the folder, read back, compared and moved into it. Run the same command again\n"
         "to carry on: finished volumes are skipped, those that changed in the corpus are written anew.",
-        "phasegen export brain.zarr brain-h5\n"
-        "phasegen export brain.zarr brain-h5 --by-split --contrast T1,T2 --compression gzip\n"
-        "phasegen export brain.zarr brain-cfl --format bart --volumes head-01",
+        "rephase export brain.zarr brain-h5\n"
+        "rephase export brain.zarr brain-h5 --by-split --contrast T1,T2 --compression gzip\n"
+        "rephase export brain.zarr brain-cfl --format bart --volumes head-01",
     )
     export.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     export.add_argument("folder", metavar="OUT", help="the folder to write to; made where it is missing")
@@ -49,12 +49,12 @@ def register(commands: Commands) -> None:
 
 
 def export_files(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen export`."""
+    """Run `rephase export`."""
     from functools import partial
 
     from tqdm import tqdm
 
-    from augment.exports.driver import ExportOptions, export_corpus
+    from rephase.exports.export import ExportOptions, export_corpus
 
     options = ExportOptions(
         file_format=arguments.file_format,

@@ -1,4 +1,4 @@
-"""`phasegen manifest scan` and `manifest check`."""
+"""`rephase manifest scan` and `manifest check`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, names
+from rephase.commands.result import Answer, Commands, add_command, add_json, names
 
 
 def register(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
         check_manifest,
         "check a manifest",
         "Check every row of a manifest without reading an image; all faults are listed at once.",
-        "phasegen manifest check brain.csv --files",
+        "rephase manifest check brain.csv --files",
     )
     check.add_argument("manifest", metavar="M.csv", help="the manifest")
     check.add_argument("--files", action="store_true", help="also look whether every file is there")
@@ -42,8 +42,8 @@ def _register_scan(inner: Commands) -> None:
         "Walk a folder and write a row for every magnitude volume in DICOM, NIfTI and HDF5 files: each series, echo\n"
         "and time point. Phase, real and imaginary images, field maps, derived images, localizers and other\n"
         "modalities are left out and counted. Volumes and subjects get salted hashes for names.",
-        "phasegen manifest scan /archive/brain -o brain.csv\n"
-        "phasegen manifest scan /archive/swi -o pairs.csv --pairs      # only volumes that have real phase",
+        "rephase manifest scan /archive/brain -o brain.csv\n"
+        "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes that have real phase",
     )
     scan.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to walk")
     scan.add_argument("-o", "--output", type=Path, required=True, metavar="M.csv", help="the manifest to write")
@@ -59,12 +59,14 @@ def _register_scan(inner: Commands) -> None:
 
 
 def scan_manifest(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen manifest scan`."""
+    """Run `rephase manifest scan`."""
     from tqdm import tqdm
 
-    from augment.errors import RequestError, printable
-    from augment.readers import probe
-    from manifests.scan import scan_folder, write_manifest
+    from rephase.errors import RequestError
+    from rephase.manifests.scan import scan_folder
+    from rephase.manifests.write import write_manifest
+    from rephase.readers.registry import probe
+    from rephase.text import printable
 
     if not arguments.folder.is_dir():
         raise RequestError(f"{arguments.folder}: is no folder; expected one to scan; check the path")
@@ -111,7 +113,7 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
 
 def _read_salt(path: Path) -> str:
     """Read the salt, or make one that only its owner may read."""
-    from augment.errors import RequestError
+    from rephase.errors import RequestError
 
     try:
         if not path.exists():
@@ -126,8 +128,8 @@ def _read_salt(path: Path) -> str:
 
 
 def check_manifest(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen manifest check`."""
-    from manifests.parse import ManifestError, check_files, read_manifest
+    """Run `rephase manifest check`."""
+    from rephase.manifests.parse import ManifestError, check_files, read_manifest
 
     manifest = read_manifest(arguments.manifest, arguments.keep_columns)
     if arguments.files and (faults := check_files(manifest)):

@@ -1,4 +1,4 @@
-"""`phasegen train`, `distill`, `fit-baseline` and `evaluate phase`."""
+"""`rephase train`, `distill`, `fit-baseline` and `evaluate phase`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from augment.commands.answer import Answer, Commands, add_command, add_json, count, counts, names
-from diffusion.shipped import find_checkpoint
+from rephase.commands.result import Answer, Commands, add_command, add_json, count, counts, names
+from rephase.diffusion.checkpoint import find_checkpoint
 
 
 def register(commands: Commands) -> None:
@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
         "Train the phase model by a TOML configuration: the manifest with real phase, the output folder, the network,\n"
         "the training. The same command goes on after an interruption. At the end the checkpoint and its model card\n"
         "are in the output folder.",
-        "phasegen train brain.toml\nphasegen train brain.toml --device cuda",
+        "rephase train brain.toml\nrephase train brain.toml --device cuda",
     )
     distill = add_command(
         commands,
@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
         "Make a student of a trained model by a TOML configuration: the teacher's checkpoint, the manifest with real\n"
         "phase, the output folder, the evaluations. The same command goes on after an interruption. The student's\n"
         "checkpoint says how many evaluations it needs, so --steps can be left out when it is used.",
-        "phasegen distill two_steps.toml\nphasegen distill two_steps.toml --device cuda",
+        "rephase distill two_steps.toml\nrephase distill two_steps.toml --device cuda",
     )
     for parser in (train, distill):
         parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
@@ -53,7 +53,7 @@ def _register_fit(commands: Commands) -> None:
         "Fit what the phase model is compared with to the real phase of a manifest: smooth, the statistics of a\n"
         "random polynomial of low order. evaluate takes the file with --smooth. The one-step regression is made by\n"
         'train, from a configuration that says process = "regression"; evaluate takes it with --regression.',
-        "phasegen fit-baseline smooth --real pairs.csv --split train -o smooth.json",
+        "rephase fit-baseline smooth --real pairs.csv --split train -o smooth.json",
     )
     fit.add_argument("baseline", choices=("smooth",), metavar="BASELINE", help="smooth")
     fit.add_argument("--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase")
@@ -73,12 +73,12 @@ def _register_phase(inner: Commands) -> None:
         "floor. With -o, a JSON file, the tables and a page with pictures are written into the folder, which also\n"
         "keeps what networks sampled: the same command goes on after an interruption. augment/EVALUATION.md defines\n"
         "every figure.",
-        "phasegen evaluate phase --real pairs.csv --split val -o runs/judged\n"
-        "phasegen evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/judged\n"
-        "phasegen evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/judged\n"
-        "phasegen evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
-        "phasegen evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json\n"
-        "phasegen evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
+        "rephase evaluate phase --real pairs.csv --split val -o runs/judged\n"
+        "rephase evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/judged\n"
+        "rephase evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/judged\n"
+        "rephase evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
+        "rephase evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json\n"
+        "rephase evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
     )
     phase.add_argument(
         "--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase"
@@ -136,36 +136,36 @@ def _register_phase(inner: Commands) -> None:
 
 
 def train_model(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen train`."""
-    from augment.train import train_command
+    """Run `rephase train`."""
+    from rephase.training.train import train_command
 
     return Answer(train_command(arguments.config, arguments.device))
 
 
 def distill_model(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen distill`."""
-    from augment.distill import distill_command
+    """Run `rephase distill`."""
+    from rephase.training.distill import distill_command
 
     return Answer(distill_command(arguments.config, arguments.device))
 
 
 def fit_baseline(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen fit-baseline`."""
-    from augment.fit_baseline import fit_smooth
+    """Run `rephase fit-baseline`."""
+    from rephase.training.fit_baseline import fit_smooth
 
     status = fit_smooth(arguments.real, arguments.split, arguments.output)
     return Answer(status, [f"written: {arguments.output}"])
 
 
 def evaluate_phase(arguments: argparse.Namespace) -> Answer:
-    """Run `phasegen evaluate phase`."""
+    """Run `rephase evaluate phase`."""
     from dataclasses import replace
 
-    from augment.errors import RequestError
-    from augment.evaluation.config import read_config
-    from augment.evaluation.contestants import Choice, make_contestants
-    from augment.evaluation.run import Request, evaluate
-    from augment.evaluation.tables import markdown
+    from rephase.errors import RequestError
+    from rephase.evaluation.candidates import Choice, make_contestants
+    from rephase.evaluation.config import read_config
+    from rephase.evaluation.run import Request, evaluate
+    from rephase.evaluation.tables import markdown
 
     config = read_config(arguments.config)
     changes = {"max_slices": arguments.max_slices, "seeds": arguments.seeds}
@@ -194,7 +194,7 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
     )
     try:
         if arguments.cross_validate is not None:
-            from augment.evaluation.cross_validation import cross_validate
+            from rephase.evaluation.cross_validation import cross_validate
 
             result = cross_validate(request, choice, config, arguments.cross_validate, arguments.folds)
         else:

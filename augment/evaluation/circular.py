@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.phase_volume import PhaseVolume
 
 NUM_BINS = 72
 """Of the distribution of the phase over the circle."""

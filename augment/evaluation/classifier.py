@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from augment.evaluation.config import ClassifierConfig
-from augment.evaluation.folds import divide_groups
-from augment.evaluation.patches import Item, batch_of
+from rephase.evaluation.config import ClassifierConfig
+from rephase.evaluation.patches import Item, batch_of
+from rephase.evaluation.sessions import divide_groups
 
 CONTROLS = ("zero", "white")
 """Phases that must be told from real ones, or the classifier does not count."""

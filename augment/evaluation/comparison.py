@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from augment.evaluation.config import EvaluationConfig
-from augment.evaluation.metrics import METRIC_NAMES, METRICS
-from augment.evaluation.scores import FLOOR, REAL, Score
+from rephase.evaluation.config import EvaluationConfig
+from rephase.evaluation.metrics import METRIC_NAMES, METRICS
+from rephase.evaluation.scores import FLOOR, REAL, Score
 
 SMOOTH = "smooth"
 GAP_METRICS = tuple(metric.name for metric in METRICS if metric.gap)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from augment.errors import RequestError
-from augment.evaluation.metrics import METRIC_NAMES
+from rephase.errors import RequestError
+from rephase.evaluation.metrics import METRIC_NAMES
 
 DEFAULT = Path(__file__).parent / "evaluation.toml"
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from augment.errors import RequestError
-from augment.evaluation.config import EvaluationConfig
-from augment.evaluation.contestants import MODEL, REGRESSION, Choice, make_contestants
-from augment.evaluation.folds import divide_groups
-from augment.evaluation.result import Evaluation
-from augment.evaluation.run import Request, Sampled, finish, sample
-from augment.evaluation.sampling import Contestant
-from augment.fit_baseline import fit_smooth
-from augment.train import train
-from augment.train_config import TrainConfig
-from augment.train_config import read_config as read_train_config
-from diffusion.baselines import BASELINES
-from manifests.parse import read_manifest
-from manifests.record import ManifestRow
+from rephase.diffusion.baselines import BASELINES
+from rephase.errors import RequestError
+from rephase.evaluation.candidates import MODEL, REGRESSION, Choice, make_contestants
+from rephase.evaluation.config import EvaluationConfig
+from rephase.evaluation.result import Evaluation
+from rephase.evaluation.run import Request, Sampled, finish, sample
+from rephase.evaluation.sampling import Contestant
+from rephase.evaluation.sessions import divide_groups
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.training.config import TrainConfig
+from rephase.training.config import read_config as read_train_config
+from rephase.training.fit_baseline import fit_smooth
+from rephase.training.train import train
 
 _PATHS = ("path", "phase", "kspace", "segmentation")
 

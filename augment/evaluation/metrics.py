@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.evaluation.circular import circular_distance, phase_density, resultant_lengths
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.spatial import (
+from rephase.evaluation.circular import circular_distance, phase_density, resultant_lengths
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.spatial import (
     curvature_function,
     gradient_quantiles,
     residue_density,
@@ -18,7 +18,7 @@ from augment.evaluation.spatial import (
     structure_function,
     through_slice_quantiles,
 )
-from augment.evaluation.spectral import homodyne_errors, radial_spectrum, symmetry_defects
+from rephase.evaluation.spectral import homodyne_errors, radial_spectrum, symmetry_defects
 
 Statistics = Mapping[str, NDArray[np.float64]]
 """What was measured of some volumes, by the metric's name."""

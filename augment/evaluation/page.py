@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.evaluation.result import Evaluation
-from augment.evaluation.tables import Section, headline, sections
-from augment.report.html import Markup, document, element, section, table
-from augment.report.pictures import Picture, colour_wheel, picture_magnitude, picture_phase
+from rephase.evaluation.result import Evaluation
+from rephase.evaluation.tables import Section, headline, sections
+from rephase.pictures import Picture, colour_wheel, picture_magnitude, picture_phase
+from rephase.reports.html import Markup, document, element, section, table
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def make_page(result: Evaluation, examples: Sequence[Example]) -> str:
     head = element("header", element("div", element("h1", title), element("p", headline(result), class_="soft")))
     body = element("main", _pictures(examples), *(_table(number, one) for number, one in enumerate(sections(result))))
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    foot = element("footer", element("div", element("p", f"Made by phasegen evaluate phase, {when}.")))
-    return document(f"{title} - phasegen", head, body, foot)
+    foot = element("footer", element("div", element("p", f"Made by rephase evaluate phase, {when}.")))
+    return document(f"{title} - rephase", head, body, foot)
 
 
 def _table(number: int, one: Section) -> Markup:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.phase_volume import PhaseVolume
 
 
 @dataclass(frozen=True)

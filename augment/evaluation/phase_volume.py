@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion.gauge import fix_gauge
+from rephase.diffusion.physics.gauge import fix_gauge
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from augment.evaluation.classifier import ClassifierResult
-from augment.evaluation.comparison import Difference, Gap, Verdict
-from augment.evaluation.scores import Score
+from rephase.evaluation.classifier import ClassifierResult
+from rephase.evaluation.comparison import Difference, Gap, Verdict
+from rephase.evaluation.scores import Score
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Evaluation:
     Attributes
     ----------
     machine
-        As `augment.bench.measure.describe_machine` gives it.
+        As `rephase.bench.measure.describe_machine` gives it.
     settings
         What was asked for, with the versions and hashes of what took part.
     generators
         Label, role, evaluations a slice and identity of each.
     scores, gaps, differences, verdicts, ties
-        See `augment.evaluation.scores` and `augment.evaluation.comparison`.
+        See `rephase.evaluation.scores` and `rephase.evaluation.comparison`.
     classifier
         None where it was not asked for.
     left_out

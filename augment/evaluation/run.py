@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from augment.bench.measure import describe_machine
-from augment.errors import RequestError, VolumeError
-from augment.evaluation.classifier import CONTROLS, ClassifierResult, classify, num_trainings
-from augment.evaluation.comparison import SMOOTH, closed_gaps, compare, find_ties, judge
-from augment.evaluation.config import EvaluationConfig
-from augment.evaluation.page import Example, make_page
-from augment.evaluation.patches import Item, make_items
-from augment.evaluation.result import Evaluation
-from augment.evaluation.sampling import Contestant, Sampler, code_digest, decode
-from augment.evaluation.scores import Score, draws_diversity, score_session
-from augment.evaluation.sessions import RealVolume, group_sessions, read_real
-from augment.evaluation.tables import markdown
-from augment.replacing import replacing
-from diffusion.select import make_generator
-from manifests.parse import read_manifest
+from rephase.bench.measure import describe_machine
+from rephase.diffusion.registry import make_generator
+from rephase.errors import RequestError, VolumeError
+from rephase.evaluation.classifier import CONTROLS, ClassifierResult, classify, num_trainings
+from rephase.evaluation.comparison import SMOOTH, closed_gaps, compare, find_ties, judge
+from rephase.evaluation.config import EvaluationConfig
+from rephase.evaluation.page import Example, make_page
+from rephase.evaluation.patches import Item, make_items
+from rephase.evaluation.result import Evaluation
+from rephase.evaluation.sampling import Contestant, Sampler, code_digest, decode
+from rephase.evaluation.scores import Score, draws_diversity, score_session
+from rephase.evaluation.sessions import RealVolume, group_sessions, read_real
+from rephase.evaluation.tables import markdown
+from rephase.files import replacing
+from rephase.manifests.parse import read_manifest
 
 Codes = dict[tuple[str, str], NDArray[np.uint16]]
 """Phase codes of generated slices, by the generator's label and the volume."""
@@ -253,7 +253,7 @@ def _settings(request: Request, config: EvaluationConfig, volumes: Sequence[Real
         "manifest_sha256": hashlib.sha256(request.manifest.read_bytes()).hexdigest(),
         "sources_sha256": sources,
         "code_sha256": code_digest(),
-        "phasegen": importlib.metadata.version("phasegen"),
+        "rephase": importlib.metadata.version("rephase"),
         "split": request.split,
         "seed": request.seed,
         "volumes": len(volumes),

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.errors import RequestError
-from augment.evaluation.sessions import RealVolume
-from augment.replacing import replacing
-from diffusion.generators import PhaseGenerator, SliceKey
+from rephase.diffusion.generators import PhaseGenerator, SliceKey
+from rephase.errors import RequestError
+from rephase.evaluation.sessions import RealVolume
+from rephase.files import replacing
 
 LEVELS = 1 << 16
 """Steps of the circle at which samples are kept, so that one from the folder equals one just made."""
@@ -107,10 +107,10 @@ def decode(codes: NDArray[np.uint16]) -> NDArray[np.complex64]:
 @cache
 def code_digest() -> str:
     """A digest of the sampler's source code."""
-    import diffusion
+    import rephase.diffusion
 
     digest = hashlib.sha256()
-    for path in sorted(Path(diffusion.__path__[0]).glob("*.py")):
+    for path in sorted(Path(rephase.diffusion.__path__[0]).rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

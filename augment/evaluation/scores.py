@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.evaluation.circular import diversity
-from augment.evaluation.metrics import METRIC_NAMES, distances, measure_phase, summaries
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.sampling import decode
-from augment.evaluation.sessions import RealVolume, comparable
+from rephase.evaluation.circular import diversity
+from rephase.evaluation.metrics import METRIC_NAMES, distances, measure_phase, summaries
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.sampling import decode
+from rephase.evaluation.sessions import RealVolume, comparable
 
 FLOOR = "real (other volume)"
 REAL = "real"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from augment.errors import VolumeError
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.support import object_support
-from augment.readers import read_with_phase
-from diffusion.generators import Conditions
-from manifests.record import ManifestRow
+from rephase.diffusion.generators import Conditions
+from rephase.errors import VolumeError
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.magnitude import object_support
+from rephase.readers.registry import read_with_phase
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,22 @@ def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]
 def comparable(volumes: Sequence[RealVolume]) -> list[tuple[RealVolume, RealVolume]]:
     """All pairs of volumes of one session, for the floor."""
     return [(one, other) for index, one in enumerate(volumes) for other in volumes[index + 1 :]]
+
+
+def divide_groups(groups: Iterable[str], num_folds: int) -> list[frozenset[str]]:
+    """Divide groups into folds of about equal numbers of members; some are empty where there are fewer groups.
+
+    Parameters
+    ----------
+    groups
+        The group of every member.
+    num_folds
+        How many.
+    """
+    folds: list[set[str]] = [set() for _ in range(num_folds)]
+    sizes = [0] * num_folds
+    for group, count in sorted(Counter(groups).items(), key=lambda pair: (-pair[1], pair[0])):
+        smallest = sizes.index(min(sizes))
+        folds[smallest].add(group)
+        sizes[smallest] += count
+    return [frozenset(fold) for fold in folds]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.evaluation.phase_volume import PhaseVolume
-from diffusion.singularities import find_singularities
+from rephase.diffusion.physics.singularities import find_singularities
+from rephase.evaluation.phase_volume import PhaseVolume
 
 LAGS = (1, 2, 4, 8, 16, 32)
 """Distances of the structure function in pixels."""

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from augment.evaluation.phase_volume import PhaseVolume
-from diffusion.fourier import fft2c, ifft2c, radial_rings
+from rephase.diffusion.fourier import fft2c, ifft2c, radial_rings
+from rephase.evaluation.phase_volume import PhaseVolume
 
 NUM_RINGS = 32
 """Of the radial spectrum, from the centre to the nearer edge of k-space."""

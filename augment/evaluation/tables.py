@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from augment.evaluation.metrics import METRICS
-from augment.evaluation.result import Evaluation
-from augment.evaluation.scores import REAL
+from rephase.evaluation.metrics import METRICS
+from rephase.evaluation.result import Evaluation
+from rephase.evaluation.scores import REAL
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Train a small U-Net to reconstruct undersampled k-space, on a corpus: a file to copy and change.
 
-    phasegen demo
-    python -m augment.examples.train_unet demo/corpus.zarr
+    rephase demo
+    python -m rephase.examples.train_unet demo/corpus.zarr
 
 The network gets what fastMRI's U-Net gets, the magnitude of the zero-filled image, and learns what is missing. It is
 judged on volumes that it has not seen, by fastMRI's definitions of SSIM, NMSE and PSNR, beside the image that it starts
@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from augment.errors import RequestError
-from augment.loader import KSpaceSlices
-from augment.masks import ColumnMask, apply_mask, seed_of
-from augment.samplers import BucketBatchSampler
-from diffusion.fourier import ifft2c
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.masks import ColumnMask, apply_mask, seed_of
+from rephase.data.samplers import BucketBatchSampler
+from rephase.diffusion.fourier import ifft2c
+from rephase.errors import RequestError
 
 DEMO_VALIDATION = ("nifti-diffusion-1",)
 """Volume of the demo corpus to judge on: the head that it trains on, diffusion-weighted another way. It shows that the

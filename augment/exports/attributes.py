@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import VolumeError
+from rephase.errors import VolumeError
 
 _TEXTS = ("split", "contrast", "anatomy", "licence")
 _NUMBERS = ("field_t", "te_ms")

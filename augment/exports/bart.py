@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.exports.attributes import fastmri_acquisition
-from augment.exports.source import SourceVolume
-from augment.exports.stamp import STAMP_KEY, Digests, Stamp
+from rephase.exports.attributes import fastmri_acquisition
+from rephase.exports.source import SourceVolume
+from rephase.exports.stamp import STAMP_KEY, Digests, Stamp
 
 SUFFIX = ""
 COMPRESSIONS = ("none",)
@@ -39,7 +39,7 @@ def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> S
     for array in volume.arrays:
         shape = volume.shape(array)
         dimensions = " ".join(map(str, bart_dimensions(shape)))
-        (path / f"{array}.hdr").write_text(f"# Dimensions\n{dimensions} \n# Creator\nphasegen\n", encoding="ascii")
+        (path / f"{array}.hdr").write_text(f"# Dimensions\n{dimensions} \n# Creator\nrephase\n", encoding="ascii")
         with (path / f"{array}.cfl").open("wb") as file:
             for values in digests.passing(array, volume.slices(array)):
                 file.write(_column_major(values).tobytes())

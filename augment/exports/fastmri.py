@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.exports.attributes import export_attributes
-from augment.exports.hdf5 import creating, is_foreign, read_stamp
-from augment.exports.header import ismrmrd_header
-from augment.exports.source import SourceVolume
-from augment.exports.stamp import STAMP_KEY, Digests, Stamp
+from rephase.exports.attributes import export_attributes
+from rephase.exports.source import SourceVolume
+from rephase.exports.stamp import STAMP_KEY, Digests, Stamp, is_foreign, read_stamp
+from rephase.hdf5_files import creating
+from rephase.ismrmrd_header import ismrmrd_header
 
 __all__ = ["COMPRESSIONS", "SUFFIX", "check_package", "is_foreign", "read_digests", "read_stamp", "write"]
 

@@ -1,6 +1,6 @@
 """ISMRMRD (MRD version 1) HDF5: group `dataset` with the header, one acquisition a phase-encoding line, the images.
 
-The record's layout and the flags come from the `ismrmrd` package, which is an extra: `pip install 'phasegen[ismrmrd]'`.
+The record's layout and the flags come from the `ismrmrd` package, which is an extra: `pip install 'rephase[ismrmrd]'`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import RequestError
-from augment.exports.attributes import export_attributes
-from augment.exports.hdf5 import creating, is_foreign, read_stamp
-from augment.exports.header import ismrmrd_header
-from augment.exports.source import SourceVolume
-from augment.exports.stamp import STAMP_KEY, Digests, Stamp
+from rephase.errors import RequestError
+from rephase.exports.attributes import export_attributes
+from rephase.exports.source import SourceVolume
+from rephase.exports.stamp import STAMP_KEY, Digests, Stamp, is_foreign, read_stamp
+from rephase.hdf5_files import creating
+from rephase.ismrmrd_header import ismrmrd_header
 
 SUFFIX = ".h5"
 COMPRESSIONS = ("none",)
@@ -38,8 +38,8 @@ def check_package() -> None:
         import ismrmrd  # noqa: F401
     except ImportError as error:
         raise RequestError(
-            f"--format ismrmrd: the package ismrmrd cannot be loaded ({error}); expected it beside phasegen; "
-            "pip install 'phasegen[ismrmrd]'"
+            f"--format ismrmrd: the package ismrmrd cannot be loaded ({error}); expected it beside rephase; "
+            "pip install 'rephase[ismrmrd]'"
         ) from None
 
 

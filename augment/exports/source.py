@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
-from augment.layout import ArrayLayout, group_document, sha256
-from augment.receipts import receipt_faults
-from augment.rules import shape_faults
-from augment.shards import ShardError, SliceReader
-from augment.store import CorpusStore
+from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.invariants import shape_faults
+from rephase.corpus.layout import ArrayLayout, group_document
+from rephase.corpus.receipt import receipt_faults
+from rephase.corpus.storage.base import sha256
+from rephase.corpus.store import CorpusStore
+from rephase.errors import VolumeError
 
 
 @dataclass(frozen=True)

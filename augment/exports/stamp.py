@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-STAMP_KEY = "phasegen_export"
+STAMP_KEY = "rephase_export"
 VERSION = 1
 """Of the way in which exports are written; another one makes finished files stale."""
 
@@ -78,3 +80,21 @@ class Digests:
     def result(self) -> dict[str, str]:
         """Give the digests so far, 64 hexadecimal digits each."""
         return {array: state.hexdigest() for array, state in self._hashes.items()}
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Read the stamp of a file; None where it has none or is no whole HDF5 file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return Stamp.from_json(file.attrs.get(STAMP_KEY))
+    except OSError:
+        return None
+
+
+def is_foreign(path: Path) -> bool:
+    """Tell whether this is a whole HDF5 file that no export wrote; a torn one is taken for ours, to be made again."""
+    try:
+        with h5py.File(path, "r") as file:
+            return STAMP_KEY not in file.attrs
+    except OSError:
+        return False

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
-from augment.readers.formats import format_of
-from augment.readers.geometry import Arrangement, match_grid, permute
-from augment.readers.nifti import file_values
-from augment.readers.npy import load_values
-from augment.readers.sources import hash_file, join_digests, local_path
-from augment.volume import Volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.geometry import Arrangement, match_grid, permute
+from rephase.readers.nifti.read import file_values
+from rephase.readers.npy import load_values
+from rephase.readers.sources import format_of, hash_file, join_digests, local_path
+from rephase.readers.volume import Volume
 
 
 def companion_digests(row: ManifestRow, source_format: str) -> list[str]:
@@ -42,7 +41,7 @@ def _phase_digest(row: ManifestRow) -> str:
     with local_path(str(row.phase)) as path:
         if format_of(path, "auto") != "dicom":
             return hash_file(path)
-    from augment.readers.dicom_phase import hash_dicom_phase
+    from rephase.readers.dicom.phase import hash_dicom_phase
 
     return hash_dicom_phase(row)
 
@@ -53,7 +52,7 @@ def _read_phase(
     with local_path(str(row.phase)) as path:
         if format_of(path, "auto") != "dicom":
             return _read(str(row.phase), row, volume, arrangement, limit_bytes)
-    from augment.readers.dicom_phase import read_dicom_phase
+    from rephase.readers.dicom.phase import read_dicom_phase
 
     return read_dicom_phase(row, volume, limit_bytes)
 

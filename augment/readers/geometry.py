@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError
-from augment.volume import PhaseEncode
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.volume import PhaseEncode, Volume
 
 Affine = NDArray[np.float64]
 FrozenAffine = tuple[tuple[float, float, float, float], ...]
@@ -215,3 +216,34 @@ def freeze_affine(affine: Affine) -> FrozenAffine:
     """Turn a 4 x 4 array into tuples of Python numbers, without negative zeros."""
     rows = (affine + 0.0).tolist()
     return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows)
+
+
+def arranged_volume(
+    row: ManifestRow,
+    values: NDArray[np.float32],
+    phase: NDArray[np.float32] | None,
+    arrangement: Arrangement,
+    digest: str,
+    acquisition: dict[str, Any],
+) -> Volume:
+    """Bring stored magnitude and phase, of one shape, into the corpus's axes, with what the manifest says of them."""
+    return Volume(
+        magnitude=_contiguous(arrangement.arrange(values)),
+        spacing_mm=arrangement.spacing_mm,
+        affine=arrangement.affine,
+        orientation=arrangement.orientation,
+        transposed=arrangement.transposed,
+        phase_encode=arrangement.phase_encode,
+        source_sha256=digest,
+        phase=None if phase is None else _contiguous(arrangement.arrange(phase)),
+        te_ms=row.te_ms,
+        field_t=row.field_t,
+        contrast=row.contrast,
+        anatomy=row.anatomy,
+        acquisition=acquisition,
+    )
+
+
+def _contiguous(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `ascontiguousarray`, which leaves an axis of length 1 its negative stride, which torch refuses."""
+    return values.copy() if min(values.strides) < 0 else np.ascontiguousarray(values)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.header import Kind
+from rephase.manifests.header import Kind
 
 _SUFFIXES = (".nii.gz", ".nii", ".hdf5", ".h5", ".npy", ".img", ".hdr")
 

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.errors import VolumeError, one_line
-from augment.readers.arranged import arranged_volume
-from augment.readers.geometry import Arrangement, as_displayed
-from augment.readers.kinds import kind_of_values
-from augment.readers.nifti_file import check_limit
-from augment.readers.precision import refuse_vanished
-from augment.readers.sources import hash_file, local_path
-from augment.volume import Volume
-from manifests.record import ManifestRow
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.readers.geometry import Arrangement, arranged_volume, as_displayed
+from rephase.readers.kinds import kind_of_values
+from rephase.readers.nifti.file import check_limit
+from rephase.readers.sources import hash_file, local_path
+from rephase.readers.volume import Volume, refuse_vanished
+from rephase.text import one_line
 
 # What NumPy raises on a header that is none, deep brackets and sizes beyond any memory included.
 _HEADER_ERRORS = (

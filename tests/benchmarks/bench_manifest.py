@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from manifests.parse import read_manifest
+from rephase.manifests.parse import read_manifest
 
 _HEADER = "volume_id,path,format,subject_id,split,contrast,field_t,te_ms,series,num_slices,height,width,licence,site"
 

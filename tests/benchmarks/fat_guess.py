@@ -1,8 +1,8 @@
 """What the shipped guess of fat explains of real phase: `python tests/benchmarks/fat_guess.py pairs.csv --split val`.
 
 Printed for every volume whose echo tells fat from water: how incoherent small squares of its phase are (per cent; see
-`augment.fat_separation.incoherence`) as they are, without the phase of the fat that the network guesses from the
-magnitude, and without that of the fat found from the phase itself, which is the least that can be reached.
+`rephase.training.simulated.fat.incoherence`) as they are, without the phase of the fat that the network guesses from
+the magnitude, and without that of the fat found from the phase itself, which is the least that can be reached.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 import torch
 from real_rows import given_volumes
 
-from augment.evaluation.sessions import RealVolume
-from augment.fat_separation import incoherence, separate_fat, tells_fat
-from diffusion.fat import shipped_fat_map
+from rephase.diffusion.processes.fat import shipped_fat_map
+from rephase.evaluation.sessions import RealVolume
+from rephase.training.simulated.fat import incoherence, separate_fat, tells_fat
 
 
 def compare(volume: RealVolume) -> list[float]:

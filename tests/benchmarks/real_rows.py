@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from augment.evaluation.sessions import RealVolume, read_real
-from manifests.parse import read_manifest
+from rephase.evaluation.sessions import RealVolume, read_real
+from rephase.manifests.parse import read_manifest
 
 
 def given_volumes(description: str | None, split: str) -> Iterator[RealVolume]:

@@ -16,14 +16,14 @@ from unittest import mock
 import numpy as np
 import torch
 
-from augment import simulated_phase
-from augment.evaluation.phase_volume import PhaseVolume
-from augment.evaluation.sessions import read_real
-from augment.evaluation.spatial import LAGS, gradient_quantiles, residue_density, structure_function
-from augment.evaluation.support import object_support
-from augment.simulation import Echo
-from manifests.parse import read_manifest
-from manifests.record import ManifestRow
+from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.sessions import read_real
+from rephase.evaluation.spatial import LAGS, gradient_quantiles, residue_density, structure_function
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.magnitude import object_support
+from rephase.training.simulated import phase as simulated_phase
+from rephase.training.simulated.anatomy import Echo
 
 
 def measure(volume: PhaseVolume) -> list[float]:

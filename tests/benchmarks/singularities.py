@@ -1,7 +1,7 @@
 """Where real phase has its singularities: `python tests/benchmarks/singularities.py pairs.csv --split train`.
 
 Printed for every volume: how many there are per 1,000 squares of the object, and the share of them in bright squares,
-from which a sampler removes its own (`diffusion.singularities`); at the end the means over the volumes.
+from which a sampler removes its own (`rephase.diffusion.physics.singularities`); at the end the means over the volumes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 import torch
 from real_rows import given_volumes
 
-from augment.evaluation.phase_volume import PhaseVolume
-from diffusion.measurement import estimate_sigma
-from diffusion.singularities import bright_squares, find_singularities
+from rephase.diffusion.physics.measurement import estimate_sigma
+from rephase.diffusion.physics.singularities import bright_squares, find_singularities
+from rephase.evaluation.phase_volume import PhaseVolume
 
 
 def count(real: PhaseVolume) -> tuple[float, float, float]:

@@ -13,10 +13,10 @@ import torch
 from real_rows import given_volumes
 from torch import Tensor
 
-from augment.evaluation.phase_volume import PhaseVolume
-from diffusion.anatomy import guess_axis, local_mean
-from diffusion.magnet import Places
-from diffusion.measurement import bright_level, estimate_sigma
+from rephase.diffusion.physics.anatomy import guess_axis, local_mean
+from rephase.diffusion.physics.magnet import Places
+from rephase.diffusion.physics.measurement import bright_level, estimate_sigma
+from rephase.evaluation.phase_volume import PhaseVolume
 
 _FAR_MM = 145.0
 _TOO_BRIGHT = 0.9

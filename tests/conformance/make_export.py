@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from export_volumes import make_coils, make_consumer_corpus
 from phantom_corpus import make_attributes
 
-from augment.exports.driver import export_corpus
-from augment.index import write_index
+from rephase.corpus.index_writer import write_index
+from rephase.exports.export import export_corpus
 
 SIZE = 320
 VIEW_MM = 220.0

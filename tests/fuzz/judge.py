@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from safetensors.numpy import load as load_tensors
 
-from augment.errors import RequestError, VolumeError
-from augment.loader import KSpaceSlices
-from augment.magnitude import prepare_magnitude
-from augment.readers import describe_row, hash_source, probe, read_volume
-from augment.verify import verify_corpus
-from diffusion.checkpoint import CheckpointError, load_checkpoint
 from fuzz.oracle import difference
 from fuzz.seeds import Seed
-from manifests.parse import ManifestError, read_manifest
-from manifests.record import ManifestRow
+from rephase.corpus.verify import verify_corpus
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
+from rephase.errors import RequestError, VolumeError
+from rephase.manifests.parse import ManifestError, read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.magnitude import prepare_magnitude
+from rephase.readers.registry import describe_row, hash_source, probe, read_volume
 
 LIMIT_BYTES = 32 << 20
 """Given to the readers: what one file may take."""

@@ -14,8 +14,8 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from augment.volume import Volume
-from manifests.record import ManifestRow
+from rephase.manifests.record import ManifestRow
+from rephase.readers.volume import Volume
 
 _MOST_SKEWED = 1e6  # an affine that is worse tells no place of any voxel, and ours is another one
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

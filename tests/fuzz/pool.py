@@ -43,7 +43,7 @@ def run_cases(
     seconds: float = SECONDS,
 ) -> Iterator[Result]:
     """Run cases in `workers` children; results come in the order in which they end."""
-    with tempfile.TemporaryDirectory(prefix="phasegen-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rephase-fuzz-") as folder:
         waiting = iter(numbers)
         children = [_Child(seed, Path(folder), seconds) for _ in range(min(workers, len(numbers)))]
         try:

@@ -23,11 +23,11 @@ import phantom_dicom
 import torch
 from numpy.typing import NDArray
 
-from augment.index import write_index
-from diffusion.checkpoint import save_checkpoint
-from diffusion.network import ComplexUNet, NetworkConfig
+from rephase.corpus.index_writer import write_index
+from rephase.diffusion.checkpoint import save_checkpoint
+from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 
-DATA = Path(os.environ.get("PHASEGEN_FUZZ_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("REPHASE_FUZZ_DATA", Path(__file__).parents[3] / "shared" / "data"))
 """More real files where they are: any folder of DICOM (`.dcm`, `.dcm.gz`) and NIfTI."""
 
 _LARGEST_SEED = 400_000

@@ -1,0 +1,172 @@
+"""How large the volumes of a manifest are: told by the manifest, else estimated from some of the headers."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.corpus.store import CorpusStore
+from rephase.errors import VolumeError
+from rephase.manifests.manifest import Manifest
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.environment import environment_class
+from rephase.pipeline.recipe import Recipe
+from rephase.pipeline.task import Task
+from rephase.pipeline.worker import open_workbench
+from rephase.readers.registry import describe_row, read_volume
+
+MOST_HEADERS = 256
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Sizes:
+    """Sizes of everything that is asked for, replicas counted.
+
+    `num_slices` and `num_voxels` are extrapolated from the headers that were read where not `exact`. `largest`
+    is the shape (slices, height, width) of the largest volume seen, `matrix` the (height, width) that most slices have.
+    """
+
+    num_rows: int = 0
+    num_volumes: int = 0
+    num_slices: float = 0.0
+    num_voxels: float = 0.0
+    largest: Shape = (0, 0, 0)
+    matrix: tuple[int, int] = (0, 0)
+    shapes: Counter[Shape] = field(default_factory=Counter)
+    headers_read: int = 0
+    exact: bool = True
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        """Say where the sizes come from."""
+        if not self.headers_read:
+            return "the manifest"
+        of = f"{self.headers_read} of {self.num_rows} headers"
+        return of if sum(self.shapes.values()) <= self.headers_read else f"the manifest and {of}"
+
+
+def measure_sizes(manifest: Manifest, replicas: int, progress: Callable[[], None] | None = None) -> Sizes:
+    """Add up a manifest's sizes; where rows do not tell, read at most `MOST_HEADERS` headers spread over them."""
+    sizes = Sizes(num_rows=len(manifest))
+    untold: list[tuple[int, int]] = []
+    slices_of: Counter[tuple[int, int]] = Counter()
+    for number, row in enumerate(manifest):
+        copies = row.replicas or replicas
+        sizes.num_volumes += copies
+        shape = stated_shape(row)
+        if shape is None:
+            untold.append((number, copies))
+        else:
+            _count(sizes, slices_of, shape, copies)
+    if untold:
+        _sample(manifest, untold, sizes, slices_of, progress)
+    if slices_of:
+        sizes.matrix = slices_of.most_common(1)[0][0]
+    return sizes
+
+
+def stated_shape(row: ManifestRow) -> Shape | None:
+    """The shape that a row states, None where it lacks a number."""
+    if row.num_slices is None or row.height is None or row.width is None:
+        return None
+    return row.num_slices, row.height, row.width
+
+
+def _count(sizes: Sizes, slices_of: Counter[tuple[int, int]], shape: Shape, copies: float) -> None:
+    num_slices, height, width = shape
+    sizes.num_slices += copies * num_slices
+    sizes.num_voxels += copies * num_slices * height * width
+    sizes.shapes[shape] += 1
+    sizes.largest = max(sizes.largest, shape, key=lambda one: one[0] * one[1] * one[2])
+    slices_of[height, width] += num_slices
+
+
+def _sample(
+    manifest: Manifest,
+    untold: list[tuple[int, int]],
+    sizes: Sizes,
+    slices_of: Counter[tuple[int, int]],
+    progress: Callable[[], None] | None,
+) -> None:
+    chosen = untold[:: -(-len(untold) // MOST_HEADERS)]
+    # headers that could not be read stand for other volumes that cannot be built
+    weight = sum(copies for _, copies in untold) / sum(copies for _, copies in chosen)
+    sizes.exact = len(chosen) == len(untold)
+    for number, copies in chosen:
+        row = manifest[number]
+        sizes.headers_read += 1
+        try:
+            _count(sizes, slices_of, describe_row(row), copies * weight)
+        except VolumeError as error:
+            sizes.unreadable.append((row.volume_id, f"{error.reason}: {error}"))
+        except Exception as error:  # a plan must come to its end over any file
+            sizes.unreadable.append((row.volume_id, f"failed: {type(error).__name__}: {error}"))
+        if progress is not None:
+            progress()
+
+
+READ_VOLUMES = 5
+
+
+READ_SECONDS = 5.0
+
+
+def measure_reading(manifest: Manifest) -> float:
+    """Read a few volumes, spread over the manifest, for some seconds: seconds per voxel, 0 where none can be read.
+
+    The first one is not timed where there are more: it loads the libraries.
+    """
+    step = -(-len(manifest) // READ_VOLUMES)
+    begin = time.perf_counter()
+    timed: list[tuple[float, int]] = []
+    for number in range(0, len(manifest), step):
+        start = time.perf_counter()
+        try:
+            volume = read_volume(manifest[number])
+        except Exception:  # the build will say what is wrong with it  # noqa: S112
+            continue
+        timed.append((time.perf_counter() - start, volume.magnitude.size))
+        if time.perf_counter() - begin > READ_SECONDS:
+            break
+    timed = timed[1:] or timed
+    return sum(seconds for seconds, _ in timed) / max(sum(size for _, size in timed), 1)
+
+
+def measure_work(recipe: Recipe, options: BuildOptions, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
+    """Build small volumes of noise in a temporary corpus.
+
+    Returns
+    -------
+    per_volume, per_slice
+        Seconds that a volume takes apart from its slices, and those of a slice of this (height, width); in one worker.
+    """
+    few, many = recipe.tile.slices, 3 * recipe.tile.slices
+    # real phase needs a second file; taking no phase costs about as much
+    timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
+    with tempfile.TemporaryDirectory(prefix="rephase-plan-") as folder:
+        CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
+        bench = open_workbench(
+            f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=checkpoint_path(options)
+        )
+        times = []
+        for number, num_slices in enumerate((few, few, many)):  # the first one warms everything up
+            path = Path(folder) / f"{number}.npy"
+            noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
+            np.save(path, noise.astype(np.float32))
+            start = time.perf_counter()
+            build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), bench)
+            times.append(time.perf_counter() - start)
+    per_slice = max((times[2] - times[1]) / (many - few), times[2] / many / 10)
+    return max(times[1] - few * per_slice, 0.0), per_slice

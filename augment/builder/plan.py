@@ -1,0 +1,207 @@
+"""What a build would do and need, before it is started."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rephase.builder.estimate import Shape, measure_reading, measure_sizes, measure_work
+from rephase.builder.options import BuildOptions
+from rephase.builder.preflight import check_corpus, check_replicas, corpus_exists
+from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.workers import check_cluster
+from rephase.cluster.local import local_shape
+from rephase.cluster.slurm.start import job_script, read_slurm
+from rephase.corpus.store import CorpusStore
+from rephase.manifests.manifest import Manifest
+from rephase.pipeline.environment import device_kind
+from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
+from rephase.pipeline.task import wanted_names
+from rephase.text import format_bytes, format_seconds
+
+BYTES_PER_VOXEL = 10.2
+"""On disk: complex64 k-space hardly compresses (1.1 times), the float32 target does (by a third or more)."""
+
+
+@dataclass
+class Plan:
+    """What a build would do.
+
+    Attributes
+    ----------
+    num_volumes, num_committed, num_slices, num_bytes
+        Asked for, of those committed already; slices and bytes on disk of all that are asked for.
+    sizes_from
+        Where the sizes come from, in words.
+    num_workers, worker_bytes, needed_bytes
+        Workers; the memory limit of each, None where another scheduler decides; what the largest volume needs.
+    too_large
+        Shapes seen that a worker would refuse.
+    exact
+        True where every size is known, not extrapolated.
+    seconds, seconds_per_slice, seconds_per_volume
+        Of the build of what is not committed yet; in one worker of a slice, and of a volume apart from its slices. None
+        where no size is known.
+    free_bytes
+        On the corpus's disk, None where that is not known.
+    unreadable
+        (volume, why) of the headers that were looked at.
+    job_script
+        What SLURM would get, where `--cluster` names it.
+    """
+
+    corpus: str
+    recipe: dict[str, Any]
+    num_volumes: int
+    num_committed: int
+    num_slices: int
+    num_bytes: int
+    sizes_from: str
+    exact: bool
+    num_workers: int
+    worker_bytes: int | None
+    needed_bytes: int
+    too_large: list[Shape] = field(default_factory=list)
+    seconds: float | None = None
+    seconds_per_slice: float | None = None
+    seconds_per_volume: float | None = None
+    free_bytes: int | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    job_script: str | None = None
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that the disk lacks for the volumes that are not committed yet."""
+        if self.free_bytes is None or not self.num_volumes:
+            return 0
+        return max(int(self.num_bytes * self._open_part) - self.free_bytes, 0)
+
+    @property
+    def _open_part(self) -> float:
+        return 1 - self.num_committed / self.num_volumes if self.num_volumes else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as a JSON object."""
+        return {**asdict(self), "missing_bytes": self.missing_bytes}
+
+    def lines(self) -> list[str]:
+        """Say it in words."""
+        tile = self.recipe["tile"]
+        model = f", {self.recipe['nfe']} evaluations of the network a slice" if self.recipe["nfe"] else ""
+        exact = "" if self.exact else "about "
+        lines = [
+            f"corpus:   {self.corpus}",
+            f"phase:    {self.recipe['phase']}{model}, seed {self.recipe['seed']}, {tile['slices']} slice(s) a call",
+            f"volumes:  {self.num_volumes}, of which {self.num_committed} are committed",
+            f"slices:   {exact}{self.num_slices} (sizes from {self.sizes_from})",
+            f"disk:     about {format_bytes(self.num_bytes)}{self._say_free()}",
+            f"memory:   about {format_bytes(self.needed_bytes)} in a worker for the largest volume{self._say_limit()}",
+            f"time:     {self._say_time()}",
+        ]
+        if self.missing_bytes:
+            lines.append(
+                f"WARNING:  the disk lacks {format_bytes(self.missing_bytes)}; make room or choose another disk"
+            )
+        lines += [
+            f"WARNING:  volumes of {' x '.join(map(str, shape))} would be refused as too large; give each worker more "
+            "with fewer --workers or a higher --memory-limit, or raise --volume-limit where it is given"
+            for shape in self.too_large[:5]
+        ]
+        if self.unreadable:
+            lines.append(f"WARNING:  {len(self.unreadable)} of the headers looked at cannot be built from:")
+            lines += [f"  {name}: {why}" for name, why in self.unreadable[:20]]
+        if self.job_script:
+            lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
+        return lines
+
+    def _say_free(self) -> str:
+        return "" if self.free_bytes is None else f" in all; {format_bytes(self.free_bytes)} free"
+
+    def _say_limit(self) -> str:
+        return (
+            ""
+            if self.worker_bytes is None
+            else f"; {self.num_workers} workers have {format_bytes(self.worker_bytes)} each"
+        )
+
+    def _say_time(self) -> str:
+        if self.seconds is None or self.seconds_per_slice is None:
+            return "not known: no size is known"
+        return (
+            f"about {format_seconds(self.seconds)} with {self.num_workers} workers "
+            f"({format_seconds(self.seconds_per_slice)} a slice in one worker, measured here on little of it)"
+        )
+
+
+def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Callable[[], None] | None = None) -> Plan:
+    """Work out what `builder.run.build` would do with the same arguments. Starts nothing and writes nothing there.
+
+    Parameters
+    ----------
+    manifest, root, options
+        As for a build.
+    progress
+        Called after every header that is read.
+
+    Raises
+    ------
+    RequestError
+        If the build would refuse the request.
+    """
+    check_cluster(options)
+    device = device_kind() if checkpoint_path(options) is not None else "cpu"
+    recipe = make_recipe(options, device)
+    check_corpus(root, recipe, options.overwrite)
+    check_replicas(manifest, options.phase)
+    shape = local_shape(options.num_workers, None, options.memory_limit)
+    local = options.cluster == "local"
+    sizes = measure_sizes(manifest, options.replicas, progress)
+    limits = magnitude_limits(shape.memory_limit, shape.threads, options.volume_limit) if local else Limits()
+    plan = Plan(
+        corpus=root,
+        recipe=recipe.to_json(),
+        num_volumes=sizes.num_volumes,
+        num_committed=_count_committed(manifest, root, options),
+        num_slices=round(sizes.num_slices),
+        num_bytes=round(sizes.num_voxels * BYTES_PER_VOXEL),
+        sizes_from=sizes.source,
+        exact=sizes.exact,
+        num_workers=shape.num_workers if local else options.num_workers or 1,
+        worker_bytes=shape.memory_limit if local else None,
+        needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
+        too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.alone or float("inf"))),
+        free_bytes=_free_bytes(root),
+        unreadable=sizes.unreadable,
+        job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
+    )
+    if sizes.num_slices:
+        per_volume, per_slice = measure_work(recipe, options, device, sizes.matrix)
+        per_slice += measure_reading(manifest) * sizes.matrix[0] * sizes.matrix[1]
+        equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
+        plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
+        work = per_volume * sizes.num_volumes + per_slice * equal_slices
+        plan.seconds = work * plan._open_part / plan.num_workers
+    return plan
+
+
+def _magnitude_bytes(shape: Shape) -> int:
+    return 4 * shape[0] * shape[1] * shape[2]
+
+
+def _count_committed(manifest: Manifest, root: str, options: BuildOptions) -> int:
+    if not corpus_exists(root):
+        return 0
+    committed = set(CorpusStore.open(root).names())
+    return sum(name in committed for name in wanted_names(manifest, options.replicas))
+
+
+def _free_bytes(root: str) -> int | None:
+    if "://" in root:
+        return None
+    folder = Path(root).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

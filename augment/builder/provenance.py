@@ -1,0 +1,112 @@
+"""What a corpus and the log beside it record of how it was made: recipe, manifest, weights. For making parts again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rephase.builder.options import MODELS, BuildOptions
+from rephase.builder.runlog import read_run, run_names
+from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attributes
+from rephase.corpus.storage.base import Storage
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import ROOT_KEY, root_faults
+from rephase.errors import RequestError, VolumeError
+
+_LOOKED_AT = 16
+"""Receipts that are asked by which recipe they were made."""
+
+
+def past_runs(root: str) -> Iterator[dict[str, Any]]:
+    """Give the first line of every run in the log, the latest first."""
+    for name in reversed(run_names(root)):
+        first = next(read_run(root, name), None)
+        if first is not None and first.get("event") == "start":
+            yield first
+
+
+def recorded_manifest(root: str) -> str | None:
+    """Name the manifest of the latest run; None where no log tells."""
+    return next((str(run["manifest"]) for run in past_runs(root) if run.get("manifest")), None)
+
+
+def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
+    """Give the attributes that a corpus's root should have, and whether they had to be recovered.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus, or its root is damaged and its recipe is recorded nowhere.
+    """
+    document = storage.get(ROOT_KEY)
+    try:
+        attributes = group_attributes(document, ROOT_KEY)
+    except ValueError:
+        attributes = {}
+    if document is not None and not root_faults(attributes):
+        return attributes, False
+    if document is None and not storage.children("volumes"):
+        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
+    recipes = [attributes.get("recipe"), *(run.get("recipe") for run in past_runs(storage.root))]
+    hashes = _recipe_hashes(CorpusStore(storage, {}))
+    for recipe in recipes:
+        if isinstance(recipe, dict) and (not hashes or canonical_hash(recipe) in hashes):
+            return corpus_attributes(recipe), True
+    raise RequestError(
+        f"{storage.root}/{ROOT_KEY}: is damaged, and the recipe is recorded nowhere else; delete it and run the same "
+        "'rephase build' again"
+    )
+
+
+def _recipe_hashes(store: CorpusStore) -> set[str]:
+    """Give the recipe by which most of the volumes that are looked at were made; empty where none tells."""
+    counts: Counter[str] = Counter()
+    for name in islice(store.names(), _LOOKED_AT):
+        try:
+            receipt = store.receipt(name)
+        except VolumeError:
+            continue
+        if receipt is not None and isinstance(receipt.get("recipe_hash"), str):
+            counts[receipt["recipe_hash"]] += 1
+    return {found for found, _ in counts.most_common(1)}
+
+
+def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str) -> dict[str, Any]:
+    """Give the build options that a corpus's recipe means, weights included.
+
+    Raises
+    ------
+    RequestError
+        If the weights of the recipe are not to be found.
+    """
+    recipe = attributes["recipe"]
+    names = {one.name for one in fields(BuildOptions)} & set(recipe)
+    options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
+    if recipe.get("phase") in MODELS and recipe.get("checkpoint_sha256") is not None:
+        options["checkpoint"] = _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
+        options["steps"] = recipe["nfe"] if recipe.get("phase") == "diffusion" else None
+    return options
+
+
+def _find_weights(wanted: str, given: Path | None, root: str) -> Path:
+    from rephase.diffusion.checkpoint import CheckpointError, default_checkpoint, load_checkpoint
+    from rephase.diffusion.registry import shipped_regression
+
+    logged = [Path(str(run["checkpoint"])) for run in past_runs(root) if run.get("checkpoint")]
+    candidates = [given] if given is not None else [default_checkpoint(), shipped_regression(), *dict.fromkeys(logged)]
+    for path in candidates:
+        if path is None or not path.is_file():
+            continue
+        try:
+            if load_checkpoint(path).sha256 == wanted:
+                return path
+        except CheckpointError:
+            continue
+    looked = ", ".join(str(path) for path in candidates if path is not None) or "nowhere"
+    raise RequestError(
+        f"{root}: was made with weights of SHA-256 {wanted[:12]}...; looked at {looked}; name them with --checkpoint"
+    )

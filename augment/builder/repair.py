@@ -1,0 +1,272 @@
+"""Make the damaged volumes of a corpus again, byte for byte as they were, and its own documents; nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from rephase.builder.options import BuildOptions
+from rephase.builder.provenance import options_of, recorded_manifest, root_attributes
+from rephase.builder.run import Say, check_request, do_work
+from rephase.builder.runlog import Failure
+from rephase.builder.summary import RepairSummary
+from rephase.corpus.index import INDEX_KEY, read_index
+from rephase.corpus.index_writer import read_names, write_index
+from rephase.corpus.layout import group_document
+from rephase.corpus.lease import Lease
+from rephase.corpus.receipt import receipt_faults
+from rephase.corpus.storage.base import Storage
+from rephase.corpus.storage.open import open_storage
+from rephase.corpus.store import CorpusStore
+from rephase.corpus.verify import ROOT_KEY, VOLUMES_KEY, verify_store
+from rephase.errors import RequestError, VolumeError, unwritable
+from rephase.manifests.errors import ManifestError
+from rephase.manifests.manifest import Manifest
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.task import Lost, Outcome, Task, Work, lasting_path, receipt_digest
+
+
+def remove_stray(storage: Storage, key: str) -> None:
+    """Remove a file, or a folder with all that is in it; a link is removed, not what it points to.
+
+    Parameters
+    ----------
+    storage
+        Of the corpus.
+    key
+        As `verify` lists it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    if "://" in storage.root:
+        for inner in dict.fromkeys([key, *storage.keys(key)]):
+            storage.delete(inner)
+        return
+    path = Path(storage.root) / key
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """What a repair may be told.
+
+    Attributes
+    ----------
+    manifest
+        Names the sources; None takes the one that the log beside the corpus names.
+    checkpoint
+        Weights; None looks at those that are shipped and those that the log names.
+    dry_run
+        Only say what would be done.
+    remove_strays
+        Delete what lies in the corpus and belongs to nothing in it.
+    build
+        Where it runs, and whether other volumes than the lost ones are accepted (`overwrite`); what changes bytes
+        comes from the corpus's own recipe.
+    """
+
+    manifest: str | None = None
+    checkpoint: Path | None = None
+    dry_run: bool = False
+    remove_strays: bool = False
+    build: BuildOptions = field(default_factory=BuildOptions)
+
+
+def repair_corpus(
+    root: str,
+    options: RepairOptions,
+    say: Say | None = None,
+    progress: Progress | None = None,
+    bar: bool = True,
+) -> RepairSummary:
+    """Check a corpus and mend exactly what is wrong with it.
+
+    Parameters
+    ----------
+    root
+        Path or URL of the corpus.
+    options
+        Of the repair.
+    say
+        As in `rephase.builder.run.build`.
+    progress
+        Called with (volumes done, volumes in all) while the corpus is checked.
+    bar
+        Show a progress bar while volumes are made again.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus, a builder is at work on it, or the manifest or weights that are needed are not there;
+        no volume was touched.
+    """
+    root = open_storage(root).root
+    if options.dry_run:
+        return _Repair(root, options, progress).summary
+    root_attributes(open_storage(root))  # that there is a corpus, before anything is made beside it
+    with Lease(root, options.build.break_lease) as lease:
+        repair = _Repair(root, options, progress)
+        try:
+            repair.mend(lease, say, bar)
+        except OSError as error:
+            raise unwritable(root, error) from None
+    return repair.summary
+
+
+class _Repair:
+    """One repair: what is wrong, what is recorded of it, and the steps that mend it."""
+
+    def __init__(self, root: str, options: RepairOptions, progress: Progress | None) -> None:
+        self._options = options
+        attributes, self._recovered = root_attributes(open_storage(root))
+        self._store = CorpusStore(open_storage(root), attributes)
+        self._found = verify_store(self._store, progress=progress)
+        found = self._found
+        documents = [ROOT_KEY, *found.documents] if self._recovered else found.documents
+        faults = [("", f"{ROOT_KEY}: is damaged"), *found.faults] if self._recovered else found.faults
+        self.summary = RepairSummary(
+            root,
+            num_volumes=found.num_volumes,
+            faults=faults,
+            damaged=found.damaged,
+            documents=list(dict.fromkeys(documents)),
+            strays=found.strays,
+            dry_run=options.dry_run,
+        )
+        self._manifest, self._path = self._read_manifest()
+        self._build = self._build_options() if found.damaged else options.build
+        self._lost = {name: self._record(name) for name in found.damaged}
+        self._tasks = self._make_tasks()
+
+    def _read_manifest(self) -> tuple[Manifest | None, str]:
+        """Read the manifest, which the order of the index needs too; without damaged volumes it may be missing."""
+        path = self._options.manifest or recorded_manifest(self._store.root)
+        if path is None:
+            if self._found.damaged:
+                raise RequestError(
+                    f"{self._store.root}: {len(self._found.damaged)} volumes are to be made again, the first is "
+                    f"{self._found.damaged[0]}; the log beside the corpus names no manifest; give it with --manifest"
+                )
+            return None, ""
+        try:
+            return read_manifest(path, self._store.attributes["recipe"].get("keep_columns", ())), lasting_path(path)
+        except ManifestError:
+            if self._found.damaged or self._options.manifest:
+                raise
+            return None, ""
+
+    def _build_options(self) -> BuildOptions:
+        recipe = options_of(self._store.attributes, self._options.checkpoint, self._store.root)
+        return replace(self._options.build, **recipe)
+
+    def _record(self, name: str) -> Lost:
+        """Gather what is recorded of a volume: by the index, and by its receipt where that can be read."""
+        digest = self._index_digests.get(name)
+        try:
+            receipt = self._store.receipt(name)
+            own = None if receipt is None or receipt_faults(receipt) else receipt_digest(receipt)
+        except (VolumeError, ValueError, TypeError, ArithmeticError):
+            receipt, own = None, None
+        lost = Lost(tuple(one for one in (digest, own) if one is not None), accept=self._build.overwrite)
+        if receipt is None or own is None or digest not in (None, own):
+            return lost
+        return replace(
+            lost,
+            row_hash=receipt["row_hash"],
+            recipe_hash=receipt["recipe_hash"],
+            environment=receipt["environment"],
+        )
+
+    @cached_property
+    def _index_digests(self) -> dict[str, str]:
+        try:
+            rows = read_index(self._store.root, sealed=False).rows()
+            return {row["name"]: row["receipt_sha256"] for row in rows if isinstance(row["receipt_sha256"], str)}
+        except (RequestError, TypeError):
+            return {}
+
+    def _make_tasks(self) -> dict[str, Task]:
+        """Find the row of every damaged volume; one without a row fails."""
+        rows: dict[str, ManifestRow] = {}
+        wanted = {name.partition("@")[0] for name in self._lost}
+        for row in self._manifest or ():
+            if row.volume_id in wanted:
+                rows[row.volume_id] = row
+        tasks = {}
+        for name, lost in self._lost.items():
+            volume_id, _, replica = name.partition("@")
+            if volume_id in rows and replica.isascii() and (replica.isdigit() or not replica):
+                tasks[name] = Task(rows[volume_id], int(replica or 0), lost)
+            else:
+                message = (
+                    f"volume {name}: not in {self._path}; expected its row; give the manifest that it was built from"
+                )
+                self.summary.failed[name] = Failure("missing", f"{message} with --manifest", "", "")
+        return tasks
+
+    def mend(self, lease: Lease, say: Say | None, bar: bool) -> None:
+        """Write documents anew, remove strays where told, make the damaged volumes again, write the index."""
+        if ROOT_KEY in self.summary.documents:
+            self._store.write_attributes(self._store.attributes)
+        if VOLUMES_KEY in self.summary.documents:
+            self._store.storage.put(VOLUMES_KEY, group_document({}))
+        if self._options.remove_strays:
+            for key in self.summary.strays:
+                remove_stray(self._store.storage, key)
+                self.summary.removed.append(key)
+        if self._tasks:
+            self._make_again(lease, say, bar)
+        elif INDEX_KEY in self.summary.documents:
+            write_index(self._store, self._order())
+
+    def _make_again(self, lease: Lease, say: Say | None, bar: bool) -> None:
+        check_request(self._store.root, self._build)
+        order = self._order()
+        work = Work(
+            num_volumes=len(self._tasks),
+            names=lambda: iter(self._tasks),
+            order=lambda: iter(order),
+            tasks=lambda: iter(self._tasks.values()),
+            retry_failed=True,
+            manifest=self._path,
+            seen=self._take,
+        )
+        done = do_work(work, self._store.root, self._build, lease, say, bar)
+        self.summary.failed |= done.failed
+        for name in done.vanished:
+            self.summary.failed[name] = Failure("missing", f"volume {name}: was made again and is gone", "", "")
+        self.summary.interrupted, self.summary.stopped = done.interrupted, done.stopped
+
+    def _take(self, outcome: Outcome) -> None:
+        if outcome.status != "built" or outcome.receipt is None:
+            return
+        same = receipt_digest(outcome.receipt) in self._lost[outcome.name].digests
+        (self.summary.restored if same else self.summary.replaced).append(outcome.name)
+
+    def _order(self) -> list[str]:
+        """Give the index's order: its own where it names every volume, else the manifest's."""
+        names = {*self._store.names(), *self._tasks}
+        present = list(read_names(self._store.storage))
+        if self._manifest is None or names <= set(present):
+            return present
+        place = {row.volume_id: number for number, row in enumerate(self._manifest)}
+        known = [name for name in names if name.partition("@")[0] in place]
+
+        def key(name: str) -> tuple[int, int]:
+            volume_id, _, replica = name.partition("@")
+            return place[volume_id], int(replica or 0)
+
+        return sorted(known, key=key)

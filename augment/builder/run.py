@@ -1,0 +1,337 @@
+"""A build: the manifest's volumes are handed out to a Dask cluster, and their outcomes gathered."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+
+from tqdm import tqdm
+
+from rephase.builder.options import BuildOptions
+from rephase.builder.preflight import check_corpus, check_place, check_replicas, open_corpus, split_failed
+from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.runlog import RunLog
+from rephase.builder.summary import BuildSummary
+from rephase.builder.workers import (
+    BenchPlan,
+    check_cluster,
+    connected,
+    forget_workers,
+    lost_outcome,
+    prepare_workers,
+    run_task,
+)
+from rephase.cluster.connect import Connection
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.monitor import Teller
+from rephase.cluster.performance import reporting
+from rephase.cluster.window import Finished, run_window
+from rephase.corpus.index_writer import IndexBuilder
+from rephase.corpus.lease import Lease
+from rephase.corpus.storage.base import run_folder
+from rephase.errors import unwritable
+from rephase.manifests.manifest import Manifest
+from rephase.pipeline.environment import device_kind
+from rephase.pipeline.recipe import row_fingerprint
+from rephase.pipeline.task import Outcome, Task, Work, work_of
+from rephase.pipeline.timeout import clear_hangs
+
+INDEX_EVERY_S = 60.0
+_TOLD_FAILURES = 10
+
+Say = Callable[[str], None]
+Prepare = Callable[[Connection, str, BuildOptions], BenchPlan]
+
+
+def build(
+    manifest: Manifest, root: str, options: BuildOptions, say: Say | None = None, progress: bool = True
+) -> BuildSummary:
+    """Build what a manifest asks for into a corpus, or carry on with it.
+
+    Parameters
+    ----------
+    manifest
+        Validated.
+    root
+        Path or URL of the corpus.
+    options
+        Of the build.
+    say
+        Gets the lines that a user should see meanwhile, such as the dashboard's address; standard error where None.
+    progress
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    summary
+        Also after Ctrl-C: what is committed stays, and its `interrupted` is set.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
+    """
+    root = root.rstrip("/") or root
+    check_request(root, options)
+    check_replicas(manifest, options.phase)
+    work = work_of(manifest, options.replicas, options.retry_failed)
+    with Lease(root, options.break_lease) as lease:
+        return do_work(work, root, options, lease, say, progress)
+
+
+def check_request(root: str, options: BuildOptions) -> None:
+    """Check what can be checked before anything starts; raises RequestError."""
+    check_cluster(options)
+    check_place(root)
+    if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
+        device = device_kind() if checkpoint_path(options) is not None else "cpu"
+        check_corpus(root, make_recipe(options, device), options.overwrite)
+
+
+def do_work(
+    work: Work,
+    root: str,
+    options: BuildOptions,
+    lease: Lease,
+    say: Say | None = None,
+    progress: bool = True,
+    prepare: Prepare = prepare_workers,
+) -> BuildSummary:
+    """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`.
+
+    `prepare` makes the workers ready.
+    """
+    say = say or _say
+    clear_hangs(root)
+    with ExitStack() as stack:
+        with connected(options, say) as connection:
+            plan = prepare(connection, root, options)
+            say(f"dashboard: {connection.dashboard}")
+            for line in plan.lines():
+                say(line)
+            run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
+            try:
+                with reporting(connection.client, options.performance_report, say):
+                    summary = run.go(progress)
+            finally:
+                forget_workers(connection, plan)
+            if options.keep_open and not summary.interrupted:
+                run.finish()
+                _keep_open(connection, [*summary.lines(), ""], say)
+        run.finish()  # workers that were stopped have committed their last volume by now
+    clear_hangs(root, but_dumps=True)
+    return summary
+
+
+class _Run:
+    """One run over the tasks: it counts, logs, shows and indexes what comes back."""
+
+    def __init__(
+        self, work: Work, plan: BenchPlan, options: BuildOptions, connection: Connection, lease: Lease, say: Say
+    ) -> None:
+        self._work = work
+        self._plan = plan
+        self._options = options
+        self._connection = connection
+        self._lease = lease
+        self._say = say
+        self._teller = Teller(connection.client, plan.state, say)
+        self._summary = BuildSummary(plan.root, work.num_volumes)
+        self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
+        self._indexed = time.monotonic()
+        self._index_every = INDEX_EVERY_S
+        self._finished = False
+        try:
+            self._index = IndexBuilder(self._store)
+            self._log = RunLog(plan.root, self._facts())
+        except OSError as error:
+            raise unwritable(plan.root, error) from None
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._index.close()
+        with suppress(OSError):  # a full disk, which the summary tells of
+            self._log.close()
+
+    def go(self, progress: bool) -> BuildSummary:
+        """Hand everything out; Ctrl-C ends it early and cleanly."""
+        start = time.monotonic()
+        work = partial(run_task, self._plan.state)
+        with self._bar(progress) as bar:
+            try:
+                finished_ones = run_window(
+                    self._connection,
+                    work,
+                    self._tasks(),
+                    lambda task: task.name,
+                    is_suspect=self._is_suspect,
+                    suspect=lambda task: self._log.strike(*self._identity(task)),
+                )
+                for finished in finished_ones:
+                    if finished is not None:
+                        self._take(finished, bar)
+                    self._teller.tell(self._tell)
+                    self._lease.check()
+                    self._refresh_index()
+                    if self._summary.stopped:
+                        break
+            except KeyboardInterrupt:
+                self._summary.interrupted = True
+                _next_interrupt_kills()
+                self._say("interrupted: stopping the workers; what is committed stays")
+            except ClusterError as error:
+                self._summary.stopped = str(error)
+            except OSError as error:
+                self._summary.stopped = self._say_unwritten(error)
+        self._summary.seconds = time.monotonic() - start
+        if not self._summary.interrupted:
+            self._teller.tell(lambda: {**self._tell(), "ended": self._summary.stopped or "ended"}, at_once=True)
+        return self._summary
+
+    def _tell(self) -> dict[str, object]:
+        """Say how far it is, for the dashboard."""
+        summary = self._summary
+        last = list(summary.failed.items())[-_TOLD_FAILURES:]
+        return {
+            "corpus": summary.corpus,
+            "total": summary.num_volumes,
+            "done": summary.built + summary.skipped,
+            "failed": len(summary.failed),
+            "slices": summary.num_slices,
+            "last_failures": [(name, failure.reason, failure.message) for name, failure in reversed(last)],
+            "ended": "",
+        }
+
+    def finish(self) -> None:
+        """Write the index and the end of the log, once."""
+        if not self._finished:
+            self._finished = True
+            try:
+                self._index.write(self._work.order())
+                if self._summary.num_open:
+                    self._count_unseen()
+                self._summary.vanished = self._index.vanished()
+                self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
+                self._summary.sort(self._work.names())
+                self._log.end(self._summary.to_json())
+            except OSError as error:  # a full disk: what is committed stays, and the next run writes the index
+                self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
+
+    def _say_unwritten(self, error: OSError) -> str:
+        mend = "make room and run" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run"
+        where = error.filename or run_folder(self._plan.root)
+        return f"{where}: {error.strerror or error}; {mend} the same command again"
+
+    def _count_unseen(self) -> None:
+        """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
+        summary = self._summary
+        for name, before in self._index.unseen(self._work.names()):
+            if name not in summary.failed and name not in summary.left_out:
+                summary.take_unseen(None if before else self._store.receipt(name))
+
+    def _facts(self) -> dict[str, object]:
+        plan = self._plan
+        return {
+            "manifest": self._work.manifest,
+            "checkpoint": None if plan.checkpoint is None else str(plan.checkpoint),
+            "num_volumes": self._work.num_volumes,
+            "num_slices": self._work.num_slices,
+            "recipe_hash": plan.recipe.hash,
+            "recipe": plan.recipe.to_json(),
+            "environments": plan.classes,
+            "devices": plan.devices,
+            "num_workers": self._connection.num_workers(),
+            "num_threads": self._connection.num_threads(),
+            "limits": asdict(plan.limits),
+            "cluster": self._options.cluster,
+        }
+
+    def _tasks(self) -> Iterator[Task]:
+        tasks = self._work.tasks()
+        if self._work.retry_failed:
+            return tasks
+        left_out: list[Task] = []
+        kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, left_out)
+        return self._list_left_out(kept, left_out)
+
+    def _list_left_out(self, kept: Iterator[Task], left_out: list[Task]) -> Iterator[Task]:
+        yield from kept
+        self._summary.left_out = {task.name: self._log.failures[task.name] for task in left_out}
+
+    @contextmanager
+    def _bar(self, progress: bool) -> Iterator[tqdm]:
+        with tqdm(
+            total=self._work.num_volumes,
+            unit="volume",
+            disable=not progress,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file wants no more than a line now and then
+        ) as bar:
+            yield bar
+
+    def _take(self, finished: Finished[Task], bar: tqdm) -> None:
+        task = finished.item
+        outcome: Outcome = finished.value if finished.error is None else lost_outcome(self._plan.root, finished)
+        summary = self._summary
+        summary.take(outcome)
+        if self._work.seen is not None:
+            self._work.seen(outcome)
+        if outcome.disk_full:
+            summary.stopped = f"{outcome.message}; make room and run the same command again"
+            return
+        fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
+        self._log.record(outcome, fingerprint, self._plan.recipe.hash)
+        if outcome.status == "failed":
+            summary.failed[outcome.name] = self._log.failures[outcome.name]
+        if outcome.receipt is not None:
+            self._index.add(outcome.name, outcome.receipt)
+        elapsed = bar.format_dict["elapsed"]
+        rate = summary.num_slices / elapsed if elapsed else 0.0
+        bar.set_postfix_str(f"{rate:.1f} slices/s, {len(summary.failed)} failed", refresh=False)
+        bar.update()
+
+    def _is_suspect(self, task: Task) -> bool:
+        return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))
+
+    def _identity(self, task: Task) -> tuple[str, str, str]:
+        return task.name, row_fingerprint(task.row), self._plan.recipe.hash
+
+    def _refresh_index(self) -> None:
+        """Write the index now and then, so that a corpus that grows can be loaded; never most of the time."""
+        start = time.monotonic()
+        if start - self._indexed < self._index_every:
+            return
+        self._index.write(self._work.order())
+        self._indexed = time.monotonic()
+        self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def _next_interrupt_kills() -> None:
+    """Let a second Ctrl-C end the program at once; worker processes notice that it is gone and end too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _keep_open(connection: Connection, lines: list[str], say: Say) -> None:
+    for line in lines:
+        say(line)
+    say(f"the cluster stays open: {connection.dashboard}; Ctrl-C closes it")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        _next_interrupt_kills()

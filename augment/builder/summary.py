@@ -1,0 +1,241 @@
+"""How a build ended, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rephase.builder.runlog import Failure
+from rephase.corpus.verify import fault_lines
+from rephase.pipeline.task import Outcome
+from rephase.text import format_bytes, format_seconds
+
+_SHOWN = 20
+_NAMED = 5
+
+
+@dataclass
+class BuildSummary:
+    """What a build did.
+
+    Attributes
+    ----------
+    corpus
+        Its path or URL.
+    num_volumes
+        Volumes that the manifest asks for.
+    built, skipped
+        Volumes committed now; volumes that were committed before.
+    failed, left_out
+        Volumes that failed now; those that failed in an earlier run and were not tried again: name to failure.
+    vanished
+        Volumes that are counted above and had no receipt any more at the end: something else removed them.
+    unreadable
+        Volumes that this run was not to make, whose receipts it could not read for the index.
+    num_slices, num_bytes
+        Of what was built now; bytes of the arrays before compression.
+    seconds
+        Wall time of the work, without starting the workers.
+    interrupted
+        True where the user stopped it.
+    stopped
+        Why it gave up before the end, for example a full disk; None where it did not.
+    """
+
+    corpus: str
+    num_volumes: int = 0
+    built: int = 0
+    skipped: int = 0
+    failed: dict[str, Failure] = field(default_factory=dict)
+    left_out: dict[str, Failure] = field(default_factory=dict)
+    vanished: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    num_slices: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    stopped: str | None = None
+
+    @property
+    def num_open(self) -> int:
+        """Volumes that were not come to."""
+        return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.left_out)
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 1 some volumes are missing, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.failed or self.left_out or self.vanished or self.unreadable or self.stopped else 0
+
+    def take(self, outcome: Outcome) -> None:
+        """Count how a volume ended; failures are given in `failed` by the caller, who knows the row."""
+        if outcome.status == "built":
+            self.built += 1
+            self.num_slices += outcome.num_slices
+            self.num_bytes += outcome.num_bytes
+        elif outcome.status == "skipped":
+            self.skipped += 1
+
+    def take_unseen(self, receipt: Mapping[str, Any] | None) -> None:
+        """Count a committed volume whose outcome never came: its receipt, or None where it was committed before."""
+        if receipt is None:
+            self.skipped += 1
+            return
+        self.built += 1
+        self.num_slices += receipt["num_slices"]
+        arrays = receipt["arrays"].items()
+        self.num_bytes += sum(math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize for _, array in arrays)
+
+    def sort(self, names: Iterable[str]) -> None:
+        """Bring failures, which come as they happen, into the manifest's order."""
+        ordered = {name: self.failed[name] for name in names if name in self.failed} if self.failed else {}
+        self.failed = {**ordered, **self.failed}
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as a JSON object."""
+        return {**asdict(self), "num_open": self.num_open, "exit_status": self.exit_status}
+
+    def lines(self) -> list[str]:
+        """Say it in words, failures listed by reason."""
+        num_committed = self.built + self.skipped - len(self.vanished)
+        lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes are committed{self._say_new()}"]
+        lines += listed(self.failed, "failed; the reason of each:")
+        lines += listed(
+            self.left_out, "failed in an earlier run and were not tried again; --retry-failed does, an edited row too:"
+        )
+        if self.vanished:
+            lines.append(
+                f"{len(self.vanished)} volumes were committed and had no receipt at the end of the run "
+                f"({_say_some(self.vanished)}); expected nobody else to change the corpus; find out what removed them, "
+                "and run the same command again"
+            )
+        if self.unreadable:
+            lines.append(
+                f"{len(self.unreadable)} other volumes of the corpus have damaged receipts "
+                f"({_say_some(self.unreadable)}); make them again with 'rephase repair {self.corpus}'"
+            )
+        if self.stopped:
+            lines.append(f"stopped with {self.num_open} volumes to go: {self.stopped}")
+        return lines
+
+    def _say_new(self) -> str:
+        if not self.built:
+            return ", all of them before" if self.skipped else ""
+        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.seconds else ""
+        return (
+            f": {self.built} built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
+            f"{format_seconds(self.seconds)}{rate}), {self.skipped} before"
+        )
+
+
+def _say_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def listed(failures: dict[str, Failure], what: str) -> list[str]:
+    """Say which volumes failed, by reason and one by one."""
+    if not failures:
+        return []
+    counts = Counter(failure.reason for failure in failures.values())
+    lines = [
+        f"{len(failures)} volumes {what} {', '.join(f'{count} {reason}' for reason, count in counts.most_common())}"
+    ]
+    lines += [f"  {name}: {failure.reason}: {failure.message}" for name, failure in list(failures.items())[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        lines.append(f"  and {len(failures) - _SHOWN} more; all of them: rephase status CORPUS --json")
+    return lines
+
+
+_SHOWN_REPAIRED = 50
+
+
+@dataclass
+class RepairSummary:
+    """What a repair found and did.
+
+    Attributes
+    ----------
+    num_volumes
+        Committed volumes that were looked at.
+    faults
+        As `verify` lists them.
+    damaged
+        Volumes that are to be made again.
+    restored, replaced
+        Of these: byte-equal to what was lost; made anew as another volume, because that was accepted or nothing was
+        recorded to compare with.
+    failed
+        Volumes that could not be made again, with the reason.
+    documents
+        Documents of the corpus itself that were written anew.
+    strays, removed
+        What belongs to nothing in the corpus; what of it was removed.
+    dry_run, interrupted, stopped
+        How it ended; as in `BuildSummary`.
+    """
+
+    corpus: str
+    num_volumes: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    documents: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    interrupted: bool = False
+    stopped: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 nothing is wrong any more, 1 something is, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        if self.dry_run:
+            return 1 if self.faults else 0
+        left = set(self.damaged) - {*self.restored, *self.replaced}
+        return 1 if left or self.stopped or len(self.removed) < len(self.strays) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all of it as a JSON object."""
+        return {**asdict(self), "exit_status": self.exit_status}
+
+    def lines(self) -> list[str]:
+        """Say it in words."""
+        lines = fault_lines(self.faults)
+        if self.dry_run:
+            lines.append(f"would make {len(self.damaged) - len(self.failed)} volumes again{self._written('write')}")
+        elif self.faults:
+            lines.append(
+                f"{len(self.restored)} volumes made again, byte-equal to what was lost{self._written('wrote')}"
+            )
+        if self.replaced:
+            shown = ", ".join(self.replaced[:_SHOWN_REPAIRED])
+            lines.append(f"{len(self.replaced)} volumes made as other ones than before: {shown}")
+        lines += listed(self.failed, "cannot be made again; the reason of each:")
+        if self.strays:
+            what = "removed" if self.removed else "left in place; --remove-strays removes them"
+            lines.append(f"{len(self.strays)} objects that belong to nothing in the corpus: {what}")
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
+        looked = f"{self.num_volumes} volumes looked at, {len(self.faults) or 'no'} faults"
+        return [*lines, f"{self.corpus}: {looked}{self._say_end()}"]
+
+    def _written(self, verb: str) -> str:
+        return f"; {verb} {', '.join(self.documents)}" if self.documents else ""
+
+    def _say_end(self) -> str:
+        if not self.faults:
+            return ""
+        return {0: ", all of them mended", 130: "; interrupted"}.get(
+            self.exit_status, "; nothing was changed" if self.dry_run else "; not all of them mended"
+        )

@@ -1,0 +1,201 @@
+"""The workers of a build: found, compared with each other, and made ready."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rephase.builder.options import BuildOptions
+from rephase.builder.preflight import check_environment, open_corpus
+from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.cluster.connect import Connection, check_spec, connect
+from rephase.cluster.counters import COUNTERS
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.metrics import install_metrics
+from rephase.cluster.performance import check_report
+from rephase.cluster.window import Finished
+from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
+from rephase.errors import RETRY_WITH_MEMORY, RequestError
+from rephase.pipeline.build_volume import build_volume, warm_up
+from rephase.pipeline.environment import (
+    MIXED_HELP,
+    common_classes,
+    common_device,
+    count_devices,
+    describe_class,
+    describe_machine,
+    environment_class,
+    version_differences,
+)
+from rephase.pipeline.memory import Limits, magnitude_limits
+from rephase.pipeline.recipe import Recipe
+from rephase.pipeline.task import Outcome, Task
+from rephase.pipeline.timeout import TimeLimit, VolumeClock, find_hang, hung_folder
+from rephase.pipeline.worker import Workbench, open_workbench
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What every worker process needs to make its workbench ready.
+
+    `state` names the bench in the workers, for this run alone: another build may work on the same cluster. `devices`
+    counts the workers of each device that were there at the start, `differences` says which versions differ there.
+    """
+
+    state: str
+    root: str
+    recipe: Recipe
+    device: str
+    classes: list[dict[str, str]]
+    allow_mixed: bool
+    checkpoint: Path | None
+    batch_size: int | None
+    limits: Limits
+    overwrite: bool
+    time_limit: float | None = None
+    devices: dict[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Say who works."""
+        lines = [f"workers: {', '.join(f'{count} x {name}' for name, count in self.devices.items())}"]
+        if self.differences:
+            lines.append(f"versions differ between this program and workers: {'; '.join(self.differences)}")
+        return lines
+
+
+def prepare_worker(plan: BenchPlan) -> Workbench:
+    """Make a worker process ready; one of another kind of machine than the first ones refuses, and does not join."""
+    environment = environment_class(plan.device)
+    if environment not in plan.classes and not plan.allow_mixed:
+        raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
+    bench = open_workbench(
+        plan.root,
+        plan.recipe,
+        environment,
+        device=plan.device,
+        checkpoint=plan.checkpoint,
+        batch_size=plan.batch_size,
+        limits=plan.limits,
+        overwrite=plan.overwrite,
+        allow_mixed=plan.allow_mixed,
+        clock=VolumeClock(TimeLimit(plan.time_limit, plan.recipe.nfe), hung_folder(plan.root)),
+    )
+    warm_up(bench)
+    return replace(bench, counters=COUNTERS)
+
+
+def run_task(state: str, task: Task) -> Outcome:
+    """Build one volume in a worker, on the bench of this name."""
+    bench: Workbench = worker_state(state)
+    with bench.counters.working():
+        outcome = build_volume(task, bench)
+    bench.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
+    return outcome
+
+
+def check_cluster(options: BuildOptions) -> None:
+    """Check the value of `--cluster` without starting anything; raises RequestError."""
+    with _as_request_errors():
+        check_spec(options.cluster)
+        check_report(options.performance_report)
+
+
+@contextmanager
+def _as_request_errors() -> Iterator[None]:
+    try:
+        yield
+    except ClusterError as error:
+        raise RequestError(str(error)) from None
+
+
+@contextmanager
+def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Connection]:
+    """Start or join the cluster of `--cluster`; what is wrong with it is a RequestError."""
+    with ExitStack() as stack:
+        with _as_request_errors():
+            connection = stack.enter_context(
+                connect(
+                    options.cluster,
+                    num_workers=options.num_workers,
+                    memory_limit=options.memory_limit,
+                    dashboard_address=options.dashboard_address,
+                    say=say,
+                )
+            )
+        yield connection
+
+
+def prepare_workers(connection: Connection, root: str, options: BuildOptions) -> BenchPlan:
+    """Look at the workers, open the corpus, make every worker ready.
+
+    Raises
+    ------
+    RequestError
+        If they cannot build this corpus; it may have been created.
+    """
+    with _as_request_errors():
+        machines = ask_workers(connection.client, describe_machine)
+    device = common_device(machines, uses_model=checkpoint_path(options) is not None)
+    classes = common_classes(machines, device, options.allow_mixed_devices)
+    recipe = make_recipe(options, device)
+    store = open_corpus(root, recipe, options.overwrite)
+    check_environment(store, classes, options)
+    threads = max(connection.num_threads() // max(connection.num_workers(), 1), 1)
+    plan = BenchPlan(
+        state=f"rephase-{uuid.uuid4().hex}",
+        root=store.root,
+        recipe=recipe,
+        device=device,
+        classes=classes,
+        allow_mixed=options.allow_mixed_devices,
+        checkpoint=checkpoint_path(options),
+        batch_size=options.batch_size,
+        limits=magnitude_limits(connection.memory_limit(), threads, options.volume_limit),
+        overwrite=options.overwrite,
+        time_limit=options.time_limit,
+        devices=count_devices(machines),
+        differences=tuple(version_differences(machines)),
+    )
+    try:
+        install_metrics(connection.client)
+        install_state(connection.client, plan.state, prepare_worker, (plan,))
+    except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
+        forget_workers(connection, plan)
+        raise RequestError(f"a worker cannot be made ready: {error}") from None
+    return plan
+
+
+def forget_workers(connection: Connection, plan: BenchPlan) -> None:
+    """Leave a cluster that was there before as it was."""
+    if not connection.local and connection.client.status == "running":
+        remove_state(connection.client, plan.state)
+
+
+def lost_outcome(root: str, finished: Finished[Task]) -> Outcome:
+    """Say how a task ended that gave no outcome of its own; `root` is the corpus, whose log knows of hangs."""
+    task = finished.item
+    if finished.worker_lost:
+        return _quarantined(root, task)
+    message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"
+    return Outcome(task.name, "failed", "failed", " ".join(message.split()))
+
+
+def _quarantined(root: str, task: Task) -> Outcome:
+    """Say why a volume was given up that cost a worker among others, and another one with nothing beside it."""
+    hang = find_hang(root, task.name)
+    if hang is not None:
+        message = (
+            f"{task.where}: took longer than its limit of {hang.limit_s:g} s, with nothing beside it, and hung in "
+            f"{hang.place}; expected it to end; look whether the file makes its reader hang, or run again with "
+            "--retry-failed --time-limit SECONDS"
+        )
+        return Outcome(task.name, "failed", "timeout", message)
+    message = (
+        f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
+        f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
+    )
+    return Outcome(task.name, "failed", "worker_lost", message)

@@ -1,0 +1,95 @@
+"""The encoding half of the format: arrays as shards and metadata documents in memory, by `zarr`, and their checksums.
+
+`rephase.corpus.decoding` is the decoding half. Equal values give equal bytes, so what a commit would write is known
+beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from rephase.corpus.decoding import ShardError, decode_shard
+from rephase.corpus.layout import ArrayLayout, from_json, to_json
+from rephase.corpus.storage.base import sha256
+
+
+def array_document(layout: ArrayLayout) -> bytes:
+    """Give the `zarr.json` of an array, as `zarr` describes it."""
+    buffers: dict[str, Buffer] = {}
+    _create_array(layout, buffers)
+    return to_json(from_json(buffers["zarr.json"].to_bytes()))
+
+
+def encode_array(layout: ArrayLayout, values: NDArray[Any]) -> Iterator[tuple[str, range, bytes]]:
+    """Encode an array shard by shard.
+
+    Yields
+    ------
+    key, chunks, data
+        The shard's key, the numbers of its chunks and its bytes: equal values give equal bytes.
+    """
+    buffers: dict[str, Buffer] = {}
+    array = _create_array(layout, buffers)
+    for key, chunks in layout.shards():
+        part = slice(chunks.start, chunks.stop) if len(layout.shape) > 1 else slice(None)
+        array[part] = values[part]  # one assignment a shard: a partial one would rewrite it
+        yield key, chunks, buffers.pop(key.rsplit("/", 1)[-1]).to_bytes()
+
+
+def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
+    """Give the receipt's `arrays`: where the chunks of each lie."""
+    return {key: ArrayLayout.of(key, arrays[key].shape).entry for key in sorted(arrays)}
+
+
+def object_checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Give the receipt's `checksums`, by the keys inside the volume, without writing anything."""
+    checksums = {}
+    for key in sorted(arrays):
+        layout = ArrayLayout.of(key, arrays[key].shape)
+        checksums[f"{key}/zarr.json"] = sha256(array_document(layout))
+        checksums |= {shard: sha256(data) for shard, _, data in encode_array(layout, arrays[key])}
+    return checksums
+
+
+def check_encoded(data: bytes, layout: ArrayLayout, values: NDArray[Any]) -> None:
+    """Decode a shard and compare it bit by bit with the values `(chunk, ...)` that it was made of.
+
+    Raises
+    ------
+    ShardError
+        If it does not decode, or to other values.
+    """
+    decoded = decode_shard(data, layout, len(values))
+    if not all(_same_bits(part, value) for part, value in zip(decoded, values, strict=True)):
+        raise ShardError("what was decoded is not what was encoded")
+
+
+def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    return np.array_equal(np.ascontiguousarray(left).view(np.uint8), np.ascontiguousarray(right).view(np.uint8))
+
+
+def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
+    dtype = np.dtype(layout.dtype)
+    typesize = 1 if dtype.kind == "u" else 4  # shuffles the 4-byte parts of complex numbers, not pairs of them
+    level = layout.compression_level
+    compressors = (BloscCodec(cname="lz4", clevel=level, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
+    return zarr.create_array(
+        MemoryStore(buffers),
+        shape=layout.shape,
+        dtype=dtype,
+        chunks=layout.chunk_shape,
+        shards=layout.shard_shape,
+        compressors=compressors,
+        fill_value=0 if dtype.kind == "u" else dtype.type(np.nan),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+    )

@@ -1,0 +1,122 @@
+"""The rules that bind a volume's arrays to each other: the magnitude is kept, `max` and `norm` are the target's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.corpus.layout import DTYPES
+from rephase.corpus.receipt import target_statistics
+from rephase.diffusion.fourier import ifft2c
+
+
+def array_faults(name: str, values: NDArray[Any]) -> Iterator[str]:
+    """Name values that format 1 forbids in (a part of) an array: not finite, or a negative zero."""
+    if values.dtype.kind not in "fc":
+        return
+    parts = np.ascontiguousarray(values).view(values.real.dtype)
+    count = parts.size - int(np.count_nonzero(np.isfinite(parts)))
+    if count:
+        yield f"{name} has {count} values that are not finite"
+    negative = int(np.count_nonzero(np.signbit(parts) & (parts == 0)))
+    if negative:
+        yield f"{name} has {negative} negative zeros; expected +0.0"
+
+
+def shape_faults(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]) -> list[str]:
+    """List where the shapes of a volume's arrays contradict each other or the volume's attributes."""
+    faults = [f"array {name} is not part of format 1" for name in shapes if name not in DTYPES]
+    kspace = shapes.get("kspace")
+    if kspace is None or len(kspace) not in (3, 4) or min(kspace) < 1:
+        return [*faults, f"kspace has shape {kspace}; expected (slice, [coil,] height, width)"]
+    height, width, _ = attributes["recon_size"]
+    target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
+    expected: dict[str, tuple[int, ...]] = {
+        target: (kspace[0], height, width),
+        "segmentation": (kspace[0], height, width),
+        "sens_maps": kspace,
+        "mask": kspace[-1:],
+    }
+    if attributes["num_slices"] != kspace[0]:
+        faults.append(f"num_slices is {attributes['num_slices']}, kspace has {kspace[0]} slices")
+    if list(attributes["encoding_size"][:2]) != list(kspace[-2:]):
+        faults.append(f"encoding_size is {attributes['encoding_size']}, kspace is {kspace[-2]} x {kspace[-1]}")
+    if target not in shapes:
+        faults.append(f"{target} is missing; kspace has {len(kspace)} axes")
+    for name, shape in shapes.items():
+        if name in expected and shape != expected[name]:
+            faults.append(f"{name} has shape {shape}; expected {expected[name]}")
+        elif name.startswith("reconstruction_") and name != target:
+            faults.append(f"{name} does not go with a kspace of {len(kspace)} axes; expected {target}")
+    return faults
+
+
+MAGNITUDE_TOLERANCE = 1e-5
+NORM_TOLERANCE = 1e-6
+
+
+class VolumeValues:
+    """The rules for the numbers themselves, fed slice by slice."""
+
+    def __init__(self, receipt: Mapping[str, Any]) -> None:
+        self._receipt = receipt
+        self._found: dict[str, list[str]] = {}
+        self._worst = (0.0, 0)
+        self._statistics: list[tuple[float, float]] = []
+        self._whole = True
+        fully_sampled = "mask" not in receipt["arrays"] and receipt["padding_left"] == 0
+        fully_sampled = fully_sampled and receipt["padding_right"] == receipt["encoding_size"][1]
+        self._plain = fully_sampled and receipt["noise_sigma"] == 0
+
+    def take_chunk(self, array: str, number: int, chunk: NDArray[Any] | None) -> None:
+        """Check one chunk's values by themselves."""
+        if chunk is None:
+            return
+        faults = [f"slice {number}: {fault}" for fault in array_faults(array, chunk)]
+        if array.startswith("reconstruction_") and chunk.min() < 0:
+            faults.append(f"slice {number}: {array} has negative values")
+        if faults:
+            self._found.setdefault(array, []).append(faults[0])
+
+    def take_slice(self, number: int, kspace: NDArray[Any] | None, target: NDArray[Any] | None) -> None:
+        """Compare one slice's k-space with its target."""
+        if target is None:
+            self._whole = False
+            return
+        self._statistics.append(target_statistics(target[None]))
+        if kspace is None or not self._plain:
+            return
+        image = ifft2c(torch.from_numpy(kspace)).abs().numpy()
+        if image.ndim == 3:
+            image = np.sqrt(np.square(image).sum(axis=0))
+        error = float(np.abs(_centre_crop(image, target.shape) - target).max())
+        self._worst = max(self._worst, (error, number))
+
+    def faults(self) -> list[str]:
+        """Say what was found in the volume as a whole, a line each."""
+        found = []
+        for faults in self._found.values():
+            others = f" (and {len(faults) - 1} other slices have faults)" if len(faults) > 1 else ""
+            found.append(faults[0] + others)
+        error, number = self._worst
+        allowed = MAGNITUDE_TOLERANCE * self._receipt["max"]
+        if error > allowed:
+            found.append(f"slice {number}: the magnitude of the k-space is off by {error:.3g}; allowed {allowed:.3g}")
+        if self._whole and self._statistics:
+            maximum = max(peak for peak, _ in self._statistics)
+            norm = math.sqrt(math.fsum(part * part for _, part in self._statistics))
+            if maximum != self._receipt["max"]:
+                found.append(f"max is {self._receipt['max']!r}; the target's maximum is {maximum!r}")
+            if abs(norm - self._receipt["norm"]) > NORM_TOLERANCE * norm:
+                found.append(f"norm is {self._receipt['norm']!r}; the target's norm is {norm!r}")
+        return found
+
+
+def _centre_crop(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    top, left = (image.shape[-2] - shape[-2]) // 2, (image.shape[-1] - shape[-1]) // 2
+    return image[..., top : top + shape[-2], left : left + shape[-1]]

@@ -1,0 +1,206 @@
+"""Format 1 in names and numbers: keys, shapes, shards, metadata documents. augment/FORMAT.md says it in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+MAX_SHARD_BYTES = 512 * 2**20
+
+CONVENTIONS = {
+    "axes": "(slice, [coil,] height, width); height is readout, width is phase encoding",
+    "fft": "kspace = fftshift(fft2(ifftshift(image), norm='ortho')) over the last two axes",
+    "scale": "stored = input / scale, scale a power of two; max and norm are in stored units",
+    "orientation": "patient direction (LPS letters) in which the slice, height and width indices grow",
+    "zero": "zeros are +0.0; every value is finite; the fill value NaN means a missing chunk",
+}
+
+DTYPES = {
+    "kspace": "complex64",
+    "reconstruction_esc": "float32",
+    "reconstruction_rss": "float32",
+    "sens_maps": "complex64",
+    "segmentation": "uint8",
+    "mask": "float32",
+}
+"""Every array that a volume may have."""
+
+
+def volume_prefix(name: str) -> str:
+    """Key of a volume's group."""
+    return f"volumes/{name}"
+
+
+def receipt_key(name: str) -> str:
+    """Key of a volume's receipt: the volume exists when this object exists."""
+    return f"volumes/{name}/zarr.json"
+
+
+def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
+    """Serialise in the one order and spelling of the format, so that equal documents are equal bytes.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has none.
+    TypeError
+        If a value is not JSON (a NumPy number, a path).
+    """
+    text = json.dumps(document, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def from_json(document: bytes) -> dict[str, Any]:
+    """Parse a JSON object; raises ValueError where it is none."""
+    try:
+        if b"\\ud" in document or b"\\uD" in document:  # half a character cannot be written again
+            raise ValueError("characters beyond the first 65,536 are escaped")
+        parsed = json.loads(document, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("brackets too deep") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"expected a JSON object, got {type(parsed).__name__}")
+    return parsed
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def plain_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Give attributes as a reader will get them: tuples become lists; raises as `to_json` does."""
+    return from_json(to_json(attributes))
+
+
+def group_document(attributes: Mapping[str, Any], indent: int | None = 2) -> bytes:
+    """Give the `zarr.json` of a group with these attributes."""
+    return to_json({"attributes": attributes, "node_type": "group", "zarr_format": 3}, indent)
+
+
+def group_attributes(document: bytes | None, where: str) -> dict[str, Any]:
+    """Read the attributes of a group's `zarr.json`.
+
+    Raises
+    ------
+    ValueError
+        If it is no such document; the message names `where`.
+    """
+    try:
+        parsed = from_json(document or b"")
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error}); expected the metadata of a Zarr v3 group") from None
+    attributes = parsed.get("attributes")
+    if not isinstance(attributes, dict) or parsed.get("node_type") != "group" or parsed.get("zarr_format") != 3:
+        raise ValueError(f"{where}: not the metadata of a Zarr v3 group")
+    return attributes
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Where the chunks of one array lie.
+
+    Attributes
+    ----------
+    prefix
+        Key of the array from the corpus's root, or its name alone for keys inside the volume.
+    shape
+        Of the whole array.
+    dtype
+        `"complex64"`, `"float32"` or `"uint8"`.
+    chunks_per_shard
+        Slices in a shard; the last shard may hold fewer.
+    """
+
+    prefix: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks_per_shard: int
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], volume: str | None = None) -> ArrayLayout:
+        """Lay out an array by the rules of the format; keys count from the root where the volume is named."""
+        prefix = name if volume is None else f"{volume_prefix(volume)}/{name}"
+        return cls(prefix, shape, DTYPES[name], chunks_per_shard(name, shape))
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """One slice with its coils; an array of one axis (a sampling mask) is one chunk."""
+        return (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """How a receipt describes the array."""
+        return {"shape": list(self.shape), "dtype": self.dtype, "chunks_per_shard": self.chunks_per_shard}
+
+    @property
+    def compression_level(self) -> int:
+        """Blosc's level: 0 (kept as it is) for complex arrays of several coils, 5 for all others.
+
+        Noise fills most of such an array: compressing it spares a tenth of the disk, and undoing that takes longer than
+        reading it.
+        """
+        return 0 if self.dtype == "complex64" and len(self.shape) == 4 else 5
+
+    @property
+    def shard_shape(self) -> tuple[int, ...]:
+        """The chunks of one shard."""
+        return (self.chunk_shape[0] * self.chunks_per_shard, *self.shape[1:])
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the whole array."""
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """Give the key of the shard that holds a chunk, and the chunk's number in it."""
+        shard, inner = divmod(index, self.chunks_per_shard)
+        return f"{self.prefix}/c.{shard}{'.0' * (len(self.shape) - 1)}", inner
+
+    def shards(self) -> list[tuple[str, range]]:
+        """Give every shard's key and the numbers of its chunks."""
+        starts = range(0, self.num_chunks, self.chunks_per_shard)
+        return [(self.locate(i)[0], range(i, min(i + self.chunks_per_shard, self.num_chunks))) for i in starts]
+
+
+def chunks_per_shard(name: str, shape: tuple[int, ...]) -> int:
+    """Give the number of inner chunks in a shard: all, or equal parts of at most 512 MiB each before compression."""
+    if len(shape) == 1:
+        return 1
+    slice_bytes = math.prod(shape[1:]) * np.dtype(DTYPES[name]).itemsize
+    most = max(MAX_SHARD_BYTES // slice_bytes, 1)
+    num_shards = -(-shape[0] // most)
+    return -(-shape[0] // num_shards)
+
+
+def positive_zeros(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array with every -0.0, real or imaginary, written as +0.0: a sign of zero tells what was masked."""
+    values = np.ascontiguousarray(array)
+    if values.dtype.kind not in "fc":
+        return values.copy()
+    parts = values.view(values.real.dtype)
+    cleaned: NDArray[Any] = (parts + parts.dtype.type(0)).view(values.dtype).reshape(values.shape)
+    return cleaned
+
+
+def corpus_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the attributes of a corpus that is made by a recipe, from the recipe as JSON alone."""
+    return {
+        "recipe": dict(recipe),
+        "recipe_hash": canonical_hash(recipe),
+        "checkpoint_hash": recipe.get("checkpoint_sha256"),
+        "seed": recipe.get("seed"),
+    }
+
+
+def canonical_hash(document: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a JSON document in one spelling: sorted keys, no spaces, ASCII."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

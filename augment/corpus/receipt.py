@@ -1,0 +1,223 @@
+"""The receipt of one volume: which attributes its group must carry, with types and units, in one place.
+
+The pipeline gives everything but `STORE_KEYS`, which `rephase.corpus.store` adds while it commits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(@[1-9][0-9]*)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ArrayEntry(TypedDict):
+    """Shape, dtype and shard length (in chunks) of one stored array."""
+
+    shape: list[int]
+    dtype: str
+    chunks_per_shard: int
+
+
+class Receipt(TypedDict):
+    """Attributes of a volume's group; augment/FORMAT.md is the contract in words.
+
+    Sizes are `[height, width, 1]` (fastMRI's x, y, z). `max` and `norm` are the maximum and the L2 norm of the target
+    volume in stored units. `affine` is 4 x 4, of the final array, LPS mm. `patient_id` is the subject's pseudonym, or
+    the volume id where the manifest names none. `audit` holds flags, `columns` what `--keep-columns` opted in.
+    """
+
+    row_hash: str
+    recipe_hash: str
+    source_sha256: str
+    environment: dict[str, Any]
+    acquisition: str
+    max: float
+    norm: float
+    patient_id: str
+    split: str | None
+    contrast: str | None
+    anatomy: str | None
+    field_t: float | None
+    te_ms: float | None
+    spacing_mm: list[float]
+    affine: list[list[float]]
+    orientation: str
+    transposed: bool
+    phase_encode: str
+    scale: float
+    phase_generator: str
+    nfe: int
+    noise_sigma: float
+    oversampling: float
+    encoding_size: list[int]
+    recon_size: list[int]
+    padding_left: int
+    padding_right: int
+    storage: str
+    licence: str | None
+    audit: dict[str, Any]
+    num_slices: int
+    seed: int
+    replica: int
+    columns: NotRequired[dict[str, str]]
+    arrays: NotRequired[dict[str, ArrayEntry]]
+    checksums: NotRequired[dict[str, str]]
+
+
+STORE_KEYS = ("arrays", "checksums")
+"""Added by the store; a caller does not give them."""
+
+OPTIONAL_KEYS = ("columns",)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_magnitude(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_power_of_two(value: object) -> bool:
+    return isinstance(value, (int, float)) and _is_positive(value) and math.frexp(value)[0] == 0.5
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_count(item) and item > 0 for item in value)
+
+
+def _is_spacing(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_positive(item) for item in value)
+
+
+def _is_affine(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(line, list) and len(line) == 4 and all(map(_is_number, line)) for line in value)
+    )
+
+
+def _is_orientation(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[RLAPIS]{3}", value) is not None
+
+
+def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _one_of(*words: str) -> Callable[[object], bool]:
+    return lambda value: value in words
+
+
+_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "row_hash": (_is_digest, "64 hexadecimal digits"),
+    "recipe_hash": (_is_digest, "64 hexadecimal digits"),
+    "source_sha256": (_is_digest, "64 hexadecimal digits"),
+    "environment": (_is_dict, "an object"),
+    "acquisition": (_is_text, "a string"),
+    "max": (_is_magnitude, "a finite number >= 0"),
+    "norm": (_is_magnitude, "a finite number >= 0"),
+    "patient_id": (_is_name, "a string that is not empty"),
+    "split": (_or_none(_is_name), "a string or null"),
+    "contrast": (_or_none(_is_name), "a string or null"),
+    "anatomy": (_or_none(_is_name), "a string or null"),
+    "field_t": (_or_none(_is_positive), "tesla > 0 or null"),
+    "te_ms": (_or_none(_is_magnitude), "milliseconds >= 0 or null"),
+    "spacing_mm": (_is_spacing, "three distances in mm > 0"),
+    "affine": (_is_affine, "4 lists of 4 numbers"),
+    "orientation": (_is_orientation, "three letters of R L A P I S"),
+    "transposed": (lambda value: isinstance(value, bool), "true or false"),
+    "phase_encode": (_one_of("row", "column", "assumed"), "row, column or assumed"),
+    "scale": (_is_power_of_two, "a power of two"),
+    "phase_generator": (_is_name, "a string that is not empty"),
+    "nfe": (_is_count, "an integer >= 0"),
+    "noise_sigma": (_is_magnitude, "a finite number >= 0"),
+    "oversampling": (_is_positive, "a number > 0"),
+    "encoding_size": (_is_size, "three integers [height, width, 1]"),
+    "recon_size": (_is_size, "three integers [height, width, 1]"),
+    "padding_left": (_is_count, "an integer >= 0"),
+    "padding_right": (_is_count, "an integer >= 0"),
+    "storage": (_one_of("kspace", "image+maps"), "kspace or image+maps"),
+    "licence": (_or_none(_is_name), "a string or null"),
+    "audit": (_is_dict, "an object"),
+    "num_slices": (lambda value: _is_count(value) and value != 0, "an integer > 0"),
+    "seed": (_is_int, "an integer"),
+    "replica": (_is_count, "an integer >= 0"),
+}
+
+REQUIRED_KEYS = tuple(_CHECKS)
+
+
+def volume_name(volume_id: str, replica: int) -> str:
+    """Name the volume of a replica: the id itself for replica 0, else `<volume_id>@k`."""
+    return volume_id if replica == 0 else f"{volume_id}@{replica}"
+
+
+def is_volume_name(name: str) -> bool:
+    """Tell whether a corpus may hold a volume of this name."""
+    return _NAME.fullmatch(name) is not None and not name.startswith((".", "__")) and name.lower() != "zarr.json"
+
+
+def receipt_faults(attributes: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with a receipt's attributes, one line a fault; empty where it is complete.
+
+    Keys that the format does not know are faults too: nothing of the source may slip into a corpus unnoticed.
+    """
+    faults = [f"attribute {key} is missing" for key in REQUIRED_KEYS if key not in attributes]
+    for key, (check, expected) in _CHECKS.items():
+        if key in attributes and not check(attributes[key]):
+            faults.append(f"attribute {key} is {attributes[key]!r}; expected {expected}")
+    known = {*REQUIRED_KEYS, *OPTIONAL_KEYS, *STORE_KEYS}
+    faults += [f"attribute {key} is not part of format 1" for key in attributes if key not in known]
+    if "columns" in attributes and not _is_dict(attributes["columns"]):
+        faults.append("attribute columns is not an object of strings")
+    return faults
+
+
+def target_statistics(target: NDArray[np.float32]) -> tuple[float, float]:
+    """Give a target volume's `max` and `norm` (L2, summed in float64), in stored units.
+
+    Each slice is summed on its own and the sums are added in order, so that slices that arrive one by one give the
+    same number.
+    """
+    squares = [float(np.sum(np.square(image, dtype=np.float64))) for image in target]
+    return float(target.max()), math.sqrt(math.fsum(squares))
+
+
+AUDIT_FLAGS = ("interpolated", "filtered", "lossy", "clipped_negatives")

@@ -1,0 +1,319 @@
+"""Objects in S3, or in what speaks its protocol, through botocore.
+
+botocore was taken over obstore and s3fs: it goes on working in a forked process, as torch's data loaders are (obstore
+hangs there), it writes on conditions (If-None-Match, If-Match), and it knows every usual variable, profile and role.
+Its own retries end with a response's headers, so what is retried here is the whole call, the body included.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from botocore.exceptions import (
+    ConnectTimeoutError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+
+from rephase.errors import RequestError
+
+try:
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+    from botocore.parsers import ResponseParserError
+
+    pass
+except ImportError:
+    raise RequestError("s3:// needs botocore, which is not installed; pip install 'rephase[s3]'") from None
+
+TIMEOUT_S = 60.0
+"""Without a byte from the server for so long, a request has failed."""
+
+_ATTEMPTS = 6
+_FIRST_DELAY_S = 0.25
+_LONGEST_DELAY_S = 8.0
+_SLOWEST_BYTES_PER_S = 50_000
+_BLOCK = 1 << 20
+_ROOT = re.compile(r"s3://([^/]+)/(.*[^/])/*")
+
+_Result = TypeVar("_Result")
+_clients: dict[tuple[object, ...], Any] = {}
+_making = threading.Lock()
+
+
+def _forget_clients() -> None:
+    """Start anew in a forked process: two processes on one connection would read each other's answers."""
+    global _making
+    _clients.clear()
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_clients)
+
+
+def _client(timeout_s: float) -> Any:  # noqa: ANN401 -- botocore makes the class when it is asked
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION")
+    key = (timeout_s, *map(os.environ.get, names))
+    with _making:
+        if key not in _clients:
+            session = botocore.session.get_session()
+            config = Config(
+                connect_timeout=min(timeout_s, 10.0),
+                read_timeout=timeout_s,
+                retries={"mode": "standard", "total_max_attempts": 1},
+                max_pool_connections=32,
+                tcp_keepalive=True,
+                # what was written is read back and compared; not every service knows the trailing checksums
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            region = session.get_config_variable("region") or os.environ.get("AWS_REGION") or "us-east-1"
+            _clients[key] = session.create_client("s3", region_name=region, config=config)
+        return _clients[key]
+
+
+class S3Storage:
+    """Objects under `s3://bucket/prefix`. Holds no connection of its own: it may be forked and pickled.
+
+    Parameters
+    ----------
+    root
+        `s3://bucket/prefix`.
+    timeout_s
+        Without a byte for so long, a request has failed.
+
+    Raises
+    ------
+    RequestError
+        If the root names no bucket and prefix, or what is configured for S3 is wrong.
+    """
+
+    def __init__(self, root: str, timeout_s: float = TIMEOUT_S) -> None:
+        match = _ROOT.fullmatch(root)
+        if match is None:
+            raise RequestError(f"{root}: expected s3://BUCKET/NAME; a corpus needs a name inside its bucket")
+        self._bucket, self._prefix = match[1], match[2]
+        self.root = f"s3://{self._bucket}/{self._prefix}"
+        self._timeout_s = timeout_s
+        try:
+            _client(timeout_s)
+        except (BotoCoreError, ValueError) as error:
+            raise RequestError(f"{self.root}: {' '.join(str(error).split())}; set the AWS_ variables right") from None
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object, None where there is none."""
+        try:
+            return self._call(key, lambda: b"".join(self._read(key)))
+        except FileNotFoundError as error:
+            if error.filename == self._url(key):
+                return None
+            raise
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Read `length` bytes from `start` (from the end where negative); fewer where the object ends before."""
+        wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
+        try:
+            return self._call(key, lambda: b"".join(self._read(key, Range=wanted)))[:length]
+        except ValueError:  # beyond the end
+            return b""
+
+    def holds(self, key: str, data: bytes) -> bool:
+        """Read an object back and tell whether it is these very bytes; it is never in memory as a whole."""
+        try:
+            return self._call(key, lambda: self._is(key, data))
+        except FileNotFoundError as error:
+            if error.filename == self._url(key):
+                return False
+            raise
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object in one request: it is there whole, or it is not."""
+        self._call(key, lambda: self._send("put_object", key, Body=data))
+
+    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
+        """Write an object as `put`, whole: a request wants its length and checksum first."""
+        self.put(key, b"".join(blocks))
+
+    def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
+        """Write an object if it still has this tag, or if there is none where the tag is None.
+
+        Returns
+        -------
+        tag
+            The new one, None where the condition does not hold and nothing was written.
+        """
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            return str(self._call(key, lambda: self._send("put_object", key, Body=data, **condition))["ETag"])
+        except FileNotFoundError:
+            if tag is None:
+                raise
+            return None
+        except FileExistsError:
+            # It may have been this very request, whose answer was lost before it was sent again.
+            found = self.get_tagged(key)
+            return found[1] if found is not None and found[0] == data else None
+
+    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Read an object and its tag, None where there is none."""
+
+        def read() -> tuple[bytes, str]:
+            answer = self._send("get_object", key)
+            return answer["Body"].read(), str(answer["ETag"])
+
+        with suppress(FileNotFoundError):
+            return self._call(key, read)
+        return None
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self._call(key, lambda: self._send("delete_object", key))
+
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object of this key."""
+        try:
+            self._call(key, lambda: self._send("head_object", key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def children(self, prefix: str) -> list[str]:
+        """Name what lies directly under a prefix, sorted; empty where there is nothing."""
+        folder = self._folder(prefix)
+        found = set()
+        for page in self._pages(folder, Delimiter="/"):
+            found |= {entry["Prefix"][len(folder) :].rstrip("/") for entry in page.get("CommonPrefixes", ())}
+            found |= {entry["Key"][len(folder) :] for entry in page.get("Contents", ())}
+        return sorted(found - {""})
+
+    def children_with(self, prefix: str, name: str) -> list[str]:
+        """Name the children of a prefix that have an object of this name, sorted: one listing, not a look at each."""
+        folder = self._folder(prefix)
+        paths = (key[len(folder) :].split("/") for key in self._all(folder))
+        return sorted(path[0] for path in paths if path[1:] == [name])
+
+    def keys(self, prefix: str) -> list[str]:
+        """List every object under a prefix, as keys from the root, sorted."""
+        start = len(self._prefix) + 1
+        return sorted(key[start:] for key in self._all(self._folder(prefix)))
+
+    def num_bytes(self) -> int:
+        """Add up the sizes of all objects."""
+        return sum(entry["Size"] for page in self._pages(self._folder("")) for entry in page.get("Contents", ()))
+
+    def clear_partials(self) -> None:
+        """Do nothing: an object store drops what was not sent whole."""
+
+    def _folder(self, prefix: str) -> str:
+        return f"{self._prefix}/{prefix}".rstrip("/") + "/"
+
+    def _url(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def _all(self, folder: str) -> Iterator[str]:
+        for page in self._pages(folder):
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
+
+    def _pages(self, folder: str, **options: str) -> Iterator[dict[str, Any]]:
+        more: dict[str, str] = {}
+        while True:
+            arguments = {"Bucket": self._bucket, "Prefix": folder, **options, **more}
+            page = self._call("", partial(_client(self._timeout_s).list_objects_v2, **arguments))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _send(self, operation: str, key: str, **arguments: str | bytes) -> dict[str, Any]:
+        call = getattr(_client(self._timeout_s), operation)
+        answer: dict[str, Any] = call(Bucket=self._bucket, Key=f"{self._prefix}/{key}", **arguments)
+        return answer
+
+    def _read(self, key: str, **arguments: str) -> Iterator[bytes]:
+        answer = self._send("get_object", key, **arguments)
+        deadline = time.monotonic() + self._timeout_s + answer["ContentLength"] / _SLOWEST_BYTES_PER_S
+        for block in answer["Body"].iter_chunks(_BLOCK):
+            yield block
+            if time.monotonic() > deadline:
+                raise ReadTimeoutError(endpoint_url=self._url(key))
+
+    def _is(self, key: str, data: bytes) -> bool:
+        position = 0
+        for block in self._read(key):
+            if data[position : position + len(block)] != block:
+                return False
+            position += len(block)
+        return position == len(data)
+
+    def _call(self, key: str, request: Callable[[], _Result]) -> _Result:
+        """Send a request until it is answered, with longer and longer waits; errors become those of a file system."""
+        given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+        attempts = max(int(given), 1) if given.isdecimal() else _ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            try:
+                return request()
+            except (BotoCoreError, ResponseParserError, ClientError) as error:
+                if attempt == attempts or not is_passing(error):
+                    raise as_os_error(error, self.root, self._url(key), attempt) from error
+            longest = min(_FIRST_DELAY_S * 2**attempt, _LONGEST_DELAY_S)
+            time.sleep(random.SystemRandom().uniform(longest / 2, longest))
+        raise AssertionError("unreachable")
+
+
+_PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+_PASSING_ERRORS = (HTTPClientError, IncompleteReadError, ResponseStreamingError, ResponseParserError)
+
+
+_DENIED_STATUS = {401, 403}
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
+def is_passing(error: Exception) -> bool:
+    """Tell whether the same request may succeed a moment later."""
+    if isinstance(error, ClientError):
+        return _status(error) in _PASSING_STATUS or error.response.get("Error", {}).get("Code") == "RequestTimeout"
+    return isinstance(error, _PASSING_ERRORS)
+
+
+def as_os_error(error: Exception, root: str, url: str, attempts: int) -> Exception:
+    """Give the error that a file system would raise: what handles those needs to know no other."""
+    tried = f", tried {attempts} times" if attempts > 1 else ""
+    text = " ".join(str(error).split())
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return PermissionError(errno.EACCES, f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
+    if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
+        return TimeoutError(errno.ETIMEDOUT, f"the object store does not answer{tried}", url)
+    if not isinstance(error, ClientError):
+        return ConnectionError(errno.ECONNABORTED, f"{text}{tried}", url)
+    code, status = error.response.get("Error", {}).get("Code", ""), _status(error)
+    if code == "NoSuchBucket":
+        return FileNotFoundError(errno.ENOENT, "no such bucket; make it first", root)
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, "no such object", url)
+    if status == 412:
+        return FileExistsError(errno.EEXIST, "another version is there", url)
+    if status == 416:
+        return ValueError(f"{url}: the range lies beyond the end")
+    if status in _DENIED_STATUS:
+        return PermissionError(errno.EACCES, f"the object store refuses: {code}", url)
+    kind = errno.ENOSYS if status in (400, 405, 501) else errno.EIO
+    return OSError(kind, f"the object store answers {status} {code}{tried}", url)

@@ -1,0 +1,178 @@
+"""Check one committed volume: its receipt, every object's checksum, every chunk, and the rules for the values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rephase.corpus.decoding import ShardError, decode_shard
+from rephase.corpus.encoding import array_document
+from rephase.corpus.index import index_row
+from rephase.corpus.invariants import VolumeValues, shape_faults
+from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
+from rephase.corpus.receipt import is_volume_name, receipt_faults
+from rephase.corpus.storage.base import sha256
+from rephase.corpus.store import CorpusStore
+from rephase.errors import VolumeError
+
+
+@dataclass(frozen=True)
+class VolumeCheck:
+    """What was found in one volume.
+
+    Attributes
+    ----------
+    faults
+        What is wrong with the volume itself, one line each.
+    strays
+        Keys from the root of objects that lie in the volume and that its receipt does not list.
+    row
+        Of the index, as the receipt gives it; None where the receipt is not to be relied on.
+    """
+
+    name: str
+    num_slices: int = 0
+    num_bytes: int = 0
+    faults: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    row: dict[str, Any] | None = None
+    recipe_hash: str | None = None
+
+
+def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
+    """Check one committed volume; whatever is wrong becomes a line in its faults."""
+    try:
+        return _check(store, name)
+    except VolumeError as error:
+        return VolumeCheck(name, faults=[str(error)])
+    except OSError as error:
+        return VolumeCheck(name, faults=[f"cannot be read ({error})"])
+    except Exception as error:  # a damaged document may be anything; the other volumes are checked all the same
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return VolumeCheck(name, faults=[f"cannot be checked ({what}); its receipt is damaged"])
+
+
+def _check(store: CorpusStore, name: str) -> VolumeCheck:
+    receipt = store.receipt(name)
+    if receipt is None:
+        return VolumeCheck(name, faults=["the receipt went away while it was checked"])
+    faults = receipt_faults(receipt)
+    if not is_volume_name(name):
+        faults.append("not a name that a volume may have")
+    if not faults and store.storage.get(receipt_key(name)) != group_document(receipt):
+        faults.append("the receipt is not spelled as format 1 spells it")
+    if not faults:
+        faults = _entry_faults(receipt)
+    if faults:
+        return VolumeCheck(name, faults=faults)
+    objects = _VolumeObjects(store, name, receipt)
+    faults = _check_arrays(objects, name, receipt)
+    row = index_row(name, receipt)
+    return VolumeCheck(
+        name, receipt["num_slices"], objects.num_bytes, faults, objects.strays(), row, receipt["recipe_hash"]
+    )
+
+
+def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:
+    """Check the part of a receipt that the store writes: which arrays and objects there are."""
+    entries, checksums = receipt.get("arrays"), receipt.get("checksums")
+    if not isinstance(entries, dict) or not isinstance(checksums, dict):
+        return ["the receipt lacks arrays or checksums"]
+    try:
+        shapes = {key: tuple(int(size) for size in entry["shape"]) for key, entry in entries.items()}
+    except (KeyError, TypeError, ValueError):
+        return ["the receipt's arrays lack their shapes"]
+    faults = shape_faults(shapes, receipt)
+    if faults:
+        return faults
+    layouts = {key: ArrayLayout.of(key, shape) for key, shape in shapes.items()}
+    # counted before they are listed: a damaged number may promise more shards than memory holds names of
+    promised = sum(1 + math.ceil(layout.num_chunks / layout.chunks_per_shard) for layout in layouts.values())
+    if promised > 2 * len(checksums) + 8:
+        return ["the receipt lacks checksums of most of its arrays' objects"]
+    expected = set()
+    for key, layout in layouts.items():
+        if entries[key] != layout.entry:
+            faults.append(f"the receipt describes {key} as {entries[key]}, which is not format 1")
+        expected |= {f"{key}/zarr.json", *(shard for shard, _ in layout.shards())}
+    faults += [f"the receipt has no checksum of {key}" for key in sorted(expected - set(checksums))]
+    faults += [
+        f"the receipt has a checksum of an object that is not format 1: {key}"
+        for key in sorted(set(checksums) - expected)
+    ]
+    return faults
+
+
+class _VolumeObjects:
+    """Reads a volume's objects, checks each against the receipt, and notes what is wrong."""
+
+    def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
+        self._store = store
+        self._prefix = volume_prefix(name) + "/"
+        self._checksums: Mapping[str, str] = receipt["checksums"]
+        self.num_bytes = 0
+        self.faults: list[str] = []
+
+    def check_document(self, layout: ArrayLayout, array: str) -> None:
+        """Check an array's metadata against the format."""
+        data = self._read(f"{array}/zarr.json")
+        if data is None:
+            return
+        try:
+            right = from_json(data) == from_json(array_document(layout))
+        except ValueError:
+            right = False
+        if not right:
+            self.faults.append(f"{array}/zarr.json does not describe the array of the receipt in format 1")
+
+    def chunks(self, layout: ArrayLayout) -> Iterator[NDArray[Any] | None]:
+        """Decode an array chunk by chunk, one shard in memory at a time; None for chunks that cannot be had."""
+        for key, chunks in layout.shards():
+            data = self._read(key.removeprefix(self._prefix))
+            num_good = 0
+            try:
+                if data is not None:
+                    for chunk in decode_shard(data, layout, len(chunks)):
+                        num_good += 1
+                        yield chunk
+            except ShardError as error:
+                self.faults.append(f"{key.removeprefix(self._prefix)}, chunk {num_good}: {error}")
+            yield from [None] * (len(chunks) - num_good)
+
+    def strays(self) -> list[str]:
+        """List objects under the volume that its receipt does not name, as keys from the root."""
+        known = {self._prefix + key for key in ("zarr.json", *self._checksums)}
+        return [key for key in self._store.storage.keys(self._prefix.rstrip("/")) if key not in known]
+
+    def _read(self, key: str) -> bytes | None:
+        data = self._store.storage.get(self._prefix + key)
+        if data is None:
+            self.faults.append(f"{key} is missing")
+            return None
+        self.num_bytes += len(data)
+        if sha256(data) != self._checksums[key]:
+            self.faults.append(f"{key} is not what its checksum says")
+            return None
+        return data
+
+
+def _check_arrays(objects: _VolumeObjects, name: str, receipt: Mapping[str, Any]) -> list[str]:
+    shapes = {array: tuple(entry["shape"]) for array, entry in receipt["arrays"].items()}
+    layouts = {array: ArrayLayout.of(array, shape, name) for array, shape in shapes.items()}
+    for array, layout in layouts.items():
+        objects.check_document(layout, array)
+    target = "reconstruction_esc" if len(shapes["kspace"]) == 3 else "reconstruction_rss"
+    values = VolumeValues(receipt)
+    pairs = zip(objects.chunks(layouts["kspace"]), objects.chunks(layouts[target]), strict=True)
+    for number, (kspace, image) in enumerate(pairs):
+        values.take_chunk("kspace", number, kspace)
+        values.take_chunk(target, number, image)
+        values.take_slice(number, kspace, image)
+    for array in sorted(set(layouts) - {"kspace", target}):
+        for number, chunk in enumerate(objects.chunks(layouts[array])):
+            values.take_chunk(array, number, chunk)
+    return objects.faults + values.faults()

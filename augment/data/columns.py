@@ -1,0 +1,186 @@
+"""The index of a corpus as arrays: a loader's view of it, small enough to be copied into every worker.
+
+Lists of Python objects would grow in forked workers, as each look at one changes its reference count and so copies its
+page; arrays do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.corpus.index import INDEX_KEY, check_seal, read_index
+from rephase.corpus.storage.open import open_storage
+from rephase.corpus.store import open_attributes
+
+_SEPARATOR = "\n"
+_NUMBERS = (
+    "num_slices", "num_coils", "height", "width", "target_height", "target_width", "kspace_chunks_per_shard",
+    "target_chunks_per_shard", "has_mask", "max", "norm", "padding_left", "padding_right", "field_t", "te_ms",
+    "spacing_slice_mm", "spacing_height_mm", "spacing_width_mm", "nfe", "noise_sigma", "oversampling", "replica",
+)  # fmt: skip
+_WORDS = (
+    "name", "target", "patient_id", "acquisition", "split", "contrast", "anatomy", "orientation", "phase_generator",
+    "storage", "audit",
+)  # fmt: skip
+
+Value = str | int | float | bool | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A column of texts: the different ones, and which of them each row has."""
+
+    texts: NDArray[np.bytes_]
+    codes: NDArray[np.int32]
+
+
+class Columns:
+    """Facts of volumes, a column each.
+
+    Numbers that are unknown are NaN, texts that are unknown are empty; `audit` is a tuple of flags.
+    """
+
+    def __init__(self, columns: Mapping[str, _Words | NDArray[Any]]) -> None:
+        self._columns = dict(columns)
+
+    def __len__(self) -> int:
+        first = self._columns["name"]
+        return len(first.codes if isinstance(first, _Words) else first)
+
+    def number(self, column: str) -> NDArray[Any]:
+        """Give a column of numbers."""
+        values = self._columns[column]
+        if isinstance(values, _Words):
+            raise KeyError(column)
+        return values
+
+    def texts(self, column: str) -> list[str]:
+        """Give a column of texts, row by row."""
+        words = self._words(column)
+        decoded = [text.decode() for text in words.texts.tolist()]
+        return [decoded[code] for code in words.codes.tolist()]
+
+    def different(self, column: str) -> list[str]:
+        """Give the different texts of a column, sorted; the flags one by one for `audit`."""
+        words = self._words(column)
+        found = {words.texts[code].decode() for code in np.unique(words.codes)}
+        return sorted({flag for text in found for flag in text.split(_SEPARATOR)} if column == "audit" else found)
+
+    def having(self, column: str, wanted: Collection[str]) -> NDArray[np.bool_]:
+        """Tell for every row whether its text, or one of its flags, is among those wanted."""
+        words = self._words(column)
+        allowed = {text.encode() for text in wanted}
+        separator = _SEPARATOR.encode()
+        if column == "audit":
+            known = [bool(allowed & set(text.split(separator))) for text in words.texts.tolist()]
+        else:
+            known = [text in allowed for text in words.texts.tolist()]
+        return np.array(known, np.bool_)[words.codes]
+
+    def row(self, position: int) -> dict[str, Value]:
+        """Give every column's value for one volume."""
+        return {column: self.value(column, position) for column in self._columns}
+
+    def value(self, column: str, position: int) -> Any:  # noqa: ANN401 - the column's own type
+        """Give one value."""
+        values = self._columns[column]
+        if not isinstance(values, _Words):
+            return values[position].item()
+        text = values.texts[values.codes[position]].decode()
+        return tuple(filter(None, text.split(_SEPARATOR))) if column == "audit" else text
+
+    def take(self, rows: NDArray[np.intp]) -> Columns:
+        """Keep some rows, in the order given."""
+        return Columns(
+            {
+                column: _Words(values.texts, values.codes[rows]) if isinstance(values, _Words) else values[rows]
+                for column, values in self._columns.items()
+            }
+        )
+
+    def _words(self, column: str) -> _Words:
+        words = self._columns[column]
+        if not isinstance(words, _Words):
+            raise KeyError(column)
+        return words
+
+
+def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
+    """Open a corpus through its index.
+
+    Returns
+    -------
+    root
+        Absolute path or URL.
+    columns
+        Of the committed volumes.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus, or its index is missing, damaged or of another format.
+    """
+    storage = open_storage(root)
+    open_attributes(storage)
+    document = storage.get(INDEX_KEY)
+    columns = _scan(document) if document and _is_sealed(document) else None
+    if columns is None:
+        index = read_index(root)  # the careful way: it says what is wrong
+        columns = {column: _pack(column, index.columns[column]) for column in (*_NUMBERS, *_WORDS)}
+    return storage.root, Columns(columns)
+
+
+def _is_sealed(document: bytes) -> bool:
+    try:
+        check_seal(document)
+    except ValueError:
+        return False
+    return True
+
+
+def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
+    """Decode column by column, so that only one exists as Python objects; None where the document is not as ours."""
+    try:
+        text = document.decode()
+        packed = {column: _pack(column, values) for column, values in _columns_of(text) if column in _NUMBERS + _WORDS}
+        count = int(text[text.rindex('"num_volumes": ') + len('"num_volumes": ') :].split("}")[0])
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return None
+    lengths = {len(column.codes if isinstance(column, _Words) else column) for column in packed.values()}
+    return packed if len(packed) == len(_NUMBERS + _WORDS) and lengths == {count} else None
+
+
+def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the columns of an index document in the one spelling of the format."""
+    start = '{"attributes": {"columns": '
+    if not text.startswith(start + "{"):
+        raise ValueError("not an index in the spelling of the format")
+    decoder = json.JSONDecoder()
+    at = len(start)
+    while text[at] in "{,":
+        at += 1 if text[at] == "{" else 2
+        column, at = decoder.raw_decode(text, at)
+        values, at = decoder.raw_decode(text, at + 2)
+        if not isinstance(values, list):
+            raise ValueError(f"column {column} is no list")
+        yield column, values
+
+
+def _pack(column: str, values: list[Any]) -> _Words | NDArray[Any]:
+    if column in _NUMBERS:
+        if None in values:
+            return np.array([np.nan if value is None else value for value in values], np.float64)
+        # an empty column would be of float type, which cannot count
+        return np.array(values) if values else np.zeros(0, np.int64)
+    if column == "audit":
+        values = [_SEPARATOR.join(flags) for flags in values]
+    codes: dict[str | None, int] = {}
+    numbers = np.fromiter((codes.setdefault(value, len(codes)) for value in values), np.int32, len(values))
+    return _Words(np.array([(text or "").encode() for text in codes] or [b""]), numbers)

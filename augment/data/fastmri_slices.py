@@ -1,0 +1,175 @@
+"""fastMRI's own HDF5 files as a torch data set: the real part of a hybrid training, in the tuple of the corpus."""
+
+from __future__ import annotations
+
+import math
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
+from rephase.errors import RequestError, VolumeError
+from rephase.hdf5_files import open_hdf5
+from rephase.ismrmrd_header import _header_sizes, fastmri_facts
+from rephase.text import one_line
+
+_TARGETS = {"singlecoil": "reconstruction_esc", "multicoil": "reconstruction_rss"}
+_SUFFIXES = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one file says about itself."""
+
+    num_slices: int
+    matrix: Matrix
+    attributes: dict[str, Any]
+    own: dict[str, Any]
+    has_mask: bool
+    has_target: bool
+
+
+class FastMRISlices(VolumeSlices):
+    """Slices of a folder of fastMRI files, file by file in the order of their names.
+
+    Items are as those of `rephase.data.kspace_slices.KSpaceSlices`; `fname` is the file's name. `attrs` has the same
+    keys; with a transform also whatever else the file's attributes say, as in fastMRI's `SliceDataset`. Without a
+    transform, a lacking mask is all ones and a lacking target all NaN. Every file is opened once for its header when
+    the data set is made, and then for each slice anew, so that it may be forked, pickled and spawned. Files of other
+    names are passed over.
+
+    Parameters
+    ----------
+    folder
+        Of `.h5` files.
+    challenge
+        `singlecoil` or `multicoil`: which target is read. Default: what the k-space of each file is.
+    transform
+        Called with the tuple's six parts; what it gives is the item.
+
+    Raises
+    ------
+    RequestError
+        If there is no such folder, or no file in it.
+    VolumeError
+        If a file is not one of fastMRI's; it is named.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        challenge: Literal["singlecoil", "multicoil"] | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        if challenge not in (None, *_TARGETS):
+            raise RequestError(f"challenge {challenge!r}: expected singlecoil or multicoil")
+        if not self.folder.is_dir():
+            raise RequestError(f"{self.folder}: no such folder; expected one of fastMRI's .h5 files")
+        self.challenge = challenge
+        self._paths = sorted(path for path in self.folder.iterdir() if path.suffix in _SUFFIXES)
+        if not self._paths:
+            raise RequestError(f"{self.folder}: no .h5 file; expected fastMRI's")
+        self._files = [_describe(path, challenge) for path in self._paths]
+        super().__init__([file.num_slices for file in self._files], transform)
+
+    @property
+    def volumes(self) -> list[str]:
+        """Names of the files, in order."""
+        return [path.name for path in self._paths]
+
+    def volume_name(self, volume: int) -> str:
+        """Give the name of a file, by its number."""
+        return self._paths[volume].name
+
+    def volume_matrix(self, volume: int) -> Matrix:
+        """Give coils, height, width, and the target's height and width of a file, by its number."""
+        return self._files[volume].matrix
+
+    def volume_attributes(self, volume: int) -> dict[str, Any]:
+        """Give `attrs` of a file, by its number."""
+        file = self._files[volume]
+        return dict(file.attributes) if self.transform is None else file.own | file.attributes
+
+    def read_parts(self, volume: int, slice_index: int) -> Parts:
+        """Read one slice of a file, by its number.
+
+        Raises
+        ------
+        VolumeError
+            If it cannot be read; it names the file and the slice.
+        """
+        path, described = self._paths[volume], self._files[volume]
+        try:
+            with h5py.File(path, "r") as file:
+                kspace: NDArray[np.complex64] = file["kspace"][slice_index]
+                mask = np.asarray(file["mask"], np.float32) if described.has_mask else None
+                key = _target(kspace.ndim, self.challenge)
+                target = file[key][slice_index] if described.has_target else None
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise VolumeError(
+                "unreadable", f"{path}: slice {slice_index}: {one_line(error)}; expected fastMRI's; fetch it again"
+            ) from error
+        return Parts(kspace, mask, target, self.volume_attributes(volume))
+
+
+def _target(slice_axes: int, challenge: str | None) -> str:
+    return _TARGETS[challenge or ("singlecoil" if slice_axes == 2 else "multicoil")]
+
+
+def _describe(path: Path, challenge: str | None) -> _File:
+    try:
+        with open_hdf5(path) as file:
+            shape = tuple(int(size) for size in file["kspace"].shape)
+            if len(shape) not in (3, 4) or file["kspace"].dtype != np.complex64:
+                raise ValueError(f"kspace is {file['kspace'].dtype} {shape}, not complex64 with three or four axes")
+            header = file["ismrmrd_header"][()]
+            sizes = _header_sizes(header)
+            own = {key: _plain(value) for key, value in file.attrs.items()}
+            key = _target(len(shape) - 1, challenge)
+            size = file[key].shape[1:] if key in file else sizes["recon_size"][:2]
+            has_mask, has_target = "mask" in file, key in file
+    except (OSError, RuntimeError, KeyError, ValueError, ElementTree.ParseError) as error:
+        raise VolumeError(
+            "unreadable",
+            f"{path}: {one_line(error)}; expected fastMRI's kspace and ismrmrd_header; take it out of the folder",
+        ) from error
+    coils = shape[1] if len(shape) == 4 else 0
+    matrix = (coils, shape[-2], shape[-1], int(size[0]), int(size[1]))
+    # as in fastMRI's SliceDataset, attributes of the file stand above what its header says
+    attributes = _attributes(header, own, path) | sizes
+    attributes |= {key: value for key, value in own.items() if key in attributes}
+    return _File(shape[0], matrix, attributes, own, has_mask, has_target)
+
+
+def _attributes(header: bytes | str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The keys that `KSpaceSlices` gives, from what there is."""
+    facts = fastmri_facts(header, own)
+    return {
+        "max": math.nan,
+        "norm": math.nan,
+        "patient_id": path.stem,
+        "acquisition": "",
+        "split": "",
+        "contrast": facts.contrast or "",
+        "anatomy": "",
+        "field_t": facts.field_t or math.nan,
+        "te_ms": facts.te_ms or math.nan,
+        "spacing_mm": facts.spacing_mm or (math.nan, math.nan, math.nan),
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a file's attributes
+    """NumPy's numbers as Python's, which collate, lists as tuples, as in `KSpaceSlices`; texts as str."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return tuple(value.tolist())
+    return value.item() if isinstance(value, np.generic) else value

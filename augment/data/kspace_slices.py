@@ -1,0 +1,216 @@
+"""Committed slices as a torch `Dataset`, in fastMRI's tuple.
+
+loader = DataLoader(KSpaceSlices("corpus.zarr", split="train"), num_workers=2)
+for kspace, mask, target, attrs, fname, slice_index in loader:
+    ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.layout import DTYPES, ArrayLayout, volume_prefix
+from rephase.corpus.receipt import AUDIT_FLAGS
+from rephase.corpus.storage.open import open_storage
+from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
+from rephase.data.columns import Columns, open_columns
+from rephase.errors import RequestError, VolumeError
+
+__all__ = ["KSpaceSlices", "Transform"]
+
+Words = str | Collection[str]
+
+
+class KSpaceSlices(VolumeSlices):
+    """Slices of a corpus, volume by volume in the order of the index.
+
+    An item is `(kspace, mask, target, attrs, fname, slice_index)`:
+
+    - `kspace`: complex64 `(height, width)` or `(coil, height, width)`, a NumPy array;
+    - `mask`: float32 `(width,)`. Where a volume has none (it is fully sampled): all ones, so that torch's default
+      collate takes the tuple; but None with a `transform`, as fastMRI's transforms expect it;
+    - `target`: float32 `(height, width)`;
+    - `attrs`: fastMRI's `max`, `norm`, `padding_left`, `padding_right`, `encoding_size`, `recon_size` (height, width,
+      1), `patient_id`, `acquisition`; and `split`, `contrast`, `anatomy` (empty where unknown), `field_t`, `te_ms` (NaN
+      where unknown), `spacing_mm` (slice, height, width);
+    - `fname`: the volume's name, `slice_index`: its number in the volume.
+
+    Volumes of unequal matrices go through a `DataLoader` with `rephase.data.samplers.BucketBatchSampler`,
+    `batch_size=1`, or a transform that makes them equal. The data set holds no open file: it may be forked, pickled and
+    spawned. It shows the volumes that were in the index when it was opened. Filters are joined by *and*.
+
+    Parameters
+    ----------
+    root
+        Path or URL of a corpus.
+    split, contrast, anatomy, acquisition, phase_generator
+        Keep the volumes of this one, or of these.
+    volumes, subjects
+        Keep the volumes of these names, or of these subjects.
+    audit
+        Keep the volumes that carry one of these audit flags.
+    without_audit
+        Leave out the volumes that carry one of these audit flags, `"any"` for every flag.
+    where
+        Keep the volumes for which this is true. It gets a row of the index: the columns of augment/FORMAT.md, unknown
+        numbers as NaN, unknown texts empty.
+    transform
+        Called with the tuple's six parts; what it gives is the item.
+    suffix
+        Put behind every `fname`: with ".h5" it is what fastMRI's data set gives for an export of the corpus, so that
+        masks that are seeded with the name are the same.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus or no index, or if no slice is left to give.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: Words | None = None,
+        contrast: Words | None = None,
+        anatomy: Words | None = None,
+        volumes: Collection[str] | None = None,
+        transform: Transform | None = None,
+        *,
+        acquisition: Words | None = None,
+        phase_generator: Words | None = None,
+        subjects: Collection[str] | None = None,
+        audit: Words | None = None,
+        without_audit: Words | None = None,
+        where: Callable[[Mapping[str, Any]], bool] | None = None,
+        suffix: str = "",
+    ) -> None:
+        self.root, columns = open_columns(root)
+        words = {
+            "split": split, "contrast": contrast, "anatomy": anatomy, "acquisition": acquisition,
+            "phase_generator": phase_generator, "name": volumes, "patient_id": subjects, "audit": audit,
+        }  # fmt: skip
+        columns = _select(self.root, columns, {key: value for key, value in words.items() if value is not None})
+        if without_audit is not None:
+            columns = _drop_flagged(self.root, columns, without_audit)
+        if where is not None:
+            kept = [position for position in range(len(columns)) if where(columns.row(position))]
+            columns = _taken(self.root, columns, np.array(kept, np.intp), "for which 'where' is true")
+        if columns.different("storage") != ["kspace"]:
+            raise RequestError(f"{self.root}: some volumes are stored as image+maps, which this loader cannot expand")
+        super().__init__(columns.number("num_slices"), transform)
+        self.suffix = suffix
+        self._columns = columns
+        self._reader = SliceReader(open_storage(self.root))
+
+    @property
+    def volumes(self) -> list[str]:
+        """Names of the volumes, in order."""
+        return self._columns.texts("name")
+
+    def volume_name(self, volume: int) -> str:
+        """Give `fname` of a volume, by its number."""
+        return str(self._columns.value("name", volume)) + self.suffix
+
+    def volume_matrix(self, volume: int) -> Matrix:
+        """Give coils, height, width, and the target's height and width of a volume, by its number."""
+        value = self._columns.value
+        sizes = ("num_coils", "height", "width", "target_height", "target_width")
+        coils, height, width, target_height, target_width = (int(value(column, volume)) for column in sizes)
+        return coils, height, width, target_height, target_width
+
+    def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
+        """Give the different sizes, and for every slice the number of its own among them."""
+        sizes = ("num_coils", "height", "width", "target_height", "target_width")
+        table = np.stack([self._columns.number(column) for column in sizes], axis=1)
+        different, codes = np.unique(table, axis=0, return_inverse=True)
+        shapes = [(int(c), int(h), int(w), int(th), int(tw)) for c, h, w, th, tw in different]
+        return shapes, np.repeat(codes.reshape(-1).astype(np.int64), self.volume_slices)
+
+    def volume_attributes(self, volume: int) -> dict[str, Any]:
+        """Give `attrs` of a volume, by its number."""
+        value = self._columns.value
+        _, height, width, target_height, target_width = self.volume_matrix(volume)
+        attributes: dict[str, Any] = {"max": float(value("max", volume)), "norm": float(value("norm", volume))}
+        attributes |= {column: int(value(column, volume)) for column in ("padding_left", "padding_right")}
+        attributes |= {"encoding_size": (height, width, 1), "recon_size": (target_height, target_width, 1)}
+        for column in ("patient_id", "acquisition", "split", "contrast", "anatomy"):
+            attributes[column] = value(column, volume)
+        attributes |= {column: float(value(column, volume)) for column in ("field_t", "te_ms")}
+        spacing = (float(value(f"spacing_{axis}_mm", volume)) for axis in ("slice", "height", "width"))
+        return attributes | {"spacing_mm": tuple(spacing)}
+
+    def read_parts(self, volume: int, slice_index: int) -> Parts:
+        """Read one slice of a volume, by its number.
+
+        Raises
+        ------
+        VolumeError
+            If a chunk is missing or damaged; it names the volume and the slice.
+        """
+        kspace = self._read(volume, "kspace", slice_index)
+        target = self._read(volume, str(self._columns.value("target", volume)), slice_index)
+        mask = self._read(volume, "mask", 0) if self._columns.value("has_mask", volume) else None
+        return Parts(kspace, mask, target, self.volume_attributes(volume))
+
+    def _read(self, volume: int, array: str, slice_index: int) -> NDArray[Any]:
+        try:
+            return self._reader.read_slice(self._layout(volume, array), slice_index)
+        except (ShardError, OSError) as error:
+            name = self._columns.value("name", volume)
+            where = f"{self.root}: volume {name}, slice {slice_index}, {array}"
+            mend = f"'rephase verify {self.root}' lists what is damaged, 'rephase repair {self.root}' makes it again"
+            raise VolumeError("unreadable", f"{where}: {error}; {mend}") from error
+
+    def _layout(self, volume: int, array: str) -> ArrayLayout:
+        coils, height, width, target_height, target_width = self.volume_matrix(volume)
+        count = int(self._columns.value("num_slices", volume))
+        shape: tuple[int, ...]
+        if array == "kspace":
+            shape = (count, *((coils,) if coils else ()), height, width)
+            per_shard = int(self._columns.value("kspace_chunks_per_shard", volume))
+        elif array == "mask":
+            shape, per_shard = (width,), 1
+        else:
+            shape = (count, target_height, target_width)
+            per_shard = int(self._columns.value("target_chunks_per_shard", volume))
+        prefix = f"{volume_prefix(self._columns.value('name', volume))}/{array}"
+        return ArrayLayout(prefix, shape, DTYPES[array], per_shard)
+
+
+def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns:
+    if not len(columns):
+        raise RequestError(f"{root}: the corpus has no committed volumes; build it with 'rephase build'")
+    everything = columns
+    for column, words in wanted.items():
+        allowed = {words} if isinstance(words, str) else set(words)
+        # each name must be there: a list with a slip in it would else silently shrink
+        unknown = allowed - set(everything.different(column)) if column in ("name", "patient_id") else set()
+        kept = columns.having(column, allowed)
+        if unknown or not kept.any():
+            present = everything.different(column)
+            shown = ", ".join(str(word) or "(none)" for word in present[:10]) + (", ..." if len(present) > 10 else "")
+            asked = ", ".join(sorted(map(str, unknown or allowed)))
+            raise RequestError(f"{root}: no volumes with {column} {asked}; there are: {shown}")
+        columns = columns.take(np.flatnonzero(kept))
+    return columns
+
+
+def _drop_flagged(root: str, columns: Columns, flags: Words) -> Columns:
+    known = set(columns.different("audit")) - {""}
+    unwanted = known if flags == "any" else {flags} if isinstance(flags, str) else set(flags)
+    strange = sorted(unwanted - known - {"", *AUDIT_FLAGS})
+    if strange:
+        raise RequestError(f"{root}: no audit flag {strange[0]!r}; expected any, {', '.join(AUDIT_FLAGS)}; correct it")
+    kept = ~columns.having("audit", unwanted - {""})
+    return _taken(root, columns, np.flatnonzero(kept), f"without the audit flags {', '.join(sorted(unwanted))}")
+
+
+def _taken(root: str, columns: Columns, rows: NDArray[np.intp], what: str) -> Columns:
+    if not len(rows):
+        raise RequestError(f"{root}: no volumes {what}; {len(columns)} were looked at; ask for less")
+    return columns.take(rows)

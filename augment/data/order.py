@@ -1,0 +1,111 @@
+"""Orders that depend on seed and epoch alone: counter-based, so any part of one can be asked for by itself.
+
+NumPy promises the stream of no generator but the oldest across its versions; these few lines of integer arithmetic give
+the same order everywhere and for ever.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch.distributed
+from numpy.typing import NDArray
+
+from rephase.errors import RequestError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def shuffled(count: int, *key: int) -> NDArray[np.int64]:
+    """Give the numbers below `count` in an order that depends on the key alone."""
+    keys = _mix(np.arange(count, dtype=np.uint64) * _GOLDEN + _hash(key))
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def exact_fraction(value: float) -> Fraction:
+    """Give the fraction that a number stands for as it is written: 0.15 is 15 / 100, not the nearest binary one."""
+    return Fraction(repr(float(value)))
+
+
+def _hash(key: tuple[int, ...]) -> NDArray[np.uint64]:
+    state = np.zeros(1, np.uint64)
+    for word in key:
+        state = _mix(state + _GOLDEN + np.uint64(word % 2**64))
+    return state
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Finish of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), on arrays, where overflow wraps silently."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+class ShardOrder:
+    """The order of one epoch: shards shuffled, dealt into lanes, slices shuffled inside a buffer of each lane.
+
+    The slices of the shuffled shards are cut into `lanes` runs of equal length; position `p` of the epoch is the next
+    slice of run `p % lanes`. So neighbours come from different shards, `lanes` shards are in use at a time, and ranks
+    that take turns share no shard (but at the ends of runs) where their number divides `lanes`.
+
+    Parameters
+    ----------
+    shard_slices
+        Slices of every shard, in the order of the data set.
+    seed, epoch
+        All that the order depends on, beside the data set. None for the seed keeps the order of the data set.
+    lanes
+        Runs. Fewer where there are fewer slices.
+    buffer
+        Slices that are shuffled together, over all lanes.
+    """
+
+    def __init__(self, shard_slices: NDArray[np.int64], seed: int | None, epoch: int, lanes: int, buffer: int) -> None:
+        self.num_slices = int(shard_slices.sum())
+        self._seed, self._epoch = seed, epoch
+        self._lanes = 1 if seed is None else max(min(lanes, self.num_slices), 1)
+        self._block = max(buffer // self._lanes, 1)
+        order = np.arange(len(shard_slices)) if seed is None else shuffled(len(shard_slices), seed, epoch)
+        self._first = (np.cumsum(shard_slices) - shard_slices)[order]
+        self._ends = np.cumsum(shard_slices[order])
+        self._blocks: dict[int, tuple[int, NDArray[np.int64]]] = {}
+
+    def slice_at(self, position: int) -> int:
+        """Give the number, in the data set, of the slice at a position of the epoch."""
+        offset, lane = divmod(position, self._lanes)
+        length, longer = divmod(self.num_slices, self._lanes)
+        start = lane * length + min(lane, longer)
+        count = length + (lane < longer)
+        block, inner = divmod(offset, self._block)
+        place = start + block * self._block + (inner if self._seed is None else self._inside(lane, block, count)[inner])
+        shard = int(np.searchsorted(self._ends, place, side="right"))
+        return int(self._first[shard] + place - (self._ends[shard - 1] if shard else 0))
+
+    def _inside(self, lane: int, block: int, count: int) -> NDArray[np.int64]:
+        """Order inside one buffer of a lane; the last one of each lane is kept."""
+        kept = self._blocks.get(lane)
+        if kept is None or kept[0] != block:
+            size = min(self._block, count - block * self._block)
+            kept = block, shuffled(size, self._seed or 0, self._epoch, lane + 1, block)
+            self._blocks[lane] = kept
+        return kept[1]
+
+
+def own_rank(rank: int | None, num_replicas: int | None) -> tuple[int, int]:
+    """Give rank and number of ranks: as named, else those of the initialised process group, else 0 of 1.
+
+    Raises
+    ------
+    RequestError
+        If there is no such rank, or only one of the two was named.
+    """
+    if (rank is None) != (num_replicas is None):
+        raise RequestError(f"rank {rank}, num_replicas {num_replicas}: expected both or neither")
+    if rank is None or num_replicas is None:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return 0, 1
+        rank, num_replicas = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if not 0 <= rank < num_replicas:
+        raise RequestError(f"rank {rank}: expected 0 to {num_replicas - 1}")
+    return rank, num_replicas

@@ -1,0 +1,236 @@
+"""Slices as a stream: one order for any number of ranks and workers, that can be left and taken up again.
+
+stream = KSpaceStream("corpus.zarr", batch_size=8, seed=1)
+loader = DataLoader(stream, batch_size=8, num_workers=2)
+for epoch in range(10):
+    stream.set_epoch(epoch)
+    for kspace, mask, target, attrs, fname, slice_index in loader:
+        ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from rephase.data.base import VolumeSlices
+from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.order import ShardOrder, own_rank
+from rephase.diffusion.training.prefetch import in_order
+from rephase.errors import RequestError
+
+_MOST_WORKERS = 1024
+_EPOCH, _POSITION, _TAKEN, _BEGUN = 0, 1, 2, 3
+
+
+class KSpaceStream(IterableDataset[Any]):
+    """Slices in a shuffled order that is a function of the seed and the epoch alone.
+
+    The ranks take turns over that order, one slice each; so after `n` slices of each rank all have seen its first
+    `n * ranks` slices together, whatever their number. Inside a rank the workers take turns over batches, as
+    `DataLoader` asks them; so its loader gives the rank's slices in their order for any number of workers, if
+    `batch_size` is the loader's. Every rank gives equally many slices.
+
+    Epochs are set by `set_epoch`, also with `persistent_workers`; without it every epoch has the same order.
+
+    Parameters
+    ----------
+    slices
+        A corpus (path or URL), or `KSpaceSlices` with filters and transform, or `FastMRISlices`.
+    batch_size
+        Of the `DataLoader`; 1 for its `batch_size=None`.
+    seed, shuffle
+        Of the order; without `shuffle` it is that of the index.
+    lanes, buffer
+        Shards that are in use at a time; slices that are shuffled together. See `rephase.data.order.ShardOrder`.
+    drop_last
+        Leave out the slices at the end that are too few for every rank. Otherwise the first of the order are given
+        again to the ranks that lack one.
+    rank, num_replicas
+        Default: of the initialised process group, else 0 of 1.
+    readahead
+        Slices that a thread reads beforehand, in every process that reads; 0 for none.
+
+    Raises
+    ------
+    RequestError
+        If there is nothing to give, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        slices: str | os.PathLike[str] | VolumeSlices,
+        batch_size: int = 1,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        lanes: int = 16,
+        buffer: int = 1024,
+        drop_last: bool = False,
+        rank: int | None = None,
+        num_replicas: int | None = None,
+        readahead: int = 2,
+    ) -> None:
+        self.slices = slices if isinstance(slices, VolumeSlices) else KSpaceSlices(slices)
+        self.rank, self.num_replicas = own_rank(rank, num_replicas)
+        least = {"batch_size": (batch_size, 1), "lanes": (lanes, 1), "buffer": (buffer, 1), "readahead": (readahead, 0)}
+        for name, (value, smallest) in least.items():
+            if value < smallest:
+                raise RequestError(f"{name} {value}: expected {smallest} or more")
+        if drop_last and len(self.slices) < self.num_replicas:
+            raise RequestError(f"{len(self.slices)} slices for {self.num_replicas} ranks: none is left with drop_last")
+        self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
+        self.lanes, self.buffer, self.readahead = lanes, buffer, readahead
+        # In shared memory, so that it reaches persistent workers: epoch, where it begins, what was taken since, and for
+        # the main process and every worker how often it has begun since that was set.
+        self._shared = torch.zeros(_BEGUN + 1 + _MOST_WORKERS, dtype=torch.int64)
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
+        self._own: dict[str, int] | None = None  # what a worker was told by load_state_dict
+        self._reading: dict[str, int] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is, or will be, read."""
+        return int(self._shared[_EPOCH])
+
+    def __len__(self) -> int:
+        """Slices that this rank gives in a whole epoch."""
+        return self._count(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is read next. A position that was loaded for it and not yet used is kept."""
+        if epoch != self.epoch or bool(self._shared[_BEGUN:].any()):
+            self._set(epoch, 0, 0)
+
+    def state_dict(self, batches: int | None = None) -> dict[str, Any]:
+        """Give what is needed to go on after the slices that were given last.
+
+        Parameters
+        ----------
+        batches
+            Batches that this rank has taken from its `DataLoader` since it began to iterate. Needed where the loader
+            has workers, which read ahead of what was taken; not inside a worker.
+
+        Returns
+        -------
+        state
+            Plain numbers and texts. The same on every rank that has taken as many, and good for any number of ranks and
+            workers.
+
+        Raises
+        ------
+        RequestError
+            If workers read the stream and `batches` is not given.
+        """
+        state = {"version": 1, "slices": self._fingerprint(), "seed": self.seed, "shuffle": self.shuffle}
+        state |= {"lanes": self.lanes, "buffer": self.buffer}
+        if get_worker_info() is not None:
+            return state | (self._reading or self._own or self._started())
+        started, begun = self._started(), self._shared[_BEGUN:]
+        if int(begun.max()) > 1:
+            started["position"] = started["taken"] = 0
+        if batches is None:
+            if bool(begun[1:].any()):
+                raise RequestError(
+                    "workers read this stream ahead; expected state_dict(batches=...), the batches taken"
+                )
+            taken = started["taken"] if self._reading is None else self._reading["taken"]
+        else:
+            taken = min(batches * self.batch_size, self._count(started["position"]))
+        position = min(started["position"] + taken * self.num_replicas, len(self.slices))
+        return state | {"epoch": self.epoch, "position": position, "taken": 0}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken, at the next iteration.
+
+        Raises
+        ------
+        RequestError
+            If the state is of other slices or another order.
+        """
+        expected = self.state_dict(batches=0) if get_worker_info() is None else self.state_dict()
+        for key in ("version", "slices", "seed", "shuffle", "lanes", "buffer"):
+            if state.get(key) != expected[key]:
+                raise RequestError(
+                    f"state: {key} is {state.get(key)!r}; expected {expected[key]!r}, that of this stream"
+                )
+        epoch, position, taken = (int(state[key]) for key in ("epoch", "position", "taken"))
+        if not 0 <= position <= len(self.slices) or taken < 0:
+            raise RequestError(f"state: position {position}, taken {taken}; expected 0 to {len(self.slices)}")
+        if get_worker_info() is None:
+            self._set(epoch, position, taken)
+        else:
+            self._own, self._reading = {"epoch": epoch, "position": position, "taken": taken}, None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the slices of this rank, in a worker those of its batches.
+
+        Raises
+        ------
+        VolumeError
+            If a slice cannot be read; it names the volume and the slice.
+        RequestError
+            If a loaded position was used already: it is good for one iteration.
+        """
+        worker = get_worker_info()
+        reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        begin = self._begin(0 if worker is None else worker.id + 1)
+        self._reading = begin
+        numbers = self._numbers(dict(begin), reader, readers)
+        read = self.slices.__getitem__
+        items = in_order(read, numbers, 1, self.readahead, "readahead") if self.readahead else map(read, numbers)
+        for item in items:
+            begin["taken"] += 1
+            yield item
+
+    def _begin(self, slot: int) -> dict[str, int]:
+        if self._own is not None:
+            begin, self._own = self._own, None
+            return begin
+        begin = self._started()
+        self._shared[_BEGUN + slot] += 1
+        if int(self._shared[_BEGUN + slot]) > 1 and (begin["position"] or begin["taken"]):
+            raise RequestError(
+                f"epoch {begin['epoch']} was taken up at slice {begin['position']} and begun again; expected one "
+                "iteration; call set_epoch or load_state_dict before the next"
+            )
+        return begin
+
+    def _numbers(self, begin: dict[str, int], reader: int, readers: int) -> Iterator[int]:
+        """Numbers of the slices that one reader of this rank gives, from where it begins."""
+        slices = self.slices.volume_slices
+        seed = self.seed if self.shuffle else None
+        order = ShardOrder(slices, seed, begin["epoch"], self.lanes, self.buffer)
+        skip = begin["taken"]
+        for first in range(reader * self.batch_size, self._count(begin["position"]), readers * self.batch_size):
+            for turn in range(first, min(first + self.batch_size, self._count(begin["position"]))):
+                if skip:
+                    skip -= 1
+                    continue
+                position = begin["position"] + self.rank + turn * self.num_replicas
+                yield order.slice_at(position % len(self.slices))
+
+    def _count(self, position: int) -> int:
+        """Slices that each rank gives from a position on."""
+        left = len(self.slices) - position
+        return left // self.num_replicas if self.drop_last else -(-left // self.num_replicas)
+
+    def _started(self) -> dict[str, int]:
+        epoch, position, taken = self._shared[:_BEGUN].tolist()
+        return {"epoch": epoch, "position": position, "taken": taken}
+
+    def _set(self, epoch: int, position: int, taken: int) -> None:
+        self._shared[:_BEGUN] = torch.tensor([epoch, position, taken])
+        self._shared[_BEGUN:] = 0
+        self._reading = None
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.slices.volume_slices, "<i8").tobytes())
+        digest.update("\n".join(self.slices.volumes).encode())
+        return digest.hexdigest()[:16]

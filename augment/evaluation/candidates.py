@@ -1,0 +1,97 @@
+"""From the words of a command to the generators that an evaluation compares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rephase.diffusion.baselines import BASELINES, NoisySmoothPhase, SmoothPhase, TissuePhase
+from rephase.diffusion.checkpoint import default_checkpoint, load_checkpoint, shipped_weights
+from rephase.diffusion.generators import PhaseGenerator
+from rephase.diffusion.physics.low_order import read_model
+from rephase.diffusion.registry import make_generator, shipped_regression
+from rephase.errors import RequestError
+from rephase.evaluation.sampling import Contestant
+
+MODEL, REGRESSION = "diffusion", "regression"
+SMOOTH_NAMES = {one.name: one for one in (SmoothPhase, NoisySmoothPhase)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is compared; None takes the shipped weights, their own number of steps, and all generators there are.
+
+    `against` is a second checkpoint of the model, with its own `against_steps`. `smooth` and `regression` are fits of
+    these baselines to take instead of those that ship.
+    """
+
+    generators: tuple[str, ...] | None = None
+    checkpoint: Path | None = None
+    steps: tuple[int, ...] = ()
+    against: Path | None = None
+    against_steps: tuple[int, ...] = ()
+    smooth: Path | None = None
+    regression: Path | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RequestError("--device cuda: no usable GPU on this machine; leave it out")
+
+
+def make_contestants(choice: Choice) -> list[Contestant]:
+    """Make the generators, the model first.
+
+    Raises
+    ------
+    RequestError
+        A name is not known, or a checkpoint cannot be used.
+    """
+    found: list[Contestant] = []
+    try:
+        for name in dict.fromkeys(choice.generators or _default_names(choice)):
+            if name == MODEL:
+                found += _models(choice.checkpoint or default_checkpoint(), choice.steps, choice.device, MODEL, "model")
+            else:
+                found.append(_baseline(name, choice))
+        if choice.against is not None:
+            label = f"against ({choice.against.stem})"
+            found += _models(choice.against, choice.against_steps or choice.steps, choice.device, label, "against")
+    except ValueError as error:  # an unknown name, or weights that cannot be used
+        raise RequestError(str(error)) from None
+    return found
+
+
+def _models(path: Path | None, steps: Sequence[int], device: str, name: str, role: str) -> list[Contestant]:
+    identity = "" if path is None else load_checkpoint(path).sha256
+    return [
+        _labelled(make_generator(MODEL, path, number, device), name, identity, role) for number in (steps or (None,))
+    ]
+
+
+def _default_names(choice: Choice) -> list[str]:
+    """All generators for which there are weights."""
+    with_model = choice.checkpoint is not None or default_checkpoint() is not None
+    with_regression = choice.regression is not None or shipped_regression() is not None
+    baselines = [name for name in BASELINES if name != TissuePhase.name or shipped_weights("fat") is not None]
+    return [MODEL] * with_model + [REGRESSION] * with_regression + baselines
+
+
+def _baseline(name: str, choice: Choice) -> Contestant:
+    if name == REGRESSION:
+        path = choice.regression or shipped_regression()
+        identity = "" if path is None else load_checkpoint(path).sha256
+        return _labelled(make_generator(name, path, None, choice.device), name, identity, "baseline")
+    if choice.smooth is not None and name in SMOOTH_NAMES:
+        digest = hashlib.sha256(choice.smooth.read_bytes()).hexdigest() if choice.smooth.is_file() else ""
+        return _labelled(SMOOTH_NAMES[name](read_model(choice.smooth)), name, digest, "baseline")
+    return _labelled(make_generator(name), name, "", "baseline")
+
+
+def _labelled(generator: PhaseGenerator, name: str, identity: str, role: str) -> Contestant:
+    label = f"{name}, nfe {generator.nfe}" if generator.nfe else name
+    return Contestant(label, generator, identity, role)

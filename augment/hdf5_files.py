@@ -1,0 +1,123 @@
+"""The bytes of an HDF5 file: a damaged heap of strings is found before the library goes round in it for ever."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+import h5py
+from typing_extensions import Buffer
+
+_SIGNATURE = b"GCOL"
+_START = _SIGNATURE + b"\x01\0\0\0"
+_HEADER_BYTES = 16
+_MOST_OBJECTS = 1 << 16  # their numbers have two bytes
+_LARGEST_SHARED_READ = 1 << 20  # the library reads larger metadata by themselves, from their first byte on
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a local file for reading.
+
+    Raises
+    ------
+    OSError
+        Where it is no HDF5 file.
+    """
+    with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
+        yield file
+
+
+class _Guarded(io.FileIO):
+    """A file whose damaged heaps lose their signature as they are read, whereupon the library refuses them.
+
+    Text of variable length, of data sets and of attributes, lies in global heaps (HDF5 file format specification,
+    III.E). The library steps from object to object by the size that each states; an object of no size, as zeroed bytes
+    have it, leaves it where it is, beyond the reach of any exception.
+    """
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer from the present position on, with zeros behind the end of the file."""
+        view = memoryview(buffer).cast("B")
+        at, done = self.tell(), 0
+        while done < len(view) and (num := super().readinto(view[done:])):
+            done += num
+        view[done:] = bytes(len(view) - done)
+        self._check(view, at)
+        return len(view)
+
+    def _check(self, view: memoryview, at: int) -> None:
+        # a read may begin inside a signature where the library has what comes before already
+        before = os.pread(self.fileno(), min(3, at), max(0, at - 3))
+        part = before + bytes(view if len(view) <= _LARGEST_SHARED_READ else view[: len(_START)])
+        place = part.find(_SIGNATURE)
+        while place >= 0:
+            if self._is_endless(at - len(before) + place):
+                for i in range(max(0, place - len(before)), place - len(before) + len(_SIGNATURE)):
+                    view[i] = 0
+            place = part.find(_SIGNATURE, place + 1)
+
+    def _is_endless(self, place: int) -> bool:
+        """Whether a heap has an object of no size, or one that goes beyond the heap."""
+        start = os.pread(self.fileno(), _HEADER_BYTES, place)
+        if not start.startswith(_START) or len(start) < _HEADER_BYTES:
+            return False  # chance, in other data; or the library sees by itself that it breaks off
+        at, end = place + _HEADER_BYTES, place + int.from_bytes(start[8:], "little")
+        for _ in range(_MOST_OBJECTS):
+            if end - at < _HEADER_BYTES:
+                return False
+            header = os.pread(self.fileno(), _HEADER_BYTES, at)
+            number, size = int.from_bytes(header[:2], "little"), int.from_bytes(header[8:], "little")
+            step = _HEADER_BYTES + (size + 7) // 8 * 8 if number else size
+            if not 0 < step <= end - at:
+                return True
+            at += step
+        return True
+
+
+class _PatientFile(FileIO):
+    """A file whose writes never fail: after one that does HDF5 cannot close its file, and crashes at the end.
+
+    The first error is kept, and what comes after it is dropped.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            rest = view if self.failure is None else view[:0]
+            while rest:  # a raw write may stop early on a nearly full disk
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[h5py.File]:
+    """Create an HDF5 file.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails; the file is then of no use.
+    """
+    with _PatientFile(path, "w+") as raw:
+        try:
+            with h5py.File(raw, "w") as file:
+                yield file
+        finally:
+            if raw.failure is not None:
+                raise OSError(raw.failure.errno, raw.failure.strerror, str(path)) from raw.failure

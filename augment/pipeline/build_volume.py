@@ -1,0 +1,236 @@
+"""What happens to one volume: read, prepare, sample phase, transform, commit. Knows no Dask and runs in a debugger."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.corpus.decoding import decode_shard
+from rephase.corpus.layout import ArrayLayout
+from rephase.corpus.receipt import target_statistics
+from rephase.corpus.store import encode_array
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.errors import RETRY_WITH_MEMORY, Reason, VolumeError
+from rephase.pipeline.audit import audit_volume
+from rephase.pipeline.kspace import make_kspace
+from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
+from rephase.pipeline.memory import VOLUME_FACTOR
+from rephase.pipeline.recipe import row_hash
+from rephase.pipeline.resume import check_restored, find_committed
+from rephase.pipeline.sampling import sample_phasor, timed
+from rephase.pipeline.task import Outcome, Task
+from rephase.pipeline.worker import Workbench
+from rephase.readers.registry import read_volume
+from rephase.readers.volume import Volume
+
+_PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
+
+
+def make_attributes(
+    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], bench: Workbench
+) -> dict[str, Any]:
+    """Give the receipt's attributes, without what the store adds; nothing of the source but pseudonyms and hashes."""
+    row, recipe = task.row, bench.recipe
+    num_slices, height, width = prepared.stored.shape
+    maximum, norm = target_statistics(prepared.stored)
+    attributes: dict[str, Any] = {
+        "row_hash": row_hash(row, volume.source_sha256),
+        "recipe_hash": recipe.hash,
+        "source_sha256": volume.source_sha256,
+        "environment": bench.environment,
+        "acquisition": _PLANES.get(volume.orientation[:1], "") + (volume.contrast or ""),
+        "max": maximum,
+        "norm": norm,
+        "patient_id": row.subject_id or row.volume_id,
+        "split": row.split,
+        "contrast": volume.contrast,
+        "anatomy": volume.anatomy,
+        "field_t": volume.field_t,
+        "te_ms": volume.te_ms,
+        "spacing_mm": [float(step) for step in volume.spacing_mm],
+        "affine": [[float(value) for value in line] for line in volume.affine],
+        "orientation": volume.orientation,
+        "transposed": volume.transposed,
+        "phase_encode": volume.phase_encode,
+        "scale": prepared.scale,
+        "phase_generator": recipe.phase,
+        "nfe": recipe.nfe,
+        "noise_sigma": 0.0,
+        "oversampling": 1.0,
+        "encoding_size": [height, width, 1],
+        "recon_size": [height, width, 1],
+        "padding_left": 0,
+        "padding_right": width,
+        "storage": "kspace",
+        "licence": row.licence,
+        "audit": audit,
+        "num_slices": num_slices,
+        "seed": recipe.seed,
+        "replica": task.replica,
+    }
+    if recipe.keep_columns:
+        attributes["columns"] = dict(row.extra)
+    return attributes
+
+
+RETRY_DELAYS_S = (0.5, 2.0)
+"""Waits before a volume is tried again after a fault that may pass, such as a file server that does not answer."""
+
+_PASSING = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOBUFS,
+    errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+def build_volume(task: Task, bench: Workbench) -> Outcome:
+    """Build one volume and commit it, or skip it where it is committed already. Raises nothing for a bad volume.
+
+    Parameters
+    ----------
+    task
+        The row and replica.
+    bench
+        Of this process.
+
+    Returns
+    -------
+    outcome
+        `failed` with a stable reason and one line, whatever went wrong with this volume alone.
+    """
+    with bench.clock.volume(task.name):
+        return _build_patiently(task, bench)
+
+
+def _build_patiently(task: Task, bench: Workbench) -> Outcome:
+    """Build one volume, and again where it failed for a reason that may pass."""
+    delays = iter(RETRY_DELAYS_S)
+    while True:
+        seconds: dict[str, float] = {}
+        try:
+            return _build(task, bench, seconds)
+        except Exception as error:  # the other volumes are built whatever this one stumbles over
+            delay = next(delays, None) if is_passing(error) else None
+            if delay is None:
+                return _failed(task, error, seconds)
+        time.sleep(delay)
+
+
+def warm_up(bench: Workbench) -> None:
+    """Use every library once, before several threads do so for the first time.
+
+    Libraries load and register parts of themselves at their first use, and not all of them guard that against threads.
+    """
+    import_module("rephase.readers.companions")
+    magnitude = np.ones((1, 16, 16), dtype=np.float32)
+    prepared = prepare_magnitude(magnitude)
+    phasor = np.ones(magnitude.shape, dtype=np.complex64)
+    if bench.generator is not None:
+        key = SliceKey(0, "warm-up", 0, 0)
+        phasor = bench.generator.sample_phase(torch.from_numpy(magnitude), [key], Conditions()).cpu().numpy()
+    kspace = make_kspace(prepared.stored, phasor)
+    layout = ArrayLayout.of("kspace", kspace.shape)
+    for _, chunks, data in encode_array(layout, kspace):
+        list(decode_shard(data, layout, len(chunks)))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same volume may succeed a moment later: input or output failed, but the file is there."""
+    if isinstance(error, VolumeError):
+        cause = error.__cause__
+        known = isinstance(cause, OSError) and cause.errno in _PASSING
+        return known or isinstance(cause, ConnectionError | TimeoutError)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING) and error.errno not in _DISK_FULL
+
+
+def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
+    with timed(seconds, "lookup"):
+        present = find_committed(task, bench)
+    if present is not None:
+        return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
+    limits = bench.limits
+    try:
+        with _inside(bench.room.shared(), bench):
+            return _make(task, bench, limits.shared, seconds)
+    except VolumeError as error:
+        if error.reason != "too_large" or limits.shared == limits.alone:
+            raise
+    start = time.perf_counter()
+    with _inside(bench.room.alone(), bench):
+        seconds["waiting"] = time.perf_counter() - start
+        return _make(task, bench, limits.alone, seconds)
+
+
+def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
+    with timed(seconds, "read"):
+        volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
+        _check_size(task, volume.magnitude.nbytes, limit_bytes)
+    num_slices, height, width = volume.magnitude.shape
+    bench.clock.allow(num_slices, height, width)
+    with timed(seconds, "prepare"):
+        prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
+        audit = audit_volume(volume, prepared.clipped)
+    phasor = sample_phasor(task, volume, prepared.stored, bench, seconds)
+    with timed(seconds, "kspace"):
+        arrays: dict[str, NDArray[Any]] = {"kspace": make_kspace(prepared.stored, phasor)}
+        del phasor
+        arrays["reconstruction_esc"] = prepared.stored
+        if volume.segmentation is not None:
+            arrays["segmentation"] = volume.segmentation
+        attributes = make_attributes(task, volume, prepared, audit, bench)
+    with timed(seconds, "commit"):
+        check_restored(task, bench, arrays, attributes)
+        receipt = bench.store.commit_volume(task.name, arrays, attributes)
+    num_bytes = sum(values.nbytes for values in arrays.values())
+    return Outcome(
+        task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
+    )
+
+
+def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
+    """The reader was held to the memory that the whole work may take; what follows needs it for this magnitude."""
+    if limit_bytes is not None and num_bytes > limit_bytes:
+        raise VolumeError(
+            "too_large",
+            f"{task.where}: takes {num_bytes / 1e6:.0f} MB as float32; expected at most {limit_bytes / 1e6:.0f} MB; "
+            "give workers more memory",
+        )
+
+
+def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:
+    text = " ".join(str(error).split())
+    reason: Reason = "failed"
+    if isinstance(error, VolumeError):
+        reason = error.reason
+        # what looks at pixels alone does not know whose they are
+        message = f"{task.where}: {text}" if reason in ("negative", "not_finite") else text
+    elif isinstance(error, MemoryError):
+        reason, message = "too_large", f"{task.where}: ran out of memory; give workers more memory"
+    elif isinstance(error, OSError):
+        reason = "missing" if isinstance(error, FileNotFoundError) else "failed"
+        message = f"{task.where}: {text}"
+    else:
+        message = f"{task.where}: unexpected {type(error).__name__}: {text}"
+    if reason == "too_large":  # every such message ends in "give workers more memory"; this says how
+        message = f"{message}: {RETRY_WITH_MEMORY}"
+    disk_full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    return Outcome(task.name, "failed", reason, message, disk_full=disk_full, seconds=seconds)
+
+
+@contextmanager
+def _inside(room: AbstractContextManager[None], bench: Workbench) -> Iterator[None]:
+    """Work in a room; the wait at its door does not count as the volume's own time."""
+    with ExitStack() as stack:
+        with bench.clock.paused():
+            stack.enter_context(room)
+        yield

@@ -1,0 +1,171 @@
+"""What of a machine may change the last bits of a result: its environment class."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from rephase.errors import RequestError
+from rephase.pipeline.recipe import ALGORITHM
+
+MIXED_HELP = "they would not give equal bytes; use workers of one kind, or --allow-mixed-devices"
+
+
+_PACKAGES = ("rephase", "dask", "distributed", "numpy", "zarr", "numcodecs")
+"""Whose versions are compared; torch's is part of the class."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A worker's kind of machine.
+
+    Attributes
+    ----------
+    kind
+        "cuda" or "cpu".
+    algorithm
+        The version of our algorithm.
+    classes
+        Its environment class for either device.
+    name
+        Its device in words.
+    versions
+        Of Python and packages, as far as they are installed.
+    """
+
+    kind: str
+    algorithm: int
+    classes: dict[str, dict[str, str]]
+    name: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def describe_machine() -> Machine:
+    """Describe the machine of this process."""
+    kind = device_kind()
+    classes = {device: environment_class(device) for device in {"cpu", kind}}
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    name = classes["cuda"]["device"] if kind == "cuda" else f"CPU ({cpu_model()}, {capability})"
+    return Machine(kind, ALGORITHM, classes, name, package_versions())
+
+
+def package_versions() -> dict[str, str]:
+    """Give the versions of Python and of the packages that client and workers should share."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a source tree that was never installed
+            continue
+    return versions
+
+
+def count_devices(machines: Mapping[str, Machine]) -> dict[str, int]:
+    """Count the workers of each device, the most frequent first."""
+    return dict(Counter(machine.name or machine.kind for machine in machines.values()).most_common())
+
+
+def version_differences(machines: Mapping[str, Machine]) -> list[str]:
+    """Say which packages have other versions in workers than here, `NAME HERE here, THERE there` each."""
+    here = package_versions()
+    found = {
+        f"{package} {here[package]} here, {version} there"
+        for machine in machines.values()
+        for package, version in vars(machine).get("versions", {}).items()
+        if here.get(package, version) != version
+    }
+    return sorted(found)
+
+
+def device_kind() -> str:
+    """Say where a model runs on this machine: "cuda" where there is a usable GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def environment_class(device: str) -> dict[str, str]:
+    """Describe what may change the last bits of work on `device` ("cpu" or "cuda") of this machine.
+
+    Also work on a GPU has its Fourier transforms on the CPU, so the CPU's instruction set always counts.
+    """
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cpu": f"{_cpu_vendor()} {torch.backends.cpu.get_cpu_capability()}",
+        "architecture": platform.machine(),
+        "torch": torch.__version__,
+    }
+
+
+def common_device(machines: Mapping[str, Machine], uses_model: bool) -> str:
+    """Say on which device all workers work; without a model that is always the CPU.
+
+    Raises
+    ------
+    RequestError
+        If workers run another version of this package, or only some have a GPU: tiles differ between the two.
+    """
+    for address, machine in machines.items():
+        if machine.algorithm != ALGORITHM:
+            raise RequestError(
+                f"worker {address} has algorithm version {machine.algorithm}, this program {ALGORITHM}; install the "
+                "same version everywhere"
+            )
+        for difference in version_differences({address: machine}):
+            if difference.startswith("rephase "):
+                raise RequestError(f"worker {address}: {difference}; install the same version everywhere")
+    if not uses_model:
+        return "cpu"
+    kinds = {machine.kind: address for address, machine in machines.items()}
+    if len(kinds) > 1:
+        raise RequestError(
+            f"worker {kinds['cuda']} has a GPU and worker {kinds['cpu']} has none; one recipe cannot be made on both; "
+            "use workers of one kind"
+        )
+    return next(iter(kinds))
+
+
+def common_classes(machines: Mapping[str, Machine], device: str, allow_mixed: bool) -> list[dict[str, str]]:
+    """List the environment classes of the workers, one unless mixed ones are allowed.
+
+    Raises
+    ------
+    RequestError
+        If they are mixed and must not be.
+    """
+    classes: list[dict[str, str]] = []
+    for machine in machines.values():
+        if machine.classes[device] not in classes:
+            classes.append(machine.classes[device])
+    if len(classes) > 1 and not allow_mixed:
+        listed = "; ".join(describe_class(one) for one in classes)
+        raise RequestError(f"the workers are of {len(classes)} kinds ({listed}): {MIXED_HELP}")
+    return classes
+
+
+def describe_class(environment: Mapping[str, object]) -> str:
+    """Say an environment class in one line."""
+    return ", ".join(str(environment.get(key)) for key in ("device", "cpu", "architecture", "torch"))
+
+
+def cpu_model() -> str:
+    """Name the CPU as its maker does."""
+    return _cpu_fact("model name")
+
+
+def _cpu_vendor() -> str:
+    """The maker: numeric libraries choose their code by it too."""
+    return _cpu_fact("vendor_id", "CPU implementer")
+
+
+def _cpu_fact(*keys: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    facts = [line.partition(":")[2].strip() for line in lines if line.startswith(keys)]
+    return facts[0] if facts else platform.processor() or "unknown"

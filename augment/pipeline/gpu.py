@@ -1,0 +1,226 @@
+"""Batches to the sampler and back. On a GPU the copies go on beside its work, so that it need not wait for them.
+
+The program runs ahead of a GPU: while one batch is sampled, the next one's magnitude is copied there, and the phase of
+the one before comes back. Three streams do it, each in order (PyTorch, "CUDA semantics": work of one stream is done in
+order, that of two in any; copies from and to pinned memory do not stop the program). What waits for what:
+
+    copy there (own stream)  ->  sample (current stream)  ->  copy back (own stream)  ->  the program reads
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.errors import VolumeError
+
+
+@dataclass
+class Busy:
+    """The time of a GPU between two events; of none on CPU."""
+
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Waits for the later event; 0 on CPU."""
+        if self.events is None:
+            return 0.0
+        start, end = self.events
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+
+@contextmanager
+def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
+    """Take the time between the first and the last kernel of a block by CUDA events; on CPU it stays 0.
+
+    The device works behind the program's back, so the program's own clock would count waiting as work. The block
+    itself waits for nothing: only reading the time does. Events belong to the current stream of the device.
+    """
+    if device is None or torch.device(device).type != "cuda":
+        yield Busy()
+        return
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    yield Busy((start, end))
+    end.record()
+
+
+def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
+    """Find how many slices a call may have without running out of memory, by halving; 0 where not even one fits.
+
+    Parameters
+    ----------
+    tile
+        Slices of the call that did not fit.
+    call
+        Does the work of that many slices.
+    """
+    while tile > 1:
+        tile //= 2
+        free_cache()
+        try:
+            call(tile)
+        except torch.OutOfMemoryError:
+            continue
+        return tile
+    return 0
+
+
+def explain_out_of_memory(where: str, generator: Any, sample: Callable[[int], object]) -> VolumeError:  # noqa: ANN401
+    """Say which tile would fit a volume whose tile did not. The tile itself stays as it is: another gives other bytes.
+
+    Parameters
+    ----------
+    where
+        Names the volume.
+    generator
+        Its `tile` is how many slices it gives the network at once; nobody else may use it meanwhile.
+    sample
+        Samples that many slices of the volume.
+    """
+    tile = int(getattr(generator, "tile", 1))
+
+    def call(slices: int) -> object:
+        generator.tile = slices
+        return sample(slices)
+
+    try:
+        fits = fitting_tile(tile, call)
+    finally:
+        if tile > 1:
+            generator.tile = tile
+        free_cache()
+    found = f"{where}: the GPU ran out of memory with tiles of {tile} slices"
+    if fits:
+        return VolumeError(
+            "too_large", f"{found}; tiles of {fits} would fit, and give other bytes; use a GPU with more memory"
+        )
+    return VolumeError("too_large", f"{found}; not even one slice fits; use a GPU with more memory")
+
+
+def free_cache() -> None:
+    """Give back memory of the GPU that nothing uses."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+Landing: TypeAlias = Callable[[], tuple[NDArray[np.complex64], float]]
+"""Waits for the phasors of a batch; gives them with the seconds that a GPU sampled, 0 without one."""
+Take: TypeAlias = Callable[[slice, NDArray[np.complex64], float], None]
+
+
+class Lane(Protocol):
+    """A way to the sampler and back. `ahead`: so many batches may be under way when another one was sent."""
+
+    ahead: int
+
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
+        """Begin a batch `(slice height width)`; nobody else may use the generator meanwhile, but when it lands."""
+        ...
+
+
+class PlainLane:
+    """Every batch is done when `send` returns: what a CPU does, and what a GPU's bytes are compared with."""
+
+    ahead = 0
+
+    def __init__(self, generator: PhaseGenerator) -> None:
+        self.generator = generator
+
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
+        """See `Lane`."""
+        with device_clock(getattr(self.generator, "device", None)) as busy:
+            phasor = self.generator.sample_phase(torch.from_numpy(magnitude.copy()), keys, conditions)
+        return lambda: (phasor.numpy(), busy.seconds)
+
+
+class DeviceLane:
+    """To a CUDA device and back: `send` only queues the work of a batch."""
+
+    ahead = 1
+
+    def __init__(self, generator: PhaseGenerator, device: torch.device) -> None:
+        self.generator, self.device = generator, device
+        self.there, self.back = _copy_streams(device)
+
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
+        """See `Lane`."""
+        staged = torch.empty(magnitude.shape, dtype=torch.float32, pin_memory=True)
+        np.copyto(staged.numpy(), magnitude)
+        with torch.cuda.device(self.device):
+            compute = torch.cuda.current_stream()
+            with torch.cuda.stream(self.there):
+                slices = staged.to(self.device, non_blocking=True)  # keeps `staged` until it is done
+            compute.wait_stream(self.there)
+            slices.record_stream(compute)  # its memory belongs to `there`, which knows nothing of the sampling
+            with device_clock(self.device) as busy:
+                phasor = self.generator.sample_phase(slices, keys, conditions)
+            self.back.wait_stream(compute)
+            phasor.record_stream(self.back)
+            landed = torch.empty(phasor.shape, dtype=phasor.dtype, pin_memory=True)
+            with torch.cuda.stream(self.back):
+                landed.copy_(phasor, non_blocking=True)
+                done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                done.record()
+
+        def land() -> tuple[NDArray[np.complex64], float]:
+            done.synchronize()
+            return landed.numpy(), busy.seconds
+
+        return land
+
+
+class UnderWay:
+    """The batches of one volume that were sent and did not land yet; they land in the order in which they were sent.
+
+    Parameters
+    ----------
+    lane
+        The way.
+    take
+        Called with the part of the volume, its phasors and the GPU's seconds whenever a batch landed.
+    """
+
+    def __init__(self, lane: Lane, take: Take) -> None:
+        self._lane, self._take = lane, take
+        self._landings: deque[tuple[slice, Landing]] = deque()
+
+    def send(
+        self, part: slice, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions
+    ) -> None:
+        """Begin that part of a volume, then wait until no more batches are under way than the lane may have."""
+        self._landings.append((part, self._lane.send(magnitude[part], keys[part], conditions)))
+        self._land(self._lane.ahead)
+
+    def land(self) -> None:
+        """Wait for the rest."""
+        self._land(0)
+
+    def _land(self, left: int) -> None:
+        while len(self._landings) > left:
+            part, landing = self._landings.popleft()
+            self._take(part, *landing())
+
+
+def open_lane(generator: PhaseGenerator) -> Lane:
+    """Give the way to this generator."""
+    device = torch.device(getattr(generator, "device", None) or "cpu")
+    return DeviceLane(generator, device) if device.type == "cuda" else PlainLane(generator)
+
+
+@cache
+def _copy_streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """One for either direction, for the whole process: memory that one stream had is not given to another's tensors."""
+    there, back = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+    return there, back

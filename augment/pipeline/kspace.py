@@ -1,0 +1,76 @@
+"""From magnitude and phase to k-space, slice by slice, with the proof that the magnitude was kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.corpus.layout import positive_zeros
+from rephase.diffusion.fourier import fft2c, ifft2c
+from rephase.errors import VolumeError
+
+MAGNITUDE_TOLERANCE = 1e-5
+"""Of the volume's maximum: how far the magnitude of the k-space's image may be from the magnitude that was given."""
+
+
+def make_image(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Join a magnitude and a phasor of modulus 1, `(height width)` each, to a complex image."""
+    return np.multiply(magnitude, phasor, dtype=np.complex64)
+
+
+def make_kspace(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Transform a volume to k-space.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(slice height width)`, >= 0, finite.
+    phasor
+        complex64 of the same shape, modulus 1.
+
+    Returns
+    -------
+    kspace
+        complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed by itself in
+        memory of its own, so that its bytes do not depend on its neighbours.
+
+    Raises
+    ------
+    VolumeError
+        `not_finite` or `failed`: the magnitude does not come back out of the k-space.
+    """
+    limit = MAGNITUDE_TOLERANCE * float(magnitude.max())
+    kspace = np.empty(magnitude.shape, dtype=np.complex64)
+    for slice_index in range(len(magnitude)):
+        image = torch.from_numpy(make_image(magnitude[slice_index], phasor[slice_index]))
+        transformed = fft2c(image)
+        _check_magnitude(magnitude[slice_index], transformed, limit, slice_index)
+        kspace[slice_index] = positive_zeros(transformed.numpy())
+    return kspace
+
+
+def _check_magnitude(magnitude: NDArray[np.float32], kspace: torch.Tensor, limit: float, slice_index: int) -> None:
+    error = float(np.abs(ifft2c(kspace).abs().numpy() - magnitude).max())
+    if error <= limit:
+        return
+    if not np.isfinite(error):
+        raise VolumeError(
+            "not_finite",
+            f"the k-space of slice {slice_index} is not finite; expected finite phase of modulus 1; take another "
+            "generator or other weights",
+        )
+    raise VolumeError(
+        "failed",
+        f"the k-space of slice {slice_index} gives the magnitude back with an error of {error:.3g}; expected at most "
+        f"{limit:.3g}; the phase is not of modulus 1",
+    )
+
+
+def real_phasor(phase: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """Turn measured phase in radians into phasors, slice by slice: complex64 of the same shape."""
+    phasor = np.empty(phase.shape, dtype=np.complex64)
+    for slice_index, angle in enumerate(phase):
+        tensor = torch.from_numpy(np.ascontiguousarray(angle, dtype=np.float32).copy())
+        phasor[slice_index] = torch.polar(torch.ones_like(tensor), tensor).numpy()
+    return phasor

@@ -1,0 +1,81 @@
+"""What the bytes of a corpus depend on: one recipe for all of it, one hash for each row, one class of machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rephase.corpus.layout import FORMAT, canonical_hash, corpus_attributes
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.magnitude import NegativeRule
+
+ALGORITHM = 7
+"""Raised whenever a change of the code changes the bytes that a recipe gives."""
+
+ROW_COLUMNS = (
+    "volume_id", "subject_id", "split", "anatomy", "contrast", "field_t", "te_ms", "slice_axis", "series", "echo",
+    "frame", "dataset", "licence", "extra",
+)  # fmt: skip
+"""Columns that change what is stored. Not `path`: the source counts by its bytes; sizes are only checked."""
+
+COMPANION_COLUMNS = ("phase", "kspace", "segmentation")
+"""Of these it counts whether they are named; their bytes are part of the source's SHA-256."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How the generator is called: slices in a call, multiple to which sizes are padded, dtype, torch threads."""
+
+    slices: int = 1
+    multiple: int = 1
+    dtype: str = "float32"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that changes the bytes of a corpus apart from its sources.
+
+    Equal recipes give equal arrays on machines of one environment class, whatever the batch size, the number of
+    workers, the order of the rows or the number of restarts.
+    """
+
+    phase: str
+    nfe: int
+    checkpoint_sha256: str | None
+    seed: int
+    negative: NegativeRule
+    keep_columns: tuple[str, ...]
+    tile: Tile
+    format: int = FORMAT
+    algorithm: int = ALGORITHM
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the recipe as a corpus's attributes hold it."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return document
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
+        return canonical_hash(self.to_json())
+
+    def attributes(self) -> dict[str, Any]:
+        """Give the attributes of a corpus that is made by this recipe."""
+        return corpus_attributes(self.to_json())
+
+
+def row_hash(row: ManifestRow, source_sha256: str) -> str:
+    """Give the hash of what a row asks for: its byte-changing columns and the bytes of its source.
+
+    Where the row stands in the manifest and where its file lies make no difference.
+    """
+    columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS}
+    columns |= {name: getattr(row, name) is not None for name in COMPANION_COLUMNS}
+    return canonical_hash({"columns": columns, "source_sha256": source_sha256})
+
+
+def row_fingerprint(row: ManifestRow) -> str:
+    """Give the hash of a whole row, its path too: a row that failed is tried again once any of it was edited."""
+    return canonical_hash({name: getattr(row, name) for name in row.__dataclass_fields__ if name != "line"})

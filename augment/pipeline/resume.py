@@ -1,0 +1,126 @@
+"""Is a volume committed already, and from the very same source, row and recipe?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rephase.corpus.encoding import describe_arrays, object_checksums
+from rephase.corpus.layout import plain_json
+from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.environment import MIXED_HELP, describe_class
+from rephase.pipeline.recipe import row_hash
+from rephase.pipeline.task import Task, receipt_digest
+from rephase.pipeline.worker import Workbench
+from rephase.readers.registry import hash_source
+
+
+def check_source(task: Task, bench: Workbench) -> None:
+    """Refuse a volume whose source or row is another one than before, as far as its receipt tells; nothing is read yet.
+
+    Raises
+    ------
+    VolumeError
+        `changed`.
+    """
+    lost = task.lost
+    if lost is None or lost.accept or lost.row_hash is None:
+        return
+    if lost.recipe_hash != bench.recipe.hash:
+        raise _changed(task, "was made by another recipe than the corpus names now")
+    if row_hash(task.row, hash_source(task.row)) != lost.row_hash:
+        raise _changed(task, "its source or its row in the manifest is not what it was made from")
+    if lost.environment is not None and lost.environment != bench.environment and not bench.allow_mixed:
+        there, here = describe_class(lost.environment), describe_class(bench.environment)
+        raise VolumeError(
+            "changed", f"{task.where}: was made on another kind of machine ({there}) than this ({here}): {MIXED_HELP}"
+        )
+
+
+def check_restored(
+    task: Task, bench: Workbench, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
+) -> None:
+    """Refuse a volume that would not be byte for byte the one that was damaged or lost; nothing is written yet.
+
+    Raises
+    ------
+    VolumeError
+        `changed`.
+    """
+    lost = task.lost
+    if lost is None or lost.accept or not lost.digests:
+        return
+    # as a commit would write it
+    receipt = plain_json(attributes) | {"arrays": describe_arrays(arrays), "checksums": object_checksums(arrays)}
+    if receipt_digest(receipt) in lost.digests:
+        return
+    if bench.allow_mixed and lost.row_hash == receipt["row_hash"] and lost.environment != bench.environment:
+        return
+    raise _changed(task, "what its row gives now is not what the index and its receipt record")
+
+
+def _changed(task: Task, what: str) -> VolumeError:
+    return VolumeError(
+        "changed",
+        f"{task.where}: {what}; expected the same volume as before; bring the old source, row and weights back, or "
+        "accept another volume with --overwrite; nothing was replaced",
+    )
+
+
+def find_committed(task: Task, bench: Workbench) -> dict[str, Any] | None:
+    """Give the receipt of a volume that needs no work; None where it must be built.
+
+    Raises
+    ------
+    VolumeError
+        `changed`: committed from another source, row or recipe, and not to be overwritten.
+    """
+    if task.lost is not None:
+        check_source(task, bench)
+        return None
+    try:
+        receipt = bench.store.receipt(task.name)
+    except VolumeError:
+        if bench.overwrite:
+            return None
+        raise
+    if receipt is None:
+        return None
+    source_sha256 = hash_source(task.row)
+    same_recipe = receipt.get("recipe_hash") == bench.recipe.hash
+    if same_recipe and receipt.get("row_hash") == row_hash(task.row, source_sha256):
+        return receipt
+    if bench.overwrite:
+        return None
+    raise VolumeError("changed", _explain_change(task, receipt, source_sha256, same_recipe))
+
+
+def _explain_change(task: Task, receipt: dict[str, Any], source_sha256: str, same_recipe: bool) -> str:
+    found = []
+    if not same_recipe:
+        found.append("another recipe")
+    if receipt.get("source_sha256") != source_sha256:
+        found.append("other bytes of its source")
+    elif same_recipe:
+        found.append("another manifest row" + _changed_columns(task.row, receipt))
+    return (
+        f"{task.where}: was committed from {' and '.join(found)}; expected the same as before; make it again with "
+        "--overwrite, or build into another corpus"
+    )
+
+
+def _changed_columns(row: ManifestRow, receipt: dict[str, Any]) -> str:
+    """Name the columns whose value in the receipt is another than in the row, as far as the receipt shows them."""
+    columns = ("split", "anatomy", "contrast", "field_t", "te_ms", "licence")
+    changed = [
+        f"{name}: {receipt.get(name)!r} there, {getattr(row, name)!r} asked"
+        for name in columns
+        if getattr(row, name) is not None and getattr(row, name) != receipt.get(name)
+    ]
+    patient_id = row.subject_id or row.volume_id
+    if patient_id != receipt.get("patient_id"):
+        changed.append(f"subject_id: {receipt.get('patient_id')!r} there, {patient_id!r} asked")
+    return f" ({'; '.join(changed)})" if changed else ""

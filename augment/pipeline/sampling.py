@@ -1,0 +1,132 @@
+"""The phase of one volume: sampled batch by batch when it is the volume's turn, or the volume's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.errors import VolumeError
+from rephase.pipeline.gpu import UnderWay, explain_out_of_memory, open_lane
+from rephase.pipeline.kspace import real_phasor
+from rephase.pipeline.task import Task
+from rephase.pipeline.worker import Workbench
+from rephase.readers.volume import Volume
+
+
+def sample_phasor(
+    task: Task, volume: Volume, magnitude: NDArray[np.float32], bench: Workbench, seconds: dict[str, float]
+) -> NDArray[np.complex64]:
+    """Give a volume's phasors: sampled under the lock, or its own real phase; complex64 like the magnitude.
+
+    The lock is given back when the last batch was sent: a GPU has the next volume's first one before it is done.
+
+    Raises
+    ------
+    VolumeError
+        There is no phase, or the GPU has too little memory.
+    """
+    generator = bench.generator
+    if generator is None:
+        return _own_phasor(task, volume, seconds)
+    slice_mm, *in_plane = volume.spacing_mm
+    conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
+    keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
+    phasor = np.empty(magnitude.shape, dtype=np.complex64)
+
+    def take(part: slice, sampled: NDArray[np.complex64], device_s: float) -> None:
+        phasor[part] = sampled
+        bench.counters.count_sampled(len(sampled), device_s)
+
+    under_way = UnderWay(open_lane(generator), take)
+    parts = batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices)
+    with _turn(bench, seconds):
+        with timed(seconds, "sample"):
+            failed = _send(under_way, parts, magnitude, keys, conditions)
+        if failed is not None:
+            raise _out_of_memory(task, generator, magnitude[failed], keys[failed], conditions)
+    with timed(seconds, "sample"):
+        under_way.land()
+    return phasor
+
+
+def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:
+    """Cut a volume into calls of the generator: whole tiles, so that the cuts change no tile.
+
+    `batch_size` is rounded up to whole tiles; None takes a default that keeps the memory of a call small.
+    """
+    wanted = batch_size or max(16, tile_slices)
+    step = -(-wanted // tile_slices) * tile_slices
+    for start in range(0, num_slices, step):
+        yield slice(start, min(start + step, num_slices))
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time of a block to that of its stage."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _own_phasor(task: Task, volume: Volume, seconds: dict[str, float]) -> NDArray[np.complex64]:
+    if volume.phase is None:
+        raise VolumeError(
+            "mismatch",
+            f"{task.where}: its row names no phase; expected a phase or kspace column with --phase real; add one "
+            "or choose another --phase",
+        )
+    with timed(seconds, "sample"):
+        return real_phasor(volume.phase)
+
+
+@contextmanager
+def _turn(bench: Workbench, seconds: dict[str, float]) -> Iterator[None]:
+    """Hold the sampling lock; the wait for it does not count as the volume's own time."""
+    with timed(seconds, "waiting"), bench.counters.waiting():
+        if not bench.sampling.acquire(blocking=False):
+            with bench.clock.paused():
+                bench.sampling.acquire()
+    try:
+        yield
+    finally:
+        bench.sampling.release()
+
+
+def _send(
+    under_way: UnderWay,
+    parts: Iterator[slice],
+    magnitude: NDArray[np.float32],
+    keys: Sequence[SliceKey],
+    conditions: Conditions,
+) -> slice | None:
+    """Send every part; gives the one for which there was no memory, None where there was.
+
+    The error itself must be gone before less is tried: its traceback holds the tensors of the call that failed.
+    """
+    for part in parts:
+        try:
+            under_way.send(part, magnitude, keys, conditions)
+        except torch.OutOfMemoryError:
+            return part
+    return None
+
+
+def _out_of_memory(
+    task: Task,
+    generator: PhaseGenerator,
+    magnitude: NDArray[np.float32],
+    keys: Sequence[SliceKey],
+    conditions: Conditions,
+) -> VolumeError:
+    slices = torch.from_numpy(magnitude.copy())
+    return explain_out_of_memory(
+        task.where, generator, lambda count: generator.sample_phase(slices[:count], keys[:count], conditions)
+    )

@@ -1,0 +1,171 @@
+"""New."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from rephase.corpus.layout import group_document
+from rephase.corpus.receipt import volume_name
+from rephase.corpus.storage.base import sha256
+from rephase.manifests.manifest import Manifest, is_url
+from rephase.manifests.record import ManifestRow
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What is recorded of a volume that is to be made again.
+
+    Attributes
+    ----------
+    digests
+        SHA-256 of its receipt, as the index says it and as the receipt itself is; one of the two may be damaged.
+    row_hash, recipe_hash, environment
+        From its receipt, where that is to be relied on.
+    accept
+        Make it even where it will be another one than it was.
+    """
+
+    digests: tuple[str, ...] = ()
+    row_hash: str | None = None
+    recipe_hash: str | None = None
+    environment: Mapping[str, Any] | None = None
+    accept: bool = False
+
+
+def receipt_digest(receipt: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a receipt's document: it stands for every byte of its volume."""
+    return sha256(group_document(receipt))
+
+
+Status = Literal["built", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One volume to be made: a row and which of its replicas. Holds paths and ids, never pixels.
+
+    `lost` is what is recorded of a volume that was damaged and is to be made again.
+    """
+
+    row: ManifestRow
+    replica: int = 0
+    lost: Lost | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the volume in the corpus."""
+        return volume_name(self.row.volume_id, self.replica)
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"volume {self.name} ({self.row.path})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one volume ended.
+
+    `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
+    `num_bytes` counts the arrays before compression. `disk_full` tells that no other volume will fare
+    better. `receipt` holds the committed attributes, also of a skipped one.
+    """
+
+    name: str
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    num_slices: int = 0
+    num_bytes: int = 0
+    disk_full: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    receipt: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a manifest asks for: volumes, and the slices where every row tells them."""
+
+    num_volumes: int
+    num_slices: int | None
+
+
+def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
+    """Give every volume that a manifest asks for: the replicas of a row one after another."""
+    for row in manifest:
+        for replica in range(row.replicas or replicas):
+            yield Task(row, replica)
+
+
+def wanted_names(manifest: Manifest, replicas: int) -> Iterator[str]:
+    """Name every volume that a manifest asks for, in the order of `all_tasks`."""
+    return (task.name for task in all_tasks(manifest, replicas))
+
+
+def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
+    """Count the volumes and add up the slices."""
+    num_volumes = 0
+    num_slices: int | None = 0
+    for row in manifest:
+        copies = row.replicas or replicas
+        num_volumes += copies
+        num_slices = None if num_slices is None or row.num_slices is None else num_slices + copies * row.num_slices
+    return Wanted(num_volumes, num_slices)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run is to do; no list of a million names stays in memory.
+
+    Attributes
+    ----------
+    num_volumes
+        That are to be made.
+    names
+        Gives their names, in the order of the tasks, as often as it is called.
+    order
+        Gives the names in the order of the index, likewise.
+    tasks
+        Gives the tasks, one for each name.
+    retry_failed
+        Also those that failed in an earlier run.
+    manifest
+        Path or URL of the manifest, for the log.
+    num_slices
+        Of all, None where that is not known.
+    seen
+        Called with every outcome.
+    """
+
+    num_volumes: int
+    names: Callable[[], Iterator[str]]
+    order: Callable[[], Iterator[str]]
+    tasks: Callable[[], Iterator[Task]]
+    retry_failed: bool
+    manifest: str
+    num_slices: int | None = None
+    seen: Callable[[Outcome], None] | None = None
+
+
+def work_of(manifest: Manifest, replicas: int, retry_failed: bool) -> Work:
+    """Give the work of a build: everything that the manifest asks for."""
+    wanted = count_wanted(manifest, replicas)
+    names = partial(wanted_names, manifest, replicas)
+    return Work(
+        num_volumes=wanted.num_volumes,
+        names=names,
+        order=names,
+        tasks=lambda: all_tasks(manifest, replicas),
+        retry_failed=retry_failed,
+        manifest=lasting_path(manifest.path),
+        num_slices=wanted.num_slices,
+    )
+
+
+def lasting_path(path: str) -> str:
+    """Give a path that means the same from another folder."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100

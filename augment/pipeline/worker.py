@@ -1,0 +1,83 @@
+"""What a volume's work needs: the task, the process's shared bench, and the outcome."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from rephase.cluster.counters import Counters
+from rephase.corpus.store import CorpusStore
+from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.generators import PhaseGenerator
+from rephase.diffusion.processes.fat import fat_facts
+from rephase.diffusion.registry import make_generator
+from rephase.errors import RequestError
+from rephase.pipeline.memory import Limits, Room
+from rephase.pipeline.recipe import Recipe
+from rephase.pipeline.timeout import VolumeClock
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the volumes of one process share: the corpus, the recipe, the model, and the lock under which it samples.
+
+    `generator` is None for real phase. `environment` goes into every receipt. `allow_mixed`: it may differ.
+    """
+
+    store: CorpusStore
+    recipe: Recipe
+    generator: PhaseGenerator | None
+    environment: dict[str, str]
+    batch_size: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    overwrite: bool = False
+    allow_mixed: bool = False
+    clock: VolumeClock = field(default_factory=VolumeClock)
+    sampling: threading.Lock = field(default_factory=threading.Lock)
+    room: Room = field(default_factory=Room)
+    counters: Counters = field(default_factory=Counters)
+
+
+def open_workbench(
+    root: str,
+    recipe: Recipe,
+    environment: dict[str, str],
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    batch_size: int | None = None,
+    limits: Limits | None = None,
+    overwrite: bool = False,
+    allow_mixed: bool = False,
+    clock: VolumeClock | None = None,
+) -> Workbench:
+    """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
+
+    Raises
+    ------
+    RequestError
+        If the checkpoint here is not the recipe's, or there is no corpus.
+    """
+    torch.set_num_threads(recipe.tile.threads)
+    generator = None
+    if recipe.phase != "real":
+        steps = recipe.nfe if recipe.phase == "diffusion" else None
+        generator = make_generator(recipe.phase, checkpoint, steps, device)
+        if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
+            raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
+        if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
+            raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')
+    return Workbench(
+        CorpusStore.open(root),
+        recipe,
+        generator,
+        environment,
+        batch_size,
+        limits or Limits(),
+        overwrite,
+        allow_mixed,
+        clock or VolumeClock(),
+    )

@@ -1,0 +1,348 @@
+"""Facts of an acquisition out of a DICOM header: what audits and conditions need, and nothing that names anyone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import pydicom
+
+from rephase.manifests.header import Kind
+from rephase.readers.dicom.kinds import frame_kind
+from rephase.readers.volume import PhaseEncode
+
+HeaderValue: TypeAlias = Any  # whatever pydicom makes of an element: a number, a string, several of them, items
+
+# BodyPartExamined is a coded word by the standard and free text in practice: only words of this list are let through.
+_BODY_PARTS = frozenset({
+    "ABDOMEN", "ANKLE", "ARM", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "FOOT", "HAND", "HEAD", "HEART", "HIP",
+    "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "SHOULDER", "SPINE", "TSPINE",
+    "UTERUS", "WRIST",
+})  # fmt: skip
+_VENDORS = ("siemens", "philips", "ge", "toshiba", "canon", "hitachi", "fujifilm", "united", "bruker", "esaote")
+_ACQUISITION_CONTRASTS = {
+    "T1": "T1", "T2": "T2", "T2_STAR": "T2star", "PROTON_DENSITY": "PD", "FLUID_ATTENUATED": "FLAIR",
+    "DIFFUSION": "DWI", "TOF": "MRA", "STIR": "IR",
+}  # fmt: skip
+_NUMBERS = {
+    "percent_sampling": ("PercentSampling", "MRFOVGeometrySequence"),
+    "percent_phase_fov": ("PercentPhaseFieldOfView", "MRFOVGeometrySequence"),
+    "tr_ms": ("RepetitionTime", "MRTimingAndRelatedParametersSequence"),
+    "flip_angle_deg": ("FlipAngle", "MRTimingAndRelatedParametersSequence"),
+    "echo_train_length": ("EchoTrainLength", "MRTimingAndRelatedParametersSequence"),
+    "pixel_bandwidth_hz": ("PixelBandwidth", "MRImagingModifierSequence"),
+    "slice_thickness_mm": ("SliceThickness", "PixelMeasuresSequence"),
+    "parallel_reduction": ("ParallelReductionFactorInPlane", "MRModifierSequence"),
+}
+_WORDS = {
+    "scanning_sequence": ("ScanningSequence", None),
+    "sequence_variant": ("SequenceVariant", None),
+    "scan_options": ("ScanOptions", None),
+    "mr_acquisition_type": ("MRAcquisitionType", None),
+    "partial_fourier": ("PartialFourier", "MRModifierSequence"),
+    "k_space_filtering": ("KSpaceFiltering", None),
+    "photometric_interpretation": ("PhotometricInterpretation", None),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one frame: conditions of the acquisition, and `acquisition` with JSON values for audits."""
+
+    te_ms: float | None
+    field_t: float | None
+    contrast: str | None
+    anatomy: str | None
+    phase_encode: PhaseEncode
+    acquisition: dict[str, Any] = field(hash=False)
+
+
+def find(
+    dataset: pydicom.Dataset, group: pydicom.Dataset | None, keyword: str, sequence: str | None = None
+) -> HeaderValue:
+    """Look a value up where Enhanced objects may keep it: the frame's group, the shared group, the top level.
+
+    Parameters
+    ----------
+    dataset
+        The whole header.
+    group
+        The frame's functional groups, None in a classic object.
+    keyword
+        Of the value.
+    sequence
+        Keyword of the functional group that holds it.
+    """
+    shared = dataset.get("SharedFunctionalGroupsSequence") if group is not None else None
+    for place in (group, shared[0] if shared else None):
+        items = place.get(sequence) if place is not None and sequence else None
+        value = _in_item(items[0], keyword) if items else None
+        if value is not None:
+            return value
+    return dataset.get(keyword)
+
+
+def number(value: HeaderValue) -> float | None:
+    """Read a header's number; None where it is empty, not finite or no number."""
+    if value is None or value == "":
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def header_facts(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Facts:
+    """Collect the facts of one frame.
+
+    Parameters
+    ----------
+    dataset, group
+        As in `find`.
+    image_type
+        ImageType, or FrameType in an Enhanced object.
+    """
+    te_ms = number(find(dataset, group, "EffectiveEchoTime", "MREchoSequence"))
+    te_ms = number(dataset.get("EchoTime")) if te_ms is None else te_ms
+    phase_encode = _phase_encode(find(dataset, group, "InPlanePhaseEncodingDirection", "MRFOVGeometrySequence"))
+    acquisition: dict[str, Any] = {
+        "image_type": [*image_type, *_extended_type(group)],
+        "acquired_matrix": _acquired_matrix(dataset, group, phase_encode),
+        "bits_stored": int(dataset.get("BitsStored") or 0) or None,
+        "lossy_compression": str(dataset.get("LossyImageCompression") or "00") == "01",
+        "vendor": _vendor(str(dataset.get("Manufacturer") or "")),
+    }
+    for name, (keyword, sequence) in _NUMBERS.items():
+        acquisition[name] = number(find(dataset, group, keyword, sequence))
+    acquisition["ti_ms"] = _inversion_time(dataset, group)
+    for name, (keyword, place) in _WORDS.items():
+        acquisition[name] = _words(find(dataset, group, keyword, place))
+    kept = {name: value for name, value in acquisition.items() if value not in (None, "", [])}
+    return Facts(
+        te_ms=te_ms if te_ms and te_ms > 0 else None,
+        field_t=_field(number(dataset.get("MagneticFieldStrength"))),
+        contrast=_contrast(dataset, group, image_type, te_ms, kept),
+        anatomy=_anatomy(str(dataset.get("BodyPartExamined") or "")),
+        phase_encode=phase_encode,
+        acquisition=kept,
+    )
+
+
+def _in_item(item: pydicom.Dataset, keyword: str) -> HeaderValue:
+    if keyword in item:
+        return item.get(keyword)
+    for nested in ("DiffusionGradientDirectionSequence",):  # the one value that is two levels down
+        if nested in item and item[nested].value:
+            return item[nested].value[0].get(keyword)
+    return None
+
+
+def _phase_encode(value: HeaderValue) -> PhaseEncode:
+    word = str(value or "").upper()
+    if word == "ROW":
+        return "row"
+    return "column" if word in ("COL", "COLUMN") else "assumed"
+
+
+def _acquired_matrix(
+    dataset: pydicom.Dataset, group: pydicom.Dataset | None, phase_encode: PhaseEncode
+) -> list[int] | None:
+    """Acquired samples along (height, width) of the stored axes.
+
+    AcquisitionMatrix is (frequency rows, frequency columns, phase rows, phase columns), where "rows" counts samples
+    along a row. With the phase direction known, height is frequency and width is phase.
+    """
+    matrix = [int(item) for item in (dataset.get("AcquisitionMatrix") or []) if number(item) is not None]
+    if len(matrix) == 4 and sum(value > 0 for value in matrix) == 2:
+        frequency, phase = max(matrix[:2]), max(matrix[2:])
+        if phase_encode == "assumed":
+            along_row, along_column = max(matrix[0], matrix[2]), max(matrix[1], matrix[3])
+            return [along_column, along_row] if along_row and along_column else None
+        return [frequency, phase] if frequency and phase else None
+    steps = [
+        number(find(dataset, group, keyword, "MRFOVGeometrySequence"))
+        for keyword in ("MRAcquisitionFrequencyEncodingSteps", "MRAcquisitionPhaseEncodingStepsInPlane")
+    ]
+    known = [int(step) for step in steps if step]
+    return known if len(known) == 2 and phase_encode != "assumed" else None
+
+
+def _extended_type(group: pydicom.Dataset | None) -> list[str]:
+    """Siemens XA writes the names of filters (DIS2D, NORM) in a private element of the frame's type."""
+    items = group.get("MRImageFrameTypeSequence") if group is not None else None
+    try:
+        value = items[0].private_block(0x21, "SIEMENS MR SDI 02")[0x78].value if items else None
+    except KeyError:
+        return []
+    words = _words(value) or []
+    return [words] if isinstance(words, str) else words
+
+
+def _philips_contrast(dataset: pydicom.Dataset) -> str:
+    """Philips keeps an Enhanced object's elements in a private sequence of its classic ones."""
+    try:
+        items = dataset.private_block(0x2005, "Philips MR Imaging DD 005")[0x0F].value
+        return str(items[0].get("AcquisitionContrast") or "").upper()
+    except (KeyError, IndexError, TypeError, AttributeError):  # another vendor's, or a damaged one
+        return ""
+
+
+def _words(value: HeaderValue) -> list[str] | str | None:
+    if value is None or isinstance(value, str):
+        return value or None
+    return [str(word) for word in value]
+
+
+def _vendor(manufacturer: str) -> str | None:
+    first = manufacturer.lower().replace("_", " ").split(" ")[0]
+    return first if first in _VENDORS else None
+
+
+def _field(value: float | None) -> float | None:
+    """Tesla; a few exports write gauss."""
+    tesla = value / 1e4 if value and value > 100 else value
+    return tesla if tesla and 0.001 < tesla < 25 else None
+
+
+def _anatomy(body_part: str) -> str | None:
+    word = body_part.strip().upper()
+    return word.lower() if word in _BODY_PARTS else None
+
+
+def _inversion_time(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> float | None:
+    times = find(dataset, group, "InversionTimes", "MRModifierSequence")
+    if times is not None and not isinstance(times, (int, float)):
+        times = times[0] if len(times) else None
+    found = number(times) if times is not None else number(dataset.get("InversionTime"))
+    return found or None
+
+
+def _contrast(
+    dataset: pydicom.Dataset,
+    group: pydicom.Dataset | None,
+    image_type: Sequence[str],
+    te_ms: float | None,
+    facts: dict[str, Any],
+) -> str | None:
+    """Name the contrast where the header leaves no doubt; else the family of the sequence, else None."""
+    stated = str(find(dataset, group, "AcquisitionContrast", "MRImageFrameTypeSequence") or "").upper()
+    stated = stated or _philips_contrast(dataset)
+    words = {word.upper() for word in image_type}
+    b_value = number(find(dataset, group, "DiffusionBValue", "MRDiffusionSequence"))
+    if "DIFFUSION" in words or b_value:
+        return "DWI"
+    if "SWI" in words:
+        return "SWI"
+    if "ASL" in words:
+        return "ASL"
+    if "FMRI" in words:
+        return "BOLD"
+    if stated in _ACQUISITION_CONTRASTS:
+        return _ACQUISITION_CONTRASTS[stated]
+    sequence, variant = set(_listed(facts, "scanning_sequence")), set(_listed(facts, "sequence_variant"))
+    if str(dataset.get("AngioFlag") or "") == "Y" or "TOF" in variant:
+        return "MRA"
+    if "GR" in sequence or str(dataset.get("EchoPulseSequence") or "") == "GRADIENT":
+        # A magnetisation-prepared gradient echo with an inversion time is an MPRAGE by any other name.
+        prepared = "MP" in variant or str(find(dataset, group, "InversionRecovery", "MRModifierSequence")) == "YES"
+        ti_ms = facts.get("ti_ms")
+        return "T1" if prepared and ti_ms and 400 <= ti_ms <= 1500 and (te_ms or 99) < 10 else "GRE"
+    if "SE" in sequence or "IR" in sequence:
+        return _spin_echo_contrast("IR" in sequence, te_ms, facts.get("tr_ms"), facts.get("ti_ms"))
+    return None
+
+
+def _spin_echo_contrast(inversion: bool, te_ms: float | None, tr_ms: float | None, ti_ms: float | None) -> str:
+    if inversion:
+        return "FLAIR" if te_ms and ti_ms and te_ms > 60 and ti_ms > 1500 else "IR"
+    if not te_ms or not tr_ms:
+        return "SE"
+    if tr_ms < 800 and te_ms < 30:
+        return "T1"
+    if tr_ms > 2000 and te_ms > 70:
+        return "T2"
+    return "PD" if tr_ms > 2000 and te_ms < 35 else "SE"
+
+
+def _listed(facts: dict[str, Any], name: str) -> list[str]:
+    value = facts.get(name) or []
+    return [value] if isinstance(value, str) else value
+
+
+def kind_of(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Kind:
+    """Say what the pixels of a frame are, from all that its header tells."""
+    component = find(dataset, group, "ComplexImageComponent", "MRImageFrameTypeSequence")
+    ge_type = dataset.private_block(0x43, "GEMS_PARM_01")[0x2F].value if _has_ge_type(dataset) else None
+    ge_number = whole(ge_type)
+    return frame_kind(
+        image_type, component, unit_of_values(dataset, group), ge_number, str(dataset.get("SeriesDescription") or "")
+    )
+
+
+def unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
+    """Unit of the rescaled values; a code of "1" or "US" says none."""
+    unit = str(find(dataset, group, "RescaleType", "PixelValueTransformationSequence") or "US").upper()
+    mapping = find(dataset, group, "MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
+    if mapping and unit in ("US", "NORMALIZED", "UNSPECIFIED"):
+        unit = str(mapping[0].get("CodeValue") or "").upper()
+    return "" if unit in ("US", "1", "NORMALIZED", "UNSPECIFIED") else unit
+
+
+def _has_ge_type(dataset: pydicom.Dataset) -> bool:
+    try:
+        return 0x2F in dataset.private_block(0x43, "GEMS_PARM_01")
+    except KeyError:
+        return False
+
+
+def counted_slices(dataset: pydicom.Dataset) -> int | None:
+    """Number of slices that a Philips classic header says its volume has; other headers do not say it."""
+    if "PerFrameFunctionalGroupsSequence" in dataset:
+        return None
+    try:
+        return whole(dataset.private_block(0x2001, "Philips Imaging DD 001")[0x18].value)
+    except KeyError:
+        return None
+
+
+def acquisition_order(get: Callable[..., HeaderValue]) -> tuple[tuple[float, ...], ...]:
+    """Everything that may differ between two real images of one position and echo, most telling first."""
+    direction = get("DiffusionGradientOrientation", "MRDiffusionSequence")
+    when = f"{get('AcquisitionDate') or ''}{get('AcquisitionTime') or ''}" or str(get("AcquisitionDateTime") or "")
+    return (
+        _key(get("AcquisitionNumber")),
+        _key(get("DiffusionBValue", "MRDiffusionSequence")),
+        _key(direction),
+        _key(get("InversionTimes", "MRModifierSequence") or get("InversionTime")),
+        _key(get("NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence") or get("TriggerTime")),
+        _key(get("FrameAcquisitionNumber", "FrameContentSequence")),
+        _key("".join(c for c in when if c.isdigit() or c == ".")),
+        _key(get("DimensionIndexValues", "FrameContentSequence")),
+    )
+
+
+def _key(value: HeaderValue) -> tuple[float, ...]:
+    return tuple(found for item in several(value) if (found := number(item)) is not None)
+
+
+def acquired_at(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
+    """Date and time of acquisition as written, empty where they were removed."""
+    frame_time = find(dataset, group, "FrameAcquisitionDateTime", "FrameContentSequence")
+    parts = (dataset.get("AcquisitionDate"), dataset.get("AcquisitionTime"))
+    return str(frame_time or dataset.get("AcquisitionDateTime") or "".join(str(part) for part in parts if part))
+
+
+def several(value: HeaderValue) -> list[HeaderValue]:
+    """Values of an element as a list, whether it has none, one or more."""
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return [] if value is None or value == "" else [value]
+    return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def whole(value: HeaderValue) -> int | None:
+    """First value as a whole number, None where there is none."""
+    items = [number(item) for item in several(value)]
+    return int(items[0]) if items and items[0] is not None else None

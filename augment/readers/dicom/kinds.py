@@ -1,0 +1,83 @@
+"""Tells magnitude from everything else that an MR image can hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rephase.manifests.header import Kind
+
+_COMPONENTS: dict[str, Kind] = {
+    "MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary",
+}  # fmt: skip
+# The vendors' words from the third value of ImageType on: Siemens M P R I, Philips M_FFE P_FFE "PHASE MAP", ...
+_WORDS: dict[str, Kind] = {
+    "P": "phase", "PHASE": "phase", "PHASE MAP": "phase", "PHASE_MAP": "phase", "VELOCITY MAP": "phase",
+    "P_FFE": "phase", "P_SE": "phase", "P_IR": "phase", "P_PCA": "phase", "PHASE CONTRAST M": "phase",
+    "R": "real", "REAL": "real", "R_FFE": "real", "R_SE": "real", "R_IR": "real",
+    "I": "imaginary", "IMAGINARY": "imaginary", "I_FFE": "imaginary", "I_SE": "imaginary", "I_IR": "imaginary",
+    "FIELD_MAP": "fieldmap", "FIELD MAP": "fieldmap", "FIELDMAP": "fieldmap", "B0": "fieldmap",
+    "B0 MAP": "fieldmap", "B0_MAP": "fieldmap",
+    "LOCALIZER": "localizer",
+}  # fmt: skip
+_UNITS: dict[str, Kind] = {"HZ": "fieldmap", "PPM": "fieldmap", "MRAD": "phase", "RAD": "phase"}
+_GE_KINDS: dict[int, Kind] = {1: "phase", 2: "real", 3: "imaginary"}
+# Values that were computed out of images: no pixel of theirs is the magnitude of a measured signal.
+_COMPUTED = frozenset({
+    "ADC", "EADC", "EXP", "FA", "RA", "TENSOR", "TRACE", "TRACEW", "MIP", "CSA MIP", "MINIP", "MNIP", "MIN IP",
+    "MAX IP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "SUB", "SUBTRACT", "RATIO",
+    "SUBTRACTION", "MEAN", "STDDEV", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "RELCMTT", "MTT", "TTP",
+    "TMAX", "PBP", "GBP", "KTRANS", "T_TEST", "TTEST", "ZSCORE", "ACTIVATION", "SPM", "QSM", "SUSCEPTIBILITY",
+    "SCREEN", "SCREEN SAVE", "CSA BLACK IMAGE",
+})  # fmt: skip
+_SURVEY = re.compile(r"\b(locali[sz]er|scout|survey|3[ _-]?plane[ _-]?loc)", re.IGNORECASE)
+
+
+def frame_kind(
+    image_type: Sequence[str],
+    component: str | None = None,
+    unit: str | None = None,
+    ge_type: int | None = None,
+    description: str = "",
+) -> Kind:
+    """Say what the pixels of a frame are.
+
+    Parameters
+    ----------
+    image_type
+        Values of ImageType, or of FrameType in an Enhanced object.
+    component
+        ComplexImageComponent.
+    unit
+        Of the pixel values after rescaling, where a header says one.
+    ge_type
+        GE's private image type (0043,102F): their ImageType does not tell phase.
+    description
+        SeriesDescription: for most vendors the only place that tells a localizer.
+    """
+    words = [word.strip().upper() for word in image_type]
+    kinds = [_WORDS[word] for word in words[2:] if word in _WORDS]
+    if "localizer" in kinds or _SURVEY.search(description.replace("_", " ")):
+        return "localizer"
+    # A field map in Hz calls itself REAL, so its unit and name come first.
+    by_unit = _UNITS.get((unit or "").strip().upper())
+    if "fieldmap" in (*kinds, by_unit):
+        return "fieldmap"
+    if computed_word(words) is not None:
+        return "derived"
+    by_component = _COMPONENTS.get((component or "").strip().upper())
+    if by_component not in (None, "magnitude"):
+        return by_component
+    for kind in (*kinds, by_unit, _GE_KINDS.get(ge_type or 0)):
+        if kind is not None:
+            return kind
+    return "derived" if words[:1] == ["DERIVED"] else "magnitude"
+
+
+def computed_word(image_type: Sequence[str]) -> str | None:
+    """Return the word of ImageType that names a computed quantity (a map, a projection), None where there is none."""
+    words = [word.strip().upper() for word in image_type]
+    for word in words[2:]:
+        if word in _COMPUTED or word.endswith((" MAP", "_MAP")):
+            return word if word not in _WORDS else None
+    return None

@@ -1,0 +1,204 @@
+"""Reads one magnitude volume out of HDF5: fastMRI files by their known names, any other file by a named dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.errors import VolumeError
+from rephase.hdf5_files import open_hdf5
+from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
+from rephase.manifests.header import Kind, Probed, SeriesHeader
+from rephase.manifests.record import ManifestRow
+from rephase.readers.geometry import Arrangement, as_displayed
+from rephase.readers.hdf5.fastmri import (
+    KSPACE,
+    RECONSTRUCTIONS,
+    image_sizes,
+    is_kspace,
+    phase_generator,
+    read_image,
+    read_magnitude,
+)
+from rephase.readers.hdf5.links import chunk_bytes, find_object, lies_elsewhere, named_dataset
+from rephase.readers.nifti.file import check_limit
+from rephase.readers.npy import as_volume, plain_volume
+from rephase.readers.sources import hash_file, local_path
+from rephase.readers.volume import PhaseEncode, Volume, refuse_vanished
+from rephase.text import one_line
+
+_LARGEST_HEADER = 1 << 24
+
+
+def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+    """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
+
+    Raw data without a reconstruction gives the magnitude of its image, of several coils the root sum of squares; a row
+    whose `dataset` is `kspace` asks for that where there is a reconstruction too.
+
+    Raises
+    ------
+    VolumeError
+        `missing`, `unreadable`, `unsupported`, `ambiguous` (no dataset named), `not_magnitude`, `mismatch` (no such
+        dataset), `not_finite` (k-space) or `too_large`.
+    """
+    name = row.kspace or row.path
+    with local_path(name) as path, _opened(path, name) as file:
+        facts = _facts(file, name)
+        values = read_image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
+        digest = hash_file(path)
+    volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
+    return _with_facts(volume, row, facts), arrangement
+
+
+def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
+    """Say the shape (slices, height, width) without reading the data."""
+    name = row.kspace or row.path
+    with local_path(name) as path, _opened(path, name) as file:
+        facts = _facts(file, name)
+        if row.kspace:
+            return image_sizes(file, name, facts)
+        chosen = _chosen(file, row)
+        if is_kspace(chosen):
+            return image_sizes(file, name, facts)
+        shape = as_volume(_empty(chosen), name).shape
+        return _arrange(shape, row, facts).sizes(shape)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[h5py.File]:
+    try:
+        with open_hdf5(path) as file:
+            yield file
+    except VolumeError:
+        raise
+    # ValueError, TypeError: types, sizes and attributes that NumPy has no word for
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise VolumeError(
+            "unreadable", f"{name}: cannot be read ({one_line(error)}); expected HDF5; fetch it again or correct format"
+        ) from error
+
+
+def _facts(file: h5py.File, name: str) -> FastmriFacts:
+    header, text = find_object(file, "ismrmrd_header", name), None
+    if isinstance(header, h5py.Dataset) and header.shape == () and not lies_elsewhere(header):
+        text = header[()] if header.dtype.itemsize <= _LARGEST_HEADER else None
+    return fastmri_facts(text if isinstance(text, bytes | str) else None, _attributes(file))
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    """The one attribute that tells something: the others may be of any type and size, and damaged."""
+    try:
+        size = file.attrs.get_id("acquisition").get_storage_size()
+        return {"acquisition": file.attrs["acquisition"]} if size <= _LARGEST_HEADER else {}
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+        return {}
+
+
+def _known(facts: FastmriFacts) -> dict[str, Any]:
+    return {"spacing": "header"} if facts.spacing_mm else {}
+
+
+def _arrange(shape: tuple[int, ...], row: ManifestRow, facts: FastmriFacts) -> Arrangement:
+    # fastMRI's files are ordered as the corpus is: height is readout, width is phase encoding.
+    phase_encode: PhaseEncode = "row" if facts.recon_size and row.slice_axis in (None, 0) else "assumed"
+    spacing = facts.spacing_mm or (1.0, 1.0, 1.0)
+    return as_displayed(shape, spacing, slice_axis=row.slice_axis or 0, phase_encode=phase_encode)
+
+
+def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume:
+    return replace(
+        volume,
+        te_ms=row.te_ms if row.te_ms is not None else facts.te_ms,
+        field_t=row.field_t if row.field_t is not None else facts.field_t,
+        contrast=row.contrast or facts.contrast,
+    )
+
+
+def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
+    if row.dataset is not None:
+        return named_dataset(file, row.dataset, row.path)
+    known = [key for key in RECONSTRUCTIONS if find_object(file, key, row.path) is not None]
+    if known:
+        # A single-coil file has both: esc is its own target there, rss the one of the multi-coil original.
+        kspace = find_object(file, "kspace", row.path)
+        single = "reconstruction_esc" in known and getattr(kspace, "ndim", 3) == 3
+        return named_dataset(file, "reconstruction_esc" if single else known[0], row.path)
+    if find_object(file, KSPACE, row.path) is not None:
+        return named_dataset(file, KSPACE, row.path)
+    keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
+    raise VolumeError(
+        "ambiguous", f"{row.path}: holds {keys}; expected reconstruction_rss or _esc; name one in the column dataset"
+    )
+
+
+def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[Any]:
+    dataset = _chosen(file, row)
+    if is_kspace(dataset):
+        return read_magnitude(file, row.path, facts, limit_bytes)
+    as_volume(_empty(dataset), row.path)
+    check_limit(dataset.size * (dataset.dtype.itemsize + 8) + chunk_bytes(dataset), limit_bytes, row.path)
+    with np.errstate(over="ignore"):
+        values = dataset[()].astype(np.complex64 if dataset.dtype.kind == "c" else np.float32)
+    refuse_vanished(values, lambda: float(np.abs(dataset[()]).max()), row.path)
+    return as_volume(values, row.path)
+
+
+def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
+    """An array of the dataset's type and shape that takes no memory, to check both before anything is read."""
+    return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
+
+
+def probe_hdf5(path: Path) -> Probed:
+    """Describe the volume in a fastMRI file; other HDF5 files are none that a scan could understand."""
+    row = ManifestRow(line=0, volume_id="", path=str(path))
+    try:
+        with _opened(path, str(path)) as file:
+            if not any(find_object(file, key, row.path) is not None for key in (*RECONSTRUCTIONS, KSPACE)):
+                return Probed()
+            return Probed(headers=_headers(path, file, row))
+    except VolumeError as error:
+        return Probed(unreadable=[(path, str(error))])
+
+
+def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader]:
+    facts = _facts(file, row.path)
+    headers = []
+    if any(find_object(file, key, row.path) is not None for key in RECONSTRUCTIONS):
+        shape = as_volume(_empty(_chosen(file, row)), row.path).shape
+        headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
+    if find_object(file, KSPACE, row.path) is None or phase_generator(file):
+        return headers
+    if find_object(file, "mask", row.path) is not None:  # fastMRI's test files: nothing whole to start from
+        shape = named_dataset(file, KSPACE, row.path).shape
+        return headers or [_header(path, file, facts, "unsupported", (shape[0], shape[-2], shape[-1]))]
+    sizes = image_sizes(file, row.path, facts)
+    if not headers:  # raw data alone: its own image is the magnitude
+        headers.append(_header(path, file, facts, "magnitude", sizes))
+    return [*headers, _header(path, file, facts, "kspace", sizes)]
+
+
+def _header(path: Path, file: h5py.File, facts: FastmriFacts, kind: Kind, sizes: tuple[int, int, int]) -> SeriesHeader:
+    patient = file.attrs.get("patient_id")
+    return SeriesHeader(
+        path=path,
+        format="hdf5",
+        kind=kind,
+        series_key=str(path),
+        num_slices=sizes[0],
+        height=sizes[1],
+        width=sizes[2],
+        subject_key=None if patient is None else str(patient),
+        pair_key=str(path),
+        te_ms=facts.te_ms,
+        field_t=facts.field_t,
+        contrast=facts.contrast,
+        spacing_mm=facts.spacing_mm,
+    )

@@ -1,0 +1,194 @@
+"""Reads one magnitude volume out of a NIfTI file, and says what volumes a file holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.errors import VolumeError
+from rephase.manifests.header import Kind, Probed, SeriesHeader
+from rephase.manifests.record import CONTRASTS, ManifestRow
+from rephase.readers.geometry import Arrangement, arranged_volume
+from rephase.readers.kinds import (
+    contrast_of_name,
+    kind_of_name,
+    kind_of_sidecar,
+    kind_of_values,
+    pair_name,
+    read_sidecar,
+)
+from rephase.readers.nifti.file import NiftiHeader, Stream, check_frame, open_nifti, read_frame, sample_planes
+from rephase.readers.sources import hash_file, local_path
+from rephase.readers.volume import Volume
+
+
+def read_nifti(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+    """Read the magnitude volume that a row names, and the phase of a complex file where `phase` is the same path.
+
+    Returns
+    -------
+    volume
+        Without other companions.
+    arrangement
+        Of the file's own axes.
+
+    Raises
+    ------
+    VolumeError
+        `missing`, `unreadable`, `unsupported`, `ambiguous` (several frames and none named), `not_magnitude`,
+        `mismatch` (no such frame) or `too_large`.
+    """
+    with local_path(row.path) as path, open_nifti(path, row.path) as (header, stream):
+        check_frame(header, limit_bytes)
+        _refuse_other_kinds(row, path, header, stream)
+        frame = choose_frame(row, header)
+        values = read_frame(header, stream, frame, limit_bytes)
+        digest = hash_file(path)
+    arrangement = header.arrange(row.slice_axis)
+    phase = None
+    if np.iscomplexobj(values):
+        phase = np.angle(values).astype(np.float32) if row.phase == row.path else None
+        values = np.abs(values)
+    return arranged_volume(row, values, phase, arrangement, digest, dict(header.acquisition)), arrangement
+
+
+def describe_nifti(row: ManifestRow) -> tuple[int, int, int]:
+    """Say the shape (slices, height, width) of the volume that a row names, from the header alone."""
+    with local_path(row.path) as path, open_nifti(path, row.path) as (header, _):
+        choose_frame(row, header)
+        return header.arrange(row.slice_axis).sizes(header.shape)
+
+
+def choose_frame(row: ManifestRow, header: NiftiHeader) -> int:
+    """Give the frame that a row names, the only one where there is one."""
+    if row.frame is None and header.num_frames > 1:
+        raise VolumeError(
+            "ambiguous",
+            f"{header.name}: holds {header.num_frames} frames; expected one; name it in the column frame (0 to "
+            f"{header.num_frames - 1}), a row each",
+        )
+    frame = row.frame or 0
+    if frame >= header.num_frames:
+        raise VolumeError(
+            "mismatch",
+            f"{header.name}: holds {header.num_frames} frames; expected frame {frame}; correct the column frame",
+        )
+    return frame
+
+
+def _refuse_other_kinds(row: ManifestRow, path: Path, header: NiftiHeader, stream: Stream) -> None:
+    kind, evidence = _kind(path, header, stream)
+    if kind not in ("magnitude", "derived"):
+        raise VolumeError(
+            "not_magnitude",
+            f"{row.path}: is {_KIND_NAMES[kind]} ({evidence}); expected a magnitude image; name that file",
+        )
+
+
+_KIND_NAMES: dict[Kind, str] = {
+    "phase": "a phase image",
+    "real": "a signed image, as real parts, field maps and phase are",
+    "imaginary": "an imaginary part",
+    "fieldmap": "a field map",
+    "localizer": "a localizer",
+    "non_mr": "no MR image",
+    "kspace": "k-space",
+    "unsupported": "of an unknown kind",
+}
+
+
+def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) -> tuple[Kind, str]:
+    """Tell what a file holds: by its sidecar, its name, then its values; values outweigh a claim of magnitude.
+
+    With `masks`, an image of two whole numbers counts as derived: a row that names it by hand has its reasons, a scan
+    has none.
+    """
+    claims = (
+        (kind_of_sidecar(read_sidecar(path)), "says its JSON sidecar"),
+        (kind_of_name(path), "says its name"),
+    )
+    for kind, evidence in claims:
+        if kind is not None and kind != "magnitude":
+            return kind, evidence
+    if header.dtype.kind == "c":
+        return "magnitude", "complex"
+    values = sample_planes(header, stream)
+    levels = np.unique(values) if masks else np.empty(0)
+    if levels.size == 2 and bool(np.all(levels == np.rint(levels))):
+        return "derived", "a mask of two values"
+    return kind_of_values(values) or ("magnitude", "nothing speaks against it")
+
+
+def probe_nifti(path: Path) -> Probed:
+    """Describe the volumes in one file, a header per frame; of a complex file also their phase."""
+    try:
+        with open_nifti(path, str(path)) as (header, stream):
+            kind, _ = _kind(path, header, stream, masks=True)
+    except VolumeError as error:
+        return Probed(unreadable=[(path, str(error))])
+    kinds: list[Kind] = ["magnitude", "phase"] if kind == "magnitude" and header.dtype.kind == "c" else [kind]
+    frames = range(header.num_frames) if header.num_frames > 1 else (None,)
+    return Probed(headers=[_series_header(path, header, kind, frame) for frame in frames for kind in kinds])
+
+
+def _series_header(path: Path, header: NiftiHeader, kind: Kind, frame: int | None) -> SeriesHeader:
+    sidecar = read_sidecar(path)
+    arrangement = header.arrange(None)
+    num_slices, height, width = arrangement.sizes(header.shape)
+    echo_time_s = _number(sidecar.get("EchoTime"))
+    contrast = contrast_of_name(path)
+    suffix = "" if frame is None else f"#{frame}"
+    return SeriesHeader(
+        path=path,
+        format="nifti",
+        kind=kind,
+        series_key=f"{path}{suffix}",
+        num_slices=num_slices,
+        height=height,
+        width=width,
+        subject_key=_subject(path),
+        pair_key=f"{pair_name(path)}{suffix}",
+        frame=frame,
+        te_ms=None if echo_time_s is None else round(echo_time_s * 1000, 6),
+        field_t=_number(sidecar.get("MagneticFieldStrength")),
+        contrast=contrast if contrast in CONTRASTS else None,
+        spacing_mm=arrangement.spacing_mm,
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < np.inf else None
+
+
+def _subject(path: Path) -> str | None:
+    """Give the path up to the folder or name part `sub-...` of BIDS, which names a subject within its data set."""
+    for parent in (*reversed(path.parents), path):
+        if found := re.match(r"sub-[A-Za-z0-9]+", parent.name):
+            return str(parent.parent / found.group())
+    return None
+
+
+def file_values(path: Path, name: str, frame: int | None, limit_bytes: int | None) -> tuple[NDArray[Any], NiftiHeader]:
+    """Read a companion file: its values in its own axes, and its header.
+
+    Parameters
+    ----------
+    path, name
+        The local file, and its name in errors.
+    frame
+        That of the magnitude; a companion of one frame serves all.
+    limit_bytes
+        Of memory, None for no limit.
+    """
+    with open_nifti(path, name) as (header, stream):
+        if header.num_frames > 1 and (frame is None or frame >= header.num_frames):
+            raise VolumeError(
+                "mismatch",
+                f"{name}: holds {header.num_frames} frames; expected one of them named; set the column frame",
+            )
+        values = read_frame(header, stream, frame if header.num_frames > 1 and frame is not None else 0, limit_bytes)
+    return values, header

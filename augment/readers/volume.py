@@ -1,0 +1,82 @@
+"""What every reader gives: one magnitude volume with its geometry and the facts of its acquisition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.errors import VolumeError
+
+PhaseEncode = Literal["row", "column", "assumed"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One magnitude volume in the corpus's axes, as read: not scaled, not clipped.
+
+    Attributes
+    ----------
+    magnitude
+        float32, `(slice, height, width)`; height is readout, width is phase encoding. May still hold what
+        `rephase.pipeline.magnitude` refuses (negative or non-finite values).
+    spacing_mm
+        Distance of neighbours along (slice, height, width); the slice distance is that of the slice centres.
+    affine
+        4 x 4, row-major: maps the index (slice, height, width, 1) to patient coordinates in mm, LPS.
+    orientation
+        Three letters, the patient direction (LPS letters) in which slice, height and width indices grow, e.g. `"SPL"`.
+    transposed
+        True where the displayed rows and columns were exchanged because phase was encoded along columns.
+    phase_encode
+        `"row"` or `"column"`: the displayed direction along which phase was encoded (DICOM's words); `"assumed"` where
+        no header tells, and then nothing was transposed.
+    source_sha256
+        Of the bytes that were read; for several files, of their digests in slice order.
+    phase
+        float32 radians of the same shape where the row names real phase, else None.
+    segmentation
+        uint8 of the same shape where the row names one, else None.
+    te_ms, field_t, contrast, anatomy
+        From the manifest where given, else from the header, else None. `contrast`: see
+        `rephase.manifests.record.CONTRASTS`.
+    acquisition
+        Facts without identity that audits read, JSON values only: `image_type`, `acquired_matrix` (as
+        [height, width] of the stored axes), `transfer_syntax`, `percent_sampling`, `bits_stored`, `source_format`, ...
+    """
+
+    magnitude: NDArray[np.float32]
+    spacing_mm: tuple[float, float, float]
+    affine: tuple[tuple[float, float, float, float], ...]
+    orientation: str
+    transposed: bool
+    phase_encode: PhaseEncode
+    source_sha256: str
+    phase: NDArray[np.float32] | None = None
+    segmentation: NDArray[np.uint8] | None = None
+    te_ms: float | None = None
+    field_t: float | None = None
+    contrast: str | None = None
+    anatomy: str | None = None
+    acquisition: dict[str, Any] = field(default_factory=dict)
+
+
+def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: str) -> None:
+    """Refuse a volume of which float32 or complex64 leaves nothing but zeros.
+
+    `largest` gives the largest modulus that the file has, and is asked only where all `values` are zero.
+
+    Raises
+    ------
+    VolumeError
+        `unsupported`.
+    """
+    if not values.any() and (found := largest()) > 0:
+        raise VolumeError(
+            "unsupported",
+            f"{name}: its values are {found:g} at most; expected some of 1e-38 or more, below which float32 holds "
+            "none; store it in another unit",
+        )

@@ -1,0 +1,166 @@
+"""Which volumes and slices a report shows, and their complex images, out of the stored k-space."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.layout import ArrayLayout, volume_prefix
+from rephase.corpus.store import CorpusStore
+from rephase.diffusion.fourier import ifft2c
+from rephase.errors import VolumeError
+from rephase.reports.facts import Candidate
+
+_MOST_LOOKED_AT = 9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slice that is shown.
+
+    Attributes
+    ----------
+    name, slice_index
+        Where it stands.
+    receipt
+        Of its volume.
+    magnitude
+        float32 `(height width)`, of all coils together, stored units.
+    image
+        complex64 `(height width)`, whose phase is shown.
+    image_source
+        Which image that is, where there are several coils; else empty.
+    kspace
+        float32 `(height width)`, `|kspace|`, of all coils together.
+    """
+
+    name: str
+    slice_index: int
+    receipt: Mapping[str, Any]
+    magnitude: NDArray[np.float32]
+    image: NDArray[np.complex64]
+    image_source: str
+    kspace: NDArray[np.float32]
+
+
+def choose_volumes(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Choose volumes that differ most in contrast, then in shape; the same ones every time.
+
+    Among equals the SHA-256 of the name decides, so that the choice does not follow the alphabet.
+    """
+    groups: dict[tuple[str, tuple[int, ...]], list[Candidate]] = {}
+    for one in sorted(candidates, key=lambda one: hashlib.sha256(one.name.encode()).digest(), reverse=True):
+        groups.setdefault((one.contrast, one.shape), []).append(one)
+    contrasts: Counter[str] = Counter()
+    shapes: Counter[tuple[int, ...]] = Counter()
+    chosen: list[Candidate] = []
+    while groups and len(chosen) < count:
+        key = min(groups, key=lambda key: (contrasts[key[0]], shapes[key[1]], key))
+        chosen.append(groups[key].pop())
+        contrasts[key[0]] += 1
+        shapes[key[1]] += 1
+        if not groups[key]:
+            del groups[key]
+    return sorted(chosen, key=lambda one: (one.contrast, one.shape, one.name))
+
+
+def read_sample(store: CorpusStore, name: str) -> Sample:
+    """Read the slice of a volume that shows most.
+
+    Raises
+    ------
+    VolumeError
+        If the volume cannot be read or shown.
+    """
+    receipt = store.receipt(name)
+    if receipt is None:
+        raise VolumeError("missing", f"volume {name}: not committed any more")
+    if receipt["storage"] != "kspace":
+        raise VolumeError("unsupported", f"volume {name}: stored as {receipt['storage']}; only k-space is shown")
+    reader = _VolumeReader(store, name, receipt)
+    try:
+        slice_index, kspace = reader.most_signal()
+        maps = reader.read("sens_maps", slice_index) if "sens_maps" in receipt["arrays"] else None
+    except (ShardError, OSError) as error:
+        mend = f"run 'rephase verify {store.root}'"
+        raise VolumeError("unreadable", f"volume {name}: {error}; {mend}") from error
+    images = ifft2c(torch.from_numpy(kspace)).numpy()
+    height, width, _ = receipt["recon_size"]
+    image, image_source = _one_image(images, maps)
+    return Sample(
+        name=name,
+        slice_index=slice_index,
+        receipt=receipt,
+        magnitude=_centre(_root_sum_of_squares(images), height, width),
+        image=_centre(image, height, width),
+        image_source=image_source,
+        kspace=_root_sum_of_squares(kspace),
+    )
+
+
+class _VolumeReader:
+    """Reads slices of one volume as the loader does: checked against their checksums."""
+
+    def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
+        self._arrays: Mapping[str, Any] = receipt["arrays"]
+        self._name = name
+        self._reader = SliceReader(store.storage)
+
+    def read(self, array: str, slice_index: int) -> NDArray[Any]:
+        """Read one slice of an array."""
+        entry = self._arrays[array]
+        prefix = f"{volume_prefix(self._name)}/{array}"
+        layout = ArrayLayout(prefix, tuple(entry["shape"]), entry["dtype"], entry["chunks_per_shard"])
+        return self._reader.read_slice(layout, slice_index)
+
+    def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
+        """Give the slice of most energy out of a few of the middle third; where those are empty, out of all."""
+        count = self._arrays["kspace"]["shape"][0]
+        middle = list(range(count // 3, count - count // 3))
+        few = middle[:: -(-len(middle) // _MOST_LOOKED_AT)]
+        best = self._best(few)
+        if best[0] == 0.0:
+            best = max(best, self._best([number for number in range(count) if number not in few]), key=_energy)
+        return best[1], best[2]
+
+    def _best(self, numbers: Sequence[int]) -> tuple[float, int, NDArray[np.complex64]]:
+        best: tuple[float, int, NDArray[np.complex64]] = (-1.0, -1, np.empty((0, 0), np.complex64))
+        for number in sorted(numbers, key=lambda number: abs(number - (self._arrays["kspace"]["shape"][0] - 1) / 2)):
+            kspace = self.read("kspace", number)
+            energy = float(np.sum(np.square(np.abs(kspace), dtype=np.float64)))
+            if energy > best[0]:
+                best = (energy, number, kspace)
+        return best
+
+
+def _energy(found: tuple[float, int, NDArray[np.complex64]]) -> float:
+    return found[0]
+
+
+def _one_image(images: NDArray[np.complex64], maps: NDArray[np.complex64] | None) -> tuple[NDArray[np.complex64], str]:
+    """Give the image whose phase is shown: combined with the coil maps, else that of the strongest coil."""
+    if images.ndim == 2:
+        return images, ""
+    if maps is not None:
+        return np.sum(np.conj(maps) * images, axis=0), "coils combined with their sensitivity maps"
+    strongest = int(np.argmax(np.sum(np.square(np.abs(images), dtype=np.float64), axis=(1, 2))))
+    return images[strongest], f"coil {strongest}, the strongest of {len(images)}"
+
+
+def _root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
+    magnitude: NDArray[np.float32] = np.abs(images)
+    return magnitude if images.ndim == 2 else np.sqrt(np.sum(np.square(magnitude), axis=0))
+
+
+def _centre(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Cut off what oversampling added."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]

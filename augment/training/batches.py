@@ -1,0 +1,184 @@
+"""Real complex slices as training batches, with physical augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rephase.diffusion.fourier import fft2c, ifft2c, resize_kspace
+from rephase.diffusion.physics.grid import from_grid, grid_size
+from rephase.diffusion.processes.objective import Batch
+from rephase.readers.volume import Volume
+
+NOISE_RANGE = (0.003, 0.05)
+"""Level of the noise that is added, relative to the 99th percentile of the magnitude."""
+CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
+
+
+@dataclass(frozen=True)
+class TrainingSlice:
+    """One complex slice `(height width)` with what is known of it; NaN where not known.
+
+    `group` is the session that it is from: the more slices a group has, the more rarely each is drawn. Where it is
+    `labelled`, its phase is a label, which noise does not change.
+    """
+
+    image: Tensor
+    spacing_mm: tuple[float, float]
+    te_ms: float
+    field_t: float
+    group: str = ""
+    labelled: bool = False
+
+
+def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
+    """The slices of a volume with real phase that hold signal.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
+    """
+    image = complex_image(volume)
+    te_ms = volume.te_ms if volume.te_ms is not None else math.nan
+    field_t = volume.field_t if volume.field_t is not None else math.nan
+    spacing = volume.spacing_mm[1:]
+    return [TrainingSlice(one, spacing, te_ms, field_t, group) for one in image if bool((one.abs() > 0).any())]
+
+
+def complex_image(volume: Volume) -> Tensor:
+    """Magnitude and real phase of a volume as one image, complex64 `(slice height width)`.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
+    """
+    if volume.phase is None:
+        raise ValueError("the volume has no phase; a training row needs a `phase` or `kspace` column")
+    return torch.polar(torch.from_numpy(volume.magnitude), torch.from_numpy(volume.phase))
+
+
+def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
+    """Bring a slice to the resolution at which one of its spacing is sampled; see `rephase.diffusion.physics.grid`."""
+    own = (one.image.shape[0], one.image.shape[1])
+    grid = grid_size(*own, one.spacing_mm, grid_mm)
+    if grid == own:
+        return one
+    dy, dx = (step * size / new for step, size, new in zip(one.spacing_mm, own, grid, strict=True))
+    return replace(one, image=from_grid(one.image, *grid), spacing_mm=(dy, dx))
+
+
+class TrainingSlices:
+    """Batches of augmented slices, each a function of the seed and the step alone.
+
+    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added. A group
+    of n slices is seen in proportion to the square root of n: between every slice alike, which gives a few large
+    sessions all the say, and every session alike, which shows a single volume over and over. Large slices make more of
+    the batches, since few of them fit into one.
+    """
+
+    def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
+        if not slices:
+            raise ValueError("no slice to train on")
+        self.slices, self.pixels, self.seed, self.noisy = slices, pixels, seed, noisy
+        counts = Counter(one.group for one in slices)
+        shares = np.array([counts[one.group] ** -0.5 for one in slices])
+        self.shares = shares / shares.sum()
+        weights = shares * [one.image.numel() for one in slices]
+        self.firsts = weights / weights.sum()
+        self.sizes = np.array([one.image.shape for one in slices])
+
+    def __call__(self, step: int) -> Batch:
+        """Draw the batch of a step."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        first = self.slices[random.choice(len(self.slices), p=self.firsts)]
+        height, width = first.image.shape
+        alike = np.flatnonzero((self.sizes == (height, width)).all(axis=1))
+        shares = self.shares[alike] / self.shares[alike].sum()
+        coarse = min(first.spacing_mm) < 2.0 and random.random() < 0.3
+        if coarse:
+            scale = random.uniform(0.5, 0.8)
+            height, width = (max(2 * round(size * scale / 2), 2) for size in (height, width))
+        crop = _crop_size(random, height, width) if random.random() < 0.3 else None
+        size = crop or (height, width)
+        count = max(1, min(32, self.pixels // (size[0] * size[1])))
+        turned = bool(random.random() < 0.5)
+        matrix = (height, width) if coarse else None
+        rows = [
+            augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy)
+            for _ in range(count)
+        ]
+        images, conditions, places = zip(*rows, strict=True)
+        return Batch(torch.stack(images), torch.stack(conditions), torch.stack(places))
+
+
+def augment_slice(
+    one: TrainingSlice,
+    random: np.random.Generator,
+    coarse: tuple[int, int] | None,
+    crop: tuple[int, int] | None,
+    turned: bool,
+    noisy: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
+
+    With the flips, the exchange of the axes (`turned`) makes all turns by 90 degrees. Global and linear phase are not
+    changed: the gauge removes both.
+
+    Returns the complex image `(height width)`, its conditions `(4)`, and where its middle is in the slice, in mm along
+    height and width, `(2)`.
+    """
+    image, (dy, dx), (y, x) = one.image, one.spacing_mm, (0.0, 0.0)
+    if coarse is not None:
+        dy, dx = dy * image.shape[0] / coarse[0], dx * image.shape[1] / coarse[1]
+        image = ifft2c(resize_kspace(fft2c(image), *coarse))
+    if crop is not None:
+        image, y, x = _crop_with_signal(image, crop, random)
+    if random.random() < 0.5:
+        image, y = image.flip(-2), -y
+    if random.random() < 0.5:
+        image, x = image.flip(-1), -x
+    if turned:
+        image, dy, dx, y, x = image.transpose(-2, -1), dx, dy, x, y
+    if random.random() < 0.5:
+        image = image.conj().resolve_conj()
+    if random.random() < noisy:
+        noisy_image = _add_noise(image, random)
+        image = torch.polar(noisy_image.abs(), image.angle()) if one.labelled else noisy_image
+    conditions = torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
+    return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32)
+
+
+def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:
+    """Add complex noise, as a shorter scan of the same object has; the magnitude becomes noisy with the phase."""
+    level = math.exp(random.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]))) * float(
+        image.abs().quantile(0.99)
+    )
+    normals = torch.from_numpy(random.standard_normal((*image.shape, 2), dtype=np.float32))
+    return image + level * torch.view_as_complex(normals)
+
+
+def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[int, int] | None:
+    sizes = [size for size in CROP_SIZES if size <= min(height, width)]
+    if not sizes:
+        return None
+    size = int(random.choice(sizes))
+    return size, size
+
+
+def _crop_with_signal(image: Tensor, crop: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, float, float]:
+    """A random crop, and its middle from that of the image in pixels; where it is mostly air, others are tried."""
+    floor = 0.05 * float(image.abs().amax())
+    spare = [size - part for size, part in zip(image.shape, crop, strict=True)]
+    for _ in range(8):
+        top, left = (int(random.integers(most + 1)) for most in spare)
+        part = image[top : top + crop[0], left : left + crop[1]]
+        if float((part.abs() > floor).float().mean()) > 0.3:
+            break
+    return part, top - spare[0] / 2.0, left - spare[1] / 2.0

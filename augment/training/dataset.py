@@ -1,0 +1,168 @@
+"""What a manifest gives to train on: slices with real phase, their licences, and the linear phase of their volumes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rephase.diffusion.devices import one_thread
+from rephase.diffusion.generators import Conditions
+from rephase.diffusion.physics.gauge import estimate_ramp
+from rephase.diffusion.physics.source import FatGuess
+from rephase.errors import RequestError, VolumeError
+from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.pipeline.magnitude import prepare_magnitude
+from rephase.readers.registry import read_with_phase
+from rephase.readers.sources import join_digests
+from rephase.readers.volume import Volume
+from rephase.training.batches import TrainingSlice, complex_image, on_grid, slices_of
+from rephase.training.simulated.anatomy import SimulationConfig, simulate
+from rephase.training.simulated.phase import simulate_on
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Slices of the rows of one split. `gauge` is that of `measure_gauge`, `facts` what a model card tells of them."""
+
+    slices: list[TrainingSlice]
+    gauge: torch.Tensor
+    facts: dict[str, Any]
+
+
+def read_training_set(
+    manifest: Path,
+    split: str,
+    licences: Collection[str] = (),
+    simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
+    grid_mm: float = 0.0,
+    fat: FatGuess | None = None,
+) -> TrainingSet:
+    """Read the rows of a split that have real phase, and simulate; say on standard error what is left out.
+
+    Parameters
+    ----------
+    manifest
+        Of magnitude and phase.
+    split
+        All rows where it is empty.
+    licences
+        Of the rows to take; all where it is empty.
+    simulation
+        Volumes to add; they have no say in the gauge.
+    grid_mm
+        Slices that are clearly finer are brought to this resolution; 0 for none.
+    fat
+        Guesses where in the rows' magnitudes a simulated phase has fat; by brightness where None.
+
+    Raises
+    ------
+    RequestError
+        The manifest is wrong, or no row of it can be trained on.
+    """
+    slices: list[TrainingSlice] = []
+    anatomies: list[Volume] = []
+    gauges, sources, found = [], [], Counter[str]()
+    rows = list(read_manifest(manifest))
+    chosen = [row for row in rows if not split or row.split == split]
+    for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
+        whole = slices_of(volume, row.subject_id or row.volume_id)
+        slices += whole
+        if simulation.phases:
+            anatomies.append(volume)
+        gauges.append(measure_gauge(volume))
+        sources.append(volume.source_sha256)
+        found[row.licence or "not stated"] += len(whole)
+    if not slices:
+        raise RequestError(_nothing(manifest, split, licences, rows))
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
+    facts["sources_sha256"] = join_digests(sources)
+    if simulation.volumes or simulation.phases:
+        simulated = [one for volume in _simulate(simulation, anatomies, fat) for one in volume]
+        slices += simulated
+        facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
+    return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts)
+
+
+def _nothing(manifest: Path, split: str, licences: Collection[str], rows: list[ManifestRow]) -> str:
+    wanted = f" of split {split!r}" if split else ""
+    wanted += f" under {', '.join(licences)}" if licences else ""
+    mend = ""
+    if split and not any(row.split for row in rows):
+        mend = '; expected a column split with train and val; fill it in, by session, or take all rows by split = ""'
+    return f"{manifest}: no row{wanted} with phase could be read{mend}"
+
+
+def measure_gauge(volume: Volume) -> torch.Tensor:
+    """What the phase of a volume does on the whole, `(5)`; see `rephase.diffusion.physics.gauge_pool`.
+
+    The linear phase is the median over the slices; the turn is the angle between neighbouring slices, all of them and
+    their pixels weighted by power, and NaN where there is one slice.
+
+    Raises
+    ------
+    ValueError
+        The volume has no phase.
+    """
+    image = complex_image(volume)
+    ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
+    turn = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
+    te_ms = math.nan if volume.te_ms is None else volume.te_ms
+    spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
+    return torch.tensor([te_ms, spacing, *ramp.median(dim=0).values.tolist(), turn])
+
+
+def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
+    """The gauges of all volumes `(volume 5)` but those of one slice, unless all are: these turn nowhere."""
+    pool = torch.stack(gauges)
+    told = pool[torch.isfinite(pool[:, -1])]
+    return told if len(told) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
+
+
+def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None) -> Iterator[list[TrainingSlice]]:
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies, fat))
+    yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
+
+
+def _simulate_phases(
+    config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None
+) -> Iterator[list[TrainingSlice]]:
+    """Put simulated phases on magnitudes of the rows, each a function of seed, number and guess of fat alone."""
+    for number in range(config.phases):
+        random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
+        volume = anatomies[random.integers(len(anatomies))]
+        magnitude = torch.from_numpy(volume.magnitude)
+        share = None if fat is None else _guess(fat, magnitude, volume)
+        yield simulate_on(magnitude, volume.spacing_mm, random, share)
+
+
+def _guess(fat: FatGuess, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
+    known = torch.tensor([Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t).numbers()])
+    with one_thread(magnitude.device):
+        return torch.cat([fat(one[None], known) for one in magnitude])
+
+
+def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
+    for row in tqdm(rows, desc="reading", unit="volume", disable=None):
+        try:
+            volume, _ = read_with_phase(row)
+            if not (volume.magnitude > 0).any():
+                raise VolumeError("unsupported", f"{row.path}: is zero everywhere; expected an image; take it out")
+            # whatever its unit: squares of very large or small values are none that float32 holds
+            volume = replace(volume, magnitude=prepare_magnitude(volume.magnitude, "clip").stored)
+        except VolumeError as error:
+            print(f"left out: {error}", file=sys.stderr)  # noqa: T201
+            continue
+        yield row, volume

@@ -1,0 +1,109 @@
+"""A run folder belongs to one recipe: another one does not go on in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rephase.diffusion.processes.config import FlowConfig
+from rephase.errors import RequestError
+
+RECIPE = "recipe.json"
+_FREE = ("steps", "save_every", "prefetch")
+"""Of the training: what may change between two parts of a run."""
+_DEFAULTS = {"flow": asdict(FlowConfig())}
+_KIND = ("kind", "complex")
+_SOURCES = "sources_sha256"
+"""With the above: what the folders of earlier versions do not say."""
+_WORDS = {_SOURCES: "content of the files"}
+"""Of a recipe's parts, where their names say too little."""
+
+
+@contextmanager
+def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
+    """Make the run folder, note in it what is trained, and keep it from others for the time of a `with` block.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    card
+        The model card: what in it decides the weights is compared with that of a run that is in the folder already.
+
+    Raises
+    ------
+    RequestError
+        The folder cannot be written, a run of another recipe is in it, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        _lock(descriptor, folder)
+        _note(folder, _recipe(card))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RequestError(
+                f"{folder}: another process trains in it; expected a folder of its own for each; wait for that one, or "
+                "choose another output"
+            ) from error
+
+
+def _note(folder: Path, recipe: dict[str, Any]) -> None:
+    path = folder / RECIPE
+    try:
+        if (folder / "state.safetensors").exists() and path.exists():
+            old = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(old, dict):
+                raise ValueError("no object")
+            _compare(old, recipe, folder)
+        path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    except ValueError as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(f"{path}: no recipe ({error}); remove the run folder or choose another output") from error
+
+
+def _recipe(card: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in card["training"].items() if key not in _FREE}
+    data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
+    sources = {_SOURCES: card["data"][_SOURCES]}
+    names = ("network", "process", "flow", "ddpm", "distillation", "fat", "initial")
+    parts = {key: card[key] for key in names if key in card and card[key] != _DEFAULTS.get(key)}
+    if "network" in parts:
+        parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}
+    recipe: dict[str, Any] = json.loads(json.dumps(parts | sources | {"training": training, "data": data}))
+    return recipe
+
+
+def _unusable(folder: Path, error: OSError) -> RequestError:
+    return RequestError(f"{folder}: {error.strerror}; expected a folder for the run; choose another output")
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    old = {_SOURCES: new[_SOURCES]} | old
+    differences = [_WORDS.get(key, key) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differences:
+        raise RequestError(
+            f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; remove "
+            "the folder or choose another output"
+        )

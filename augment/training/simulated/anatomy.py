@@ -1,0 +1,299 @@
+"""Simulated complex slices: training data whose phase comes from physics instead of a scanner.
+
+Random anatomy (a body with organs, fat, bone and air) gives a susceptibility map; its field follows from the dipole
+kernel in k-space (Salomir et al., Concepts Magn Reson B 2003; Marques and Bowtell, Concepts Magn Reson B 2005), is
+shimmed, and acts over the echo time; fat has its chemical shift; receive and transmit add a smooth phase. Values of
+susceptibility are those of Schenck, Med Phys 1996. The magnitude has decay, dephasing within a voxel, and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, mix_fat
+from rephase.diffusion.training.checks import check_whole
+from rephase.training.batches import TrainingSlice
+
+_STRENGTH = (0.3, 1.2)
+_EVERY = 3
+_DEPTH = 36
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """What is simulated in addition to the training rows, and the seed.
+
+    `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
+    one that is drawn. 0 adds none.
+    """
+
+    volumes: int = 0
+    phases: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(self, 0, "volumes", "phases", "seed")
+
+
+class Echo(NamedTuple):
+    """Echo time that acts on the phase (ms; 0 for a spin echo), what is known of it (NaN: nothing), field (T)."""
+
+    te_ms: float
+    te_known: float
+    field_t: float
+
+    @property
+    def cycles_per_ppm(self) -> float:
+        """Cycles of phase for a relative field of one part in a million."""
+        return GYROMAGNETIC * self.field_t * self.te_ms * 1e-3
+
+
+class Tissue(NamedTuple):
+    """Ranges of a tissue: signal, susceptibility relative to water (ppm), relaxation rate R2* (1/s), share of fat."""
+
+    signal: tuple[float, float]
+    susceptibility: tuple[float, float]
+    rate: tuple[float, float]
+    fat: float
+
+
+ORGAN = Tissue((0.3, 1.2), (-0.08, 0.08), (10.0, 60.0), 0.0)
+FAT = Tissue((0.6, 1.4), (0.4, 0.7), (10.0, 30.0), 1.0)
+BONE = Tissue((0.05, 0.25), (-2.2, -1.2), (80.0, 200.0), 0.2)
+AIR = Tissue((0.0, 0.0), (9.3, 9.5), (0.0, 0.0), 0.0)
+_INSIDE = (ORGAN, FAT, BONE, AIR)
+_SHARES = (0.68, 0.12, 0.1, 0.1)
+
+
+class Anatomy(NamedTuple):
+    """Maps `(slice height width)`: signal, susceptibility (ppm, relative to water), R2* (1/s), share of fat."""
+
+    signal: Tensor
+    susceptibility: Tensor
+    rate: Tensor
+    fat: Tensor
+
+
+def simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
+    """Simulate the volumes of a configuration, each a list of slices; a function of seed and number alone."""
+    for number in range(config.volumes):
+        yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])))
+
+
+def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
+    """Simulate one volume and give every third of its inner slices.
+
+    Parameters
+    ----------
+    random
+        Draws the anatomy, the geometry and the acquisition.
+    """
+    height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
+    in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
+    spacing = (through, in_plane, in_plane)
+    anatomy = draw_anatomy((_DEPTH, height, width), spacing, random)
+    axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
+    field_ppm = dipole_field(anatomy.susceptibility, spacing, axis)
+    field_ppm = field_ppm + magnet_field(anatomy.signal.shape, spacing, random)
+    field_ppm = draw_strength(random) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
+    echo = draw_echo(random)
+    image = acquire(anatomy, field_ppm, echo)
+    image = image * receive(image.shape, spacing, echo.field_t, random)
+    peak = float(image.abs().flatten().quantile(0.99))
+    level = peak * 10.0 ** random.uniform(-2.7, -1.4)
+    image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
+    inner = range(_EVERY, len(image) - _EVERY, _EVERY)
+    chosen = [image[index].clone() for index in inner]
+    return [TrainingSlice(one, spacing[1:], echo.te_known, echo.field_t, "simulated") for one in chosen]
+
+
+def draw_echo(random: np.random.Generator) -> Echo:
+    """Draw an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, whose phase no field made."""
+    field_t = float(random.choice((1.5, 3.0)))
+    te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
+    refocused = random.random() < 0.25
+    return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
+
+
+def draw_strength(random: np.random.Generator) -> float:
+    """Draw what part of the simulated field acts: 0.3 to 1.2 of it, evenly by its logarithm.
+
+    A weak signal is not always air, and scanners shim by more than polynomials of the second order: on magnitudes of
+    scans at 3 T, phase of the whole field is hardly steeper than the real one of some scanners, and far steeper than
+    that of others.
+    """
+    return math.exp(random.uniform(math.log(_STRENGTH[0]), math.log(_STRENGTH[1])))
+
+
+def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
+    """The field of the magnet itself in ppm, `(slice height width)`: even in the middle, steep towards the bore.
+
+    A magnet is homogeneous within a sphere; beyond it the deviation grows with a high power of the distance. The sphere
+    has 190 to 280 mm radius, at which the deviation is up to 4 ppm; its centre lies near that of the volume.
+    """
+    centre = random.uniform(-40.0, 40.0, 3)
+    grid = _positions((shape[0], shape[1], shape[2]), spacing_mm)
+    stretch = random.uniform(0.7, 1.3, 3)
+    square = torch.zeros(shape)
+    for axis in range(3):
+        square = square + ((grid[axis] - centre[axis]) * stretch[axis]).square()
+    distance = square.sqrt() / random.uniform(190.0, 280.0)
+    return float(random.uniform(-4.0, 4.0)) * distance.clamp(max=1.5) ** float(random.uniform(4.0, 8.0))
+
+
+def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float], axis: int) -> Tensor:
+    """The relative field that a susceptibility makes, in its unit.
+
+    Parameters
+    ----------
+    susceptibility
+        `(slice height width)`; the surroundings repeat it.
+    spacing_mm
+        Of the three axes.
+    axis
+        Along which the main field points.
+
+    Returns
+    -------
+    field
+        Same shape: the convolution with `1/3 - k_axis^2 / k^2` in k-space, mean 0.
+    """
+    squares = [
+        torch.fft.fftfreq(size, step).square().reshape([-1 if i == j else 1 for j in range(3)])
+        for i, (size, step) in enumerate(zip(susceptibility.shape, spacing_mm, strict=True))
+    ]
+    total = squares[0] + squares[1] + squares[2]
+    kernel = 1.0 / 3.0 - squares[axis] / total.clamp(min=torch.finfo(torch.float32).tiny)
+    kernel[0, 0, 0] = 0.0
+    field: Tensor = torch.fft.ifftn(torch.fft.fftn(susceptibility) * kernel).real
+    return field
+
+
+def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
+    """Take `share` of what polynomials of second order explain away, as a scanner's shim coils do.
+
+    The fit is over the object: where `signal` is above a tenth of its maximum.
+    """
+    axes = [torch.linspace(-1.0, 1.0, size) for size in field.shape]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    terms = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, x * z, x * x - y * y, z * z - x * x, z * z])
+    inside = signal > 0.1 * signal.max()
+    fit = torch.linalg.lstsq(terms[:, inside].T.double(), field[inside][:, None].double()).solution[:, 0].float()
+    explained: Tensor = torch.tensordot(fit, terms, dims=1)
+    return field - share * explained
+
+
+def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
+    """The complex image of a gradient echo, `(slice height width)`; TE 0 is a spin echo.
+
+    Phase is 2 pi times the frequency offset times TE. The gradient of the field along the slice axis dephases a
+    voxel: its signal falls with the sinc of the cycles across it.
+    """
+    across = echo.cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
+    signal = anatomy.signal * torch.exp(-anatomy.rate * echo.te_ms * 1e-3) * torch.sinc(across).abs()
+    return signal * _precess(field_ppm, anatomy.fat, echo)
+
+
+def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
+    """The phase of `acquire` without its magnitude: unit phasors of the shape of the field."""
+    image = _precess(field_ppm, fat, echo)
+    return torch.polar(torch.ones_like(field_ppm), image.angle())
+
+
+def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
+    turn = 2.0 * math.pi * echo.cycles_per_ppm
+    return mix_fat(fat, torch.tensor(turn * FAT_SHIFT_PPM)) * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
+
+
+def draw_anatomy(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], random: np.random.Generator
+) -> Anatomy:
+    """Draw a body in air, with a layer of fat and 8 to 24 structures in it; edges are a pixel soft."""
+    grid = _positions(shape, spacing_mm)
+    extent = torch.tensor([n * mm for n, mm in zip(shape, spacing_mm, strict=True)])
+    bend = 0.09 * smooth_field(shape, spacing_mm, 60.0, random)
+    maps = [torch.zeros(shape) for _ in range(4)]
+    _paint(maps, torch.ones(shape), AIR, random)
+    radii = extent * torch.tensor([random.uniform(0.6, 1.5), random.uniform(0.3, 0.44), random.uniform(0.3, 0.44)])
+    body = _ellipsoid(grid, torch.zeros(3), radii, 0.0) + bend
+    soft = float(radii[1:].min()) / spacing_mm[1]
+    _paint(maps, _soft_mask(body, soft), FAT, random)
+    thickness = random.uniform(0.02, 0.15)
+    _paint(maps, _soft_mask(body + thickness, soft), ORGAN, random)
+    for _ in range(random.integers(8, 25)):
+        size = math.exp(random.uniform(math.log(0.04), math.log(0.35)))
+        inner = radii * size * torch.from_numpy(random.uniform(0.5, 1.8, 3)).float()
+        place = radii * torch.from_numpy(random.uniform(-0.7, 0.7, 3)).float()
+        part = _ellipsoid(grid, place, inner, random.uniform(0, math.pi)) + 1.5 * bend
+        mask = _soft_mask(part, float(inner[1:].min()) / spacing_mm[1]) * _soft_mask(body + thickness, soft)
+        _paint(maps, mask, _INSIDE[random.choice(len(_INSIDE), p=_SHARES)], random)
+    texture = 1.0 + 0.1 * smooth_field(shape, spacing_mm, 6.0, random)
+    vessels = 0.03 * smooth_field(shape, spacing_mm, 5.0, random) * (maps[0] > 0)
+    return Anatomy(maps[0] * texture.clamp(min=0.2), maps[1] + vessels, maps[2], maps[3])
+
+
+def smooth_field(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], correlation_mm: float, random: np.random.Generator
+) -> Tensor:
+    """A Gaussian random field of zero mean and unit deviation; its correlation falls to 1/e over `correlation_mm`."""
+    exponent = torch.zeros(shape)
+    for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
+        frequency = torch.fft.fftfreq(size, step).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        exponent = exponent + (math.pi * correlation_mm * frequency).square()
+    field: Tensor = torch.fft.ifftn(torch.fft.fftn(white_noise(shape, random)) * torch.exp(-0.5 * exponent)).real
+    return (field - field.mean()) / field.std().clamp(min=1e-12)
+
+
+def receive(
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, float, float],
+    field_t: float,
+    random: np.random.Generator,
+    magnitude: bool = True,
+) -> Tensor:
+    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
+
+    The phase has a scale of 60 to 140 mm and one of 20 to 50 mm. A wave's goes with the frequency, that of the coils'
+    places does not: taken is the square root of the frequency.
+    """
+    modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
+    wide = random.uniform(0.7, 2.5) * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random)
+    narrow = random.uniform(0.2, 0.8) * smooth_field(shape, spacing_mm, random.uniform(20.0, 50.0), random)
+    return torch.polar(modulus, (wide + narrow) * math.sqrt(field_t / TYPICAL_FIELD_T))
+
+
+def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
+    """Independent standard normals."""
+    values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(values)
+
+
+def _positions(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Tensor:
+    axes = [(torch.arange(n) - n // 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _ellipsoid(grid: Tensor, place: Tensor, radii: Tensor, turn: float) -> Tensor:
+    """Distance from the place in units of the radii, minus 1: negative inside. `turn` rotates it in the plane."""
+    z, y, x = grid - place[:, None, None, None]
+    y, x = math.cos(turn) * y - math.sin(turn) * x, math.sin(turn) * y + math.cos(turn) * x
+    return torch.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2) - 1.0
+
+
+def _soft_mask(distance: Tensor, pixels: float) -> Tensor:
+    """1 inside, 0 outside; `pixels` are the pixels of a radius."""
+    return torch.sigmoid(-2.0 * pixels * distance)
+
+
+def _paint(maps: list[Tensor], mask: Tensor, tissue: Tissue, random: np.random.Generator) -> None:
+    values = [random.uniform(*bounds) for bounds in tissue[:3]] + [tissue.fat]
+    for index, value in enumerate(values):
+        maps[index] = maps[index] + mask * (value - maps[index])

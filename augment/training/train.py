@@ -1,0 +1,219 @@
+"""`rephase train`: from a configuration and a manifest of rows with real phase to a checkpoint."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
+from rephase.diffusion.physics.source import FatGuess
+from rephase.diffusion.processes.ddpm import DdpmObjective
+from rephase.diffusion.processes.fat import FatObjective, fat_facts, fat_guess
+from rephase.diffusion.processes.flow import FlowObjective
+from rephase.diffusion.processes.objective import Objective
+from rephase.diffusion.processes.regression import RegressionObjective
+from rephase.diffusion.training.ranks import Ranks, joined, started_by_torchrun
+from rephase.diffusion.training.trainer import Trainer
+from rephase.errors import RequestError
+from rephase.training.batches import TrainingSlice, TrainingSlices
+from rephase.training.config import BEST, RunConfig, TrainConfig, read_config
+from rephase.training.dataset import TrainingSet, read_training_set
+from rephase.training.run_folder import claim_folder
+from rephase.training.simulated.fat import fat_slices
+from rephase.training.validation import read_scores
+from rephase.training.watch import training_progress, watch
+
+
+def train(config: TrainConfig, device: str = "cpu") -> Path:
+    """Train, or go on with a run that was interrupted, and write the checkpoint.
+
+    Parameters
+    ----------
+    config
+        What to train on and how.
+    device
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    path
+        Of the checkpoint.
+
+    Raises
+    ------
+    RequestError
+        No row of the manifest can be trained on, or `initial` cannot be used.
+    """
+    fat = fat_guess(config.flow.source, torch.device("cpu"))
+    objective, card = _objective(config, fat)
+    initial = None
+    if config.initial is not None:
+        initial = open_checkpoint(config.initial)
+        if (initial.process == "fat") != (config.process == "fat"):
+            raise RequestError(
+                f"{config.initial}: its process is {initial.process!r}, that of the configuration {config.process!r}; "
+                "the guess of fat and phase start from their own kind; name another checkpoint"
+            )
+        if initial.network.config != config.network:
+            raise RequestError(
+                f"{config.initial}: its network is {_shown(initial.network.config)}; expected that of the "
+                f"configuration, {_shown(config.network)}; make [network] the same"
+            )
+        card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
+    data = read_training_set(
+        config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm, fat
+    )
+    if config.process == "fat":
+        slices = _fat_slices(config.manifest, data)
+        data = replace(data, slices=slices, facts=data.facts | {"fat_slices": len(slices)})
+    return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
+
+
+def _objective(config: TrainConfig, fat: FatGuess | None) -> tuple[Objective, dict[str, Any]]:
+    """What a configuration's process trains for, and what the card says of it."""
+    card: dict[str, Any] = {"process": config.process}
+    if config.process == "flow":
+        return FlowObjective(config.flow, fat), card | {"flow": asdict(config.flow)} | fat_facts(config.flow.source)
+    if config.process == "ddpm":
+        return DdpmObjective(config.ddpm), card | {"ddpm": asdict(config.ddpm)}
+    return FatObjective() if config.process == "fat" else RegressionObjective(), card
+
+
+def run_training(
+    config: RunConfig,
+    data: TrainingSet,
+    network: NetworkConfig,
+    device: str,
+    *,
+    initial: Checkpoint | None = None,
+    objective: Objective,
+    card: dict[str, Any],
+    finish: Callable[[ComplexUNet], dict[str, Any]] | None = None,
+) -> Path:
+    """Train a network for an objective and write its checkpoint; `card` adds to the model card.
+
+    `finish` is called once, by one of the processes that train together, with the trained network: it may change it,
+    and what it returns is put into the card.
+    """
+    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=config.noise_augmentation)
+    start = None if initial is None else initial.network
+    path = config.output / f"{config.name}.safetensors"
+    card = _describe(config, data, device) | {"network": asdict(network)} | card
+    ranks = _ranks()
+    if ranks.first and config.training.precision == "bfloat16" and device == "cpu":
+        _tell_slow_type()
+    with claim_folder(config.output, card) if ranks.first else nullcontext():
+        with joined(ranks, device) as own:
+            try:
+                trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
+            except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
+                raise RequestError(str(error)) from error
+            watchers = watch(config, data, trainer, card) if ranks.first else []
+            with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
+                trainer.run(progress, watchers=watchers)
+        if ranks.first:
+            found = {} if finish is None else finish(trainer.average)
+            save_checkpoint(trainer.average, data.gauge, card | found, path)
+    return path
+
+
+def _fat_slices(manifest: Path, data: TrainingSet) -> list[TrainingSlice]:
+    slices = fat_slices(data.slices)
+    if not slices:
+        raise RequestError(
+            f"{manifest}: no slice tells fat from water; expected rows with field_t and a te_ms of at most 15 at which "
+            "they are neither in phase nor opposed"
+        )
+    return slices
+
+
+def _tell_slow_type() -> None:
+    """Say that a CPU of AVX2 has no instructions for bfloat16, which makes a step about ten times as long."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        print(  # noqa: T201
+            'precision = "bfloat16": this CPU has no instructions for it and is about ten times as slow as with '
+            '"float32"; set that, with another output',
+            file=sys.stderr,
+        )
+
+
+def _shown(network: NetworkConfig) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in asdict(network).items())
+
+
+def _ranks() -> Ranks:
+    try:
+        return started_by_torchrun()
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Load a checkpoint that a configuration names.
+
+    Raises
+    ------
+    RequestError
+        It cannot be used.
+    """
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from None
+
+
+def train_command(config_path: Path, device: str | None = None) -> int:
+    """Run `rephase train`; the exit status."""
+    config = read_config(config_path, TrainConfig)
+    return conclude(config, lambda: train(config, choose_device(device)))
+
+
+def conclude(config: RunConfig, make: Callable[[], Path]) -> int:
+    """Run a training as a command: say where its checkpoints are, or why there are none; the exit status."""
+    try:
+        path = make()
+    except FloatingPointError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print(f"what was saved is in {config.output}; the same command goes on from there", file=sys.stderr)  # noqa: T201
+        raise
+    if not _ranks().first:
+        return 0
+    print(f"checkpoint: {path}")  # noqa: T201
+    best = config.output / f"{BEST}.safetensors"
+    if config.validation_split and best.exists():
+        step, loss = min(read_scores(config.output), key=lambda row: row[1])
+        print(f"best on {config.validation_split}: {best} (step {step}, loss {loss:.4f})")  # noqa: T201
+    return 0
+
+
+def choose_device(device: str | None) -> str:
+    """Take the device that is asked for, or a GPU where there is one.
+
+    Raises
+    ------
+    RequestError
+        A GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device cuda: torch finds no GPU here; expected one; leave --device out")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        **config.card,
+        "training": asdict(config.training) | {"noise_augmentation": config.noise_augmentation},
+        "data": data.facts,
+        "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
+    }

@@ -1,0 +1,256 @@
+"""Workers as SLURM jobs, by dask-jobqueue: the scheduler runs here, each job is one GPU or a number of cores."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.utils import parse_bytes
+from distributed import NannyPlugin, WorkerPlugin
+
+from rephase.cluster.configs import read_config
+from rephase.cluster.errors import ClusterError
+from rephase.cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, WORKER_ENVIRON, free_address, interrupts_held
+
+if TYPE_CHECKING:
+    from rephase.cluster.slurm.jobs import Jobs  # needs dask-jobqueue
+
+_WAIT = "trap : TERM  # the shell waits for its worker, which leaves in order"
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """What a job asks for and how many there are; the keys of the TOML file.
+
+    Attributes
+    ----------
+    memory
+        Of a job, such as "32GB".
+    walltime
+        Of a job, `HH:MM:SS` or `D-HH:MM:SS`.
+    leave
+        Seconds before the end of that time at which a worker leaves: its volumes go to others, and nothing is counted
+        against them.
+    cpus
+        Cores of a job: a worker process each, unless there is a GPU.
+    gpu
+        `"1"` or `"TYPE:1"` for `--gres=gpu:...`: one worker process with this GPU. Empty: none.
+    jobs
+        At most so many jobs at once; `--workers` takes its place.
+    minimum
+        Jobs that are kept where little is left to do; equal to `jobs` for a fixed number.
+    partition, account, directives
+        Of the job; `directives` are further `#SBATCH` options, such as `--constraint=a100`.
+    container
+        What stands before the Python command, such as `apptainer exec --nv image.sif`.
+    python
+        Of the workers; the one of this process where empty.
+    prologue
+        Lines of the job script before the worker, such as `module load cuda`.
+    interface
+        Network interface that jobs reach this machine by, such as `ib0`.
+    host
+        Address of this machine that jobs reach, in place of `interface`.
+    shared_folder
+        That this machine and the jobs see: the TLS keys of this run are kept there for its time.
+    log_folder, local_folder
+        Where jobs write their output, and workers their temporary files.
+    wait
+        Seconds that the queue may let us wait for a worker.
+    """
+
+    memory: str
+    walltime: str
+    leave: int = 300
+    cpus: int = 4
+    gpu: str = ""
+    jobs: int = 1
+    minimum: int = 1
+    partition: str = ""
+    account: str = ""
+    directives: tuple[str, ...] = ()
+    container: str = ""
+    python: str = ""
+    prologue: tuple[str, ...] = ()
+    interface: str = ""
+    host: str = ""
+    shared_folder: str = ""
+    log_folder: str = ""
+    local_folder: str = "/tmp"  # noqa: S108
+    wait: float = 86400.0
+
+    def __post_init__(self) -> None:
+        """Refuse what SLURM or Dask would stumble over later."""
+        try:
+            enough = parse_bytes(self.memory) >= 10**6
+        except ValueError:
+            enough = False
+        if not enough:
+            raise ClusterError(f"memory is {self.memory!r}; expected a size such as 32GB")
+        if self.leave < 1 or self.seconds <= 2 * self.leave:
+            raise ClusterError(f"walltime is {self.walltime}; expected more than twice `leave`, {self.leave} s")
+        if self.gpu and re.fullmatch(r"([A-Za-z0-9_.-]+:)?1", self.gpu) is None:
+            raise ClusterError(f"gpu is {self.gpu!r}; expected 1 or TYPE:1: one GPU a job, and more jobs for more")
+        if not 0 <= self.minimum <= self.jobs or self.jobs < 1 or self.cpus < 1 or self.wait <= 0:
+            raise ClusterError("expected jobs, cpus and wait of 1 or more, and minimum from 0 to jobs")
+
+    @property
+    def seconds(self) -> int:
+        """The walltime."""
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", self.walltime)
+        if match is None:
+            raise ClusterError(f"walltime is {self.walltime!r}; expected HH:MM:SS or D-HH:MM:SS")
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
+    def processes(self) -> int:
+        """Worker processes of a job."""
+        return 1 if self.gpu else self.cpus
+
+
+def read_slurm(spec: str) -> SlurmConfig:
+    """Read the file that `slurm:CONFIG` names; raises ClusterError."""
+    return read_config(spec.removeprefix("slurm:"), SlurmConfig, spec)
+
+
+def check_jobqueue() -> None:
+    """Raise ClusterError where dask-jobqueue is missing."""
+    try:
+        import cryptography
+
+        import rephase.cluster.slurm.jobs  # noqa: F401
+    except ImportError as error:
+        raise ClusterError(f"--cluster slurm: {error.name} is not installed; pip install 'rephase[slurm]'") from None
+    del cryptography
+
+
+def job_options(config: SlurmConfig) -> dict[str, Any]:
+    """Give the job as dask-jobqueue takes it; nothing of a user's own jobqueue settings goes in."""
+    python = config.python or sys.executable
+    threads = GPU_THREADS if config.gpu else CPU_THREADS
+    exports = [f"export {name}={value}" for name, value in WORKER_ENVIRON.items()]
+    gres = [f"--gres=gpu:{config.gpu}"] if config.gpu else []
+    lifetime = [
+        "--lifetime",
+        f"{config.seconds - config.leave}s",
+        "--lifetime-stagger",
+        f"{min(config.leave // 5, 60)}s",
+    ]
+    return {
+        "queue": config.partition or None,
+        "account": config.account or None,
+        "walltime": config.walltime,
+        "job_cpu": config.cpus,
+        "cores": threads * config.processes,
+        "processes": config.processes,
+        "memory": config.memory,
+        "job_name": "rephase",
+        "python": f"{config.container} {python}".strip(),
+        "job_extra_directives": [*gres, *config.directives],
+        "job_script_prologue": [_WAIT, *exports, *config.prologue],
+        "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0"],
+        "interface": config.interface or None,
+        "log_directory": config.log_folder or None,
+        "local_directory": config.local_folder,
+        "death_timeout": 300,
+        "shebang": "#!/usr/bin/env bash",
+        "config_name": "slurm",
+    }
+
+
+def job_script(config: SlurmConfig) -> str:
+    """Give the script that SLURM would get, for a scheduler whose address is not known yet."""
+    check_jobqueue()
+    from rephase.cluster.slurm.jobqueue import SLURMJob
+
+    job: Any = SLURMJob(scheduler="tls://SCHEDULER:PORT", name="rephase", **job_options(config))
+    return str(job.job_script())
+
+
+def leave_in_order() -> list[WorkerPlugin | NannyPlugin]:
+    """Make plugins by which workers leave in order when SLURM ends their job, and nothing is counted against its tasks.
+
+    SLURM sends SIGTERM to every process of a job and kills what is left half a minute later (its KillWait). Dask's own
+    answer, that the nanny stops its worker at once, counts as a death of the worker. The classes are defined here so
+    that they travel by value: a worker without this package is told so later.
+    """
+
+    class Leave(WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Any) -> None:  # noqa: ANN401
+            def leave() -> None:
+                self.leaving = asyncio.ensure_future(worker.close_gracefully(reason="the job ends"))
+
+            if worker.nanny:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+
+    class Wait(NannyPlugin):  # type: ignore[misc]
+        def setup(self, nanny: Any) -> None:  # noqa: ANN401
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    return [Leave(), Wait()]
+
+
+@contextmanager
+def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: str) -> Iterator[Jobs]:
+    """Start a scheduler here and jobs for it; everything that goes over the network is encrypted with keys of this run.
+
+    Parameters
+    ----------
+    config
+        Of the jobs.
+    num_jobs
+        At most so many; those of `config` where None.
+    dashboard_address
+        `host:port` of the scheduler's pages.
+
+    Raises
+    ------
+    ClusterError
+        If dask-jobqueue is missing, or SLURM does not take the job.
+    """
+    check_jobqueue()
+    if shutil.which("sbatch") is None:
+        raise ClusterError("--cluster slurm: there is no sbatch here; start it on a machine that submits jobs")
+    from distributed.security import Security
+
+    from rephase.cluster.slurm.jobs import Jobs
+
+    folder = Path(config.shared_folder).expanduser() if config.shared_folder else Path.home() / ".cache" / "rephase"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scheduler = {"dashboard_address": free_address(dashboard_address)}
+    if config.host:
+        scheduler["host"] = config.host
+    most = num_jobs or config.jobs
+    with dask.config.set({"distributed.scheduler.allowed-failures": STRIKES - 2}):
+        try:
+            with interrupts_held():
+                cluster = Jobs(
+                    name="rephase",
+                    silence_logs=logging.CRITICAL,
+                    security=Security.temporary(),
+                    protocol="tls://",
+                    shared_temp_directory=str(folder),
+                    scheduler_options=scheduler,
+                    **job_options(config),
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(f"--cluster slurm: cannot start a scheduler here: {error}") from None
+        with cluster:
+            try:
+                with interrupts_held():
+                    cluster.begin(min(config.minimum, most), most)
+                yield cluster
+            finally:
+                with interrupts_held():
+                    cluster.scale(0)

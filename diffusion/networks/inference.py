@@ -1,0 +1,97 @@
+"""Networks for sampling, whose weights do not change any more: what can be made of these once is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm, ComplexUp2d, RealConv2d, RealUp2d
+from rephase.diffusion.networks.layout import PLANES
+from rephase.diffusion.networks.planar import PlanesConv2d, PlanesNorm, PlanesUp2d, gate_planes
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.networks.upsample import doubled_weight, interleave
+
+
+class _FixedConv2d(nn.Module):
+    """A convolution whose weights do not change any more: a complex one holds the block weight."""
+
+    def __init__(self, conv: ComplexConv2d | RealConv2d) -> None:
+        super().__init__()
+        weight, bias = self._arrange(_real_weight(conv).detach(), conv.bias.detach())
+        self.weight, self.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
+        self.stride, self.padding = conv.stride, conv.padding
+
+    def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, bias
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """See `ComplexConv2d`."""
+        return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
+
+
+class _FixedUp2d(_FixedConv2d):
+    """As `_FixedConv2d`, of pixels that are doubled before."""
+
+    def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return doubled_weight(weight), bias.repeat(4)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """See `ComplexUp2d`."""
+        return interleave(super().forward(channels))
+
+
+def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
+    return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
+
+
+def _gate_at_once(channels: Tensor) -> Tensor:
+    """`complex_silu` into one new tensor: faster, but nothing for gradients."""
+    half = channels.shape[1] // 2
+    gated = torch.empty_like(channels)
+    torch.sigmoid(channels[:, :half], out=gated[:, :half])
+    gated[:, half:] = gated[:, :half]
+    return gated.mul_(channels)
+
+
+def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
+    """A copy for sampling on a device, whose convolutions are arranged once, not at each call.
+
+    On a CPU, where multiplications take most of the time, a complex network is laid out in planes, which take fewer of
+    them, but more and smaller convolutions: nothing for a GPU.
+    """
+    fixed = copy.deepcopy(network).requires_grad_(False)
+    if fixed.config.kind == "complex" and device.type == "cpu":
+        lay_in_planes(fixed)
+    else:
+        hold_blocks(fixed)
+    moved: ComplexUNet = fixed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def lay_in_planes(network: ComplexUNet) -> None:
+    """Replace the layers of a complex network by those of `rephase.diffusion.networks.planar`."""
+    network.layout = PLANES
+    _replace(network, gate_planes, {ComplexUp2d: PlanesUp2d, ComplexConv2d: PlanesConv2d, ComplexNorm: PlanesNorm})
+
+
+def hold_blocks(network: ComplexUNet) -> None:
+    """Replace the convolutions of a network by such as hold one real weight each."""
+    gate = _gate_at_once if network.config.kind == "complex" else partial(functional.silu, inplace=True)
+    _replace(network, gate, {ComplexUp2d: _FixedUp2d, RealUp2d: _FixedUp2d, ComplexConv2d: _FixedConv2d})
+
+
+def _replace(
+    network: ComplexUNet, gate: Callable[[Tensor], Tensor], layers: Mapping[type[nn.Module], Callable[..., nn.Module]]
+) -> None:
+    """Give a network another gate, and for its layers of some types what is made of them."""
+    for module in list(network.modules()):
+        if hasattr(module, "gate"):
+            module.gate = gate  # type: ignore[assignment]
+        for name, child in module.named_children():
+            if type(child) in layers:
+                setattr(module, name, layers[type(child)](child))

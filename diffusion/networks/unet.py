@@ -1,0 +1,175 @@
+"""`ComplexUNet`: the complex-valued residual U-Net that all processes share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rephase.diffusion.devices import from_scalars
+from rephase.diffusion.networks.layers import LAYERS, Layers
+from rephase.diffusion.networks.layout import BLOCKS
+
+NUM_CONDITIONS = 4
+"""Spacing along height and width in mm, echo time in ms, field strength in T."""
+_TYPICAL = (2.0, 2.0, 5.0, 3.0)
+_LARGEST_SIZE, _MOST_LEVELS, _MOST_BLOCKS = 4096, 8, 64
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The architecture; stored with every checkpoint.
+
+    `channels` are complex channels from the finest level to the coarsest; `patch` pixels a side are folded into
+    channels before the first level; `blocks` residual blocks stand at each level of either side.
+
+    `kind` is "complex", or "real" to compare with: the same layers of twice as many real channels, with convolutions of
+    any real weight. Both have the same depth, the same width in real channels and in training as many multiplications,
+    the real one almost twice the parameters.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+    blocks: int = 2
+    patch: int = 2
+    groups: int = 4
+    embedding: int = 128
+    kind: str = "complex"
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "patch", "groups", "embedding"):
+            value = getattr(self, name)
+            sizes = value if isinstance(value, tuple) else (value,)
+            if len(sizes) > _MOST_LEVELS or not all(type(n) is int and 0 < n <= _LARGEST_SIZE for n in sizes):
+                raise ValueError(f"{name} is {str(value)[:60]}; expected whole numbers of 1 to {_LARGEST_SIZE}")
+        if self.blocks > _MOST_BLOCKS:
+            raise ValueError(f"blocks is {self.blocks}; expected at most {_MOST_BLOCKS}")
+        if type(self.channels) is not tuple or not self.channels or any(n % self.groups for n in self.channels):
+            raise ValueError(f"channels {self.channels}: expected multiples of groups = {self.groups}")
+        if self.kind not in tuple(LAYERS):
+            raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(LAYERS)}")
+
+    @property
+    def layers(self) -> Layers:
+        """The layers of the kind."""
+        return LAYERS[self.kind]
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of the input must be multiples of this."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised, conditioned, gated complex convolutions beside a skip."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        conv, _, norm, self.gate = config.layers
+        self.norm_1 = norm(in_channels, config.groups, config.embedding)
+        self.conv_1 = conv(in_channels, out_channels, 3)
+        self.norm_2 = norm(out_channels, config.groups, config.embedding)
+        self.conv_2 = conv(out_channels, out_channels, 3, gain=0.1)
+        self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+
+    def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
+        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height width)`."""
+        hidden = self.conv_1(self.gate(self.norm_1(channels, embedding)))
+        hidden = self.conv_2(self.gate(self.norm_2(hidden, embedding)))
+        result: Tensor = self.skip(channels) + hidden
+        return result
+
+
+class ComplexUNet(nn.Module):
+    """Predict a complex image from a noisy one and a magnitude.
+
+    Inputs and output are real-block tensors (see `rephase.diffusion.networks.layers`): two complex input channels
+    (noisy image, magnitude), one complex output channel.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config, self.layout = config, BLOCKS
+        pixels, widths = config.patch**2, config.channels
+        conv, up, norm, self.gate = config.layers
+        self.embed = nn.Sequential(
+            nn.Linear(64 + 2 * NUM_CONDITIONS, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
+            nn.SiLU(),
+        )
+        # a condition that never varies in training must not act at sampling through weights that nothing taught
+        nn.init.zeros_(self.embed[0].weight[:, 64:])  # type: ignore[index]
+        self.stem = conv(2 * pixels, widths[0], 3)
+        self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
+        self.down = nn.ModuleList(conv(fine, coarse, 3, stride=2) for fine, coarse in itertools.pairwise(widths))
+        self.decoder = nn.ModuleList(self._level(2 * width, width, config) for width in widths[:-1])
+        self.up = nn.ModuleList(up(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
+        self.head_norm = norm(widths[0], config.groups, config.embedding)
+        self.head = conv(widths[0], pixels, 3, gain=0.1)
+
+    @staticmethod
+    def _level(in_channels: int, out_channels: int, config: NetworkConfig) -> nn.ModuleList:
+        widths = [in_channels] + [out_channels] * config.blocks
+        return nn.ModuleList(ResidualBlock(a, b, config) for a, b in itertools.pairwise(widths))
+
+    def forward(self, noisy: Tensor, magnitude: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        noisy
+            Complex image as real blocks, `(batch 2 height width)`; sizes are multiples of `config.multiple`.
+        magnitude
+            The same shape; imaginary part zero.
+        t
+            Time in [0, 1], `(batch)`.
+        conditions
+            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+
+        Returns
+        -------
+        prediction
+            `(batch 2 height width)`.
+        """
+        embedding = self.embed(torch.cat((embed_time(t), embed_conditions(conditions)), dim=1))
+        hidden = self.stem(self.layout.fold(noisy, magnitude, self.config.patch))
+        skips = []
+        for level, blocks in enumerate(self.encoder):
+            if level:
+                hidden = self.down[level - 1](hidden)
+            for block in _blocks(blocks):
+                hidden = block(hidden, embedding)
+            skips.append(hidden)
+        for level in reversed(range(len(self.down))):
+            hidden = self.up[level](hidden)
+            hidden = self.layout.join(hidden, skips[level])
+            for block in _blocks(self.decoder[level]):
+                hidden = block(hidden, embedding)
+        hidden = self.head(self.gate(self.head_norm(hidden, embedding)))
+        return self.layout.unfold(hidden, self.config.patch)
+
+
+def _blocks(level: nn.Module) -> Sequence[nn.Module]:
+    return list(level.children())
+
+
+def embed_time(t: Tensor) -> Tensor:
+    """Sinusoidal features of the time, `(batch)` to `(batch 64)`."""
+    frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), 32, device=t.device))
+    angles = t[:, None] * frequencies
+    return torch.cat((torch.cos(angles), torch.sin(angles)), dim=1)
+
+
+def embed_conditions(conditions: Tensor) -> Tensor:
+    """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`.
+
+    What is not a positive number is not known: headers write 0 where they have nothing to say.
+    """
+    known = torch.isfinite(conditions) & (conditions > 0.0)
+    typical = from_scalars(_TYPICAL, conditions.device)
+    logs = torch.log(torch.where(known, conditions, typical) / typical)
+    return torch.cat((logs, known.to(logs.dtype)), dim=1)

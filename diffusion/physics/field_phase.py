@@ -1,0 +1,213 @@
+"""A random phase that physics makes of a magnitude: susceptibility of air, shim, the magnet's rim, and smooth coils.
+
+Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre, and a body that goes
+on beyond the slice lies along the main field. The rest is drawn for a volume, in ranges narrow enough that most are
+about as steep as scans are. So this phase is not the real one, but it is steep where a real one is: at the rim of the
+field of view and beside air, with the echo time and the field strength. Where fat is, which steps the phase by its
+chemical shift, must be given: brightness does not tell it.
+
+The dipole field is that of a slice that goes on without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
+plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rephase.diffusion.physics.anatomy import guess_axis, local_mean, share_below
+from rephase.diffusion.physics.magnet import Magnet, Places, crowding, magnet_field
+from rephase.diffusion.physics.measurement import bright_level
+
+GYROMAGNETIC = 42.577
+"""Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
+AIR_PPM = 9.4
+"""Its susceptibility relative to water."""
+FIRST_MM = (-160.0, 0.0)
+"""Where the first slice of a volume may lie, from the middle of the scanner."""
+FAT_SHIFT_PPM = -3.4
+"""Of most of its hydrogen relative to water's, at the temperature of a body."""
+MOST_CROWDED_TURN = 3.2
+"""Radians for a part in a million that crowded tissue has at most, of 4 ms at 3 T: what is dephased is not bright."""
+NUM_DRAWS = 18
+"""Uniform numbers that a volume needs."""
+TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
+"""Taken where they are not known."""
+_MARGIN = 0.25
+_SHIM_STRIDE = 4
+_FAT_STEEPNESS = 4.0
+
+
+class FieldDraw(NamedTuple):
+    """What is drawn for a volume, each `(batch)`: threshold of air, shares of the field, magnet and coils.
+
+    `axis` is that of the main field where a slice does not show it: 0 along height, 1 along width, 2 through the slice.
+    `te_ms` is for where no echo time is known, `coils` the deviation of their phase at 3 T in radians, `start` where
+    the first slice lies (mm), `fat` to what side an uncertain guess of fat leans (of its logit), `crowd` how bright,
+    far from the axis, is what comes from farther away.
+    """
+
+    air: Tensor
+    strength: Tensor
+    axis: Tensor
+    shim: Tensor
+    magnet: Magnet
+    te_ms: Tensor
+    coils: Tensor
+    sign: Tensor
+    start: Tensor
+    fat: Tensor
+    crowd: Tensor
+
+
+def draw_field(uniforms: Tensor) -> FieldDraw:
+    """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_DRAWS)`."""
+    u = uniforms.unbind(dim=-1)
+    return FieldDraw(
+        air=_log_range(u[0], 0.05, 0.075),
+        strength=_log_range(u[1], 0.6, 0.95),
+        axis=(u[2] >= 0.4).long() + (u[2] >= 0.8).long(),
+        shim=0.75 + 0.2 * u[3],
+        magnet=Magnet(
+            rim_ppm=_signed(u[4], 1.25, 3.75),
+            power=5.5 + u[5],
+            radius=210.0 + 30.0 * u[6],
+            centre=-40.0 + 80.0 * torch.stack(u[7:10], dim=-1),
+            stretch=0.85 + 0.3 * torch.stack(u[10:12], dim=-1),
+        ),
+        te_ms=_log_range(u[12], 1.5, 15.0),
+        coils=1.1 + 0.4 * u[13],
+        sign=torch.where(u[14] < 0.5, -1.0, 1.0),
+        start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
+        fat=-0.5 + 2.0 * u[16],
+        crowd=_log_range(u[17], 0.85, 1.4),
+    )
+
+
+class FieldAngles(NamedTuple):
+    """Phases of the field in radians, `(batch height width)`: of what is where it is seen, and what to add to that.
+
+    `crowded` is added by tissue from farther away that is crowded into one place (`rephase.diffusion.physics.magnet`);
+    zero elsewhere.
+    """
+
+    plain: Tensor
+    crowded: Tensor
+
+
+def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> FieldAngles:
+    """The phase of the field, without coils.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(batch height width)`.
+    conditions
+        `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+    place_mm
+        `(batch 3)`: where the middle of each slice is, along slice, height and width, from that of the scanner.
+    draw
+        Of the volume of each slice.
+    """
+    spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
+    relative = magnitude / bright_level(magnitude)
+    # slices of a batch may differ in spacing, windows may not: that of the first serves
+    level = local_mean(relative, spacing[0].tolist())
+    air, calm = (share_below(level, threshold[:, None, None]) for threshold in (draw.air, draw.crowd))
+    axis, places = guess_axis(relative, draw.axis), Places(magnitude.shape, spacing, place_mm)
+    magnet = magnet_field(places, draw.magnet)
+    crowded = magnet_field(places, draw.magnet, crowding(places, axis, 1.0 - calm)) - magnet
+    field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, draw.shim)
+    turn, strength = _turn_per_ppm(conditions, draw), draw.strength[:, None, None]
+    crowded_turn = turn.clamp(-MOST_CROWDED_TURN, MOST_CROWDED_TURN)
+    return FieldAngles(turn * (strength * field), crowded_turn * strength * crowded)
+
+
+def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """The phase that fat adds by its chemical shift: unit phasors `(batch height width)`.
+
+    Parameters
+    ----------
+    share
+        Guess of the share of fat, 0 to 1, `(batch height width)`. Which of what is uncertain counts as fat is drawn for
+        the volume.
+    conditions, draw
+        As in `field_phase`.
+    """
+    fat = decide_fat(share, draw.fat[:, None, None])
+    mixture = mix_fat(fat, FAT_SHIFT_PPM * _turn_per_ppm(conditions, draw))
+    return torch.polar(torch.ones_like(fat), mixture.angle())
+
+
+def mix_fat(share: Tensor, turn: Tensor) -> Tensor:
+    """The complex signal of water and a share of fat, which is turned by so many radians against it."""
+    return torch.complex(1.0 - share + share * torch.cos(turn), share * torch.sin(turn))
+
+
+def decide_fat(share: Tensor, leaning: Tensor) -> Tensor:
+    """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (of the logit) says."""
+    return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
+
+
+def _turn_per_ppm(conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """Radians of phase for a relative field of one part in a million, in the sense of the volume, `(batch 1 1)`."""
+    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
+    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
+    return (draw.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
+
+
+def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:
+    """Of the phase that receive and transmit add, in radians, `(batch)`.
+
+    The wave's goes with the frequency, that of the coils' places does not: taken is the square root of the frequency.
+    """
+    field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
+    return draw.coils * (field_t / TYPICAL_FIELD_T).sqrt()
+
+
+def _signed(uniform: Tensor, low: float, high: float) -> Tensor:
+    """From `low` to `high`, or the same below 0."""
+    side = 2.0 * uniform - 1.0
+    return torch.where(side < 0, -1.0, 1.0) * (low + (high - low) * side.abs())
+
+
+def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
+
+
+def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:
+    """In ppm; the slice goes on at its edges as it is there."""
+    height, width = susceptibility.shape[1:]
+    margins = [math.ceil(_MARGIN * size) for size in (height, width)]
+    pads = (margins[1], margins[1], margins[0], margins[0])
+    whole = functional.pad(susceptibility[:, None], pads, mode="replicate")[:, 0]
+    device = whole.device
+    k_y = torch.fft.fftfreq(whole.shape[1], device=device)[:, None] / spacing[:, 0, None, None]
+    k_x = torch.fft.rfftfreq(whole.shape[2], device=device) / spacing[:, 1, None, None]
+    along = torch.where((axis == 0)[:, None, None], k_y.square(), k_x.square())
+    along = torch.where((axis == 2)[:, None, None], 0.0, along)
+    kernel = 1.0 / 3.0 - along / (k_y.square() + k_x.square()).clamp(min=torch.finfo(torch.float32).tiny)
+    kernel[:, 0, 0] = 0.0
+    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole) * kernel, s=whole.shape[1:])
+    return field[:, margins[0] : margins[0] + height, margins[1] : margins[1] + width]
+
+
+def _shimmed(field: Tensor, relative: Tensor, share: Tensor) -> Tensor:
+    """Take the share of what polynomials of second order explain over the object."""
+    height, width = field.shape[1:]
+    y = torch.linspace(-1.0, 1.0, height, device=field.device)[:, None].expand(height, width)
+    x = torch.linspace(-1.0, 1.0, width, device=field.device).expand(height, width)
+    terms = torch.stack((torch.ones_like(x), x, y, x * y, x * x, y * y))
+    some = (..., slice(None, None, _SHIM_STRIDE), slice(None, None, _SHIM_STRIDE))
+    inside = (relative[some] > 0.1).double().flatten(1)
+    values, basis = field[some].double().flatten(1), terms[some].double().flatten(1)
+    normal = torch.einsum("bn,in,jn->bij", inside, basis, basis)
+    # a slice without an object has nothing to fit
+    normal = normal + 1e-3 * torch.eye(len(terms), dtype=normal.dtype, device=normal.device)
+    moments = torch.einsum("bn,in,bn->bi", inside, basis, values)
+    fit = torch.linalg.solve(normal, moments).float()
+    return field - share[:, None, None] * torch.einsum("bi,ihw->bhw", fit, terms)

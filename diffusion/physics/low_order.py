@@ -1,0 +1,234 @@
+"""Smooth phase: random polynomials of low order in millimetres, as real volumes have them.
+
+Shim, coils and the echo's place make most of a phase; a polynomial of third order holds most of that. Its statistics
+are fitted to real volumes and kept in a small JSON file; coordinates are in units of `LENGTH_MM`, so coefficients are
+radians at that distance from the centre.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.noise import Stream, anchor_key, normal, uniform, volume_key
+
+ORDER = 3
+TERMS = tuple((i, j) for i in range(ORDER + 1) for j in range(ORDER + 1 - i) if i + j)
+"""Powers of the height and of the width coordinate."""
+LENGTH_MM = 100.0
+ANCHOR_MM = 50.0
+"""Distance through the slices at which a slice's own part of the polynomial is drawn anew."""
+TYPICAL_SPACING_MM, TYPICAL_SLICE_MM, TYPICAL_TE_MS = 1.5, 5.0, 5.0
+_SHIPPED = Path(__file__).parent / "weights" / "smooth.json"
+
+
+class FitVolume(NamedTuple):
+    """What a fit takes of a real volume: complex images `(slice height width)`, TE (None where not known), session."""
+
+    image: Tensor
+    spacing_mm: tuple[float, float, float]
+    te_ms: float | None
+    session: str
+
+
+@dataclass(frozen=True)
+class LowOrderModel:
+    """The statistics of the polynomials' coefficients.
+
+    Attributes
+    ----------
+    between, within
+        Second moments of the `TERMS`' coefficients `(term term)` at `TYPICAL_TE_MS`: of the volumes' means, and of the
+        slices' differences from them.
+    te_exponent
+        Coefficients grow with this power of the echo time, where it is known.
+    steps_rad_per_mm
+        Phase from slice to slice over their distance, modulus, one for each session of the fit: one of them is drawn.
+    data
+        What it was fitted to; not used.
+    """
+
+    between: tuple[tuple[float, ...], ...]
+    within: tuple[tuple[float, ...], ...]
+    te_exponent: float
+    steps_rad_per_mm: tuple[float, ...]
+    data: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        size = len(TERMS)
+        for name, matrix in (("between", self.between), ("within", self.within)):
+            tensor = torch.tensor(matrix, dtype=torch.float64)
+            if tensor.shape != (size, size) or not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name}: expected {size} x {size} finite numbers")
+            if float(torch.linalg.eigvalsh(tensor).min()) < -1e-6 * float(tensor.abs().max()):
+                raise ValueError(f"{name}: expected second moments, found a negative eigenvalue")
+        if not self.steps_rad_per_mm or not math.isfinite(sum(self.steps_rad_per_mm) + self.te_exponent):
+            raise ValueError("steps_rad_per_mm and te_exponent: expected finite numbers, one step or more")
+
+    def phase(self, key: SliceKey, height: int, width: int, conditions: Conditions) -> Tensor:
+        """Draw the phase of a slice in radians, float32 `(height width)`, on the CPU.
+
+        The slices of a volume share one polynomial; a part of its own passes over from slice to slice.
+        """
+        shared = volume_key(key)
+        z_mm = key.slice_index * (conditions.slice_mm or TYPICAL_SLICE_MM)
+        first, sign, offset = uniform(shared, Stream.GAUGE, 3).double().tolist()
+        step = self.steps_rad_per_mm[int(first * len(self.steps_rad_per_mm))] * (1.0 if sign < 0.5 else -1.0)
+        coefficients = _root(self.between) @ normal(shared, Stream.BASELINE, len(TERMS)).double()
+        coefficients = (coefficients + _root(self.within) @ _passing(key, z_mm)) * self._growth(conditions.te_ms)
+        spacing = conditions.spacing_mm or (TYPICAL_SPACING_MM, TYPICAL_SPACING_MM)
+        angle = torch.einsum("k,khw->hw", coefficients, _basis(height, width, spacing))
+        return torch.remainder(angle + 2.0 * math.pi * offset + step * z_mm, 2.0 * math.pi).float()
+
+    def _growth(self, te_ms: float | None) -> float:
+        return 1.0 if not te_ms or te_ms <= 0 else float((te_ms / TYPICAL_TE_MS) ** self.te_exponent)
+
+
+def read_model(path: Path | None = None) -> LowOrderModel:
+    """Read a fit from a JSON file, the one that ships where None.
+
+    Raises
+    ------
+    ValueError
+        It is missing, or does not hold a fit.
+    """
+    path = path or _SHIPPED
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        matrices = {name: tuple(tuple(map(float, row)) for row in table[name]) for name in ("between", "within")}
+        steps = tuple(map(float, table["steps_rad_per_mm"]))
+        return LowOrderModel(
+            **matrices, te_exponent=float(table["te_exponent"]), steps_rad_per_mm=steps, data=table["data"]
+        )
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a fit of rephase fit-baseline smooth") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a fit of rephase fit-baseline smooth ({error}); make it again") from error
+
+
+def write_model(model: LowOrderModel, path: Path) -> None:
+    """Write a fit as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".new")
+    partial.write_text(json.dumps(asdict(model), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderModel:
+    """Fit the statistics to real volumes; every session counts alike, however many volumes it has.
+
+    Raises
+    ------
+    ValueError
+        No volume has a slice with an object.
+    """
+    fits = [(one, *_fit_volume(one)) for one in volumes]
+    fits = [fit for fit in fits if len(fit[1])]
+    if not fits:
+        raise ValueError("no slice with an object to fit a polynomial to")
+    exponent = _te_exponent([(one.te_ms, coefficients) for one, coefficients, _ in fits])
+    sessions = [one.session for one, _, _ in fits]
+    weights = torch.tensor([1.0 / sessions.count(name) for name in sessions], dtype=torch.float64)
+    weights = weights / weights.sum()
+    between, within = (torch.zeros(len(TERMS), len(TERMS), dtype=torch.float64) for _ in range(2))
+    for (one, coefficients, _), weight in zip(fits, weights, strict=True):
+        scaled = coefficients / (one.te_ms / TYPICAL_TE_MS) ** exponent if one.te_ms else coefficients
+        mean = scaled.mean(dim=0)
+        between += weight * mean.outer(mean)
+        within += weight * (scaled - mean).T @ (scaled - mean) / len(scaled)
+    return LowOrderModel(_rows(between), _rows(within), exponent, _steps(fits), data)
+
+
+def fit_slice(image: Tensor, spacing_mm: tuple[float, float]) -> Tensor:
+    """Fit a polynomial to the wrapped gradients of a complex slice, weighted by its power: coefficients `(term)`.
+
+    Gradients are those of phasors, so nothing needs to be unwrapped; the constant is not determined.
+    """
+    height, width = image.shape
+    basis = _basis(height, width, spacing_mm)
+    image = image.to(torch.complex128)
+    matrix = 1e-9 * torch.eye(len(TERMS), dtype=torch.float64)
+    right = torch.zeros(len(TERMS), dtype=torch.float64)
+    for axis in (0, 1):
+        product = image.narrow(axis, 1, image.shape[axis] - 1) * image.narrow(axis, 0, image.shape[axis] - 1).conj()
+        slope = basis.diff(dim=axis + 1).flatten(1)
+        weight = (product.abs() / image.abs().square().sum().clamp(min=1e-300)).flatten()
+        matrix += (slope * weight) @ slope.T
+        right += (slope * weight) @ product.angle().flatten()
+    ridge = 1e-6 * matrix.diagonal().max() * torch.eye(len(TERMS))
+    solution: Tensor = torch.linalg.solve(matrix + ridge, right)
+    return solution
+
+
+def _fit_volume(one: FitVolume) -> tuple[Tensor, float]:
+    """Coefficients of each slice with an object `(slice term)`, and the phase from slice to slice over its distance."""
+    bright = 0.05 * float(one.image.abs().max())
+    full = [image for image in one.image if float((image.abs() > bright).double().mean()) > 0.02]
+    coefficients = [fit_slice(image, one.spacing_mm[1:]) for image in full]
+    turns = (one.image[1:] * one.image[:-1].conj()).sum(dim=(-2, -1)).angle()
+    step = float(turns.median()) / one.spacing_mm[0] if len(turns) else math.nan
+    return torch.stack(coefficients) if coefficients else torch.empty(0, len(TERMS)), step
+
+
+def _steps(fits: Sequence[tuple[FitVolume, Tensor, float]]) -> tuple[float, ...]:
+    """The median modulus over each session's volumes; 0 where no volume has two slices."""
+    found: dict[str, list[float]] = {}
+    for one, _, step in fits:
+        if math.isfinite(step):
+            found.setdefault(one.session, []).append(abs(step))
+    return tuple(round(statistics.median(steps), 6) for steps in found.values()) or (0.0,)
+
+
+def _te_exponent(fits: Sequence[tuple[float | None, Tensor]]) -> float:
+    """The slope of the logarithm of the coefficients' size over that of the echo time, between 0 and 1.
+
+    Only bends count: a linear phase also comes from the place of the echo, whatever its time.
+    """
+    bends = [index for index, (i, j) in enumerate(TERMS) if i + j > 1]
+    points = [
+        (math.log(te_ms), math.log(float(coefficients[:, bends].square().mean().sqrt()) + 1e-6))
+        for te_ms, coefficients in fits
+        if te_ms
+    ]
+    if len({x for x, _ in points}) < 2:
+        return 0.0
+    x, y = torch.tensor(points, dtype=torch.float64).T
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    return round(min(max(float(slope), 0.0), 1.0), 4)
+
+
+def _basis(height: int, width: int, spacing_mm: tuple[float, float]) -> Tensor:
+    """The terms over a slice, float64 `(term height width)`, coordinates from the centre."""
+    y = (torch.arange(height, dtype=torch.float64) - height // 2) * (spacing_mm[0] / LENGTH_MM)
+    x = (torch.arange(width, dtype=torch.float64) - width // 2) * (spacing_mm[1] / LENGTH_MM)
+    return torch.stack([y[:, None] ** i * x**j for i, j in TERMS])
+
+
+def _passing(key: SliceKey, z_mm: float) -> Tensor:
+    """Standard normals `(term)` that pass over, every `ANCHOR_MM`, from one draw to the next."""
+    anchor = math.floor(z_mm / ANCHOR_MM)
+    turn = (z_mm / ANCHOR_MM - anchor) * math.pi / 2.0  # cos^2 + sin^2 = 1 keeps the variance between two anchors
+    here, there = (normal(anchor_key(key, anchor + one), Stream.BASELINE, len(TERMS)).double() for one in (0, 1))
+    return math.cos(turn) * here + math.sin(turn) * there
+
+
+def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
+    """A square root of second moments, also of singular ones: the ridge is more than the digits that were cut off."""
+    tensor = torch.tensor(moments, dtype=torch.float64)
+    ridge = (1e-5 * float(tensor.diagonal().max()) + 1e-15) * torch.eye(len(TERMS))
+    root: Tensor = torch.linalg.cholesky(tensor + ridge)
+    return root
+
+
+def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+    # with fewer digits, singular moments, as few volumes have them, would get a negative eigenvalue
+    return tuple(tuple(float(f"{value:.9g}") for value in row) for row in matrix.tolist())

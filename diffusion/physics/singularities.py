@@ -1,0 +1,80 @@
+"""Phase singularities: points around which the phase turns once (Goldstein et al., Radio Science 1988: residues).
+
+At such a point the signal is zero, so a measured image is dark there: by its noise, or by what cancels within a pixel.
+A sampled phase that turns around a point in bright tissue is one that no scanner measures.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DARK_SNR = 10.0
+"""A pixel whose signal is below this many standard deviations of the noise may be beside a singularity."""
+DARK_SHARE = 0.25
+"""So may one that is darker than this share of its neighbourhood (root mean square)."""
+_NEIGHBOURHOOD = 7
+
+
+def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the squares of four pixels around which the wrapped differences of the phase sum to a full turn.
+
+    Parameters
+    ----------
+    phasor
+        Complex, `(*batch height width)`; only the angle counts.
+    inside
+        bool, same shape: a square counts where all its pixels are.
+
+    Returns
+    -------
+    singular, counted
+        bool `(*batch height-1 width-1)`: the singularities among the squares that count, and these squares.
+    """
+    counted = torch.stack(_corners(inside)).all(dim=0)
+    return singular_squares(phasor.angle()) & counted, counted
+
+
+def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
+    """Find the squares of four pixels in which a measured phase has hardly any singularity.
+
+    Parameters
+    ----------
+    magnitude
+        `(batch height width)`.
+    sigma
+        Of `rephase.diffusion.physics.measurement.estimate_sigma`, `(batch)`.
+
+    Returns
+    -------
+    bright
+        bool `(batch height-1 width-1)`: all pixels are above `DARK_SNR` and `DARK_SHARE`.
+    """
+    power = magnitude.square()[:, None]
+    for window in ((_NEIGHBOURHOOD, 1), (1, _NEIGHBOURHOOD)):  # the mean of means: a square at once takes longer
+        margins = (window[0] // 2, window[1] // 2)
+        power = functional.avg_pool2d(power, window, 1, margins, count_include_pad=False)
+    bright = (magnitude > DARK_SNR * sigma[:, None, None]) & (magnitude > DARK_SHARE * power[:, 0].sqrt())
+    return torch.stack(_corners(bright)).all(dim=0)
+
+
+def singular_squares(angle: Tensor) -> Tensor:
+    """Squares of four pixels around which a phase turns once, bool `(*batch height-1 width-1)`, from its angle."""
+    return turns_of(_corners(angle))
+
+
+def turns_of(angles: list[Tensor]) -> Tensor:
+    """Where the wrapped differences of the phase around four corners sum to a full turn, from the angles of these.
+
+    The differences sum to nothing before they are wrapped, so what they sum to is what wrapping takes.
+    """
+    turns = [
+        ((there - here) / (2.0 * torch.pi)).round() for here, there in zip(angles, angles[1:] + angles[:1], strict=True)
+    ]
+    return torch.stack(turns).sum(dim=0).abs() > 0.5
+
+
+def _corners(image: Tensor) -> list[Tensor]:
+    """The four pixels of every square, in the order around it."""
+    return [image[..., :-1, :-1], image[..., :-1, 1:], image[..., 1:, 1:], image[..., 1:, :-1]]

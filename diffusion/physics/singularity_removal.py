@@ -1,0 +1,157 @@
+"""Singularities in bright tissue, removed from a sampled phase.
+
+Around one the phase is smoothed, by means of nine pixels: at first in the next pixels, then ever farther, until it
+meets one of the other sense. On a CPU only these pixels are touched; that takes their number from the device, for which
+a program would wait for a GPU, so there whole slices are smoothed, and what is near a singularity is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rephase.diffusion.physics.singularities import singular_squares, turns_of
+
+REACH_MM = 9.0
+"""How far around a singularity the phase may change for its removal."""
+_MOST_PIXELS = 6
+"""More, in fine slices, would show as a square around a singularity that finds no other."""
+_ROUNDS = 4
+"""Of smoothing, before the neighbourhood that is smoothed grows by a pixel."""
+
+
+def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spacing_mm: float) -> Tensor:
+    """Smooth the phase around singularities of bright squares until they meet one of the other sense, and vanish.
+
+    A singularity alone does not vanish, it moves; the neighbourhood that is smoothed grows, up to `REACH_MM`, until
+    it holds both, or the singularity is in a dark place. What changes in a slice is a function of that slice.
+
+    Parameters
+    ----------
+    phasor
+        Complex64 `(batch height width)`; only the angle counts.
+    magnitude
+        Of the same shape: what the phase is worth in the mean of nine pixels that replaces it.
+    bright
+        Of `bright_squares`.
+    spacing_mm
+        Of the pixels.
+
+    Returns
+    -------
+    phasor
+        The same, but for unit phasors around what was removed.
+    """
+    reach = min(max(1, round(REACH_MM / spacing_mm)), _MOST_PIXELS)
+    remove = remove_sparsely if phasor.device.type == "cpu" else remove_densely
+    return remove(phasor, magnitude, bright, reach)
+
+
+def remove_sparsely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int) -> Tensor:
+    """As `remove_singularities`, with a reach in pixels: touching the pixels near singularities alone."""
+    rim = _rim(reach)
+    height, width = phasor.shape[1] + 2 * rim, phasor.shape[2] + 2 * rim
+    angle, weight, bright = (part.flatten() for part in _with_rims(phasor, magnitude, bright, rim))
+    found = _singular(bright.nonzero()[:, 0], angle, width)
+    if not len(found):
+        return phasor
+    flat = _Flat(angle, torch.polar(weight, angle), weight, bright, torch.zeros_like(bright), width)
+    for away in range(1, reach + 1):
+        found = _smooth_around(found, away, flat)
+    shape, inside = (len(phasor), height, width), (..., slice(rim, height - rim), slice(rim, width - rim))
+    smoothed = torch.polar(torch.ones_like(angle), angle).reshape(shape)[inside]
+    return torch.where(flat.changed.reshape(shape)[inside], smoothed, phasor)
+
+
+def remove_densely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int) -> Tensor:
+    """As `remove_sparsely`, but within rounding: in as many operations whatever there is to remove."""
+    rim = _rim(reach)
+    angle, weight, bright = _with_rims(phasor, magnitude, bright, rim)
+    image, changed = torch.polar(weight, angle), torch.zeros_like(bright)
+    for away in (step for step in range(1, reach + 1) for _ in range(_ROUNDS)):
+        found = functional.pad(singular_squares(angle), (0, 1, 0, 1)) & bright
+        # pixels from `1 - away` to `away` beside a square: in each axis the largest of `2 away` squares
+        near = functional.pad(found.float()[:, None], (away, away - 1, away, away - 1))
+        near = functional.max_pool2d(functional.max_pool2d(near, (2 * away, 1), 1), (1, 2 * away), 1)[:, 0] > 0
+        smoothed = _mean_of_nine(image, _tap_distance(away)).angle()
+        angle = torch.where(near, smoothed, angle)
+        image = torch.where(near, torch.polar(weight, smoothed), image)
+        changed = changed | near
+    inside = (..., slice(rim, angle.shape[1] - rim), slice(rim, angle.shape[2] - rim))
+    return torch.where(changed[inside], torch.polar(torch.ones_like(angle), angle)[inside], phasor)
+
+
+def _rim(reach: int) -> int:
+    """How wide a dark rim is, beyond which no mean goes."""
+    return reach + _tap_distance(reach)
+
+
+def _with_rims(phasor: Tensor, magnitude: Tensor, bright: Tensor, rim: int) -> Iterator[Tensor]:
+    """Angle, modulus and bright squares, each with a dark rim and then of one size."""
+    for image, more in ((phasor.angle(), 0), (magnitude, 0), (bright, 1)):
+        yield functional.pad(image, (rim, rim + more, rim, rim + more))
+
+
+def _mean_of_nine(image: Tensor, taps: int) -> Tensor:
+    """Sums of nine pixels, so far apart along height and width; only the angle counts, and no rim's."""
+    rows = image[:, : -2 * taps] + image[:, taps:-taps] + image[:, 2 * taps :]
+    nine = rows[..., : -2 * taps] + rows[..., taps:-taps] + rows[..., 2 * taps :]
+    return functional.pad(nine, (taps, taps, taps, taps))
+
+
+class _Flat(NamedTuple):
+    """Slices with dark rims, flattened, of a width: angle, image and its modulus, bright squares, changed pixels."""
+
+    angle: Tensor
+    image: Tensor
+    weight: Tensor
+    bright: Tensor
+    changed: Tensor
+    width: int
+
+
+def _smooth_around(found: Tensor, away: int, flat: _Flat) -> Tensor:
+    """Smooth the phase of pixels that are so far from the squares `found`, some times; give the squares that are left.
+
+    Outside what was smoothed nothing changes, so squares that are singular then touch it.
+    """
+    taps = _tap_distance(away)
+    nine, pixels, squares = (
+        _offsets(steps, flat.width, found.device)
+        for steps in (range(-taps, taps + 1, taps), range(1 - away, away + 1), range(-away, away + 1))
+    )
+    for _ in range(_ROUNDS):
+        if not len(found):
+            break
+        near = _places(found, pixels)
+        flat.angle[near] = flat.image[near[:, None] + nine].sum(dim=1).angle()
+        flat.image[near] = torch.polar(flat.weight[near], flat.angle[near])
+        flat.changed[near] = True
+        touched = _places(found, squares)
+        found = _singular(touched[flat.bright[touched]], flat.angle, flat.width)
+    return found
+
+
+def _tap_distance(away: int) -> int:
+    """How far apart the nine pixels of a mean are, where the phase is smoothed so far around a singularity."""
+    return (away + 3) // 4
+
+
+def _singular(squares: Tensor, angle: Tensor, width: int) -> Tensor:
+    """Those of some squares of a flat image, named by their first corner, in which its phase turns once."""
+    return squares[turns_of([angle[squares + step] for step in (0, 1, width + 1, width)])]
+
+
+def _offsets(steps: range, width: int, device: torch.device) -> Tensor:
+    one = torch.arange(steps.start, steps.stop, steps.step, device=device)
+    return (one[:, None] * width + one).flatten()
+
+
+def _places(centres: Tensor, offsets: Tensor) -> Tensor:
+    """All places of a flat image that are at one of the offsets from one of the centres."""
+    places: Tensor = torch.unique(centres[:, None] + offsets)
+    return places

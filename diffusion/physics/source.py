@@ -1,0 +1,246 @@
+"""Where the flow starts: a random phase that is smooth on the scale of anatomy, with a little of smaller scales.
+
+Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
+picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What the
+source has of small scales comes back, stretched, where the phase is to be steep: a centimetre becomes islands a
+centimetre apart. What it lacks, a flow of many evaluations has to stretch out of the noise, and gets too smooth. So
+"narrow" has scales of 9, 3 and 1 cm, and "broad" of 9 and 3 cm, both with deviations so small that hardly a phase is
+far from its mean. "scales" is as narrow, but all around the circle, "smooth" has the largest scale only, and
+"independent" is the published process's.
+
+Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
+network. "field" is a phase that physics makes of the slice's magnitude and conditions
+(`rephase.diffusion.physics.field_phase`), with coils of 8 and 3 cm: much of what few evaluations can hardly make is
+there from the start. "tissue" is a weaker field and weaker coils, and what fat adds by its chemical shift, where a
+small network (`rephase.diffusion.processes.fat`) guesses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rephase.diffusion.devices import from_scalars
+from rephase.diffusion.generators import SliceKey
+from rephase.diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
+from rephase.diffusion.physics.field_phase import (
+    FIRST_MM,
+    NUM_DRAWS,
+    TYPICAL_SPACING_MM,
+    FieldDraw,
+    coil_deviation,
+    draw_field,
+    fat_phasor,
+    field_phase,
+)
+from rephase.diffusion.physics.gauge import find_gauge
+
+SOURCES = ("narrow", "broad", "scales", "smooth", "independent", "field", "tissue")
+OF_MAGNITUDE = ("field", "tissue")
+"""Sources that are made of the slice's magnitude."""
+DEFAULT_SOURCE = "narrow"
+FatGuess = Callable[[Tensor, Tensor], Tensor]
+"""From magnitudes `(batch height width)` and conditions `(batch 4)` to the share of fat; see `processes.fat`."""
+CORRELATION_MM = 90.0
+"""Distance at which the correlation of the smooth phase has fallen to 1/e."""
+AMPLITUDE = 2.0
+"""Its standard deviation in radians: enough for it to be anything."""
+FIELDS = {
+    "smooth": ((CORRELATION_MM, AMPLITUDE),),
+    "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
+    "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
+    "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
+    "field": ((80.0, 1.0), (30.0, 0.5)),
+    "tissue": ((80.0, 0.52), (30.0, 0.28)),
+}
+"""By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
+FIELD_SHARE = 0.7
+"""Of the field's phase that "tissue" has: with fat beside it, more is too steep."""
+TYPICAL_SLICE_MM = 5.0
+"""Taken where the distance of the slices is not known."""
+
+
+class Source(NamedTuple):
+    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, `gauge` what was taken for that.
+
+    Slice by slice, the gauge of a phase that is smooth through the volume is not: what is sampled gets it back. That of
+    sources that know nothing of the slice is left in them, and this is 1. `fringes`, if any, turn a sample when nothing
+    is done to it any more: a network of few evaluations would smooth them, and so would what removes singularities.
+    """
+
+    phasor: Tensor
+    gauge: Tensor
+    fringes: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """All of it: the phase of a source as it is."""
+        phasor = self.phasor * self.gauge
+        return phasor if self.fringes is None else phasor * self.fringes
+
+
+def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
+    """Make smooth random fields from independent normals.
+
+    Parameters
+    ----------
+    drawn
+        float32 `(*batch height width)`, standard normal.
+    spacing_mm
+        Along height and width, `(*batch 2)`; NaN where not known.
+    kind
+        One of `FIELDS`.
+
+    Returns
+    -------
+    angle
+        Radians, of the same shape: a Gaussian random field.
+    """
+    height, width = drawn.shape[-2:]
+    cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)[..., None]
+    y, x = (
+        (cycles[..., axis, :] * torch.fft.fftfreq(size, device=drawn.device)).square()
+        for axis, size in enumerate((height, width))
+    )
+    power = torch.zeros((), device=drawn.device)
+    for length, deviation in FIELDS[kind]:
+        rows, columns = (_normalised(torch.exp(-(length**2) * square)) for square in (y, x))
+        power = power + deviation**2 * rows[..., :, None] * columns[..., None, : width // 2 + 1]
+    angle: Tensor = torch.fft.irfft2(torch.fft.rfft2(drawn) * power.sqrt(), s=(height, width))
+    return angle
+
+
+def _normalised(density: Tensor) -> Tensor:
+    """Divide by the mean along the last axis."""
+    return density / density.mean(dim=-1, keepdim=True)
+
+
+def source_phasors(
+    keys: Sequence[SliceKey],
+    magnitude: Tensor,
+    conditions: Tensor,
+    slice_mm: float | None,
+    kind: str = DEFAULT_SOURCE,
+    fat: Tensor | None = None,
+) -> Source:
+    """The sources of slices of a volume: each a function of its key, place and magnitude.
+
+    The smooth fields pass over, every half `CORRELATION_MM` through the volume, from one to the next, so that
+    neighbouring slices start alike.
+
+    Parameters
+    ----------
+    keys
+        Of the slices.
+    magnitude
+        `(key height width)`; the result is on its device.
+    conditions
+        `(4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+    slice_mm
+        Distance of neighbouring slices; `TYPICAL_SLICE_MM` where None.
+    kind
+        One of `SOURCES`.
+    fat
+        For "tissue": the share of fat, of the shape of the magnitude.
+
+    Returns
+    -------
+    source
+        Phasor, gauge and fringes `(key height width)`.
+    """
+    device, (height, width) = magnitude.device, magnitude.shape[-2:]
+    _check_fat(kind, fat)
+    if kind == "independent":
+        return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
+    places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
+    positions = [place / (0.5 * CORRELATION_MM) for place in places]
+    anchors = [math.floor(position) for position in positions]
+    # cos^2 + sin^2 = 1 keeps the variance between two anchors
+    turns = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
+    here, there = (
+        normals(
+            [anchor_key(key, anchor + step) for key, anchor in zip(keys, anchors, strict=True)],
+            Stream.SOURCE,
+            height * width,
+            device,
+        )
+        for step in (0, 1)
+    )
+    cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
+    angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
+    if kind not in OF_MAGNITUDE:
+        return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
+    draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
+    place_mm = torch.zeros(len(keys), 3, device=device)
+    place_mm[:, 0] = from_scalars(places, device) + draw.start
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw, fat)
+
+
+def training_source(
+    magnitude: Tensor,
+    conditions: Tensor,
+    generator: torch.Generator,
+    kind: str = DEFAULT_SOURCE,
+    place_mm: Tensor | None = None,
+    fat: FatGuess | None = None,
+) -> Tensor:
+    """Sources for training, complex64 of the magnitude's shape.
+
+    Parameters
+    ----------
+    magnitude
+        `(batch height width)`.
+    conditions
+        `(batch 4)`, as in `source_phasors`.
+    generator
+        Draws them.
+    kind
+        One of `SOURCES`.
+    place_mm
+        Where the middle of each slice is in the one that it was cut from, along height and width, `(batch 2)`; in its
+        middle where None.
+    fat
+        For "tissue": guesses the share of fat.
+    """
+    _check_fat(kind, fat)
+    if kind == "independent":
+        phase = 2.0 * math.pi * torch.rand(magnitude.shape, generator=generator)
+        return torch.polar(torch.ones_like(phase), phase)
+    angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
+    if kind not in OF_MAGNITUDE:
+        return torch.polar(torch.ones_like(angle), angle)
+    draw = draw_field(torch.rand((len(magnitude), NUM_DRAWS), generator=generator))
+    in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
+    # slices from all of a volume, the middle of which is near that of the scanner
+    through = draw.start - sum(FIRST_MM) / 2.0
+    share = None if fat is None else fat(magnitude, conditions)
+    place = torch.cat((through[:, None], in_plane), dim=1)
+    return _field_source(angle, magnitude, conditions, place, draw, share).phasor
+
+
+def _check_fat(kind: str, fat: object) -> None:
+    if (kind == "tissue") != (fat is not None):
+        raise ValueError(f'source {kind!r}, fat {type(fat).__name__}: expected the share of fat for "tissue" alone')
+
+
+def _field_source(
+    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw, fat: Tensor | None
+) -> Source:
+    """Field, coils and, where its share is given, fat together."""
+    share = 1.0 if fat is None else FIELD_SHARE
+    coils = coil_deviation(conditions, draw)[:, None, None] * angle
+    field = field_phase(magnitude, conditions, place_mm, draw)
+    image = torch.polar(magnitude, share * field.plain + coils)
+    if fat is not None:
+        image = image * fat_phasor(fat, conditions, draw)
+    gauge = find_gauge(image)
+    fixed = (image * gauge.conj()).angle()
+    one = torch.ones_like(fixed)
+    return Source(torch.polar(one, fixed), gauge, torch.polar(one, share * field.crowded))
+
+
+def _in_no_gauge(phasor: Tensor) -> Source:
+    return Source(phasor, torch.ones_like(phasor))

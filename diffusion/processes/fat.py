@@ -1,0 +1,142 @@
+"""The share of fat in every pixel, guessed by a small network from a magnitude.
+
+Fat's hydrogen precesses slower than water's by 3.4 ppm, so at short echo times most of what a phase does from tissue to
+tissue is where fat is. Brightness alone does not tell it: it differs with sequence, coil and contrast. A network of a
+few layers sees more, and is taught by real phase: `rephase.training.simulated.fat` finds the share of fat with which
+the rest of a phase is smooth.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, shipped_weights
+from rephase.diffusion.networks.inference import fix_weights
+from rephase.diffusion.networks.layers import pad_to_multiple, to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.physics.measurement import compress_magnitude
+from rephase.diffusion.physics.source import FatGuess
+from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions
+
+_SLOPE, _OFFSET = 4.0, -1.0
+
+
+def predict_logits(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
+    """The logits of the share of fat, `(batch height width)`, from compressed magnitudes of a multiple's size."""
+    modulus = to_real(weight[:, None].to(torch.complex64))
+    logits: Tensor = network(torch.zeros_like(modulus), modulus, weight.new_zeros(len(weight)), conditions)[:, 0]
+    return _SLOPE * logits.float() + _OFFSET
+
+
+class FatMap:
+    """Guesses the share of fat by a checkpoint of the process "fat"."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.sha256 = checkpoint.sha256
+        self.network = fix_weights(checkpoint.network, device)
+
+    @torch.no_grad()
+    def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:
+        """Guess.
+
+        Parameters
+        ----------
+        magnitude
+            `(batch height width)`.
+        conditions
+            `(batch 4)`, or `(1 4)` for all: spacing along height and width (mm), TE (ms), field strength (T); NaN where
+            not known.
+
+        Returns
+        -------
+        share
+            0 to 1, of the shape of the magnitude.
+        """
+        height, width = magnitude.shape[-2:]
+        weight = pad_to_multiple(compress_magnitude(magnitude), self.network.config.multiple)
+        share: Tensor = torch.sigmoid(predict_logits(self.network, weight, conditions.expand(len(weight), -1)))
+        return share[:, :height, :width]
+
+
+@functools.lru_cache(maxsize=4)
+def shipped_fat_map(device: torch.device) -> FatMap:
+    """The map by the weights that ship with the package.
+
+    Raises
+    ------
+    CheckpointError
+        They are missing or not whole.
+    """
+    path = shipped_weights("fat")
+    if path is None:
+        raise CheckpointError('no weights "fat" ship with this installation; the source "tissue" needs them')
+    return FatMap(_load(path), device)
+
+
+def fat_guess(source: str, device: torch.device) -> FatGuess | None:
+    """What a source needs to know of fat: the shipped map for "tissue", nothing for others."""
+    return shipped_fat_map(device) if source == "tissue" else None
+
+
+def fat_facts(source: str) -> dict[str, Any]:
+    """What a model card tells of the weights that the source needs; empty for one that needs none."""
+    return {"fat": {"sha256": shipped_fat_map(torch.device("cpu")).sha256}} if source == "tissue" else {}
+
+
+def fat_guess_of(checkpoint: Checkpoint, device: torch.device) -> FatGuess | None:
+    """What the source of a checkpoint needs to know of fat.
+
+    Raises
+    ------
+    CheckpointError
+        It was trained with other weights than those that ship, or does not say with which.
+    """
+    facts = fat_facts(checkpoint.flow.source)
+    wanted = checkpoint.card.get("fat")
+    if wanted != facts.get("fat"):
+        raise CheckpointError(
+            f"weights {str(checkpoint.card.get('name'))[:60]!r} were trained with a guess of fat ({str(wanted)[:100]}) "
+            f"that is not the one that ships, {facts.get('fat')}; train them again, or install the version of theirs"
+        )
+    return fat_guess(checkpoint.flow.source, device)
+
+
+def _load(path: Path) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.process != "fat":
+        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected fat")
+    return checkpoint
+
+
+FAT_ANGLE = math.pi / 2.0
+"""The phase of a training image says what its share of fat is: this angle is all fat."""
+
+
+class FatObjective(Objective):
+    """The cross entropy of the share of fat, weighted by the square of the compressed magnitude."""
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """Shares, weights and conditions; the images are those of `rephase.training.simulated.fat`."""
+        image = pad_to_multiple(batch.image, multiple)
+        share = (image.angle().abs() / FAT_ANGLE).clamp(max=1.0)
+        weight = pad_to_multiple(compress_magnitude(batch.image.abs()), multiple)
+        return share, weight, drop_conditions(batch.conditions, dropout, generator)
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The cross entropy over the object, `(batch)`."""
+        share, weight, conditions = tensors
+        logits = predict_logits(network, weight, conditions)
+        entropy = functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
+        counts = weight.square()
+        return (counts * entropy).sum(dim=(1, 2)) / counts.sum(dim=(1, 2)).clamp(min=1e-6)
+
+    def loss(self, error: Tensor) -> Tensor:
+        """The mean."""
+        return error.mean()

@@ -1,0 +1,271 @@
+"""Flow matching in the complex plane, from a random phase to a real one at the same magnitude.
+
+With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
+`x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
+same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
+fine grain out of a smooth source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
+from rephase.diffusion.networks.layers import pad_to_multiple, to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.noise import Stream, complex_normals
+from rephase.diffusion.physics.field_phase import TYPICAL_SPACING_MM
+from rephase.diffusion.physics.measurement import estimate_sigma, noise_modulus
+from rephase.diffusion.physics.singularities import bright_squares
+from rephase.diffusion.physics.singularity_removal import remove_singularities
+from rephase.diffusion.physics.source import DEFAULT_SOURCE, FatGuess, source_phasors, training_source
+from rephase.diffusion.processes.config import FlowConfig
+from rephase.diffusion.processes.fat import fat_guess_of
+from rephase.diffusion.processes.objective import (
+    Batch,
+    Objective,
+    drop_conditions,
+    known_to_source,
+    log_error,
+    make_target,
+)
+
+
+def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
+    """The path: `(1 - t) x_0 + t x_1`, with `t` of shape `(batch)`."""
+    time = t[:, None, None, None]
+    return (1.0 - time) * x_0 + time * x_1
+
+
+def predict_x_1(
+    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
+) -> Tensor:
+    """Estimate the end of the path.
+
+    The network's input and output are scaled to unit size for every t, as Karras et al. (arXiv 2206.00364, section 5)
+    do for diffusion: with D = t^2 + (1 - t)^2, `x_1 = t / D x_t + (1 - t) / sqrt(D) F(x_t / sqrt(D))`.
+
+    Parameters
+    ----------
+    network
+        The predictor F.
+    x_t, weight
+        Real blocks `(batch 2 height width)`; the imaginary part of `weight` is zero.
+    t
+        `(batch)`.
+    conditions
+        `(batch 4)`.
+
+    Returns
+    -------
+    x_1
+        `(batch 2 height width)`.
+    """
+    return _mix(_residual(network, x_t, weight, t, conditions), x_t, t)
+
+
+def _power(t: Tensor) -> Tensor:
+    return (t.square() + (1.0 - t).square())[:, None, None, None]
+
+
+def _residual(
+    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
+) -> Tensor:
+    result: Tensor = network(x_t * _power(t).rsqrt(), weight, t, conditions)
+    return result.float()
+
+
+def _mix(residual: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    time, power = t[:, None, None, None], _power(t)
+    return time / power * x_t + (1.0 - time) * power.rsqrt() * residual
+
+
+def flow_loss(
+    network: ComplexUNet | Callable[..., Tensor],
+    x_0: Tensor,
+    x_1: Tensor,
+    weight: Tensor,
+    t: Tensor,
+    conditions: Tensor,
+) -> Tensor:
+    """Mean squared error of the velocity, `(batch)`, relative to the mean power of the target."""
+    x_t = interpolate(x_0, x_1, t)
+    return velocity_error(network, x_t, x_1 - x_0, weight, t, conditions)
+
+
+def velocity_error(
+    network: ComplexUNet | Callable[..., Tensor],
+    x_t: Tensor,
+    velocity: Tensor,
+    weight: Tensor,
+    t: Tensor,
+    conditions: Tensor,
+) -> Tensor:
+    """Mean squared error of the network's velocity at `x_t` against a given one, as `flow_loss` measures it."""
+    residual = _residual(network, x_t, weight, t, conditions)
+    # the velocity is (2 t - 1) / D x_t + F / sqrt(D), so its error is that of F over sqrt(D)
+    time, power = t[:, None, None, None], _power(t)
+    predicted = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
+    error = (predicted - velocity).square().mean(dim=(1, 2, 3))
+    return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
+
+
+def time_grid(steps: int) -> list[float]:
+    """The times of the evaluations: `steps` points from 0, evenly spaced, the end excluded."""
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: expected at least 1")
+    return [index / steps for index in range(steps)]
+
+
+def noise_gain(times: list[float]) -> float:
+    """How much of the source's noise the Euler steps over `times` carry to the end, as a factor of its amplitude.
+
+    Noise that is independent at the two ends, of one level, has `t / D x_t` as the mean of its end given x_t, which is
+    the first term of `predict_x_1`. With many steps the factor goes to 1: a flow keeps the distribution. Few steps
+    average noise away; the rest has to be added.
+    """
+    amplitude = 1.0
+    for here, there in zip(times, [*times[1:], 1.0], strict=True):
+        mean = here / (here**2 + (1.0 - here) ** 2)
+        left = (1.0 - there) / (1.0 - here)
+        amplitude *= mean + left * (1.0 - mean)
+    return amplitude
+
+
+@torch.no_grad()
+def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """Integrate the flow with Euler steps over `times`; the last step lands on the estimated end.
+
+    Parameters
+    ----------
+    network
+        The predictor.
+    x_0
+        The source, complex64 `(batch 1 height width)`.
+    weight
+        Compressed magnitude, float32 `(batch 1 height width)`.
+    times
+        Increasing, the first 0, all below 1; one network evaluation each.
+    conditions
+        `(batch 4)`.
+
+    Returns
+    -------
+    x_1
+        Real blocks `(batch 2 height width)`.
+    """
+    condition = torch.cat((weight, torch.zeros_like(weight)), dim=1)
+    return integrate(network, to_real(x_0), condition, times, conditions)
+
+
+def integrate(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """The steps of `sample_flow` from and with real blocks `(batch 2 height width)`; gradients go through them."""
+    x_t = x_0
+    for here, there in zip(times, [*times[1:], 1.0], strict=True):
+        t = torch.full((x_t.shape[0],), here, device=x_t.device)
+        x_t = euler_step(network, x_t, weight, t, (1.0 - there) / (1.0 - here), conditions)
+    return x_t
+
+
+def euler_step(
+    network: ComplexUNet, x_t: Tensor, weight: Tensor, t: Tensor, left: Tensor | float, conditions: Tensor
+) -> Tensor:
+    """Go along the straight line from `x_t` to the estimated end until the part `left` of the way is left."""
+    x_1 = predict_x_1(network, x_t, weight, t, conditions)
+    return x_1 + left * (x_t - x_1)
+
+
+class Tensors(NamedTuple):
+    """What one step needs: source, target and weight as real blocks, times and conditions."""
+
+    x_0: Tensor
+    x_1: Tensor
+    weight: Tensor
+    t: Tensor
+    conditions: Tensor
+
+
+def prepare_batch(
+    batch: Batch,
+    dropout: float,
+    generator: torch.Generator,
+    multiple: int,
+    source: str = DEFAULT_SOURCE,
+    fat: FatGuess | None = None,
+) -> Tensors:
+    """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
+    magnitude = batch.image.abs()
+    weight, target = make_target(batch.image)
+    t = torch.rand(len(magnitude), generator=generator)
+    conditions = drop_conditions(batch.conditions, dropout, generator)
+    known = known_to_source(batch.conditions, conditions)
+    x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm, fat)
+    normals = torch.randn((*magnitude.shape, 2), generator=generator)
+    x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
+    blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]
+    return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
+
+
+class FlowObjective(Objective):
+    """The velocity of the flow; see `rephase.diffusion.processes.flow`."""
+
+    def __init__(self, config: FlowConfig | None = None, fat: FatGuess | None = None) -> None:
+        self.config, self.fat = config or FlowConfig(), fat
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """See `prepare_batch`."""
+        return prepare_batch(batch, dropout, generator, multiple, self.config.source, self.fat)
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """See `rephase.diffusion.processes.flow.flow_loss`."""
+        x_0, x_1, weight, t, conditions = tensors
+        return flow_loss(network, x_0, x_1, weight, t, conditions)
+
+    def loss(self, error: Tensor) -> Tensor:
+        """See `FlowConfig`."""
+        return error.mean() if self.config.loss == "power" else log_error(error)
+
+
+DEFAULT_STEPS = 16
+
+
+class FlowGenerator(LearnedGenerator):
+    """Samples phase by flow matching."""
+
+    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
+        self.times = time_grid(_choose_steps(checkpoint, steps))
+        super().__init__(checkpoint, len(self.times), device)
+        self.fat_guess = fat_guess_of(checkpoint, self.device)
+        # a student does in few steps what its teacher does in many, as well as it has learned that
+        measured = checkpoint.noise_gain
+        self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
+
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+        weight, (height, width) = slices.weight, slices.weight.shape[-2:]
+        fat = None if self.fat_guess is None else self.fat_guess(slices.magnitude, slices.conditions)
+        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
+        grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
+        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
+        conditions = slices.conditions.expand(self.tile, -1)
+        x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
+        return Drawn(self._cut(x_1, weight.shape) * source.gauge, source.fringes)
+
+    def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
+        spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
+        return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)
+
+
+def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
+    if checkpoint.teacher_steps and steps not in (None, checkpoint.steps):
+        raise ValueError(
+            f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out, or take weights "
+            "that were not distilled, which take any number"
+        )
+    return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps

@@ -1,0 +1,72 @@
+"""One-step regression: the expected phase of a magnitude, and what of a phase cannot be expected drawn at random.
+
+The honest rival of a generative model: a network is taught the gauge-fixed phase itself by squared error, so it gives
+one answer for one magnitude. The sense of rotation of a phase is a convention of the scanner and cannot be seen in a
+magnitude either: targets are turned to one sense, and sampling draws a sense, a global and a linear phase for each
+volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.generators import SliceKey
+from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
+from rephase.diffusion.networks.layers import pad_to_multiple, to_real
+from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.noise import Stream, uniform, volume_key
+from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, make_target
+
+
+class RegressionObjective(Objective):
+    """The squared error of the expected phasor, weighted by the compressed magnitude."""
+
+    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
+        """Targets, weights and conditions; see `rephase.diffusion.processes.objective.Objective`."""
+        weight, target = make_target(batch.image)
+        blocks = [
+            to_real(pad_to_multiple(image, multiple)[:, None])
+            for image in (turn_sense(target), weight.to(torch.complex64))
+        ]
+        return blocks[0], blocks[1], drop_conditions(batch.conditions, dropout, generator)
+
+    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The squared error over the mean power of the target, `(batch)`."""
+        target, weight, conditions = tensors
+        error = (predict(network, weight, conditions) - target).square().mean(dim=(1, 2, 3))
+        return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
+
+
+class RegressionGenerator(LearnedGenerator):
+    """Gives the expected phase of the magnitude, in a sense of rotation that is drawn for each volume."""
+
+    name = "regression"
+    gain = 0.0
+
+    def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
+        if steps not in (None, 1):
+            raise ValueError(f"steps = {steps}: a regression has one evaluation; leave the steps out")
+        super().__init__(checkpoint, 1, device)
+
+    @torch.no_grad()
+    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+        weight = to_real(self._fill(slices.weight).to(torch.complex64))
+        phasor = self._cut(predict(self.network, weight, slices.conditions.expand(self.tile, -1)), slices.weight.shape)
+        turned = float(uniform(volume_key(keys[0]), Stream.SOURCE, 1)) < 0.5
+        return Drawn(phasor.conj().resolve_conj() if turned else phasor)
+
+
+def predict(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
+    """The expected image from its modulus alone, real blocks `(batch 2 height width)`."""
+    prediction: Tensor = network(torch.zeros_like(weight), weight, weight.new_zeros(len(weight)), conditions)
+    return prediction.float()
+
+
+def turn_sense(target: Tensor) -> Tensor:
+    """Conjugate those of the gauge-fixed images `(batch height width)` whose `sum x^2` points below the real axis."""
+    below = target.square().sum(dim=(-2, -1)).imag < 0
+    return torch.where(below[:, None, None], target.conj().resolve_conj(), target)

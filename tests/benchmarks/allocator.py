@@ -1,0 +1,93 @@
+"""What the C library's settings for memory cost a slice: Dask's defaults for its workers against ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.phantom import make_magnitude
+from rephase.cluster.local import WORKER_ENVIRON, dask_environ
+from rephase.diffusion.checkpoint import default_checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.registry import make_generator
+from rephase.errors import RequestError
+
+_MALLOC = "MALLOC_"
+
+
+def bench_allocator(size: int = 256, slices: int = 4, rounds: int = 2, checkpoint: Path | None = None) -> BenchResult:
+    """Sample slices on one CPU thread, in processes that start with each setting in turn.
+
+    Parameters
+    ----------
+    size, slices
+        Height and width; slices that each process samples after one that warms it up.
+    rounds
+        Processes of each setting; the one with the least time counts.
+    checkpoint
+        Weights; the shipped ones where None.
+
+    Raises
+    ------
+    RequestError
+        If there are no weights.
+    """
+    path = checkpoint or default_checkpoint()
+    if path is None:
+        raise RequestError(
+            "no weights ship with this installation; expected some to sample with; name them with --checkpoint"
+        )
+    machine = describe_machine()
+    settings = {"Dask's default": dask_environ(), "ours": WORKER_ENVIRON}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    for _ in range(rounds):
+        for name, environ in settings.items():
+            found[name].append(_measure(environ, path, size, slices))
+    rows: list[tuple[Value, ...]] = [
+        (name, _say(settings[name]), *map(rounded, min(times, key=sum))) for name, times in found.items()
+    ]
+    table = Table("CPU time of a slice", ("setting", "environment", "user (s)", "system (s)"), rows)
+    return BenchResult("allocator", machine, {"size": size, "slices": slices, "rounds": rounds}, [table], _NOTES)
+
+
+_NOTES = ["every process computes with one thread; other work on the machine hardly counts in CPU time"]
+
+
+def _say(environ: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in environ.items() if name.startswith(_MALLOC))
+
+
+def _measure(environ: Mapping[str, str], checkpoint: Path, size: int, slices: int) -> tuple[float, float]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(_MALLOC)}
+    words = [sys.executable, "-m", "tests.benchmarks.allocator", str(checkpoint), str(size), str(slices)]
+    done = subprocess.run(words, env={**plain, **environ}, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"a process that samples ended with {done.returncode}: {done.stderr.decode()[-1000:]}")
+    user, system = json.loads(done.stdout)
+    return user, system
+
+
+def sample_here(checkpoint: Path, size: int, slices: int) -> tuple[float, float]:
+    """Give the seconds of user and system time that a slice takes in this process."""
+    torch.set_num_threads(1)
+    generator = make_generator("diffusion", checkpoint, None, "cpu")
+    magnitude = torch.from_numpy(make_magnitude(slices + 1, size))
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for number in range(slices + 1):
+        if number == 1:  # the first one warms up
+            before = resource.getrusage(resource.RUSAGE_SELF)
+        generator.sample_phase(magnitude[number : number + 1], [SliceKey(0, "bench", 0, number)], Conditions())
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return (after.ru_utime - before.ru_utime) / slices, (after.ru_stime - before.ru_stime) / slices
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(sample_here(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,132 @@
+"""Do reading and writing hide behind sampling? A build whose sampling takes a time that is known."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.phantom import write_volumes
+from rephase.builder.options import BuildOptions
+from rephase.builder.run import do_work
+from rephase.builder.run_history import read_runs
+from rephase.builder.workers import BenchPlan, prepare_worker, prepare_workers
+from rephase.cluster.connect import Connection
+from rephase.cluster.worker_state import install_state
+from rephase.corpus.lease import Lease
+from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.manifests.parse import read_manifest
+from rephase.pipeline.task import work_of
+from rephase.pipeline.worker import Workbench
+
+TARGET = 0.95
+"""The least part of the wall time that sampling should take."""
+
+_OTHER = ("lookup", "read", "prepare", "kspace", "commit")
+
+
+class Sleeper:
+    """A generator that holds the sampling lock for a time that is known, and needs no core for it."""
+
+    name = "sleeper"
+    nfe = 0
+
+    def __init__(self, seconds_a_slice: float) -> None:
+        self._seconds_a_slice = seconds_a_slice
+
+    def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
+        """Wait, and give phase zero."""
+        time.sleep(self._seconds_a_slice * len(magnitude))
+        return torch.ones(magnitude.shape, dtype=torch.complex64)
+
+
+def bench_overlap(
+    volumes_a_worker: int = 40,
+    num_slices: int = 8,
+    size: int = 128,
+    seconds: float = 1.0,
+    workers: Sequence[int] = (1, 2),
+    folder: Path | None = None,
+) -> BenchResult:
+    """Build volumes whose sampling sleeps, with each number of workers.
+
+    Parameters
+    ----------
+    volumes_a_worker, num_slices, size
+        Of the build; `size` is height and width.
+    seconds
+        That a volume's sampling takes.
+    workers
+        Worker processes.
+    folder
+        Where the temporary folder is made. The system's place where None.
+    """
+    machine = describe_machine()
+    rows: list[tuple[Value, ...]] = []
+    with tempfile.TemporaryDirectory(prefix="rephase-overlap-", dir=folder) as temporary:
+        for count in workers:
+            place = Path(temporary) / str(count)
+            manifest = write_volumes(place, volumes_a_worker * count, num_slices, size)
+            rows.append(_row(manifest, str(place / "c.zarr"), count, volumes_a_worker, seconds, num_slices))
+    settings = {"slices a volume": num_slices, "size": size, "sampling (s a volume)": seconds}
+    return BenchResult("overlap", machine, settings, [Table("Overlap", _COLUMNS, rows)], _NOTES)
+
+
+_COLUMNS = (
+    "workers", "volumes", "asked (s)", "sampling (s)", "other stages (s)", "wall (s)", "sampling / wall",
+    "without overlap",
+)  # fmt: skip
+_NOTES = [
+    "of one worker, one after the other: what was asked of the sleeper, sampling as its lock was held (it wakes late "
+    "on a busy machine), other stages; wall: from the first task to the last commit",
+    "without overlap: sampling by sampling and other stages, the share that there would be with nothing side by side",
+]
+
+
+def shares(result: BenchResult) -> dict[int, float]:
+    """Give the part of the wall time that sampling took, by number of workers."""
+    place = _COLUMNS.index("sampling / wall")
+    return {int(row[0] or 0): float(row[place] or 0) for row in result.tables[0].rows}
+
+
+def _row(
+    manifest: Path, root: str, count: int, volumes_a_worker: int, seconds: float, num_slices: int
+) -> tuple[Value, ...]:
+    options = BuildOptions(phase="zero", num_workers=count, dashboard_address="127.0.0.1:0")
+    work = work_of(read_manifest(manifest), 1, retry_failed=False)
+    with Lease(root) as lease:
+        prepare = partial(_prepare, seconds / num_slices)
+        summary = do_work(work, root, options, lease, lambda _: None, progress=False, prepare=prepare)
+    if summary.exit_status:
+        raise RuntimeError("\n".join(summary.lines()))
+    stages = read_runs(root)[-1].seconds
+    other = sum(stages[stage] for stage in _OTHER) / count
+    sampling = stages["sample"] / count
+    figures = (
+        seconds * volumes_a_worker,
+        sampling,
+        other,
+        summary.seconds,
+        sampling / summary.seconds,
+        sampling / (sampling + other),
+    )
+    return count, work.num_volumes, *map(rounded, figures)
+
+
+def _prepare(seconds_a_slice: float, connection: Connection, root: str, options: BuildOptions) -> BenchPlan:
+    plan = prepare_workers(connection, root, options)
+    sleeping = replace(plan, state=f"{plan.state}-asleep")
+    install_state(connection.client, sleeping.state, prepare_sleeper, (plan, seconds_a_slice))
+    return sleeping
+
+
+def prepare_sleeper(plan: BenchPlan, seconds_a_slice: float) -> Workbench:
+    """Make a worker process ready, with the sleeper for its generator."""
+    return replace(prepare_worker(plan), generator=Sleeper(seconds_a_slice))
