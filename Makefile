@@ -37,9 +37,9 @@ $(CONSUMERS)/.ready: $(VENV)/.test
 	touch $@
 
 conformance: $(VENV)/.fastmri $(CONSUMERS)/.ready
-	$(BIN)/python -m pytest tests/test_conformance.py tests/test_export_formats.py
-	$(BIN)/python tests/conformance/make_export.py $(CONSUMERS)/export
-	$(CONSUMERS)/bin/python tests/conformance/consumers.py $(CONSUMERS)/export
+	$(BIN)/python -m pytest tests/exports
+	$(BIN)/python tests/consumers/make_export.py $(CONSUMERS)/export
+	$(CONSUMERS)/bin/python tests/consumers/consumers.py $(CONSUMERS)/export
 
 # the package as one tree of links, since mypy does not follow the mapping of folders in pyproject.toml
 links:

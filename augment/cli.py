@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from rephase.commands import bench, build, corpus, demo, export, manifest, model
 from rephase.commands.result import Answer
+from rephase.errors import RephaseError
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "handler"):
         parser.print_help()
         return WRONG_REQUEST
-    arguments.argv = words
+    arguments.argv, arguments.run = words, main
     with _Signals():
         return _run(arguments)
 
@@ -104,9 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ValueError as error:
-        if not _is_request_error(error):
-            raise
+    except RephaseError as error:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:
@@ -116,15 +115,6 @@ def _run(arguments: argparse.Namespace) -> int:
         mend = "expected a place with room where this user may write; choose another path"
         print(f"{where}{error.strerror}; {mend}", file=sys.stderr)
         return WRONG_REQUEST
-
-
-def _is_request_error(error: ValueError) -> bool:
-    """Tell whether the message is for the user as it is; a cheap look first, since most commands never get here."""
-    from rephase.diffusion.checkpoint import CheckpointError
-    from rephase.errors import RequestError
-    from rephase.manifests.errors import ManifestError
-
-    return isinstance(error, RequestError | ManifestError | CheckpointError)
 
 
 def _print(answer: Answer, as_json: bool) -> None:

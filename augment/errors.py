@@ -30,7 +30,11 @@ RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer 
 _LONGEST = 1000
 
 
-class VolumeError(ValueError):
+class RephaseError(ValueError):
+    """Base of all errors of this package; the message is for the user as it is."""
+
+
+class VolumeError(RephaseError):
     """One volume cannot be built.
 
     The message is one line that says where, what was found, what was expected and how to mend it; `reason` is a stable
@@ -49,7 +53,7 @@ class VolumeError(ValueError):
         return type(self), (self.reason, str(self))
 
 
-class RequestError(ValueError):
+class RequestError(RephaseError):
     """The request as a whole is wrong; nothing was started. The message may have several lines, one a fault."""
 
 

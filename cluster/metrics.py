@@ -8,7 +8,7 @@ from typing import Any
 from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
-from rephase.cluster.counters import COUNTERS
+from rephase.counters import COUNTERS
 
 METRIC = "rephase"
 """Under this name the scheduler has a worker's counters."""
@@ -17,7 +17,7 @@ _PLUGIN = "rephase-metrics"
 
 
 def metrics_plugin() -> WorkerPlugin:
-    """Make a plugin that publishes `rephase.cluster.counters.COUNTERS` of every worker process.
+    """Make a plugin that publishes `rephase.counters.COUNTERS` of every worker process.
 
     It stays on a cluster that was there before, so its class travels by value: a worker without this package that joins
     later for someone else's work must not fail over it.

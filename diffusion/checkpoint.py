@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
 from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
+from rephase.errors import RephaseError
 
 _FOLDER = Path(__file__).parent / "weights"
 
@@ -40,7 +41,7 @@ MOST_STEPS = 4096
 """Of evaluations a slice."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RephaseError):
     """A checkpoint cannot be used; the message says which, why and what was expected."""
 
 

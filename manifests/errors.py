@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from rephase.errors import RephaseError
+
 _KEPT = 1000
 _PRINTED = 50
 
 
-class ManifestError(ValueError):
+class ManifestError(RephaseError):
     """A manifest is wrong as a whole; nothing was started.
 
     Attributes

@@ -1,68 +1,195 @@
-"""What may import what: the folders know nothing of what stands above them, and heavy libraries stay in their place."""
+"""What may import what: no wing knows what stands above it, and heavy libraries stay in their place."""
 
 from __future__ import annotations
 
 import ast
 import functools
-from pathlib import Path
+import tomllib
 
 import pytest
+from paths import PROJECT
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
+GROUND = {"errors", "text", "files", "counters"}
 MAY_IMPORT = {
-    "manifests": {"manifests"},
-    "diffusion": {"diffusion"},
-    "cluster": {"cluster"},
-    "augment": set(FOLDERS),
+    # the ground floor
+    "errors": {"text"},
+    "text": set(),
+    "files": {"errors", "text"},
+    "counters": set(),
+    # folders that know nothing of volumes on disk
+    "manifests": GROUND,
+    "diffusion": GROUND,
+    "cluster": GROUND,
+    # formats: a reader knows no corpus, a corpus does not know who wrote it
+    "hdf5_files": GROUND,
+    "ismrmrd_header": GROUND | {"manifests"},
+    "readers": GROUND | {"manifests", "hdf5_files", "ismrmrd_header"},
+    "corpus": GROUND | {"diffusion"},
+    # a loader needs torch and the format, nothing else
+    "data": GROUND | {"corpus", "diffusion", "hdf5_files", "ismrmrd_header"},
+    "exports": GROUND | {"corpus", "hdf5_files", "ismrmrd_header"},
+    # what happens to one volume knows no Dask and no run
+    "pipeline": GROUND | {"manifests", "readers", "corpus", "diffusion"},
+    "pictures": GROUND | {"pipeline"},
+    "builder": GROUND | {"manifests", "readers", "corpus", "diffusion", "cluster", "pipeline"},
+    # a report does not need the judge
+    "reports": GROUND | {"corpus", "diffusion", "pictures", "builder"},
+    # training needs no corpus
+    "training": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures"},
+    "evaluation": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures", "reports", "training"},
+    "bench": GROUND | {"manifests", "diffusion", "corpus", "data", "pipeline", "builder"},
+    "examples": GROUND | {"diffusion", "data"},
+    # the command line is imported by nobody
+    "commands": None,
+    "cli": {"commands", "errors"},
 }
+"""Wing by wing; None for everything below the command line."""
 PLACES = {
-    "pydicom": ("augment/readers/",),
-    "nibabel": ("augment/readers/",),
-    "h5py": ("augment/readers/", "augment/exports/", "augment/bench/"),
-    "gdcm": ("augment/readers/",),
-    "zarr": ("augment/encoding.py", "augment/bench/"),
-    "dask": ("augment/run.py", "cluster/"),
-    "distributed": ("augment/run.py", "cluster/"),
+    "pydicom": ("rephase.readers",),
+    "nibabel": ("rephase.readers",),
+    "h5py": (
+        "rephase.readers",
+        "rephase.hdf5_files",
+        "rephase.exports",
+        "rephase.bench",
+        "rephase.data.fastmri_slices",
+    ),
+    "gdcm": ("rephase.readers.dicom",),
+    "zarr": ("rephase.corpus.encoding", "rephase.bench"),
+    "dask": ("rephase.builder", "rephase.cluster"),
+    "distributed": ("rephase.builder", "rephase.cluster"),
 }
-MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+"""Modules that may import a library."""
 
 
-@functools.cache
-def imported(path: Path) -> set[str]:
-    """Top-level names of all imports in a module, also those inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").split(".")[0])
+def modules() -> dict[str, str]:
+    """Source of every module by its name."""
+    found = {}
+    for folder in FOLDERS:
+        for path in sorted((PROJECT / folder).rglob("*.py")):
+            parts = list(path.relative_to(PROJECT / folder).with_suffix("").parts)
+            head = ["rephase"] if folder == "augment" else ["rephase", folder]
+            found[".".join([*head, *(part for part in parts if part != "__init__")])] = path.read_text("utf-8")
     return found
 
 
-def test_there_is_something_to_look_at():
-    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(FOLDERS)
+MODULES = modules()
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_imports_only_what_it_may(folder):
-    for path in (ROOT / folder).rglob("*.py"):
-        wrong = imported(path) & set(FOLDERS) - MAY_IMPORT[folder]
-        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+def wing_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@functools.cache
+def imports(module: str) -> set[str]:
+    """Names of all modules that a module imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module])):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            base = node.module or ""
+            found |= {full if (full := f"{base}.{name.name}") in MODULES else base for name in node.names}
+    return found
+
+
+def own_imports(module: str) -> set[str]:
+    return {name for name in imports(module) if name in MODULES}
+
+
+def top_level_imports(module: str) -> set[str]:
+    """Modules of this package that are imported as a module is loaded, and not only for types."""
+    found = set()
+    for node in ast.parse(MODULES[module]).body:
+        if isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            found |= {full if (full := f"{base}.{name.name}") in MODULES else base for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return {name for name in found if name in MODULES}
+
+
+def arrows_that_run_up() -> list[str]:
+    """Imports that the table does not allow, as `importer -> imported`."""
+    wrong = []
+    for module in MODULES:
+        wing = wing_of(module)
+        if not wing:  # the public face names what it exports
+            continue
+        allowed = MAY_IMPORT[wing]
+        for name in own_imports(module):
+            other = wing_of(name)
+            if other != wing and (other in ("", "cli") or (allowed is not None and other not in allowed)):
+                wrong.append(f"{module} -> {name}")
+    return sorted(wrong)
+
+
+def circles() -> list[list[str]]:
+    """Groups of modules that import each other as they are loaded (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in top_level_imports(module):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            group = []
+            while not group or group[-1] != module:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in MODULES:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_every_wing_stands_in_the_table():
+    assert {wing_of(module) for module in MODULES} - {""} == set(MAY_IMPORT)
+
+
+def test_no_import_runs_up():
+    assert arrows_that_run_up() == []
+
+
+def test_no_circle():
+    assert circles() == []
 
 
 @pytest.mark.parametrize("library", PLACES)
 def test_a_heavy_library_stays_in_its_place(library):
-    for path in MODULES:
-        place = path.relative_to(ROOT).as_posix()
-        if library in imported(path):
-            assert place.startswith(PLACES[library]), f"{place} imports {library}"
+    for module in MODULES:
+        if library in {name.split(".")[0] for name in imports(module)}:
+            assert module.startswith(PLACES[library]), f"{module} imports {library}"
 
 
 def test_no_pickle():
-    for path in MODULES:
-        assert not imported(path) & {"pickle", "cloudpickle", "dill", "joblib"}, path
+    for module in MODULES:
+        assert not {name.split(".")[0] for name in imports(module)} & {"pickle", "cloudpickle", "dill", "joblib"}, (
+            module
+        )
+
+
+def test_every_package_is_listed_for_the_wheel():
+    listed = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {"augment": "rephase"} | {name: f"rephase.{name}" for name in FOLDERS[1:]}
+    there = {
+        ".".join([package, *path.parent.relative_to(PROJECT / folder).parts])
+        for folder, package in folders.items()
+        for path in (PROJECT / folder).rglob("__init__.py")
+    }
+    assert set(listed) == there
 
 
 def test_help_needs_no_heavy_library():
@@ -74,5 +201,5 @@ def test_help_needs_no_heavy_library():
         "heavy = {'torch', 'numpy', 'zarr', 'distributed'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
     assert done.returncode == 0, done.stderr

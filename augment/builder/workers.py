@@ -12,12 +12,12 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_environment, open_corpus
 from rephase.builder.resolve import checkpoint_path, make_recipe
 from rephase.cluster.connect import Connection, check_spec, connect
-from rephase.cluster.counters import COUNTERS
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.metrics import install_metrics
 from rephase.cluster.performance import check_report
 from rephase.cluster.window import Finished
 from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
+from rephase.counters import COUNTERS
 from rephase.errors import RETRY_WITH_MEMORY, RequestError
 from rephase.pipeline.build_volume import build_volume, warm_up
 from rephase.pipeline.environment import (

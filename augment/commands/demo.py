@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
 from rephase.commands.result import Answer, Commands, add_command, count
-from rephase.data.kspace_slices import KSpaceSlices
 from rephase.errors import RequestError
 
 
@@ -35,11 +32,7 @@ def register(commands: Commands) -> None:
 
 def show_demo(arguments: argparse.Namespace) -> Answer:
     """Run `rephase demo`."""
-    from rephase.cli import main
-
-    pass
-
-    return Answer(run_demo(arguments.folder, main, arguments.workers))
+    return Answer(run_demo(arguments.folder, arguments.run, arguments.workers))
 
 
 Command = Callable[[Sequence[str]], int]
@@ -115,6 +108,10 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
 
 
 def _draw_batch(corpus: Path) -> None:
+    from torch.utils.data import DataLoader
+
+    from rephase.data.kspace_slices import KSpaceSlices
+
     dataset = KSpaceSlices(corpus)
     kspace, _, target, attributes, name, index = next(iter(DataLoader(dataset, shuffle=True)))
     _say(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.local import LocalStorage
+from rephase.errors import RephaseError
 
 # Blosc's own threads do not survive a fork, and a context without them is what gives equal bytes.
 numcodecs.blosc.use_threads = False
@@ -36,7 +37,7 @@ Bytes: TypeAlias = bytes | NDArray[np.uint8]
 _kept = threading.local()
 
 
-class ShardError(ValueError):
+class ShardError(RephaseError):
     """A shard does not hold what format 1 says."""
 
 

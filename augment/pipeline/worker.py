@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from rephase.cluster.counters import Counters
 from rephase.corpus.store import CorpusStore
+from rephase.counters import Counters
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.processes.fat import fat_facts

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_tests(junit: Path, words: str | None) -> Path:
     """Run the modules that record a fault, all their cases."""
-    modules = [str(path) for path in sorted((PROJECT / "tests").glob("test_*.py")) if records_fault(path)]
+    modules = [str(path) for path in sorted((PROJECT / "tests").rglob("test_*.py")) if records_fault(path)]
     command = [sys.executable, "-m", "pytest", "-m", "", "-q", f"--junitxml={junit}", *modules]
     subprocess.run([*command, *(["-k", words] if words else [])], cwd=PROJECT, check=False)
     return junit

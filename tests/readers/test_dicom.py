@@ -12,6 +12,7 @@ import numpy as np
 import phantom_dicom as phantom
 import pydicom
 import pytest
+from paths import SHARED
 from phantom_dicom import AXIAL, CORONAL, OBLIQUE, SAGITTAL, classic, enhanced, mosaic, save, save_series
 from pydicom.data import get_testdata_file
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
@@ -22,7 +23,8 @@ from rephase.readers.dicom.pixels import decoder_name
 from rephase.readers.dicom.read import describe_dicom, hash_dicom, read_dicom
 from rephase.readers.volume import Volume
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
+MAGNITUDES = SHARED / "magnitude"
+
 NICOM = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 
 
@@ -577,9 +579,9 @@ def test_odd_headers_make_no_warning(tmp_path):
     ],
 )
 @pytest.mark.shared_data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no development data")
+@pytest.mark.skipif(not MAGNITUDES.is_dir(), reason="no development data")
 def test_real_volumes(name, columns, shape, orientation):
-    volume = read_dicom(row(SHARED / name, **columns))
+    volume = read_dicom(row(MAGNITUDES / name, **columns))
     assert volume.magnitude.shape == shape
     assert volume.orientation == orientation
     assert volume.magnitude.min() >= 0
@@ -588,9 +590,9 @@ def test_real_volumes(name, columns, shape, orientation):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no development data")
+@pytest.mark.skipif(not MAGNITUDES.is_dir(), reason="no development data")
 def test_nine_transfer_syntaxes_hold_one_image():
-    volumes = [read(path) for path in sorted((SHARED / "siemens_mosaic_transfer_syntaxes").glob("*.dcm"))]
+    volumes = [read(path) for path in sorted((MAGNITUDES / "siemens_mosaic_transfer_syntaxes").glob("*.dcm"))]
     assert len(volumes) == 9
     assert len({volume.acquisition["transfer_syntax"] for volume in volumes}) == 7
     for volume in volumes:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import phantom_dicom as phantom
 import pytest
+from paths import SHARED
 from phantom_dicom import classic, enhanced, save, save_series
 
 from rephase.errors import VolumeError
@@ -12,7 +13,8 @@ from rephase.manifests.record import ManifestRow
 from rephase.readers.registry import hash_source, read_volume
 from rephase.readers.volume import Volume
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
+MAGNITUDES = SHARED / "magnitude"
+
 PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
 OTHER = "1.2.3"
 
@@ -96,9 +98,9 @@ def test_phase_that_does_not_fit(tmp_path, elements, reason, word):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no development data")
+@pytest.mark.skipif(not MAGNITUDES.is_dir(), reason="no development data")
 def test_real_mixed_object():
-    path = SHARED / "traps" / "philips_enhanced_magnitude_and_phase_frames.dcm.gz"
+    path = MAGNITUDES / "traps" / "philips_enhanced_magnitude_and_phase_frames.dcm.gz"
     volume = read(path, path, echo=2)
     assert volume.phase.shape == volume.magnitude.shape == (53, 80, 80)
     assert 0.99 * np.pi < np.abs(volume.phase).max() <= np.pi

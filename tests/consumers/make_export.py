@@ -1,4 +1,4 @@
-"""Write the export that `consumers.py` reads: `python tests/conformance/make_export.py FOLDER`."""
+"""Write the export that `consumers.py` reads: `python tests/consumers/make_export.py FOLDER`."""
 
 import shutil
 import sys

@@ -10,12 +10,12 @@ import sys
 import time
 import uuid
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
 import worker_tasks
 from build_process import assert_gone, wait_until
+from paths import TESTS
 
 from rephase.cluster.connect import _ready, check_spec, connect
 from rephase.cluster.errors import ClusterError
@@ -264,7 +264,7 @@ def _environment(process):
 
 
 def test_a_killed_worker_leaves_no_line_about_what_it_shared():
-    program = Path(__file__).with_name("leaves_a_lock.py")
+    program = TESTS / "leaves_a_lock.py"
     environment = {**os.environ, "PYTHONPATH": str(program.parent.parent)}
     environment.pop("PYTHONWARNINGS", None)  # what a user asks to see is shown
     done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=True)

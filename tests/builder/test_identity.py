@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -11,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from fuzz.seeds import phantom
+from paths import PROJECT
 from phantom_dicom import classic, save
 from pydicom.datadict import DicomDictionary
 from pydicom.sequence import Sequence as Items
@@ -153,7 +153,7 @@ def test_nothing_is_unpickled_from_a_file():
 
     found = []
     for package in ("augment", "cluster", "diffusion", "manifests"):
-        for path in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
+        for path in sorted((PROJECT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 found += [f"{path.name}:{node.lineno}" for _ in [0] if _unpickles(node)]
     assert found == []

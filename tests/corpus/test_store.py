@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from paths import TESTS
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 
 import rephase.corpus.layout
@@ -244,7 +245,7 @@ def test_kill_at_any_flush_leaves_no_volume_or_a_whole_one(tmp_path):
     CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
     states = set()
     for steps in (0, 4, 9, 13, 30):
-        script = KILLED.format(tests=str(Path(__file__).parent), steps=steps, root=str(tmp_path / "c"))
+        script = KILLED.format(tests=str(TESTS), steps=steps, root=str(tmp_path / "c"))
         status = subprocess.run([sys.executable, "-c", script], check=False).returncode
         assert status in (-signal.SIGKILL, 0)
         receipt = CorpusStore.open(tmp_path / "c").receipt("v")
@@ -276,7 +277,7 @@ except OSError as error:
 
 def test_a_file_system_that_refuses_bytes_is_an_os_error_naming_the_path(tmp_path):
     store = CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
-    script = FULL.format(tests=str(Path(__file__).parent), root=str(tmp_path / "c"))
+    script = FULL.format(tests=str(TESTS), root=str(tmp_path / "c"))
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.split()[1] == str(tmp_path / "c/volumes/v/kspace/c.0.0.0")
     assert store.names() == []

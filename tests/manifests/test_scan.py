@@ -6,14 +6,13 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from paths import SHARED
 
 from rephase.manifests.header import Probed, SeriesHeader
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.scan import scan_folder, walk
 from rephase.manifests.write import write_manifest
 from rephase.readers.registry import describe_row, probe, read_volume
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def header_of(path, kind="magnitude", **facts):

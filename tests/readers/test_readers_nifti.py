@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from paths import SHARED
 
 from rephase.errors import VolumeError
 from rephase.manifests.record import ManifestRow
@@ -15,7 +16,6 @@ from rephase.readers.nifti.read import probe_nifti
 from rephase.readers.registry import describe_row, hash_source, read_volume
 
 NIBABEL_DATA = Path(nib.__file__).parent / "tests" / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHAPE = (6, 7, 4)
 LPS_AFFINE = np.diag([-2.0, -2.0, 5.0, 1.0])  # RAS: first axis to left, second to posterior, third to superior
 

@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zarr
+from paths import PROJECT
 from phantom_corpus import make_arrays, make_attributes, make_corpus
 
-import rephase.corpus.layout
 from rephase.corpus.index import COLUMNS, INDEX_KEY, index_row, read_index, sealed_document
 from rephase.corpus.index_writer import IndexBuilder, write_index
 from rephase.corpus.layout import DTYPES, group_document
@@ -134,7 +133,7 @@ def cpu_seconds(call):
 
 
 def test_the_written_format_names_every_key_column_and_array():
-    text = (Path(rephase.corpus.layout.__file__).parent / "FORMAT.md").read_text()
+    text = (PROJECT / "augment" / "FORMAT.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))
     for words in (REQUIRED_KEYS, OPTIONAL_KEYS, STORE_KEYS, COLUMNS, DTYPES):
         assert set(words) - named == set()
@@ -142,7 +141,7 @@ def test_the_written_format_names_every_key_column_and_array():
 
 def test_the_written_example_reads_a_corpus(tmp_path, monkeypatch):
     write_index(make_corpus(tmp_path / "corpus.zarr", a={"num_slices": 4}), ["a"])
-    text = (Path(rephase.corpus.layout.__file__).parent / "FORMAT.md").read_text()
+    text = (PROJECT / "augment" / "FORMAT.md").read_text()
     script = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     result: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from paths import PROJECT
 
 from rephase.diffusion.checkpoint import find_checkpoint, load_checkpoint, shipped_weights
 from rephase.training.config import DistillConfig, TrainConfig, read_config
@@ -32,7 +33,7 @@ def test_weights_that_anyone_may_use_ship_and_saw_no_other_data():
     assert "initial" not in checkpoint.card
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "diffusion" / "weights").rglob("*.toml"))
+RECIPES = sorted((PROJECT / "diffusion" / "weights").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

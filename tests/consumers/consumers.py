@@ -1,4 +1,4 @@
-"""Read an export with deepinv and mrpro themselves: `python tests/conformance/consumers.py FOLDER`."""
+"""Read an export with deepinv and mrpro themselves: `python tests/consumers/consumers.py FOLDER`."""
 
 import shutil
 import sys

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import TESTS
 
 from rephase.bench.phantom import make_magnitude, write_volumes
 from rephase.builder.options import BuildOptions
@@ -106,7 +107,7 @@ def test_a_build_over_tls_outlives_a_host_that_is_cut_off_and_comes_back(hosts, 
     waiting = [f"w{number},waits.npy,6,64,64\n" for number in range(20)]
     manifest.write_text(manifest.read_text() + "".join(waiting))
     go = tmp_path / "go"
-    preload = str(Path(__file__).with_name("faulty_reader.py"))
+    preload = str(TESTS / "faulty_reader.py")
     faulty = {"DASK_DISTRIBUTED__WORKER__PRELOAD": preload, "FAULTY_READER_GO": str(go)}
     environment = {**os.environ, **_certificate(tmp_path), **faulty}
 

@@ -1,10 +1,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from paths import TESTS
 from safetensors.torch import load_file
 from tiny_network import TINY
 
@@ -33,7 +33,7 @@ def train(folder) -> Trainer:
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     train(tmp_path / "one")
-    script = f"import pathlib, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ranks\n"
+    script = f"import pathlib, sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'diffusion')]!r}; import test_ranks\n"
     script += f"test_ranks.train(pathlib.Path({str(tmp_path / 'two')!r}))\n"
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import phantom_dicom as phantom
 import pytest
+from paths import SHARED
 from phantom_dicom import AXIAL, CORONAL, classic, enhanced, mosaic, save, save_series
 
 from rephase.manifests.header import Probed, SeriesHeader
@@ -12,7 +13,8 @@ from rephase.manifests.record import ManifestRow
 from rephase.readers.dicom.probe import probe_dicom
 from rephase.readers.dicom.read import describe_dicom
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "magnitude"
+MAGNITUDES = SHARED / "magnitude"
+
 PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
 
 
@@ -162,7 +164,7 @@ def test_folder_without_dicom(tmp_path):
 
 
 @pytest.mark.shared_data
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no development data")
+@pytest.mark.skipif(not MAGNITUDES.is_dir(), reason="no development data")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -181,7 +183,7 @@ def test_folder_without_dicom(tmp_path):
     ],
 )
 def test_development_data(name, expected):
-    probed = probe(SHARED / name)
+    probed = probe(MAGNITUDES / name)
     assert probed.unreadable == []
     found = [(h.kind, h.num_slices, h.height, h.width, h.echo) for h in probed.headers]
     assert sorted(found, key=str) == sorted(expected, key=str)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import TESTS
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from places import fill, free_pages, give_away, read_only, small_disk, without_rights
 from volumes import write_volumes
@@ -199,7 +200,7 @@ for _ in range({repeats}):
 def commit_at_once(tmp_path: Path, seed: int, writers: int, kill: bool) -> None:
     root = tmp_path / f"c{seed}"
     CorpusStore.create(root, ROOT_ATTRIBUTES)
-    script = COMMIT.format(tests=str(Path(__file__).parent), root=str(root), seed=seed, repeats=4)
+    script = COMMIT.format(tests=str(TESTS), root=str(root), seed=seed, repeats=4)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(writers)]
     for process in processes:

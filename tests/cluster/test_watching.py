@@ -9,21 +9,21 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import dask
 import pytest
 from chromium import find_chromium, look
+from paths import TESTS
 
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.cluster.counters import Counters
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.monitor import Watching
 from rephase.cluster.page import build_cells, builds_html, failures_html
 from rephase.cluster.performance import check_report
 from rephase.cluster.progress import Build, Pace
+from rephase.counters import Counters
 from rephase.manifests.parse import read_manifest
 
 MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+1\s+1\s.*building", re.S)
@@ -137,7 +137,7 @@ def looked_at(tmp_path_factory):
         phase="smooth", num_workers=2, dashboard_address="127.0.0.1:0", keep_open=True, performance_report=report
     )
     logging.getLogger("bokeh").setLevel(logging.ERROR)
-    preload = {"distributed.worker.preload": [str(Path(__file__).with_name("faulty_reader.py"))]}
+    preload = {"distributed.worker.preload": [str(TESTS / "faulty_reader.py")]}
     with dask.config.set(preload), pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAULTY_READER_GO", str(folder / "go"))
         try:

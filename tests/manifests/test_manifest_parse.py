@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import PROJECT
 
 from rephase.manifests.manifest import check_files
 from rephase.manifests.parse import ManifestError, read_manifest
@@ -208,7 +209,7 @@ def test_check_files_lists_what_is_not_there(write, tmp_path):
 
 
 def test_the_example_shows_every_column_and_is_valid():
-    path = Path(__file__).parents[1] / "manifests" / "examples" / "every_column.csv"
+    path = PROJECT / "manifests" / "examples" / "every_column.csv"
     manifest = read_manifest(path)
     assert set(manifest.columns) == set(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)
     for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
