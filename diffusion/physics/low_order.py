@@ -28,7 +28,7 @@ LENGTH_MM = 100.0
 ANCHOR_MM = 50.0
 """Distance through the slices at which a slice's own part of the polynomial is drawn anew."""
 TYPICAL_SPACING_MM, TYPICAL_SLICE_MM, TYPICAL_TE_MS = 1.5, 5.0, 5.0
-_SHIPPED = Path(__file__).parent / "weights" / "smooth.json"
+_SHIPPED = Path(__file__).parents[1] / "weights" / "smooth.json"
 
 
 class FitVolume(NamedTuple):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from rephase.diffusion import learned
+from rephase.diffusion.processes import flow
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.layers import to_real
@@ -73,7 +73,7 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
         angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
         return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
 
-    monkeypatch.setattr("rephase.diffusion.learned.source_phasors", turned)
+    monkeypatch.setattr("rephase.diffusion.processes.flow.source_phasors", turned)
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
     for index, turn in enumerate(turns):
         assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
@@ -88,14 +88,14 @@ def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatc
     def with_fringes(keys, *given):
         return source_phasors(keys, *given)._replace(fringes=dense[: len(keys)])
 
-    monkeypatch.setattr("rephase.diffusion.learned.source_phasors", with_fringes)
+    monkeypatch.setattr("rephase.diffusion.processes.flow.source_phasors", with_fringes)
     assert torch.allclose(generator.sample_phase(magnitudes(), keys(3), conditions), plain * dense, atol=1e-5)
 
 
 def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives(checkpoint, monkeypatch):
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(24.0), indexing="ij")
     pair = torch.atan2(y - 15.5, x - 9.5) - torch.atan2(y - 15.5, x - 13.5)
-    monkeypatch.setattr(learned, "sample_flow", lambda network, x_0, weight, *rest: to_real(torch.polar(weight, pair)))
+    monkeypatch.setattr(flow, "sample_flow", lambda network, x_0, weight, *rest: to_real(torch.polar(weight, pair)))
     magnitude = 100.0 + torch.randn(2, 32, 24, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones(magnitude.shape, dtype=torch.bool)
 
@@ -104,7 +104,7 @@ def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives
         return int(find_singularities(phasor, everywhere)[0].sum())
 
     assert count() == 0
-    monkeypatch.setattr(learned, "remove_singularities", lambda phasor, *rest: phasor)
+    monkeypatch.setattr(flow, "remove_singularities", lambda phasor, *rest: phasor)
     assert count() == 4
 
 

@@ -317,7 +317,7 @@ def test_relative_paths_and_odd_names(tmp_path, corpus, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from rephase.exports import driver
+from rephase.exports import export as driver
 from rephase.exports import {kind} as kind
 whole = kind.read_digests
 def dying(path):

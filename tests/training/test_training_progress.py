@@ -8,7 +8,7 @@ from rephase.training.watch import training_progress
 
 def test_a_log_gets_lines_with_the_steps_the_time_left_and_the_loss(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 40))  # a step takes 40 s
-    monkeypatch.setattr(rephase.training_progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(rephase.training.watch.time, "monotonic", lambda: float(next(clock)))
     with training_progress(2, 8) as progress:
         for step in range(2, 8):
             progress(step, 0.5)
