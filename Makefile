@@ -60,10 +60,9 @@ bench: $(VENV)/.base
 	$(BIN)/rephase bench sampler
 	$(BIN)/rephase bench build
 	$(BIN)/rephase bench loader
-	$(BIN)/rephase bench store
 
 scale: $(VENV)/.base
-	$(BIN)/rephase bench scale
+	$(BIN)/python -m tests.benchmarks.scale
 
 # 10,000 hostile files, each in a child under limits; a few minutes to an hour. CASES=N SEED=S for others.
 fuzz: $(VENV)/.test

@@ -54,7 +54,7 @@ class BenchResult:
     Attributes
     ----------
     benchmark
-        `sampler`, `build`, `loader`, `scale` or `store`.
+        Its name, such as `sampler`.
     machine
         As `describe_machine` gives it: figures mean nothing without it.
     settings

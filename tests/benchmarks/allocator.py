@@ -1,4 +1,7 @@
-"""What the C library's settings for memory cost a slice: Dask's defaults for its workers against ours."""
+"""Cost per slice of the C library's memory settings: Dask's defaults for its workers against those of rephase.
+
+`python -m tests.benchmarks.allocator`
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from rephase.diffusion.checkpoint import default_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
+from tests.benchmarks.command_line import run_benchmark
 
 _MALLOC = "MALLOC_"
 
@@ -67,7 +71,8 @@ def _say(environ: Mapping[str, str]) -> str:
 
 def _measure(environ: Mapping[str, str], checkpoint: Path, size: int, slices: int) -> tuple[float, float]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(_MALLOC)}
-    words = [sys.executable, "-m", "tests.benchmarks.allocator", str(checkpoint), str(size), str(slices)]
+    code = "import sys, tests.benchmarks.allocator as one; one.print_sample(*sys.argv[1:])"
+    words = [sys.executable, "-c", code, str(checkpoint), str(size), str(slices)]
     done = subprocess.run(words, env={**plain, **environ}, capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"a process that samples ended with {done.returncode}: {done.stderr.decode()[-1000:]}")
@@ -89,5 +94,10 @@ def sample_here(checkpoint: Path, size: int, slices: int) -> tuple[float, float]
     return (after.ru_utime - before.ru_utime) / slices, (after.ru_stime - before.ru_stime) / slices
 
 
+def print_sample(checkpoint: str, size: str, slices: str) -> None:
+    """Print what `sample_here` returns, as JSON."""
+    sys.stdout.write(json.dumps(sample_here(Path(checkpoint), int(size), int(slices))))
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(sample_here(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    sys.exit(run_benchmark(bench_allocator))

@@ -1,7 +1,11 @@
-"""Do reading and writing hide behind sampling? A build whose sampling takes a time that is known."""
+"""Overlap of I/O and sampling: a build whose sampling takes a known time.
+
+`python -m tests.benchmarks.overlap`; exit status 1 if sampling takes less than `TARGET` of the wall time.
+"""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +29,7 @@ from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.task import work_of
 from rephase.pipeline.worker import Workbench
+from tests.benchmarks.command_line import run_benchmark
 
 TARGET = 0.95
 """The least part of the wall time that sampling should take."""
@@ -90,10 +95,11 @@ _NOTES = [
 ]
 
 
-def shares(result: BenchResult) -> dict[int, float]:
-    """Give the part of the wall time that sampling took, by number of workers."""
+def verdicts(result: BenchResult) -> dict[str, bool]:
+    """Compare sampling's part of the wall time with `TARGET`, for each number of workers."""
     place = _COLUMNS.index("sampling / wall")
-    return {int(row[0] or 0): float(row[place] or 0) for row in result.tables[0].rows}
+    shares = {row[0]: float(row[place] or 0) for row in result.tables[0].rows}
+    return {f"workers {n}: {share:.3f}, target at least {TARGET:g}": share >= TARGET for n, share in shares.items()}
 
 
 def _row(
@@ -130,3 +136,7 @@ def _prepare(seconds_a_slice: float, connection: Connection, root: str, options:
 def prepare_sleeper(plan: BenchPlan, seconds_a_slice: float) -> Workbench:
     """Make a worker process ready, with the sleeper for its generator."""
     return replace(prepare_worker(plan), generator=Sleeper(seconds_a_slice))
+
+
+if __name__ == "__main__":
+    sys.exit(run_benchmark(bench_overlap, verdicts))

@@ -1,4 +1,7 @@
-"""What a volume costs beside its own work: Dask, the commit, memory of the client; and the plan of a long manifest."""
+"""Overhead per volume (Dask, the commit, memory of the client) and the plan of a long manifest.
+
+`python -m tests.benchmarks.scale`; exit status 1 if a figure misses its target.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from rephase.corpus.store import CorpusStore
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Outcome, Task
+from tests.benchmarks.command_line import run_benchmark
 from tests.benchmarks.rows import rows_table
 
 TARGETS = {"dask_ms": 10.0, "commit_ms": 40.0, "growth_mb": 200.0, "plan_s": 60.0, "plan_mb": 1000.0}
@@ -269,3 +273,15 @@ def _run_table(built: Process, planned: Process, num_volumes: int, num_slices: i
         ("plan of the long manifest", rounded(planned.wall_s), rounded(planned.cpu_s), None, mega[1][0], None),
     ]
     return Table("Client and scheduler", columns, rows)
+
+
+def verdicts(result: BenchResult) -> dict[str, bool]:
+    """Compare the figures of a result with `TARGETS`."""
+    found = figures(result)
+    return {
+        f"{name}: {found[name]:.4g}, target at most {most:g}": found[name] <= most for name, most in TARGETS.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_benchmark(bench_scale, verdicts))

@@ -1,7 +1,11 @@
-"""What it costs that every object is checked: commits with and without checksum and read-back, in one run."""
+"""Cost of checking every object: commits with and without checksum and read-back, in turn.
+
+`python -m tests.benchmarks.store`
+"""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +31,7 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import Workbench, open_workbench
+from tests.benchmarks.command_line import run_benchmark
 
 _ON, _OFF = "with checks", "without"
 
@@ -158,3 +163,7 @@ def _build_table(builds: _Builds, rounds: int, num_slices: int) -> Table:
     ]
     rows.append(("the checks", rounded(1000 * checks / num_slices), None, rounded(100 * checks / whole)))
     return Table("Building with the model", columns, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run_benchmark(bench_store))

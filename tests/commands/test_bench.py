@@ -18,16 +18,12 @@ from rephase.bench.phantom import make_magnitude, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from rephase.bench.sampler import bench_sampler, measure_lanes
-from rephase.cluster.local import WORKER_ENVIRON
 from rephase.commands.bench import register
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.diffusion.baselines import BASELINES
 from rephase.diffusion.checkpoint import save_checkpoint, shipped_weights
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.errors import RequestError
-from tests.benchmarks.allocator import bench_allocator
-from tests.benchmarks.overlap import bench_overlap
-from tests.benchmarks.store import bench_store
 
 
 def check_shape(result: BenchResult) -> dict:
@@ -124,27 +120,6 @@ def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path
         build_plainly(manifest, tmp_path, 2)
 
 
-def test_sampling_that_sleeps_takes_as_long_as_it_says_and_the_rest_is_beside_it(tmp_path):
-    document = check_shape(bench_overlap(2, 2, 16, seconds=0.3, workers=(1,), folder=tmp_path))
-    (row,) = document["tables"][0]["rows"]
-    assert (row["workers"], row["volumes"], row["asked (s)"]) == (1, 2, 0.6)
-    assert row["wall (s)"] >= row["sampling (s)"] >= 0.6 and row["other stages (s)"] > 0
-    assert row["sampling / wall"] == pytest.approx(row["sampling (s)"] / row["wall (s)"], rel=0.01)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_allocator_is_measured_under_both_settings(tmp_path):
-    torch.manual_seed(0)
-    path = tmp_path / "tiny.safetensors"
-    save_checkpoint(ComplexUNet(TINY), torch.tensor([[math.nan, 2.0, 0.01, 0.02, 0.1]]), {"name": "tiny"}, path)
-    document = check_shape(bench_allocator(8, 1, 1, path))
-    theirs, ours = document["tables"][0]["rows"]
-    expected = [f"{name}={value}" for name, value in WORKER_ENVIRON.items() if name.startswith("MALLOC_")]
-    assert ours["environment"] == " ".join(expected) != theirs["environment"]
-    assert "MALLOC_TRIM_THRESHOLD_=" in theirs["environment"]
-    assert all(row["user (s)"] >= 0 and row["system (s)"] >= 0 for row in (theirs, ours))
-
-
 def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
     document = check_shape(bench_loader(2, 3, 16, (0,), 1, tmp_path, coils=(0, 2), index_volumes=50))
     reading, stored, memory, opening = document["tables"]
@@ -227,7 +202,7 @@ def test_command_gives_text_and_json(tmp_path):
     assert answer.data["benchmark"] == "loader"
     answer = run("sampler", "--sizes", "8", "--seconds", "0.001", "--device", "cpu")
     assert answer.data["tables"][0]["rows"][0]["size"] == 8
-    with pytest.raises(RequestError, match="no such folder"):
+    with pytest.raises(RequestError, match="--folder"):
         run("build", "--folder", str(tmp_path / "nothing"))
     with pytest.raises(SystemExit):
         run("loader", "--workers", "-1")
@@ -237,14 +212,3 @@ def test_command_gives_text_and_json(tmp_path):
 def test_gpu_is_refused_where_there_is_none():
     with pytest.raises(RequestError, match="no usable GPU"):
         run("sampler", "--device", "cuda")
-
-
-def test_store_tells_what_checks_cost_and_leaves_nothing_behind(tmp_path):
-    document = check_shape(bench_store(3, 24, rounds=1, model_slices=0, folder=tmp_path))
-    (table,) = document["tables"]
-    times = {row["commit"]: row["ms/slice"] for row in table["rows"]}
-    assert times["the checks"] == pytest.approx(
-        times["with checks"] - times["without"], abs=0.01 * times["with checks"]
-    )
-    assert 0 < times["flush"] < times["without"]
-    assert list(tmp_path.iterdir()) == []

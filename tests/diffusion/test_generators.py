@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from rephase.diffusion.processes import flow
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.layers import to_real
@@ -14,6 +13,7 @@ from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
 from rephase.diffusion.physics.singularities import find_singularities
 from rephase.diffusion.physics.source import Source, source_phasors
+from rephase.diffusion.processes import flow
 from rephase.diffusion.processes.flow import FlowGenerator
 from rephase.diffusion.registry import GENERATORS, make_generator
 
@@ -174,7 +174,7 @@ def test_steps_are_evaluations(checkpoint):
 def test_an_independent_source_and_another_grid_are_followed(checkpoint):
     magnitude, conditions = magnitudes(1, 48, 40), Conditions((1.6, 2.0))
     phasors = {}
-    for name, flow in [
+    for name, settings in [
         ("default", {}),
         ("as default", {"source": "narrow", "loss": "log", "grid_mm": 1.5}),
         ("none", {"grid_mm": 0}),
@@ -182,7 +182,7 @@ def test_an_independent_source_and_another_grid_are_followed(checkpoint):
         ("smooth", {"source": "smooth"}),
         ("independent", {"source": "independent"}),
     ]:
-        generator = FlowGenerator(Checkpoint(checkpoint.network, "flow", GAUGE, "0" * 64, {"flow": flow}), 2)
+        generator = FlowGenerator(Checkpoint(checkpoint.network, "flow", GAUGE, "0" * 64, {"flow": settings}), 2)
         phasors[name] = generator.sample_phase(magnitude, keys(1), conditions)
         assert torch.equal(phasors[name], generator.sample_phase(magnitude, keys(1), conditions)), name
     assert torch.equal(phasors["default"], phasors["as default"])  # the loss is a matter of training
