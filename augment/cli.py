@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from rephase.commands import bench, build, corpus, demo, export, manifest, model
 from rephase.commands.result import Answer
-from rephase.errors import RephaseError
+from rephase.errors import RephaseError, is_disk_full
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
@@ -26,11 +26,8 @@ WRONG_REQUEST = 2
 INTERRUPTED = 130
 
 _PLACE_FAULTS = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS,
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS
 }  # fmt: skip
-
-_FULL = {errno.EDQUOT, errno.ENOSPC}
 
 _DESCRIPTION = """\
 Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
@@ -109,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:
-        if error.errno not in (_PLACE_FAULTS if error.filename else _FULL):
+        if not is_disk_full(error) and not (error.filename and error.errno in _PLACE_FAULTS):
             raise
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # a write knows no name
         mend = "expected a place with room where this user may write; choose another path"

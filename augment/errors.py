@@ -1,44 +1,44 @@
-"""The errors that a single volume can end with, recorded and never fatal to a build; and those of a whole request."""
+"""The base of all errors, the errors of one volume (recorded, never fatal to a build) and of a whole request."""
 
 from __future__ import annotations
 
+import errno
 from typing import Literal
 
-from rephase.text import printable
+from rephase.text import one_line, printable
 
 Reason = Literal[
-    "missing",  # the file or folder is not there
-    "unreadable",  # not what its format says: truncated, corrupt, a text file with a wrong name
-    "unsupported",  # valid, but of a kind that no reader here understands
-    "ambiguous",  # several series, echoes or frames where one was to be named
+    "missing",  # the file or folder does not exist
+    "unreadable",  # violates its format: truncated, corrupt, a text file with a wrong name
+    "unsupported",  # valid, but of a kind that no reader understands
+    "ambiguous",  # several series, echoes or frames; the row must select one
     "incomplete",  # missing slices, unequal matrices
     "not_magnitude",  # phase, real, imaginary, field map, derived
     "not_finite",  # NaN or infinity in the pixels
     "negative",  # negative magnitude that the options do not allow
     "too_large",  # needs more memory than the limit
-    "mismatch",  # the file contradicts its manifest row (shape, companion file)
-    "changed",  # committed before from other bytes or another row
-    "timeout",  # took longer than its time limit
+    "mismatch",  # the file contradicts its manifest row (shape, associated file)
+    "changed",  # was committed from other source bytes or another row
+    "timeout",  # exceeded its time limit
     "worker_lost",  # its worker died more often than allowed
-    "failed",  # an unexpected error, named in the message
+    "failed",  # an unexpected error, given in the message
 ]
 
 RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer --workers"
-"""The mend where memory was short; without --retry-failed the volume would be left out."""
-
+"""The fix where memory was short; without --retry-failed the volume would not be retried."""
 
 _LONGEST = 1000
 
 
 class RephaseError(ValueError):
-    """Base of all errors of this package; the message is for the user as it is."""
+    """Base of all errors of this package. The message is shown to the user as it is."""
 
 
 class VolumeError(RephaseError):
     """One volume cannot be built.
 
-    The message is one line that says where, what was found, what was expected and how to mend it; `reason` is a stable
-    code that a program may read.
+    The message is one line: where, what was found, what was expected, how to fix it. `reason` is a stable code for
+    programs.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -49,26 +49,27 @@ class VolumeError(RephaseError):
         self.reason: Reason = reason
 
     def __reduce__(self) -> tuple[type[VolumeError], tuple[Reason, str]]:
-        """Keep the reason when the error travels between processes."""
+        """Keep the reason when the error is pickled."""
         return type(self), (self.reason, str(self))
 
 
 class RequestError(RephaseError):
-    """The request as a whole is wrong; nothing was started. The message may have several lines, one a fault."""
+    """The request as a whole is wrong; nothing was started. The message has one line per problem."""
 
 
 def unwritable(root: str, error: OSError) -> RequestError:
-    """Say that a corpus cannot be opened or made at a path or URL, and why."""
-    return RequestError(
-        f"{root}: cannot be written ({_reason(error)}); expected a place where this user may write; choose another "
-        "place"
-    )
+    """Return the error for a corpus that cannot be created or written at a path or URL."""
+    why = one_line(error.strerror or error)
+    return RequestError(f"{root}: cannot be written ({why}); expected a writable path or URL; choose another")
 
 
 def unreadable(root: str, error: OSError) -> RequestError:
     """Say that a corpus cannot be looked at, and why."""
-    return RequestError(f"{root}: cannot be read ({_reason(error)}); expected a corpus that this user may read")
+    return RequestError(
+        f"{root}: cannot be read ({one_line(error.strerror or error)}); expected a corpus that this user may read"
+    )
 
 
-def _reason(error: OSError) -> str:
-    return " ".join((error.strerror or str(error) or type(error).__name__).split())
+def is_disk_full(error: BaseException) -> bool:
+    """Check whether an error says that a disk, or the user's quota on it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

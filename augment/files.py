@@ -1,15 +1,43 @@
-"""Files that somebody may look at while they are written: the old one or the new one, never a half."""
+"""Replace files atomically and hash them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside to write to; it takes the place of `path` unless an error leaves the block."""
-    partial = path.with_name(f"{path.name}.partial")
-    yield partial
-    partial.replace(path)
+def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path to write to, which then replaces `path` atomically.
+
+    Readers of `path` see the old file or the new one. If the block raises, the temporary file is removed and `path`
+    stays as it is.
+
+    Parameters
+    ----------
+    path
+        The file to replace. Its directory must exist.
+    partial
+        The temporary path, on the same file system. Default: `<path>.partial`; name another where two processes may
+        write at once.
+    """
+    partial = path.with_name(f"{path.name}.partial") if partial is None else partial
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
-"""Sizes and time spans in words. Needs no other module: what only says them loads nothing for it."""
+"""Format sizes, time spans and errors for messages. Imports nothing, so that light commands stay light."""
 
 from __future__ import annotations
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Write a size with a decimal unit, as disks are sold."""
+    """Format a size with a decimal unit (kB = 1,000 bytes)."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
@@ -13,7 +13,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a time span as one would say it."""
+    """Format a time span in seconds, minutes, hours or days."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes = seconds / 60
@@ -24,11 +24,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Give a text without control characters: parts come out of damaged files, and it goes to terminals and pages."""
+    """Return a text with every control character replaced by `?`.
+
+    Parts of messages come from damaged files, and they are shown on terminals and web pages.
+    """
     return "".join(mark if mark.isprintable() else "?" for mark in text)
 
 
-def one_line(error: BaseException) -> str:
-    """Give an error's text as one line of bounded length."""
+def one_line(error: BaseException | str, longest: int = 200) -> str:
+    """Format an error as one line of at most `longest` characters: its text, or its class's name if it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

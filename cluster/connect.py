@@ -18,6 +18,7 @@ from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import interrupts_held, local_shape, quiet, start_local
 from rephase.cluster.slurm.start import check_jobqueue, leave_in_order, read_slurm, start_slurm
 from rephase.cluster.ssh import check_asyncssh, read_ssh, start_ssh
+from rephase.text import one_line
 
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 SCHEDULER_SCHEMES = ("tcp", "tls")
@@ -158,7 +159,7 @@ def _join(address: str, timeout: float) -> Iterator[Client]:
             client = Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError, RuntimeError, TypeError) as error:  # TypeError: tls:// without certificates
             raise ClusterError(
-                f"--cluster {address}: no answer within {timeout:g} s ({_first_line(error)}); check that the scheduler "
+                f"--cluster {address}: no answer within {timeout:g} s ({one_line(error)}); check that the scheduler "
                 "runs and, for tls://, that distributed.comm.tls names the certificates"
             ) from None
         with client:
@@ -198,7 +199,3 @@ def _wait_for_workers(
             f"--cluster {spec}: {len(client.nthreads())} of {num_workers} workers came within {timeout:g} s; start "
             "workers, or ask for fewer with --workers"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

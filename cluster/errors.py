@@ -1,4 +1,4 @@
-"""The one error of this package, and other errors in one line."""
+"""The one error of this package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,3 @@ from rephase.errors import RephaseError
 
 class ClusterError(RephaseError):
     """There is no cluster to work on; the message says what was asked, what was found and how to mend it."""
-
-
-def first_line(error: Exception) -> str:
-    """Give the first line of an error's text, its name where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,9 +11,9 @@ from distributed import Client, SchedulerPlugin
 from distributed.scheduler import Scheduler
 from tornado.ioloop import PeriodicCallback
 
-from rephase.cluster.errors import first_line
 from rephase.cluster.metrics import METRIC
 from rephase.cluster.progress import Build
+from rephase.text import one_line
 
 LOOK_S = 2.0
 HISTORY = 1800
@@ -109,7 +109,7 @@ class Teller:
         try:
             client.register_plugin(Watching())
         except Exception as error:  # the scheduler lacks this package, or forbids pickled plugins
-            self._give_up(f"the dashboard has no rephase page: the scheduler cannot run it ({first_line(error)})")
+            self._give_up(f"the dashboard has no rephase page: the scheduler cannot run it ({one_line(error)})")
 
     def tell(self, facts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
         """Tell what `facts` gives: `corpus`, `total`, `done`, `failed`, `slices`, `last_failures`, `ended`."""

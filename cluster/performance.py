@@ -8,7 +8,8 @@ from pathlib import Path
 
 from distributed import Client, performance_report
 
-from rephase.cluster.errors import ClusterError, first_line
+from rephase.cluster.errors import ClusterError
+from rephase.text import one_line
 
 
 def check_report(path: Path | None) -> None:
@@ -39,4 +40,4 @@ def reporting(client: Client, path: Path | None, say: Callable[[str], None]) -> 
                 inner.close()
                 say(f"performance report: {path}")
             except Exception as error:
-                say(f"no performance report: {first_line(error)}")
+                say(f"no performance report: {one_line(error)}")

@@ -19,6 +19,7 @@ from distributed.deploy.ssh import Worker as SshWorker
 from rephase.cluster.configs import read_config
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address, interrupts_held
+from rephase.text import one_line
 
 _ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
@@ -197,8 +198,7 @@ def start_ssh(
                     silence_logs=logging.CRITICAL,
                 )
         except Exception as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ClusterError(f"--cluster ssh: workers did not start: {line}") from None
+            raise ClusterError(f"--cluster ssh: workers did not start: {one_line(error)}") from None
         try:
             yield cluster, len(specs)
         finally:

@@ -17,6 +17,7 @@ from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
 from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
 from rephase.errors import RephaseError
+from rephase.files import replacing
 
 _FOLDER = Path(__file__).parent / "weights"
 
@@ -97,9 +98,8 @@ def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, A
     text = json.dumps(card, indent=2) + "\n"  # of a card that is none, before anything is written
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(network.state_dict() | {"gauge": gauge.to(torch.float32)}, path)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path.with_suffix(".json"))
+    with replacing(path.with_suffix(".json")) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -108,9 +108,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     Not by `save_file`, whose files nobody else may read, and whose error says neither which file nor that a disk is
     full in a way that a program understands.
     """
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from rephase.files import replacing
 from rephase.manifests.record import REQUIRED_COLUMNS
 from rephase.manifests.scan import ScannedVolume, ScanResult
 
@@ -37,17 +38,12 @@ def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
     target = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
     rows = [_cells(volume, target.parent) for volume in result.volumes]
     columns = [name for name in _COLUMNS if name in REQUIRED_COLUMNS or any(row[name] for row in rows)]
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            # readers of manifests drop blanks in front of a field, but not those between quotes
-            blank = any(cell.startswith(" ") for row in rows for cell in row.values())
-            writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if blank else csv.QUOTE_MINIMAL)
-            writer.writerow(columns)
-            writer.writerows([row[name] for name in columns] for row in rows)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        # readers of manifests drop blanks in front of a field, but not those between quotes
+        blank = any(cell.startswith(" ") for row in rows for cell in row.values())
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if blank else csv.QUOTE_MINIMAL)
+        writer.writerow(columns)
+        writer.writerows([row[name] for name in columns] for row in rows)
     return len(rows)
 
 

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "examples": GROUND | {"diffusion", "data"},
     # the command line is imported by nobody
     "commands": None,
-    "cli": {"commands", "errors"},
+    "cli": GROUND | {"commands"},
 }
 """Wing by wing; None for everything below the command line."""
 PLACES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 import threading
@@ -36,7 +35,7 @@ from rephase.cluster.window import Finished, run_window
 from rephase.corpus.index_writer import IndexBuilder
 from rephase.corpus.lease import Lease
 from rephase.corpus.storage.base import run_folder
-from rephase.errors import unwritable
+from rephase.errors import is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import device_kind
 from rephase.pipeline.recipe import row_fingerprint
@@ -227,7 +226,7 @@ class _Run:
                 self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
 
     def _say_unwritten(self, error: OSError) -> str:
-        mend = "make room and run" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "run"
+        mend = "make room and run" if is_disk_full(error) else "run"
         where = error.filename or run_folder(self._plan.root)
         return f"{where}: {error.strerror or error}; {mend} the same command again"
 

@@ -18,7 +18,7 @@ from zarr.storage import MemoryStore
 
 from rephase.corpus.decoding import ShardError, decode_shard
 from rephase.corpus.layout import ArrayLayout, from_json, to_json
-from rephase.corpus.storage.base import sha256
+from rephase.files import sha256
 
 
 def array_document(layout: ArrayLayout) -> bytes:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rephase.corpus.layout import group_attributes, group_document
-from rephase.corpus.storage.base import sha256
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import open_attributes
 from rephase.errors import RequestError
+from rephase.files import sha256
 
 SEAL_KEY = "crc32"
 

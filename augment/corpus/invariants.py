@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rephase.corpus.layout import DTYPES
+from rephase.corpus.layout import DTYPES, MAGNITUDE_TOLERANCE
 from rephase.corpus.receipt import target_statistics
 from rephase.diffusion.fourier import ifft2c
 
@@ -56,7 +56,6 @@ def shape_faults(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str,
     return faults
 
 
-MAGNITUDE_TOLERANCE = 1e-5
 NORM_TOLERANCE = 1e-6
 
 

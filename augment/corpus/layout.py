@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,8 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.files import sha256
+
 FORMAT = 1
 MAX_SHARD_BYTES = 512 * 2**20
+MAGNITUDE_TOLERANCE = 1e-5
+"""Of the volume's maximum: the largest difference between the stored magnitude and that of the k-space's image."""
 
 CONVENTIONS = {
     "axes": "(slice, [coil,] height, width); height is readout, width is phase encoding",
@@ -203,4 +206,4 @@ def corpus_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def canonical_hash(document: Mapping[str, Any]) -> str:
     """Give the SHA-256 of a JSON document in one spelling: sorted keys, no spaces, ASCII."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return sha256(text.encode("ascii"))

@@ -31,9 +31,10 @@ from rephase.corpus.layout import (
     volume_prefix,
 )
 from rephase.corpus.receipt import STORE_KEYS, is_volume_name, receipt_faults
-from rephase.corpus.storage.base import Storage, sha256
+from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError, VolumeError, unreadable
+from rephase.files import sha256
 
 __all__ = ["CorpusStore", "encode_array", "open_attributes"]
 

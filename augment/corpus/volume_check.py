@@ -15,9 +15,10 @@ from rephase.corpus.index import index_row
 from rephase.corpus.invariants import VolumeValues, shape_faults
 from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
 from rephase.corpus.receipt import is_volume_name, receipt_faults
-from rephase.corpus.storage.base import sha256
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
+from rephase.files import sha256
+from rephase.text import one_line
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
     except OSError as error:
         return VolumeCheck(name, faults=[f"cannot be read ({error})"])
     except Exception as error:  # a damaged document may be anything; the other volumes are checked all the same
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = one_line(f"{type(error).__name__}: {error}")
         return VolumeCheck(name, faults=[f"cannot be checked ({what}); its receipt is damaged"])
 
 

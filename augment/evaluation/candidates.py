@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rephase.diffusion.physics.low_order import read_model
 from rephase.diffusion.registry import make_generator, shipped_regression
 from rephase.errors import RequestError
 from rephase.evaluation.sampling import Contestant
+from rephase.files import file_sha256
 
 MODEL, REGRESSION = "diffusion", "regression"
 SMOOTH_NAMES = {one.name: one for one in (SmoothPhase, NoisySmoothPhase)}
@@ -87,7 +87,7 @@ def _baseline(name: str, choice: Choice) -> Contestant:
         identity = "" if path is None else load_checkpoint(path).sha256
         return _labelled(make_generator(name, path, None, choice.device), name, identity, "baseline")
     if choice.smooth is not None and name in SMOOTH_NAMES:
-        digest = hashlib.sha256(choice.smooth.read_bytes()).hexdigest() if choice.smooth.is_file() else ""
+        digest = file_sha256(choice.smooth) if choice.smooth.is_file() else ""
         return _labelled(SMOOTH_NAMES[name](read_model(choice.smooth)), name, digest, "baseline")
     return _labelled(make_generator(name), name, "", "baseline")
 

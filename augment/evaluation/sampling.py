@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rephase.diffusion.generators import PhaseGenerator, SliceKey
 from rephase.errors import RequestError
 from rephase.evaluation.sessions import RealVolume
-from rephase.files import replacing
+from rephase.files import replacing, sha256
 
 LEVELS = 1 << 16
 """Steps of the circle at which samples are kept, so that one from the folder equals one just made."""
@@ -85,7 +85,7 @@ class Sampler:
             return None
         conditions = volume.conditions
         facts = [contestant.identity, contestant.label, volume.source_sha256, code_digest(), repr(conditions)]
-        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        digest = sha256(json.dumps(facts).encode())[:16]
         slug = re.sub(r"[^A-Za-z0-9]+", "-", contestant.label).strip("-")
         return self.folder / slug / f"{volume.volume_id}-{digest}"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rephase.corpus.index import read_index
 from rephase.corpus.store import CorpusStore
-from rephase.errors import RequestError, VolumeError
+from rephase.errors import RequestError, VolumeError, is_disk_full
 from rephase.exports.folder import Place
 from rephase.exports.selection import Wanted, choose
 from rephase.exports.source import SourceVolume
@@ -102,8 +102,6 @@ class ExportSummary:
 
 
 FORMATS = ("fastmri", "bart", "ismrmrd")
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ def _take(
     except VolumeError as error:
         summary.fail(wanted.name, error.reason, str(error))
     except (OSError, RuntimeError) as error:  # h5py raises both
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if is_disk_full(error):
             summary.stopped = f"{place.folder}: the disk is full ({one_line(error)}); make room or choose another disk"
         else:
             summary.fail(wanted.name, "failed", f"{wanted.target}: {one_line(error)}; run the same command again")

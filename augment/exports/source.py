@@ -13,9 +13,9 @@ from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.invariants import shape_faults
 from rephase.corpus.layout import ArrayLayout, group_document
 from rephase.corpus.receipt import receipt_faults
-from rephase.corpus.storage.base import sha256
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
+from rephase.files import sha256
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.receipt import target_statistics
 from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.errors import RETRY_WITH_MEMORY, Reason, VolumeError
+from rephase.errors import RETRY_WITH_MEMORY, Reason, VolumeError, is_disk_full
 from rephase.pipeline.audit import audit_volume
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
@@ -30,6 +30,7 @@ from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import Workbench
 from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
+from rephase.text import one_line
 
 _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 
@@ -89,7 +90,6 @@ _PASSING = {
     errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOBUFS,
     errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
@@ -150,7 +150,7 @@ def is_passing(error: BaseException) -> bool:
         cause = error.__cause__
         known = isinstance(cause, OSError) and cause.errno in _PASSING
         return known or isinstance(cause, ConnectionError | TimeoutError)
-    return isinstance(error, OSError) and not isinstance(error, _LASTING) and error.errno not in _DISK_FULL
+    return isinstance(error, OSError) and not isinstance(error, _LASTING) and not is_disk_full(error)
 
 
 def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
@@ -208,7 +208,7 @@ def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
 
 
 def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:
-    text = " ".join(str(error).split())
+    text = one_line(error, 1000)
     reason: Reason = "failed"
     if isinstance(error, VolumeError):
         reason = error.reason
@@ -223,8 +223,7 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
     if reason == "too_large":  # every such message ends in "give workers more memory"; this says how
         message = f"{message}: {RETRY_WITH_MEMORY}"
-    disk_full = isinstance(error, OSError) and error.errno in _DISK_FULL
-    return Outcome(task.name, "failed", reason, message, disk_full=disk_full, seconds=seconds)
+    return Outcome(task.name, "failed", reason, message, disk_full=is_disk_full(error), seconds=seconds)
 
 
 @contextmanager

@@ -6,12 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rephase.corpus.layout import positive_zeros
+from rephase.corpus.layout import MAGNITUDE_TOLERANCE, positive_zeros
 from rephase.diffusion.fourier import fft2c, ifft2c
 from rephase.errors import VolumeError
-
-MAGNITUDE_TOLERANCE = 1e-5
-"""Of the volume's maximum: how far the magnitude of the k-space's image may be from the magnitude that was given."""
 
 
 def make_image(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -> NDArray[np.complex64]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rephase.corpus.layout import group_document
 from rephase.corpus.receipt import volume_name
-from rephase.corpus.storage.base import sha256
+from rephase.files import sha256
 from rephase.manifests.manifest import Manifest, is_url
 from rephase.manifests.record import ManifestRow
 

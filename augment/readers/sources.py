@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
+from rephase.files import file_sha256, sha256
 from rephase.manifests.manifest import is_url
 from rephase.text import one_line
 
@@ -88,8 +88,7 @@ def _fetch(location: str, folder: Path) -> Path:
 def hash_file(path: Path) -> str:
     """Give the SHA-256 of a file's bytes, as hexadecimal digits."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise VolumeError(
             "unreadable", f"{path}: {error.strerror or error}; expected a readable file; check it"
@@ -100,7 +99,7 @@ def join_digests(digests: Sequence[str]) -> str:
     """Join the digests of the files of one volume: of one file its own, of several the SHA-256 over them in order."""
     if len(digests) == 1:
         return digests[0]
-    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+    return sha256(b"".join(map(bytes.fromhex, digests)))
 
 
 _SUFFIXES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import sys
@@ -21,6 +20,7 @@ from rephase.diffusion.generators import Conditions
 from rephase.diffusion.physics.gauge import estimate_ramp
 from rephase.diffusion.physics.source import FatGuess
 from rephase.errors import RequestError, VolumeError
+from rephase.files import file_sha256
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import prepare_magnitude
@@ -86,7 +86,7 @@ def read_training_set(
         found[row.licence or "not stated"] += len(whole)
     if not slices:
         raise RequestError(_nothing(manifest, split, licences, rows))
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    digest = file_sha256(manifest)
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
     facts["sources_sha256"] = join_digests(sources)
     if simulation.volumes or simulation.phases:

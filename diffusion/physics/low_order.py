@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.noise import Stream, anchor_key, normal, uniform, volume_key
+from rephase.files import replacing
 
 ORDER = 3
 TERMS = tuple((i, j) for i in range(ORDER + 1) for j in range(ORDER + 1 - i) if i + j)
@@ -118,9 +119,8 @@ def read_model(path: Path | None = None) -> LowOrderModel:
 def write_model(model: LowOrderModel, path: Path) -> None:
     """Write a fit as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
-    partial.write_text(json.dumps(asdict(model), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(asdict(model), indent=1) + "\n", encoding="utf-8")
 
 
 def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderModel:

@@ -26,6 +26,7 @@ from rephase.diffusion.processes.objective import Batch, Objective
 from rephase.diffusion.training.checks import check_number, check_whole
 from rephase.diffusion.training.prefetch import prefetch
 from rephase.diffusion.training.ranks import Ranks
+from rephase.text import one_line
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,8 @@ class Trainer:
         try:
             self._restore(load_file(path, device=self.device))
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{path}: cannot go on from it ({why}); expected the state of a run of this network; "
+                f"{path}: cannot go on from it ({one_line(error)}); expected the state of a run of this network; "
                 "remove the run folder or choose another output"
             ) from error
         if self.step > self.config.steps:

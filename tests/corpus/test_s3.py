@@ -24,13 +24,13 @@ from rephase.cli import main
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.layout import receipt_key
 from rephase.corpus.lease import Lease
-from rephase.corpus.storage.base import sha256
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.storage.s3 import S3Storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.errors import RequestError
+from rephase.files import sha256
 
 FAULT = "S3: errors, timeouts, lost connections"
 

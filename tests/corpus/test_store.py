@@ -226,7 +226,6 @@ import sys, os, signal
 sys.path.insert(0, {tests!r})
 from phantom_corpus import make_arrays, make_attributes
 from rephase.corpus.store import CorpusStore
-from augment import storage
 left = [{steps}]
 sync = os.fsync
 def fsync(descriptor):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from volumes import phantom
 
+from rephase.corpus.layout import MAGNITUDE_TOLERANCE
 from rephase.errors import VolumeError
-from rephase.pipeline.kspace import MAGNITUDE_TOLERANCE, make_kspace, real_phasor
+from rephase.pipeline.kspace import make_kspace, real_phasor
 
 
 def random_phasor(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

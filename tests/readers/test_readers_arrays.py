@@ -306,3 +306,15 @@ def test_probe_of_a_folder(tmp_path):
     assert found["f.h5", "kspace"].pair_key == fastmri.pair_key
     nifti = found["sub-7_T1w.nii.gz", "magnitude"]
     assert (nifti.contrast, nifti.subject_key) == ("T1", str(tmp_path / "sub-7"))
+
+
+def test_the_transform_of_the_readers_is_that_of_the_project():
+    import torch
+
+    from rephase.diffusion.fourier import ifft2c
+    from rephase.readers.hdf5.fastmri import _ifft2c
+
+    random = np.random.default_rng(3)
+    for shape in ((2, 8, 6), (2, 7, 9)):
+        kspace = (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(np.complex64)
+        np.testing.assert_allclose(_ifft2c(kspace), ifft2c(torch.from_numpy(kspace)).numpy(), atol=1e-6)

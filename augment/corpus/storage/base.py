@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -64,8 +63,3 @@ class Storage(Protocol):
 def run_folder(root: str) -> str:
     """Name the folder beside a corpus that holds its lease, its logs and unfinished files."""
     return root.rstrip("/") + ".run"
-
-
-def sha256(data: bytes) -> str:
-    """Give the checksum that receipts hold, 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()

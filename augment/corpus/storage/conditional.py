@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rephase.corpus.storage.base import run_folder, sha256
+from rephase.corpus.storage.base import run_folder
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError
+from rephase.files import replacing, sha256
 
 if TYPE_CHECKING:
     from rephase.corpus.storage.s3 import S3Storage
@@ -74,12 +75,8 @@ class LocalExclusive:
         with self._locked():
             if self._tag() != tag:
                 return None
-            fresh = self._path.with_suffix(f".{uuid.uuid4().hex}")
-            try:
+            with replacing(self._path, self._path.with_suffix(f".{uuid.uuid4().hex}")) as fresh:
                 fresh.write_bytes(document)
-                fresh.replace(self._path)
-            finally:
-                fresh.unlink(missing_ok=True)
         return sha256(document)
 
     def remove(self, tag: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 
 from rephase.errors import RequestError
+from rephase.text import one_line
 
 
 class FsspecStorage:
@@ -34,7 +35,7 @@ class FsspecStorage:
                 filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))
             except (ImportError, ValueError) as error:  # a protocol that is not known, or whose package is absent
                 raise RequestError(
-                    f"{self.root}: cannot be opened ({' '.join(str(error).split())}); expected a path, "
+                    f"{self.root}: cannot be opened ({one_line(error)}); expected a path, "
                     "s3://BUCKET/NAME or a URL that fsspec opens; correct it, or install what it needs"
                 ) from None
             self._opened = (os.getpid(), filesystem, str(base).rstrip("/"))

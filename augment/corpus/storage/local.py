@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rephase.corpus.storage.base import run_folder
+from rephase.files import replacing
 
 _BLOCK = 1 << 20
 """Bytes that are read back at once."""
@@ -178,13 +179,11 @@ class LocalStorage:
                 if error.errno != errno.EXDEV:
                     raise
                 # The corpus is a mount point of its own, so the temporary file must lie inside it.
-                inside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-                try:
-                    with partial.open("rb", buffering=0) as written:
-                        _write_flushed(inside, iter(lambda: written.read(_BLOCK), b""))
-                    inside.replace(path)
-                finally:
-                    inside.unlink(missing_ok=True)
+                with (
+                    replacing(path, path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")) as inside,
+                    partial.open("rb", buffering=0) as written,
+                ):
+                    _write_flushed(inside, iter(lambda: written.read(_BLOCK), b""))
                 return
 
 

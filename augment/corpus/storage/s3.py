@@ -28,6 +28,7 @@ from botocore.exceptions import (
 )
 
 from rephase.errors import RequestError
+from rephase.text import one_line
 
 try:
     import botocore.session
@@ -111,7 +112,7 @@ class S3Storage:
         try:
             _client(timeout_s)
         except (BotoCoreError, ValueError) as error:
-            raise RequestError(f"{self.root}: {' '.join(str(error).split())}; set the AWS_ variables right") from None
+            raise RequestError(f"{self.root}: {one_line(error)}; set the AWS_ variables right") from None
 
     def get(self, key: str) -> bytes | None:
         """Read an object, None where there is none."""
@@ -297,7 +298,7 @@ def is_passing(error: Exception) -> bool:
 def as_os_error(error: Exception, root: str, url: str, attempts: int) -> Exception:
     """Give the error that a file system would raise: what handles those needs to know no other."""
     tried = f", tried {attempts} times" if attempts > 1 else ""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return PermissionError(errno.EACCES, f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):

@@ -23,6 +23,7 @@ from pydicom.uid import UID
 
 from rephase.errors import VolumeError
 from rephase.readers.sources import check_local
+from rephase.text import one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -173,10 +174,11 @@ def not_dicom(source: Source, start: bytes) -> VolumeError:
 
 def broken(source: Source, error: Exception) -> VolumeError:
     """Say that a file cannot be read, with what its reader said of it."""
-    what = " ".join(str(error).split())[:160] or type(error).__name__
     if isinstance(error, FileNotFoundError):
         return VolumeError("missing", f"{source}: no such file; correct path")
-    return VolumeError("unreadable", f"{source}: cannot be read as DICOM, cut off or damaged ({what}); copy it again")
+    return VolumeError(
+        "unreadable", f"{source}: cannot be read as DICOM, cut off or damaged ({one_line(error)}); copy it again"
+    )
 
 
 def too_large(source: Source, limit: int) -> VolumeError:

@@ -16,6 +16,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from rephase.errors import VolumeError
 from rephase.readers.dicom.files import Source, looking_into
 from rephase.readers.dicom.frames import Frame
+from rephase.text import one_line
 
 _SOI, _SOS, _EOI = 0xD8, 0xDA, 0xD9
 
@@ -269,9 +270,8 @@ def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) ->
     except (
         ValueError, TypeError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, struct.error,
     ) as error:  # fmt: skip
-        what = " ".join(str(error).split())[:200]
         raise VolumeError(
-            "unreadable", f"{source}: pixel data is cut off or damaged ({what}); copy it again"
+            "unreadable", f"{source}: pixel data is cut off or damaged ({one_line(error)}); copy it again"
         ) from error
     if len(arrays) != len(indices) or any(array.shape != expected for array in arrays):
         raise VolumeError(
