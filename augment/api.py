@@ -1,0 +1,361 @@
+"""The commands as Python functions: same names of options, same defaults, results as objects.
+
+Every function raises `RephaseError` where the command would end with exit status 2. Long work shows a progress bar on
+standard error where that is a terminal or a notebook.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rephase.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from rephase.builder.options import BuildOptions
+    from rephase.builder.plan import Plan
+    from rephase.builder.status import CorpusStatus
+    from rephase.builder.summary import BuildSummary, RepairSummary
+    from rephase.corpus.verify import VerifyResult
+    from rephase.diffusion.generators import PhaseGenerator
+    from rephase.exports.export import ExportSummary
+    from rephase.manifests.manifest import Manifest
+    from rephase.readers.volume import Volume
+
+    Source = Manifest | Iterable[Mapping[str, object]] | str | os.PathLike[str]
+
+__all__ = ["add_phase", "build", "export", "plan", "read_volume", "repair", "report", "status", "verify"]
+
+
+def build(
+    manifest: Source, corpus: str | os.PathLike[str], *, progress: bool = True, **options: object
+) -> BuildSummary:
+    """Build a corpus, or resume it: volumes that are committed are skipped.
+
+    Call it under `if __name__ == "__main__":` in a script, since worker processes import the script.
+
+    Parameters
+    ----------
+    manifest
+        Path or URL of a manifest CSV; a manifest that was read; or rows, mappings from column to value, whose paths
+        are relative to the working directory. Rows are written to `<corpus>.run/manifest.csv`, for `repair`.
+    corpus
+        Path or URL of the corpus.
+    progress
+        Show a progress bar on standard error.
+    **options
+        Those of `rephase build`, by the same names and defaults: `phase="smooth"`, `seed=1`, `workers=4`,
+        `memory_limit="8GB"`, `overwrite=True`, ...
+
+    Returns
+    -------
+    summary
+        Volumes built, skipped and failed, each failure with its reason. `summary.exit_status` is that of the command;
+        after Ctrl-C `summary.interrupted` is set and what is committed stays.
+
+    Raises
+    ------
+    RephaseError
+        The manifest or an option is wrong, or another builder holds the corpus; nothing was built.
+    TypeError
+        There is no option of that name.
+    """
+    from rephase.builder.run import build as build_corpus
+
+    resolved = _build_options(options)
+    return build_corpus(_manifest(manifest, corpus, resolved), os.fspath(corpus), resolved, progress=progress)
+
+
+def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) -> Plan:
+    """Compute what `build` would do with the same arguments: volumes, slices, bytes, memory, time. Starts nothing."""
+    from rephase.builder.plan import make_plan
+
+    resolved = _build_options(options)
+    return make_plan(_manifest(manifest, corpus, resolved), os.fspath(corpus), resolved)
+
+
+def status(corpus: str | os.PathLike[str]) -> CorpusStatus:
+    """Read what is committed, what the last run did, and what failed and why. Works while the corpus is built."""
+    from rephase.builder.status import read_status
+
+    return read_status(os.fspath(corpus))
+
+
+def verify(corpus: str | os.PathLike[str], *, workers: int | None = None) -> VerifyResult:
+    """Check every checksum and invariant of a corpus; `result.ok` says whether nothing is wrong.
+
+    `workers` is the number of threads; one per core where None.
+    """
+    from rephase.corpus.verify import verify_corpus
+
+    return verify_corpus(os.fspath(corpus), workers)
+
+
+def repair(
+    corpus: str | os.PathLike[str],
+    *,
+    manifest: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    remove_strays: bool = False,
+    progress: bool = True,
+    **options: object,
+) -> RepairSummary:
+    """Check a corpus and rebuild exactly what is damaged.
+
+    Parameters
+    ----------
+    corpus
+        Path or URL.
+    manifest
+        Names the sources; that of the latest run where None.
+    checkpoint
+        The weights that the corpus was made with; those that ship or that the run log names where None.
+    dry_run
+        Report what would be done; change nothing.
+    remove_strays
+        Delete objects in the corpus that belong to no volume.
+    progress
+        Show a progress bar while volumes are rebuilt.
+    **options
+        Where it runs, as in `build`: `workers`, `cluster`, `memory_limit`, ...; and `overwrite`.
+    """
+    from rephase.builder.repair import RepairOptions, repair_corpus
+    from rephase.diffusion.checkpoint import find_checkpoint
+
+    request = RepairOptions(
+        None if manifest is None else os.fspath(manifest),
+        None if checkpoint is None else find_checkpoint(os.fspath(checkpoint)),
+        dry_run,
+        remove_strays,
+        _build_options(options),
+    )
+    return repair_corpus(os.fspath(corpus), request, bar=progress)
+
+
+def export(
+    corpus: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    format: str = "fastmri",  # noqa: A002 - as the command's option
+    **options: object,
+) -> ExportSummary:
+    """Write the volumes of a corpus as files of another format; finished files are skipped.
+
+    Parameters
+    ----------
+    corpus
+        Path or URL.
+    folder
+        Where the files go; made where it is missing.
+    format
+        "fastmri", "bart" or "ismrmrd".
+    **options
+        Those of `rephase export`: `split`, `contrast`, `volumes` (lists of names), `by_split`, `compression`.
+    """
+    from rephase.exports.export import ExportOptions, export_corpus
+
+    names = {"split": "splits", "contrast": "contrasts"}
+    values = {names.get(name, name): value for name, value in options.items()}
+    known = {field.name for field in fields(ExportOptions)} - {"file_format"}
+    _check_names("export", options, {name for name in (*known, *names) if name not in names.values()})
+    request = ExportOptions(file_format=format, **values)  # type: ignore[arg-type]  # checked by ExportOptions
+    return export_corpus(os.fspath(corpus), os.fspath(folder), request)
+
+
+def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, volumes: int = 8) -> Path:
+    """Write one HTML page about a corpus, with pictures of some volumes.
+
+    Parameters
+    ----------
+    corpus
+        Path or URL.
+    output
+        The file; `<corpus>.run/report.html` where None.
+    volumes
+        How many volumes are shown with pictures.
+
+    Returns
+    -------
+    path
+        Of the page.
+    """
+    from rephase.reports.report import write_report
+
+    return write_report(os.fspath(corpus), None if output is None else Path(output), num_volumes=volumes)
+
+
+def read_volume(path: str | os.PathLike[str], **columns: object) -> Volume:
+    """Read one magnitude volume.
+
+    Parameters
+    ----------
+    path
+        A file, a DICOM folder, or a URL that fsspec opens.
+    **columns
+        Manifest columns that choose the volume or complete its header: `format`, `series`, `echo`, `frame`,
+        `dataset`, `slice_axis`, `te_ms`, ...
+
+    Returns
+    -------
+    volume
+        float32 magnitude `(slice height width)` with spacing, affine, orientation and the facts of its header.
+
+    Raises
+    ------
+    RephaseError
+        It cannot be read, or a column is wrong.
+    """
+    from rephase.manifests.record import OPTIONAL_COLUMNS, ManifestRow
+    from rephase.readers.registry import read_volume as read
+
+    _check_names("read_volume", columns, OPTIONAL_COLUMNS)
+    return read(ManifestRow(line=0, volume_id="volume", path=os.fspath(path), **columns))  # type: ignore[arg-type]
+
+
+def add_phase(
+    magnitude: ArrayLike,
+    *,
+    spacing_mm: tuple[float, ...] | None = None,
+    te_ms: float | None = None,
+    field_t: float | None = None,
+    seed: int = 0,
+    generator: str | PhaseGenerator = "diffusion",
+) -> NDArray[np.complex64]:
+    """Sample a phase for magnitude slices: no manifest, no Dask, no corpus.
+
+    Parameters
+    ----------
+    magnitude
+        `(height width)` or `(slice height width)`, finite, >= 0, any scale; height is readout, width is phase encoding.
+        Slices of one call are slices of one volume.
+    spacing_mm
+        (height, width) or (slice, height, width).
+    te_ms
+        Echo time.
+    field_t
+        Field strength.
+    seed
+        Equal seeds give equal phase on machines of one kind.
+    generator
+        As `rephase build --phase`, "real" excepted; or a generator of your own (`rephase.diffusion.generators`).
+
+    Returns
+    -------
+    image
+        complex64 of the same shape, `|image|` equal to the magnitude within float32 rounding. `fft2c` makes k-space.
+
+    Raises
+    ------
+    RephaseError
+        The magnitude, the spacing or the generator cannot be used.
+    """
+    import numpy as np
+    import torch
+
+    from rephase.diffusion.generators import Conditions, SliceKey
+    from rephase.pipeline.magnitude import prepare_magnitude
+
+    values = np.asarray(magnitude, dtype=np.float32)
+    if values.ndim not in (2, 3):
+        raise RequestError(f"magnitude: has shape {values.shape}; expected (height, width) or (slice, height, width)")
+    spacing = None if spacing_mm is None else tuple(float(step) for step in spacing_mm)
+    if spacing is not None and (len(spacing) not in (2, 3) or not all(0 < step < np.inf for step in spacing)):
+        raise RequestError(f"spacing_mm: found {spacing_mm}; expected (height, width) or (slice, height, width) in mm")
+    for name, fact in (("te_ms", te_ms), ("field_t", field_t)):
+        if fact is not None and not 0 <= fact < np.inf:
+            raise RequestError(f"{name}: found {fact}; expected a finite number >= 0, or None where it is not known")
+    volume = values if values.ndim == 3 else values[None]
+    prepared = prepare_magnitude(volume)
+    conditions = Conditions(
+        None if spacing is None else (spacing[-2], spacing[-1]),
+        te_ms,
+        field_t,
+        spacing[0] if spacing is not None and len(spacing) == 3 else None,
+    )
+    sampler = _generator(generator) if isinstance(generator, str) else generator
+    keys = [SliceKey(seed, "volume", 0, slice_index) for slice_index in range(len(volume))]
+    phasor = sampler.sample_phase(torch.from_numpy(prepared.stored), keys, conditions).cpu().numpy()
+    image: NDArray[np.complex64] = np.multiply(volume, phasor, dtype=np.complex64).reshape(values.shape)
+    return image
+
+
+@lru_cache(maxsize=4)
+def _generator(name: str) -> PhaseGenerator:
+    """Load a generator once; its weights take longer to load than a slice to sample."""
+    from rephase.diffusion.registry import GENERATORS, make_generator
+    from rephase.pipeline.environment import device_kind
+
+    if name not in GENERATORS:
+        raise RequestError(f"generator {name!r}: expected one of {', '.join(GENERATORS)}")
+    return make_generator(name, device=device_kind())
+
+
+def _build_options(options: Mapping[str, object]) -> BuildOptions:
+    """Convert keyword arguments to the options of a build; texts are parsed as on the command line."""
+    from rephase.builder.options import BuildOptions
+    from rephase.commands.result import size
+    from rephase.diffusion.checkpoint import find_checkpoint
+
+    values: dict[str, Any] = dict(options)
+    _check_names("build", values, ({field.name for field in fields(BuildOptions)} | {"workers"}) - {"num_workers"})
+    if "workers" in values:
+        values["num_workers"] = values.pop("workers")
+    if values.get("checkpoint") is not None:
+        values["checkpoint"] = find_checkpoint(os.fspath(values["checkpoint"]))
+    if isinstance(values.get("memory_limit"), str):
+        values["memory_limit"] = size(values["memory_limit"])
+    if "keep_columns" in values:
+        values["keep_columns"] = tuple(values["keep_columns"])
+    return BuildOptions(**values)
+
+
+def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, as Python does for a keyword that a function does not have, and name the nearest one."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOptions) -> Manifest:
+    from rephase.manifests.manifest import Manifest
+    from rephase.manifests.parse import read_manifest
+
+    if isinstance(source, Manifest):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        source = _write_rows(list(source), os.fspath(corpus))
+    return read_manifest(source, options.keep_columns)
+
+
+def _write_rows(rows: list[Mapping[str, object]], corpus: str) -> Path:
+    """Write rows as a manifest beside the corpus, with absolute paths."""
+    from rephase.corpus.storage.base import run_folder
+    from rephase.manifests.manifest import PATH_COLUMNS, is_url
+
+    folder = run_folder(corpus)
+    if is_url(folder):
+        raise RequestError(f"{corpus}: rows need a local corpus, beside which they are kept; write a manifest CSV")
+    path = Path(folder) / "manifest.csv"
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns or ["volume_id", "path"])
+        for row in rows:
+            cells = {name: "" if row.get(name) is None else str(row[name]) for name in columns}
+            for name in PATH_COLUMNS:
+                if cells.get(name) and not is_url(cells[name]):
+                    cells[name] = os.path.abspath(cells[name])  # noqa: PTH100 - `resolve` would follow links
+            writer.writerow([cells[name] for name in columns])
+    return path
