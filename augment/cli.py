@@ -1,4 +1,4 @@
-"""The command line, `rephase`: finds the command, runs it, prints its answer, gives the exit status.
+"""The command line, `rephase`: finds the command, runs it, prints its result, gives the exit status.
 
 To add a command, write a module with `register(commands)` in `augment/commands` and name it in `GROUPS`.
 """
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rephase.commands import bench, build, corpus, demo, export, manifest, model
-from rephase.commands.result import Answer
+from rephase.commands.result import CommandResult
 from rephase.errors import RephaseError, is_disk_full
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        answer: Answer = arguments.handler(arguments)
-        _print(answer, getattr(arguments, "json", False))
-        return answer.status
+        result: CommandResult = arguments.handler(arguments)
+        _print(result, getattr(arguments, "json", False))
+        return result.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -114,11 +114,11 @@ def _run(arguments: argparse.Namespace) -> int:
         return WRONG_REQUEST
 
 
-def _print(answer: Answer, as_json: bool) -> None:
-    if as_json and answer.data is not None:
-        print(json.dumps(answer.data, indent=2))
+def _print(result: CommandResult, as_json: bool) -> None:
+    if as_json and result.data is not None:
+        print(json.dumps(result.data, indent=2))
     else:
-        for line in answer.lines:
+        for line in result.lines:
             print(line)
     sys.stdout.flush()
 

@@ -24,7 +24,7 @@ _PLUGIN = "rephase-watching"
 _HANDLER = "rephase_progress"
 
 
-class Watching(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
+class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
     """Lives on the scheduler, once, however many builds it serves; holds a bounded number of values."""
 
     idempotent = True
@@ -87,8 +87,8 @@ class Watching(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._sampled, self._looked = sampled, now
 
 
-class Teller:
-    """Tells the scheduler how far a build is, at most once a second. What fails here never fails the build.
+class ProgressReporter:
+    """Reports the progress of a build to the scheduler, at most once per second. What fails here never fails the build.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ class Teller:
         self._told = 0.0
         self._silent = False
         try:
-            client.register_plugin(Watching())
+            client.register_plugin(BuildMonitor())
         except Exception as error:  # the scheduler lacks this package, or forbids pickled plugins
             self._give_up(f"the dashboard has no rephase page: the scheduler cannot run it ({one_line(error)})")
 
-    def tell(self, facts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
-        """Tell what `facts` gives: `corpus`, `total`, `done`, `failed`, `slices`, `last_failures`, `ended`."""
+    def report(self, facts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
+        """Send what `facts` returns: `corpus`, `total`, `done`, `failed`, `slices`, `last_failures`, `ended`."""
         now = time.monotonic()
         if self._silent or (now - self._told < 1.0 and not at_once) or self._client.status != "running":
             return

@@ -20,7 +20,7 @@ from distributed.scheduler import Scheduler
 from tornado.ioloop import IOLoop
 
 if TYPE_CHECKING:
-    from rephase.cluster.monitor import Watching
+    from rephase.cluster.monitor import BuildMonitor
     from rephase.cluster.progress import Build
 
 ROUTE = "/rephase"
@@ -30,7 +30,7 @@ _MOST_BARS = 24
 _CELL = "padding:2px 14px 2px 0;vertical-align:top"
 
 
-def add_page(scheduler: Scheduler, watching: Watching) -> None:
+def add_page(scheduler: Scheduler, watching: BuildMonitor) -> None:
     """Add the page to a scheduler's dashboard. Its links and its websocket obey the scheduler's own settings."""
     import dask
     from bokeh.server.util import create_hosts_allowlist
@@ -46,7 +46,7 @@ def add_page(scheduler: Scheduler, watching: Watching) -> None:
     bokeh_app.start()
 
 
-def make_document(document: Document, watching: Watching) -> None:
+def make_document(document: Document, watching: BuildMonitor) -> None:
     """Lay the page out, and refresh it while somebody looks."""
     document.title = "rephase"
     page = _Page(watching)
@@ -58,7 +58,7 @@ def make_document(document: Document, watching: Watching) -> None:
 class _Page:
     """What one browser sees."""
 
-    def __init__(self, watching: Watching) -> None:
+    def __init__(self, watching: BuildMonitor) -> None:
         self._watching = watching
         self._builds = Div(sizing_mode="stretch_width")
         self._failures = Div(sizing_mode="stretch_width")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
-from rephase.bench.phantom import open_bench, write_volumes
+from rephase.bench.phantom import open_smooth_worker, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
@@ -83,12 +83,12 @@ class _Timed:
 
 def _here(manifest: Path, root: Path) -> _Timed:
     begin = time.perf_counter()
-    bench = open_bench(root)
+    worker = open_smooth_worker(root)
     start = time.perf_counter()
     stages: Counter[str] = Counter()
     with one_thread():
         for row in read_manifest(manifest):
-            outcome = build_volume(Task(row), bench)
+            outcome = build_volume(Task(row), worker)
             if outcome.status != "built":
                 raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")
             stages.update(outcome.seconds)

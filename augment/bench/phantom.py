@@ -13,7 +13,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import open_corpus
 from rephase.builder.resolve import make_recipe
 from rephase.pipeline.environment import environment_class
-from rephase.pipeline.worker import Workbench, open_workbench
+from rephase.pipeline.worker import WorkerContext, open_worker
 
 
 def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.float32]:
@@ -50,8 +50,8 @@ def write_long_manifest(path: Path, rows: Iterable[tuple[str, str, int, int, int
         writer.writerows(rows)
 
 
-def open_bench(root: Path) -> Workbench:
+def open_smooth_worker(root: Path) -> WorkerContext:
     """Begin a corpus with smooth phase, to be built in this process."""
     recipe = make_recipe(BuildOptions(phase="smooth"))
     open_corpus(str(root), recipe, overwrite=False)
-    return open_workbench(str(root), recipe, environment_class("cpu"))
+    return open_worker(str(root), recipe, environment_class("cpu"))

@@ -10,7 +10,7 @@ from queue import Queue
 from threading import BrokenBarrierError
 
 from rephase.bench.measure import one_thread
-from rephase.bench.phantom import open_bench
+from rephase.bench.phantom import open_smooth_worker
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Task
@@ -70,11 +70,11 @@ def build_plainly(manifest: Path, folder: Path, count: int) -> float:
 
 def _work(manifest: Path, root: Path, first: int, step: int, barrier: Barrier, told: Queue[str | None]) -> None:
     try:
-        rows, bench = read_manifest(manifest), open_bench(root)
+        rows, worker = read_manifest(manifest), open_smooth_worker(root)
         with one_thread():
-            build_volume(Task(rows[0], replica=1), bench)
+            build_volume(Task(rows[0], replica=1), worker)
             barrier.wait(_READY_S)
-            outcomes = [build_volume(Task(row), bench) for row in rows[first::step]]
+            outcomes = [build_volume(Task(row), worker) for row in rows[first::step]]
         told.put(next((f"{one.name}: {one.message}" for one in outcomes if one.status != "built"), None))
         barrier.wait()
     except BaseException:

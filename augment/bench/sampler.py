@@ -18,7 +18,7 @@ from rephase.diffusion.checkpoint import default_checkpoint
 from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.registry import make_generator
-from rephase.pipeline.gpu import Lane, PlainLane, UnderWay, open_lane
+from rephase.pipeline.gpu import InFlight, InlineSubmitter, Submitter, make_submitter
 from rephase.pipeline.sampling import batches
 
 PAPER_EVALUATIONS = 1000
@@ -81,9 +81,9 @@ def bench_sampler(
 
 
 def measure_lanes(
-    lanes: Sequence[Lane], magnitude: NDArray[np.float32], tile: int, budget_s: float
+    lanes: Sequence[Submitter], magnitude: NDArray[np.float32], tile: int, budget_s: float
 ) -> list[tuple[float, float]]:
-    """Send a volume along each lane, in turn, tile by tile as a build does.
+    """Send a volume along each submitter, in turn, tile by tile as a build does.
 
     Parameters
     ----------
@@ -94,13 +94,13 @@ def measure_lanes(
     tile
         Slices of a batch.
     budget_s
-        Seconds for each lane in all.
+        Seconds for each submitter in all.
 
     Returns
     -------
     figures
-        Of each lane: slices per second of wall time, and the part of it in which a GPU was busy, 0 without one; those
-        of the run of median length.
+        Of each submitter: slices per second of wall time, and the part of it in which a GPU was busy, 0 without one;
+        those of the run of median length.
     """
     runs: list[list[tuple[float, float]]] = [[] for _ in lanes]
 
@@ -115,14 +115,14 @@ def measure_lanes(
     return [(len(magnitude) / wall_s, busy_s / wall_s) for wall_s, busy_s in middle]
 
 
-def _send(lane: Lane, magnitude: NDArray[np.float32], tile: int) -> float:
+def _send(submitter: Submitter, magnitude: NDArray[np.float32], tile: int) -> float:
     """Seconds of a GPU that a volume takes."""
     seconds: list[float] = []
-    under_way = UnderWay(lane, lambda part, phasor, device_s: seconds.append(device_s))
+    in_flight = InFlight(submitter, lambda part, phasor, device_s: seconds.append(device_s))
     keys = [SliceKey(0, "bench", 0, index) for index in range(len(magnitude))]
     for part in batches(len(magnitude), tile, tile):
-        under_way.send(part, magnitude, keys, Conditions())
-    under_way.land()
+        in_flight.send(part, magnitude, keys, Conditions())
+    in_flight.drain()
     return sum(seconds)
 
 
@@ -132,7 +132,10 @@ def _lane_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budg
     for size in sizes:
         magnitude = make_magnitude(GPU_TILES * GPU_TILE, size)
         for generator in generators:
-            ways: dict[str, Lane] = {"one after another": PlainLane(generator), "beside the work": open_lane(generator)}
+            ways: dict[str, Submitter] = {
+                "one after another": InlineSubmitter(generator),
+                "beside the work": make_submitter(generator),
+            }
             figures = measure_lanes(list(ways.values()), magnitude, GPU_TILE, budget_s)
             rows += [
                 (generator.name, generator.nfe, size, name, rounded(speed), rounded(100 * busy))

@@ -21,7 +21,7 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Task
-from rephase.pipeline.worker import open_workbench
+from rephase.pipeline.worker import open_worker
 from rephase.readers.registry import describe_row, read_volume
 
 MOST_HEADERS = 256
@@ -157,7 +157,7 @@ def measure_work(recipe: Recipe, options: BuildOptions, device: str, matrix: tup
     timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
     with tempfile.TemporaryDirectory(prefix="rephase-plan-") as folder:
         CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
-        bench = open_workbench(
+        worker = open_worker(
             f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=checkpoint_path(options)
         )
         times = []
@@ -166,7 +166,7 @@ def measure_work(recipe: Recipe, options: BuildOptions, device: str, matrix: tup
             noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
             np.save(path, noise.astype(np.float32))
             start = time.perf_counter()
-            build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), bench)
+            build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), worker)
             times.append(time.perf_counter() - start)
     per_slice = max((times[2] - times[1]) / (many - few), times[2] / many / 10)
     return max(times[1] - few * per_slice, 0.0), per_slice

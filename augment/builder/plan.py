@@ -18,8 +18,8 @@ from rephase.cluster.slurm.start import job_script, read_slurm
 from rephase.corpus.store import CorpusStore
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import device_kind
-from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR, Limits, magnitude_limits
-from rephase.pipeline.task import wanted_names
+from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR, MemoryLimits, magnitude_limits
+from rephase.pipeline.task import requested_names
 from rephase.text import format_bytes, format_seconds
 
 BYTES_PER_VOXEL = 10.2
@@ -159,7 +159,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     shape = local_shape(options.num_workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)
-    limits = magnitude_limits(shape.memory_limit, shape.threads, options.volume_limit) if local else Limits()
+    limits = magnitude_limits(shape.memory_limit, shape.threads, options.volume_limit) if local else MemoryLimits()
     plan = Plan(
         corpus=root,
         recipe=recipe.to_json(),
@@ -172,7 +172,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         num_workers=shape.num_workers if local else options.num_workers or 1,
         worker_bytes=shape.memory_limit if local else None,
         needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
-        too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.alone or float("inf"))),
+        too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
         free_bytes=_free_bytes(root),
         unreadable=sizes.unreadable,
         job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
@@ -195,7 +195,7 @@ def _count_committed(manifest: Manifest, root: str, options: BuildOptions) -> in
     if not corpus_exists(root):
         return 0
     committed = set(CorpusStore.open(root).names())
-    return sum(name in committed for name in wanted_names(manifest, options.replicas))
+    return sum(name in committed for name in requested_names(manifest, options.replicas))
 
 
 def _free_bytes(root: str) -> int | None:

@@ -123,9 +123,9 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
 
 
 def split_failed(
-    tasks: Iterator[Task], failures: Mapping[str, Failure], recipe: Recipe, left_out: list[Task]
+    tasks: Iterator[Task], failures: Mapping[str, Failure], recipe: Recipe, not_retried: list[Task]
 ) -> Iterator[Task]:
-    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `left_out`.
+    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `not_retried`.
 
     What had `changed` is looked at again: that is cheap, and `--overwrite` or the old source mends it.
     """
@@ -136,6 +136,6 @@ def split_failed(
             and failure.reason != "changed"
             and (failure.row, failure.recipe_hash) == (row_fingerprint(task.row), recipe.hash)
         ):
-            left_out.append(task)
+            not_retried.append(task)
         else:
             yield task

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.provenance import options_of, recorded_manifest, root_attributes
-from rephase.builder.run import Say, check_request, do_work
+from rephase.builder.run import Say, check_request, run_tasks
 from rephase.builder.runlog import Failure
 from rephase.builder.summary import RepairSummary
 from rephase.corpus.index import INDEX_KEY, read_index
@@ -27,10 +27,10 @@ from rephase.manifests.errors import ManifestError
 from rephase.manifests.manifest import Manifest
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
-from rephase.pipeline.task import Lost, Outcome, Task, Work, lasting_path, receipt_digest
+from rephase.pipeline.task import ExpectedVolume, Outcome, Task, TaskList, lasting_path, receipt_digest
 
 
-def remove_stray(storage: Storage, key: str) -> None:
+def delete_object(storage: Storage, key: str) -> None:
     """Remove a file, or a folder with all that is in it; a link is removed, not what it points to.
 
     Parameters
@@ -71,7 +71,7 @@ class RepairOptions:
         Weights; None looks at those that are shipped and those that the log names.
     dry_run
         Only say what would be done.
-    remove_strays
+    delete_unexpected
         Delete what lies in the corpus and belongs to nothing in it.
     build
         Where it runs, and whether other volumes than the lost ones are accepted (`overwrite`); what changes bytes
@@ -81,7 +81,7 @@ class RepairOptions:
     manifest: str | None = None
     checkpoint: Path | None = None
     dry_run: bool = False
-    remove_strays: bool = False
+    delete_unexpected: bool = False
     build: BuildOptions = field(default_factory=BuildOptions)
 
 
@@ -148,7 +148,7 @@ class _Repair:
         )
         self._manifest, self._path = self._read_manifest()
         self._build = self._build_options() if found.damaged else options.build
-        self._lost = {name: self._record(name) for name in found.damaged}
+        self._expected = {name: self._record(name) for name in found.damaged}
         self._tasks = self._make_tasks()
 
     def _read_manifest(self) -> tuple[Manifest | None, str]:
@@ -172,7 +172,7 @@ class _Repair:
         recipe = options_of(self._store.attributes, self._options.checkpoint, self._store.root)
         return replace(self._options.build, **recipe)
 
-    def _record(self, name: str) -> Lost:
+    def _record(self, name: str) -> ExpectedVolume:
         """Gather what is recorded of a volume: by the index, and by its receipt where that can be read."""
         digest = self._index_digests.get(name)
         try:
@@ -180,11 +180,11 @@ class _Repair:
             own = None if receipt is None or receipt_faults(receipt) else receipt_digest(receipt)
         except (VolumeError, ValueError, TypeError, ArithmeticError):
             receipt, own = None, None
-        lost = Lost(tuple(one for one in (digest, own) if one is not None), accept=self._build.overwrite)
+        expected = ExpectedVolume(tuple(one for one in (digest, own) if one is not None), accept=self._build.overwrite)
         if receipt is None or own is None or digest not in (None, own):
-            return lost
+            return expected
         return replace(
-            lost,
+            expected,
             row_hash=receipt["row_hash"],
             recipe_hash=receipt["recipe_hash"],
             environment=receipt["environment"],
@@ -201,15 +201,15 @@ class _Repair:
     def _make_tasks(self) -> dict[str, Task]:
         """Find the row of every damaged volume; one without a row fails."""
         rows: dict[str, ManifestRow] = {}
-        wanted = {name.partition("@")[0] for name in self._lost}
+        wanted = {name.partition("@")[0] for name in self._expected}
         for row in self._manifest or ():
             if row.volume_id in wanted:
                 rows[row.volume_id] = row
         tasks = {}
-        for name, lost in self._lost.items():
+        for name, expected in self._expected.items():
             volume_id, _, replica = name.partition("@")
             if volume_id in rows and replica.isascii() and (replica.isdigit() or not replica):
-                tasks[name] = Task(rows[volume_id], int(replica or 0), lost)
+                tasks[name] = Task(rows[volume_id], int(replica or 0), expected)
             else:
                 message = (
                     f"volume {name}: not in {self._path}; expected its row; give the manifest that it was built from"
@@ -223,9 +223,9 @@ class _Repair:
             self._store.write_attributes(self._store.attributes)
         if VOLUMES_KEY in self.summary.documents:
             self._store.storage.put(VOLUMES_KEY, group_document({}))
-        if self._options.remove_strays:
+        if self._options.delete_unexpected:
             for key in self.summary.strays:
-                remove_stray(self._store.storage, key)
+                delete_object(self._store.storage, key)
                 self.summary.removed.append(key)
         if self._tasks:
             self._make_again(lease, say, bar)
@@ -235,7 +235,7 @@ class _Repair:
     def _make_again(self, lease: Lease, say: Say | None, bar: bool) -> None:
         check_request(self._store.root, self._build)
         order = self._order()
-        work = Work(
+        work = TaskList(
             num_volumes=len(self._tasks),
             names=lambda: iter(self._tasks),
             order=lambda: iter(order),
@@ -244,7 +244,7 @@ class _Repair:
             manifest=self._path,
             seen=self._take,
         )
-        done = do_work(work, self._store.root, self._build, lease, say, bar)
+        done = run_tasks(work, self._store.root, self._build, lease, say, bar)
         self.summary.failed |= done.failed
         for name in done.vanished:
             self.summary.failed[name] = Failure("missing", f"volume {name}: was made again and is gone", "", "")
@@ -253,7 +253,7 @@ class _Repair:
     def _take(self, outcome: Outcome) -> None:
         if outcome.status != "built" or outcome.receipt is None:
             return
-        same = receipt_digest(outcome.receipt) in self._lost[outcome.name].digests
+        same = receipt_digest(outcome.receipt) in self._expected[outcome.name].digests
         (self.summary.restored if same else self.summary.replaced).append(outcome.name)
 
     def _order(self) -> list[str]:

@@ -19,17 +19,17 @@ from rephase.builder.resolve import checkpoint_path, make_recipe
 from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
 from rephase.builder.workers import (
-    BenchPlan,
+    WorkerSetup,
     check_cluster,
     connected,
     forget_workers,
-    lost_outcome,
+    outcome_of_dead_worker,
     prepare_workers,
     run_task,
 )
 from rephase.cluster.connect import Connection
 from rephase.cluster.errors import ClusterError
-from rephase.cluster.monitor import Teller
+from rephase.cluster.monitor import ProgressReporter
 from rephase.cluster.performance import reporting
 from rephase.cluster.window import Finished, run_window
 from rephase.corpus.index_writer import IndexBuilder
@@ -39,14 +39,14 @@ from rephase.errors import is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import device_kind
 from rephase.pipeline.recipe import row_fingerprint
-from rephase.pipeline.task import Outcome, Task, Work, work_of
-from rephase.pipeline.timeout import clear_hangs
+from rephase.pipeline.task import Outcome, Task, TaskList, task_list
+from rephase.pipeline.timeout import clear_timeouts
 
 INDEX_EVERY_S = 60.0
 _TOLD_FAILURES = 10
 
 Say = Callable[[str], None]
-Prepare = Callable[[Connection, str, BuildOptions], BenchPlan]
+Prepare = Callable[[Connection, str, BuildOptions], WorkerSetup]
 
 
 def build(
@@ -80,9 +80,9 @@ def build(
     root = root.rstrip("/") or root
     check_request(root, options)
     check_replicas(manifest, options.phase)
-    work = work_of(manifest, options.replicas, options.retry_failed)
+    work = task_list(manifest, options.replicas, options.retry_failed)
     with Lease(root, options.break_lease) as lease:
-        return do_work(work, root, options, lease, say, progress)
+        return run_tasks(work, root, options, lease, say, progress)
 
 
 def check_request(root: str, options: BuildOptions) -> None:
@@ -94,8 +94,8 @@ def check_request(root: str, options: BuildOptions) -> None:
         check_corpus(root, make_recipe(options, device), options.overwrite)
 
 
-def do_work(
-    work: Work,
+def run_tasks(
+    work: TaskList,
     root: str,
     options: BuildOptions,
     lease: Lease,
@@ -108,7 +108,7 @@ def do_work(
     `prepare` makes the workers ready.
     """
     say = say or _say
-    clear_hangs(root)
+    clear_timeouts(root)
     with ExitStack() as stack:
         with connected(options, say) as connection:
             plan = prepare(connection, root, options)
@@ -125,7 +125,7 @@ def do_work(
                 run.finish()
                 _keep_open(connection, [*summary.lines(), ""], say)
         run.finish()  # workers that were stopped have committed their last volume by now
-    clear_hangs(root, but_dumps=True)
+    clear_timeouts(root, keep_dumps=True)
     return summary
 
 
@@ -133,7 +133,7 @@ class _Run:
     """One run over the tasks: it counts, logs, shows and indexes what comes back."""
 
     def __init__(
-        self, work: Work, plan: BenchPlan, options: BuildOptions, connection: Connection, lease: Lease, say: Say
+        self, work: TaskList, plan: WorkerSetup, options: BuildOptions, connection: Connection, lease: Lease, say: Say
     ) -> None:
         self._work = work
         self._plan = plan
@@ -141,7 +141,7 @@ class _Run:
         self._connection = connection
         self._lease = lease
         self._say = say
-        self._teller = Teller(connection.client, plan.state, say)
+        self._reporter = ProgressReporter(connection.client, plan.state, say)
         self._summary = BuildSummary(plan.root, work.num_volumes)
         self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
         self._indexed = time.monotonic()
@@ -178,7 +178,7 @@ class _Run:
                 for finished in finished_ones:
                     if finished is not None:
                         self._take(finished, bar)
-                    self._teller.tell(self._tell)
+                    self._reporter.report(self._progress)
                     self._lease.check()
                     self._refresh_index()
                     if self._summary.stopped:
@@ -193,10 +193,10 @@ class _Run:
                 self._summary.stopped = self._say_unwritten(error)
         self._summary.seconds = time.monotonic() - start
         if not self._summary.interrupted:
-            self._teller.tell(lambda: {**self._tell(), "ended": self._summary.stopped or "ended"}, at_once=True)
+            self._reporter.report(lambda: {**self._progress(), "ended": self._summary.stopped or "ended"}, at_once=True)
         return self._summary
 
-    def _tell(self) -> dict[str, object]:
+    def _progress(self) -> dict[str, object]:
         """Say how far it is, for the dashboard."""
         summary = self._summary
         last = list(summary.failed.items())[-_TOLD_FAILURES:]
@@ -234,7 +234,7 @@ class _Run:
         """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
         summary = self._summary
         for name, before in self._index.unseen(self._work.names()):
-            if name not in summary.failed and name not in summary.left_out:
+            if name not in summary.failed and name not in summary.not_retried:
                 summary.take_unseen(None if before else self._store.receipt(name))
 
     def _facts(self) -> dict[str, object]:
@@ -258,13 +258,13 @@ class _Run:
         tasks = self._work.tasks()
         if self._work.retry_failed:
             return tasks
-        left_out: list[Task] = []
-        kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, left_out)
-        return self._list_left_out(kept, left_out)
+        not_retried: list[Task] = []
+        kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, not_retried)
+        return self._note_not_retried(kept, not_retried)
 
-    def _list_left_out(self, kept: Iterator[Task], left_out: list[Task]) -> Iterator[Task]:
+    def _note_not_retried(self, kept: Iterator[Task], not_retried: list[Task]) -> Iterator[Task]:
         yield from kept
-        self._summary.left_out = {task.name: self._log.failures[task.name] for task in left_out}
+        self._summary.not_retried = {task.name: self._log.failures[task.name] for task in not_retried}
 
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
@@ -280,7 +280,9 @@ class _Run:
 
     def _take(self, finished: Finished[Task], bar: tqdm) -> None:
         task = finished.item
-        outcome: Outcome = finished.value if finished.error is None else lost_outcome(self._plan.root, finished)
+        outcome: Outcome = (
+            finished.value if finished.error is None else outcome_of_dead_worker(self._plan.root, finished)
+        )
         summary = self._summary
         summary.take(outcome)
         if self._work.seen is not None:

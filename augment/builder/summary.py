@@ -31,7 +31,7 @@ class BuildSummary:
         Volumes that the manifest asks for.
     built, skipped
         Volumes committed now; volumes that were committed before.
-    failed, left_out
+    failed, not_retried
         Volumes that failed now; those that failed in an earlier run and were not tried again: name to failure.
     vanished
         Volumes that are counted above and had no receipt any more at the end: something else removed them.
@@ -52,7 +52,7 @@ class BuildSummary:
     built: int = 0
     skipped: int = 0
     failed: dict[str, Failure] = field(default_factory=dict)
-    left_out: dict[str, Failure] = field(default_factory=dict)
+    not_retried: dict[str, Failure] = field(default_factory=dict)
     vanished: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     num_slices: int = 0
@@ -64,14 +64,14 @@ class BuildSummary:
     @property
     def num_open(self) -> int:
         """Volumes that were not come to."""
-        return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.left_out)
+        return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.not_retried)
 
     @property
     def exit_status(self) -> int:
         """0 all done, 1 some volumes are missing, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.failed or self.left_out or self.vanished or self.unreadable or self.stopped else 0
+        return 1 if self.failed or self.not_retried or self.vanished or self.unreadable or self.stopped else 0
 
     def take(self, outcome: Outcome) -> None:
         """Count how a volume ended; failures are given in `failed` by the caller, who knows the row."""
@@ -107,7 +107,8 @@ class BuildSummary:
         lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes are committed{self._say_new()}"]
         lines += listed(self.failed, "failed; the reason of each:")
         lines += listed(
-            self.left_out, "failed in an earlier run and were not tried again; --retry-failed does, an edited row too:"
+            self.not_retried,
+            "failed in an earlier run and were not retried; use --retry-failed or edit their rows:",
         )
         if self.vanished:
             lines.append(
@@ -223,7 +224,7 @@ class RepairSummary:
             lines.append(f"{len(self.replaced)} volumes made as other ones than before: {shown}")
         lines += listed(self.failed, "cannot be made again; the reason of each:")
         if self.strays:
-            what = "removed" if self.removed else "left in place; --remove-strays removes them"
+            what = "removed" if self.removed else "left in place; --delete-unexpected removes them"
             lines.append(f"{len(self.strays)} objects that belong to nothing in the corpus: {what}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")

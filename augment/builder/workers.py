@@ -30,18 +30,18 @@ from rephase.pipeline.environment import (
     environment_class,
     version_differences,
 )
-from rephase.pipeline.memory import Limits, magnitude_limits
+from rephase.pipeline.memory import MemoryLimits, magnitude_limits
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Outcome, Task
-from rephase.pipeline.timeout import TimeLimit, VolumeClock, find_hang, hung_folder
-from rephase.pipeline.worker import Workbench, open_workbench
+from rephase.pipeline.timeout import TimeLimit, Watchdog, find_timeout, timeout_folder
+from rephase.pipeline.worker import WorkerContext, open_worker
 
 
 @dataclass(frozen=True)
-class BenchPlan:
+class WorkerSetup:
     """What every worker process needs to make its workbench ready.
 
-    `state` names the bench in the workers, for this run alone: another build may work on the same cluster. `devices`
+    `state` names the context in the workers, for this run alone: another build may work on the same cluster. `devices`
     counts the workers of each device that were there at the start, `differences` says which versions differ there.
     """
 
@@ -53,7 +53,7 @@ class BenchPlan:
     allow_mixed: bool
     checkpoint: Path | None
     batch_size: int | None
-    limits: Limits
+    limits: MemoryLimits
     overwrite: bool
     time_limit: float | None = None
     devices: dict[str, int] = field(default_factory=dict)
@@ -67,12 +67,12 @@ class BenchPlan:
         return lines
 
 
-def prepare_worker(plan: BenchPlan) -> Workbench:
+def prepare_worker(plan: WorkerSetup) -> WorkerContext:
     """Make a worker process ready; one of another kind of machine than the first ones refuses, and does not join."""
     environment = environment_class(plan.device)
     if environment not in plan.classes and not plan.allow_mixed:
         raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
-    bench = open_workbench(
+    worker = open_worker(
         plan.root,
         plan.recipe,
         environment,
@@ -82,18 +82,18 @@ def prepare_worker(plan: BenchPlan) -> Workbench:
         limits=plan.limits,
         overwrite=plan.overwrite,
         allow_mixed=plan.allow_mixed,
-        clock=VolumeClock(TimeLimit(plan.time_limit, plan.recipe.nfe), hung_folder(plan.root)),
+        watchdog=Watchdog(TimeLimit(plan.time_limit, plan.recipe.nfe), timeout_folder(plan.root)),
     )
-    warm_up(bench)
-    return replace(bench, counters=COUNTERS)
+    warm_up(worker)
+    return replace(worker, counters=COUNTERS)
 
 
 def run_task(state: str, task: Task) -> Outcome:
-    """Build one volume in a worker, on the bench of this name."""
-    bench: Workbench = worker_state(state)
-    with bench.counters.working():
-        outcome = build_volume(task, bench)
-    bench.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
+    """Build one volume in a worker, in the context of this name."""
+    worker: WorkerContext = worker_state(state)
+    with worker.counters.working():
+        outcome = build_volume(task, worker)
+    worker.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
     return outcome
 
 
@@ -129,7 +129,7 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
         yield connection
 
 
-def prepare_workers(connection: Connection, root: str, options: BuildOptions) -> BenchPlan:
+def prepare_workers(connection: Connection, root: str, options: BuildOptions) -> WorkerSetup:
     """Look at the workers, open the corpus, make every worker ready.
 
     Raises
@@ -145,7 +145,7 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     store = open_corpus(root, recipe, options.overwrite)
     check_environment(store, classes, options)
     threads = max(connection.num_threads() // max(connection.num_workers(), 1), 1)
-    plan = BenchPlan(
+    plan = WorkerSetup(
         state=f"rephase-{uuid.uuid4().hex}",
         root=store.root,
         recipe=recipe,
@@ -169,13 +169,13 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     return plan
 
 
-def forget_workers(connection: Connection, plan: BenchPlan) -> None:
+def forget_workers(connection: Connection, plan: WorkerSetup) -> None:
     """Leave a cluster that was there before as it was."""
     if not connection.local and connection.client.status == "running":
         remove_state(connection.client, plan.state)
 
 
-def lost_outcome(root: str, finished: Finished[Task]) -> Outcome:
+def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:
     """Say how a task ended that gave no outcome of its own; `root` is the corpus, whose log knows of hangs."""
     task = finished.item
     if finished.worker_lost:
@@ -186,7 +186,7 @@ def lost_outcome(root: str, finished: Finished[Task]) -> Outcome:
 
 def _quarantined(root: str, task: Task) -> Outcome:
     """Say why a volume was given up that cost a worker among others, and another one with nothing beside it."""
-    hang = find_hang(root, task.name)
+    hang = find_timeout(root, task.name)
     if hang is not None:
         message = (
             f"{task.where}: took longer than its limit of {hang.limit_s:g} s, with nothing beside it, and hung in "

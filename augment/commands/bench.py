@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rephase.commands.result import Answer, Commands, add_command, add_json, count
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, count
 from rephase.errors import RequestError
 
 
@@ -98,7 +98,7 @@ def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")
 
 
-def run_sampler(arguments: argparse.Namespace) -> Answer:
+def run_sampler(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase bench sampler`."""
     from rephase.bench.sampler import bench_sampler
     from rephase.diffusion.checkpoint import find_checkpoint
@@ -109,20 +109,20 @@ def run_sampler(arguments: argparse.Namespace) -> Answer:
         raise RequestError("--device cuda: torch finds no usable GPU; expected one; use --device cpu")
     checkpoint = None if arguments.checkpoint is None else find_checkpoint(arguments.checkpoint)
     result = bench_sampler(arguments.sizes, arguments.steps, checkpoint, device, arguments.seconds)
-    return Answer(0, result.lines(), result.to_json())
+    return CommandResult(0, result.lines(), result.to_json())
 
 
-def run_build(arguments: argparse.Namespace) -> Answer:
+def run_build(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase bench build`."""
     from rephase.bench.build import bench_build
 
     _check_folder(arguments.folder)
     sizes = (arguments.volumes, arguments.slices, arguments.size)
     result = bench_build(*sizes, arguments.workers, arguments.folder, arguments.rounds)
-    return Answer(0, result.lines(), result.to_json())
+    return CommandResult(0, result.lines(), result.to_json())
 
 
-def run_loader(arguments: argparse.Namespace) -> Answer:
+def run_loader(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase bench loader`."""
     from rephase.bench.loader import bench_loader
 
@@ -131,7 +131,7 @@ def run_loader(arguments: argparse.Namespace) -> Answer:
     result = bench_loader(
         *sizes, arguments.workers, arguments.epochs, arguments.folder, arguments.coils, arguments.index_volumes
     )
-    return Answer(0, result.lines(), result.to_json())
+    return CommandResult(0, result.lines(), result.to_json())
 
 
 def _count_or_none(text: str) -> int:

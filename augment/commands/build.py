@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rephase.commands.result import Answer, Commands, add_command, add_json, count, names, size
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, names, size
 from rephase.diffusion.checkpoint import find_checkpoint
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _options(arguments: argparse.Namespace, **more: object) -> BuildOptions:
     return BuildOptions(num_workers=arguments.workers, **values)
 
 
-def plan_build(arguments: argparse.Namespace) -> Answer:
+def plan_build(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase plan`."""
     from tqdm import tqdm
 
@@ -187,10 +187,10 @@ def plan_build(arguments: argparse.Namespace) -> Answer:
     manifest = read_manifest(arguments.manifest, arguments.keep_columns)
     with tqdm(desc="reading headers", unit="header", delay=1, disable=not sys.stderr.isatty()) as bar:
         plan = make_plan(manifest, arguments.corpus, options, lambda: bar.update() and None)
-    return Answer(0, plan.lines(), plan.to_json())
+    return CommandResult(0, plan.lines(), plan.to_json())
 
 
-def run_build(arguments: argparse.Namespace) -> Answer:
+def run_build(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase build`."""
     from rephase.builder.resolve import default_phase
     from rephase.builder.run import build
@@ -212,7 +212,7 @@ def run_build(arguments: argparse.Namespace) -> Answer:
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
         lines.append(f"to carry on: {resume_command(arguments)}")
-    return Answer(summary.exit_status, lines, summary.to_json())
+    return CommandResult(summary.exit_status, lines, summary.to_json())
 
 
 def resume_command(arguments: argparse.Namespace) -> str:
@@ -220,14 +220,14 @@ def resume_command(arguments: argparse.Namespace) -> str:
     return shlex.join(["rephase", *arguments.argv])
 
 
-def show_status(arguments: argparse.Namespace) -> Answer:
+def show_status(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase status`."""
     if arguments.watch:
         from rephase.builder.status import draw, follow
 
         follow(arguments.corpus, draw)
-        return Answer(0)
+        return CommandResult(0)
     from rephase.builder.status import read_status
 
     status = read_status(arguments.corpus)
-    return Answer(0, status.lines(), status.to_json())
+    return CommandResult(0, status.lines(), status.to_json())

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rephase.commands.build import add_run, add_where, resume_command
-from rephase.commands.result import Answer, Commands, add_command, add_json, count, counting
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, progress_bar
 from rephase.diffusion.checkpoint import find_checkpoint
 
 
@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
         "Exit status: 0 nothing is wrong any more; 1 something still is, or with --dry-run would be mended;\n"
         "2 the request was wrong; 130 interrupted.",
         "rephase repair brain.zarr --dry-run\nrephase repair brain.zarr\n"
-        "rephase repair brain.zarr --manifest brain.csv --remove-strays --workers 4",
+        "rephase repair brain.zarr --manifest brain.csv --delete-unexpected --workers 4",
     )
     _add_repair_options(repair)
     report = add_command(
@@ -68,7 +68,7 @@ def _add_repair_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
     parser.add_argument(
-        "--remove-strays", action="store_true", help="delete what lies in the corpus and belongs to nothing in it"
+        "--delete-unexpected", action="store_true", help="delete what lies in the corpus and belongs to nothing in it"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="accept volumes that come out other than those that were lost"
@@ -78,7 +78,7 @@ def _add_repair_options(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def repair_corpus(arguments: argparse.Namespace) -> Answer:
+def repair_corpus(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase repair`."""
     from rephase.builder.options import BuildOptions
     from rephase.builder.repair import RepairOptions
@@ -89,21 +89,23 @@ def repair_corpus(arguments: argparse.Namespace) -> Answer:
         "break_lease", "dashboard_address",
     )  # fmt: skip
     build = BuildOptions(num_workers=arguments.workers, **{name: getattr(arguments, name) for name in where})
-    options = RepairOptions(arguments.manifest, arguments.checkpoint, arguments.dry_run, arguments.remove_strays, build)
-    with counting("verifying") as progress:
+    options = RepairOptions(
+        arguments.manifest, arguments.checkpoint, arguments.dry_run, arguments.delete_unexpected, build
+    )
+    with progress_bar("verifying") as progress:
         summary = repair(arguments.corpus, options, progress=progress)
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
         lines.append(f"to carry on: {resume_command(arguments)}")
-    return Answer(summary.exit_status, lines, summary.to_json())
+    return CommandResult(summary.exit_status, lines, summary.to_json())
 
 
-def verify_corpus(arguments: argparse.Namespace) -> Answer:
+def verify_corpus(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase verify`."""
     from rephase.corpus import verify
     from rephase.text import format_bytes
 
-    with counting("verifying") as progress:
+    with progress_bar("verifying") as progress:
         result = verify.verify_corpus(arguments.corpus, arguments.workers, progress)
     checked = f"{result.num_volumes} volumes, {result.num_slices} slices, {format_bytes(result.num_bytes)} read"
     lines = verify.fault_lines(result.faults)
@@ -115,13 +117,13 @@ def verify_corpus(arguments: argparse.Namespace) -> Answer:
             f"{result.other_recipe[0]}; 'rephase build --overwrite' with all rows makes them alike"
         )
     lines.append(f"{arguments.corpus}: {checked}: {len(result.faults) or 'no'} faults")
-    return Answer(0 if result.ok else 1, lines, {**asdict(result), "ok": result.ok})
+    return CommandResult(0 if result.ok else 1, lines, {**asdict(result), "ok": result.ok})
 
 
-def report_corpus(arguments: argparse.Namespace) -> Answer:
+def report_corpus(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase report`."""
     from rephase.reports.report import write_report
 
-    with counting("reading") as progress:
+    with progress_bar("reading") as progress:
         path = write_report(arguments.corpus, arguments.output, num_volumes=arguments.volumes, progress=progress)
-    return Answer(0, [f"report: {path}"], {"report": str(path)})
+    return CommandResult(0, [f"report: {path}"], {"report": str(path)})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from rephase.commands.result import Answer, Commands, add_command, count
+from rephase.commands.result import CommandResult, Commands, add_command, count
 from rephase.errors import RequestError
 
 
@@ -30,9 +30,9 @@ def register(commands: Commands) -> None:
     demo.add_argument("--workers", type=count, default=2, metavar="N", help="worker processes (default: 2)")
 
 
-def show_demo(arguments: argparse.Namespace) -> Answer:
+def show_demo(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase demo`."""
-    return Answer(run_demo(arguments.folder, arguments.run, arguments.workers))
+    return CommandResult(run_demo(arguments.folder, arguments.run, arguments.workers))
 
 
 Command = Callable[[Sequence[str]], int]

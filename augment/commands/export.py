@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from rephase.commands.build import resume_command
-from rephase.commands.result import Answer, Commands, add_command, add_json, names
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
 
 
 def register(commands: Commands) -> None:
@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
     add_json(export)
 
 
-def export_files(arguments: argparse.Namespace) -> Answer:
+def export_files(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase export`."""
     from functools import partial
 
@@ -70,4 +70,4 @@ def export_files(arguments: argparse.Namespace) -> Answer:
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
         lines.append(f"to carry on: {resume_command(arguments)}")
-    return Answer(summary.exit_status, lines, summary.to_json())
+    return CommandResult(summary.exit_status, lines, summary.to_json())

@@ -7,7 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from rephase.commands.result import Answer, Commands, add_command, add_json, names
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
 
 
 def register(commands: Commands) -> None:
@@ -58,7 +58,7 @@ def _register_scan(inner: Commands) -> None:
     add_json(scan)
 
 
-def scan_manifest(arguments: argparse.Namespace) -> Answer:
+def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase manifest scan`."""
     from tqdm import tqdm
 
@@ -108,7 +108,7 @@ def scan_manifest(arguments: argparse.Namespace) -> Answer:
         "unpaired": result.unpaired,
         "unreadable": [[str(path), why] for path, why in result.unreadable],
     }
-    return Answer(0, [f"{arguments.output}: {len(result.volumes)} volumes", *lines], data)
+    return CommandResult(0, [f"{arguments.output}: {len(result.volumes)} volumes", *lines], data)
 
 
 def _read_salt(path: Path) -> str:
@@ -127,7 +127,7 @@ def _read_salt(path: Path) -> str:
     return salt
 
 
-def check_manifest(arguments: argparse.Namespace) -> Answer:
+def check_manifest(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase manifest check`."""
     from rephase.manifests.parse import ManifestError, check_files, read_manifest
 
@@ -135,4 +135,4 @@ def check_manifest(arguments: argparse.Namespace) -> Answer:
     if arguments.files and (faults := check_files(manifest)):
         raise ManifestError(faults)
     data = {"manifest": str(arguments.manifest), "num_rows": len(manifest), "columns": sorted(manifest.columns)}
-    return Answer(0, [f"{arguments.manifest}: {len(manifest)} rows, nothing wrong"], data)
+    return CommandResult(0, [f"{arguments.manifest}: {len(manifest)} rows, nothing wrong"], data)

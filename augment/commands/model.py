@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rephase.commands.result import Answer, Commands, add_command, add_json, count, counts, names
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, counts, names
 from rephase.diffusion.checkpoint import find_checkpoint
 
 
@@ -135,29 +135,29 @@ def _register_phase(inner: Commands) -> None:
     add_json(phase)
 
 
-def train_model(arguments: argparse.Namespace) -> Answer:
+def train_model(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase train`."""
     from rephase.training.train import train_command
 
-    return Answer(train_command(arguments.config, arguments.device))
+    return CommandResult(train_command(arguments.config, arguments.device))
 
 
-def distill_model(arguments: argparse.Namespace) -> Answer:
+def distill_model(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase distill`."""
     from rephase.training.distill import distill_command
 
-    return Answer(distill_command(arguments.config, arguments.device))
+    return CommandResult(distill_command(arguments.config, arguments.device))
 
 
-def fit_baseline(arguments: argparse.Namespace) -> Answer:
+def fit_baseline(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase fit-baseline`."""
     from rephase.training.fit_baseline import fit_smooth
 
     status = fit_smooth(arguments.real, arguments.split, arguments.output)
-    return Answer(status, [f"written: {arguments.output}"])
+    return CommandResult(status, [f"written: {arguments.output}"])
 
 
-def evaluate_phase(arguments: argparse.Namespace) -> Answer:
+def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase evaluate phase`."""
     from dataclasses import replace
 
@@ -203,4 +203,4 @@ def evaluate_phase(arguments: argparse.Namespace) -> Answer:
         if arguments.output is not None:
             sys.stderr.write(f"what was sampled stays in {arguments.output}; the same command goes on from there\n")
         raise
-    return Answer(1 if result.left_out else 0, [markdown(result)], result.to_json())
+    return CommandResult(1 if result.left_out else 0, [markdown(result)], result.to_json())

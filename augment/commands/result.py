@@ -18,7 +18,7 @@ _UNITS |= {f"{letter}IB": 1024**n for n, letter in enumerate("KMGT", 1)}
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """The exit status, what is printed for a person, and the same for a program (`--json`)."""
 
     status: int
@@ -26,7 +26,7 @@ class Answer:
     data: Any = None
 
 
-Handler = Callable[[argparse.Namespace], Answer]
+Handler = Callable[[argparse.Namespace], CommandResult]
 
 
 def add_command(
@@ -83,7 +83,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def counting(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Give a `progress(done, total)` that draws a bar on standard error."""
     from tqdm import tqdm
 

@@ -27,7 +27,7 @@ from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.resume import check_restored, find_committed
 from rephase.pipeline.sampling import sample_phasor, timed
 from rephase.pipeline.task import Outcome, Task
-from rephase.pipeline.worker import Workbench
+from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
 from rephase.text import one_line
@@ -36,17 +36,17 @@ _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 
 
 def make_attributes(
-    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], bench: Workbench
+    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], worker: WorkerContext
 ) -> dict[str, Any]:
     """Give the receipt's attributes, without what the store adds; nothing of the source but pseudonyms and hashes."""
-    row, recipe = task.row, bench.recipe
+    row, recipe = task.row, worker.recipe
     num_slices, height, width = prepared.stored.shape
     maximum, norm = target_statistics(prepared.stored)
     attributes: dict[str, Any] = {
         "row_hash": row_hash(row, volume.source_sha256),
         "recipe_hash": recipe.hash,
         "source_sha256": volume.source_sha256,
-        "environment": bench.environment,
+        "environment": worker.environment,
         "acquisition": _PLANES.get(volume.orientation[:1], "") + (volume.contrast or ""),
         "max": maximum,
         "norm": norm,
@@ -93,14 +93,14 @@ _PASSING = {
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
-def build_volume(task: Task, bench: Workbench) -> Outcome:
+def build_volume(task: Task, worker: WorkerContext) -> Outcome:
     """Build one volume and commit it, or skip it where it is committed already. Raises nothing for a bad volume.
 
     Parameters
     ----------
     task
         The row and replica.
-    bench
+    worker
         Of this process.
 
     Returns
@@ -108,17 +108,17 @@ def build_volume(task: Task, bench: Workbench) -> Outcome:
     outcome
         `failed` with a stable reason and one line, whatever went wrong with this volume alone.
     """
-    with bench.clock.volume(task.name):
-        return _build_patiently(task, bench)
+    with worker.watchdog.volume(task.name):
+        return _build_patiently(task, worker)
 
 
-def _build_patiently(task: Task, bench: Workbench) -> Outcome:
+def _build_patiently(task: Task, worker: WorkerContext) -> Outcome:
     """Build one volume, and again where it failed for a reason that may pass."""
     delays = iter(RETRY_DELAYS_S)
     while True:
         seconds: dict[str, float] = {}
         try:
-            return _build(task, bench, seconds)
+            return _build(task, worker, seconds)
         except Exception as error:  # the other volumes are built whatever this one stumbles over
             delay = next(delays, None) if is_passing(error) else None
             if delay is None:
@@ -126,7 +126,7 @@ def _build_patiently(task: Task, bench: Workbench) -> Outcome:
         time.sleep(delay)
 
 
-def warm_up(bench: Workbench) -> None:
+def warm_up(worker: WorkerContext) -> None:
     """Use every library once, before several threads do so for the first time.
 
     Libraries load and register parts of themselves at their first use, and not all of them guard that against threads.
@@ -135,9 +135,9 @@ def warm_up(bench: Workbench) -> None:
     magnitude = np.ones((1, 16, 16), dtype=np.float32)
     prepared = prepare_magnitude(magnitude)
     phasor = np.ones(magnitude.shape, dtype=np.complex64)
-    if bench.generator is not None:
+    if worker.generator is not None:
         key = SliceKey(0, "warm-up", 0, 0)
-        phasor = bench.generator.sample_phase(torch.from_numpy(magnitude), [key], Conditions()).cpu().numpy()
+        phasor = worker.generator.sample_phase(torch.from_numpy(magnitude), [key], Conditions()).cpu().numpy()
     kspace = make_kspace(prepared.stored, phasor)
     layout = ArrayLayout.of("kspace", kspace.shape)
     for _, chunks, data in encode_array(layout, kspace):
@@ -153,44 +153,44 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, _LASTING) and not is_disk_full(error)
 
 
-def _build(task: Task, bench: Workbench, seconds: dict[str, float]) -> Outcome:
+def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outcome:
     with timed(seconds, "lookup"):
-        present = find_committed(task, bench)
+        present = find_committed(task, worker)
     if present is not None:
         return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
-    limits = bench.limits
+    limits = worker.limits
     try:
-        with _inside(bench.room.shared(), bench):
-            return _make(task, bench, limits.shared, seconds)
+        with _inside(worker.admission.shared(), worker):
+            return _make(task, worker, limits.shared, seconds)
     except VolumeError as error:
-        if error.reason != "too_large" or limits.shared == limits.alone:
+        if error.reason != "too_large" or limits.shared == limits.exclusive:
             raise
     start = time.perf_counter()
-    with _inside(bench.room.alone(), bench):
+    with _inside(worker.admission.exclusive(), worker):
         seconds["waiting"] = time.perf_counter() - start
-        return _make(task, bench, limits.alone, seconds)
+        return _make(task, worker, limits.exclusive, seconds)
 
 
-def _make(task: Task, bench: Workbench, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
+def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
     with timed(seconds, "read"):
         volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
     num_slices, height, width = volume.magnitude.shape
-    bench.clock.allow(num_slices, height, width)
+    worker.watchdog.allow(num_slices, height, width)
     with timed(seconds, "prepare"):
-        prepared = prepare_magnitude(volume.magnitude, bench.recipe.negative)
+        prepared = prepare_magnitude(volume.magnitude, worker.recipe.negative)
         audit = audit_volume(volume, prepared.clipped)
-    phasor = sample_phasor(task, volume, prepared.stored, bench, seconds)
+    phasor = sample_phasor(task, volume, prepared.stored, worker, seconds)
     with timed(seconds, "kspace"):
         arrays: dict[str, NDArray[Any]] = {"kspace": make_kspace(prepared.stored, phasor)}
         del phasor
         arrays["reconstruction_esc"] = prepared.stored
         if volume.segmentation is not None:
             arrays["segmentation"] = volume.segmentation
-        attributes = make_attributes(task, volume, prepared, audit, bench)
+        attributes = make_attributes(task, volume, prepared, audit, worker)
     with timed(seconds, "commit"):
-        check_restored(task, bench, arrays, attributes)
-        receipt = bench.store.commit_volume(task.name, arrays, attributes)
+        check_restored(task, worker, arrays, attributes)
+        receipt = worker.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
     return Outcome(
         task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
@@ -227,9 +227,9 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
 
 
 @contextmanager
-def _inside(room: AbstractContextManager[None], bench: Workbench) -> Iterator[None]:
-    """Work in a room; the wait at its door does not count as the volume's own time."""
+def _inside(lock: AbstractContextManager[None], worker: WorkerContext) -> Iterator[None]:
+    """Hold the lock; waiting time does not count as the volume's own time."""
     with ExitStack() as stack:
-        with bench.clock.paused():
-            stack.enter_context(room)
+        with worker.watchdog.paused():
+            stack.enter_context(lock)
         yield

@@ -115,22 +115,22 @@ def free_cache() -> None:
         torch.cuda.empty_cache()
 
 
-Landing: TypeAlias = Callable[[], tuple[NDArray[np.complex64], float]]
+Pending: TypeAlias = Callable[[], tuple[NDArray[np.complex64], float]]
 """Waits for the phasors of a batch; gives them with the seconds that a GPU sampled, 0 without one."""
 Take: TypeAlias = Callable[[slice, NDArray[np.complex64], float], None]
 
 
-class Lane(Protocol):
+class Submitter(Protocol):
     """A way to the sampler and back. `ahead`: so many batches may be under way when another one was sent."""
 
     ahead: int
 
-    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
         """Begin a batch `(slice height width)`; nobody else may use the generator meanwhile, but when it lands."""
         ...
 
 
-class PlainLane:
+class InlineSubmitter:
     """Every batch is done when `send` returns: what a CPU does, and what a GPU's bytes are compared with."""
 
     ahead = 0
@@ -138,14 +138,14 @@ class PlainLane:
     def __init__(self, generator: PhaseGenerator) -> None:
         self.generator = generator
 
-    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
-        """See `Lane`."""
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
+        """See `Submitter`."""
         with device_clock(getattr(self.generator, "device", None)) as busy:
             phasor = self.generator.sample_phase(torch.from_numpy(magnitude.copy()), keys, conditions)
         return lambda: (phasor.numpy(), busy.seconds)
 
 
-class DeviceLane:
+class CudaSubmitter:
     """To a CUDA device and back: `send` only queues the work of a batch."""
 
     ahead = 1
@@ -154,8 +154,8 @@ class DeviceLane:
         self.generator, self.device = generator, device
         self.there, self.back = _copy_streams(device)
 
-    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Landing:
-        """See `Lane`."""
+    def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
+        """See `Submitter`."""
         staged = torch.empty(magnitude.shape, dtype=torch.float32, pin_memory=True)
         np.copyto(staged.numpy(), magnitude)
         with torch.cuda.device(self.device):
@@ -174,49 +174,49 @@ class DeviceLane:
                 done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 done.record()
 
-        def land() -> tuple[NDArray[np.complex64], float]:
+        def wait() -> tuple[NDArray[np.complex64], float]:
             done.synchronize()
             return landed.numpy(), busy.seconds
 
-        return land
+        return wait
 
 
-class UnderWay:
-    """The batches of one volume that were sent and did not land yet; they land in the order in which they were sent.
+class InFlight:
+    """The batches of one volume that were submitted and not yet returned; they return in the order of submission.
 
     Parameters
     ----------
-    lane
+    submitter
         The way.
     take
-        Called with the part of the volume, its phasors and the GPU's seconds whenever a batch landed.
+        Called with the part of the volume, its phasors and the GPU's seconds whenever a batch is done.
     """
 
-    def __init__(self, lane: Lane, take: Take) -> None:
-        self._lane, self._take = lane, take
-        self._landings: deque[tuple[slice, Landing]] = deque()
+    def __init__(self, submitter: Submitter, take: Take) -> None:
+        self._submitter, self._take = submitter, take
+        self._pending: deque[tuple[slice, Pending]] = deque()
 
     def send(
         self, part: slice, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions
     ) -> None:
-        """Begin that part of a volume, then wait until no more batches are under way than the lane may have."""
-        self._landings.append((part, self._lane.send(magnitude[part], keys[part], conditions)))
-        self._land(self._lane.ahead)
+        """Begin that part of a volume, then wait until no more batches are under way than the submitter may have."""
+        self._pending.append((part, self._submitter.send(magnitude[part], keys[part], conditions)))
+        self._drain(self._submitter.ahead)
 
-    def land(self) -> None:
+    def drain(self) -> None:
         """Wait for the rest."""
-        self._land(0)
+        self._drain(0)
 
-    def _land(self, left: int) -> None:
-        while len(self._landings) > left:
-            part, landing = self._landings.popleft()
-            self._take(part, *landing())
+    def _drain(self, left: int) -> None:
+        while len(self._pending) > left:
+            part, pending = self._pending.popleft()
+            self._take(part, *pending())
 
 
-def open_lane(generator: PhaseGenerator) -> Lane:
+def make_submitter(generator: PhaseGenerator) -> Submitter:
     """Give the way to this generator."""
     device = torch.device(getattr(generator, "device", None) or "cpu")
-    return DeviceLane(generator, device) if device.type == "cuda" else PlainLane(generator)
+    return CudaSubmitter(generator, device) if device.type == "cuda" else InlineSubmitter(generator)
 
 
 @cache

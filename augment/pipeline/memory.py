@@ -1,4 +1,4 @@
-"""Memory of a worker as room that its tasks share: small volumes side by side, a large one alone."""
+"""Memory of a worker: the largest volume it accepts, and a lock so that small volumes share it."""
 
 from __future__ import annotations
 
@@ -11,71 +11,75 @@ PROCESS_BYTES = 500 * 2**20
 """Of a worker before it holds a volume: interpreter, torch, the model."""
 
 VOLUME_FACTOR = 11
-"""Peak memory of a volume's work per byte of its float32 magnitude: image, phase, k-space, the shard and its copy."""
+"""Peak memory of a build per byte of its float32 magnitude: image, phase, k-space, the shard and its copy."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bytes of float32 magnitude: what one of several tasks may take, and what one alone may take. None: no limit."""
+class MemoryLimits:
+    """Limits on the float32 magnitude of one volume, in bytes; None for no limit.
+
+    `shared` applies while other tasks of the worker run, `exclusive` while no other task runs.
+    """
 
     shared: int | None = None
-    alone: int | None = None
+    exclusive: int | None = None
 
 
-def magnitude_limits(memory_limit: int | None, threads: int, volume_limit: int | None = None) -> Limits:
-    """Derive how large a volume a worker takes.
+def magnitude_limits(memory_limit: int | None, threads: int, volume_limit: int | None = None) -> MemoryLimits:
+    """Derive how large a volume a worker accepts.
 
     Parameters
     ----------
     memory_limit
         Bytes of the worker, None for no limit.
     threads
-        Its tasks at once.
+        Tasks that the worker runs at once.
     volume_limit
         What the user set for one volume.
     """
     if memory_limit is None:
-        return Limits(volume_limit, volume_limit)
-    alone = max(memory_limit - PROCESS_BYTES, memory_limit // 4) // VOLUME_FACTOR
+        return MemoryLimits(volume_limit, volume_limit)
+    exclusive = max(memory_limit - PROCESS_BYTES, memory_limit // 4) // VOLUME_FACTOR
+    shared = exclusive // threads
     if volume_limit is not None:
-        alone = min(alone, volume_limit)
-    return Limits(min(alone, max(memory_limit - PROCESS_BYTES, memory_limit // 4) // VOLUME_FACTOR // threads), alone)
+        exclusive, shared = min(exclusive, volume_limit), min(shared, volume_limit)
+    return MemoryLimits(shared, exclusive)
 
 
-class Room:
-    """Lets any number of tasks in, or one alone. A task that waits to be alone keeps newcomers out, so it gets in."""
+class AdmissionLock:
+    """Shared/exclusive lock. A waiting exclusive holder blocks new shared ones, so it is never starved."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
-        self._alone_wanted = 0
+        self._holders = 0
+        self._exclusive_waiting = 0
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Work beside others."""
+        """Hold the lock together with other shared holders."""
         with self._changed:
-            self._changed.wait_for(lambda: self._alone_wanted == 0)
-            self._inside += 1
+            self._changed.wait_for(lambda: self._exclusive_waiting == 0)
+            self._holders += 1
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Work when everyone else has left, and let nobody in meanwhile."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone: wait until every other holder has released it, and block new ones."""
         with self._changed:
-            self._alone_wanted += 1
-            self._changed.wait_for(lambda: self._inside == 0)
-            self._inside += 1
+            self._exclusive_waiting += 1
+            self._changed.wait_for(lambda: self._holders == 0)
+            self._holders += 1
         try:
             yield
         finally:
             with self._changed:
-                self._alone_wanted -= 1
-            self._leave()
+                self._exclusive_waiting -= 1
+            self._release()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._changed:
-            self._inside -= 1
+            self._holders -= 1
             self._changed.notify_all()

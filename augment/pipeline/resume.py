@@ -14,11 +14,11 @@ from rephase.manifests.record import ManifestRow
 from rephase.pipeline.environment import MIXED_HELP, describe_class
 from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.task import Task, receipt_digest
-from rephase.pipeline.worker import Workbench
+from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import hash_source
 
 
-def check_source(task: Task, bench: Workbench) -> None:
+def check_source(task: Task, worker: WorkerContext) -> None:
     """Refuse a volume whose source or row is another one than before, as far as its receipt tells; nothing is read yet.
 
     Raises
@@ -26,22 +26,22 @@ def check_source(task: Task, bench: Workbench) -> None:
     VolumeError
         `changed`.
     """
-    lost = task.lost
-    if lost is None or lost.accept or lost.row_hash is None:
+    expected = task.expected
+    if expected is None or expected.accept or expected.row_hash is None:
         return
-    if lost.recipe_hash != bench.recipe.hash:
+    if expected.recipe_hash != worker.recipe.hash:
         raise _changed(task, "was made by another recipe than the corpus names now")
-    if row_hash(task.row, hash_source(task.row)) != lost.row_hash:
+    if row_hash(task.row, hash_source(task.row)) != expected.row_hash:
         raise _changed(task, "its source or its row in the manifest is not what it was made from")
-    if lost.environment is not None and lost.environment != bench.environment and not bench.allow_mixed:
-        there, here = describe_class(lost.environment), describe_class(bench.environment)
+    if expected.environment is not None and expected.environment != worker.environment and not worker.allow_mixed:
+        there, here = describe_class(expected.environment), describe_class(worker.environment)
         raise VolumeError(
             "changed", f"{task.where}: was made on another kind of machine ({there}) than this ({here}): {MIXED_HELP}"
         )
 
 
 def check_restored(
-    task: Task, bench: Workbench, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
+    task: Task, worker: WorkerContext, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> None:
     """Refuse a volume that would not be byte for byte the one that was damaged or lost; nothing is written yet.
 
@@ -50,14 +50,14 @@ def check_restored(
     VolumeError
         `changed`.
     """
-    lost = task.lost
-    if lost is None or lost.accept or not lost.digests:
+    expected = task.expected
+    if expected is None or expected.accept or not expected.digests:
         return
     # as a commit would write it
     receipt = plain_json(attributes) | {"arrays": describe_arrays(arrays), "checksums": object_checksums(arrays)}
-    if receipt_digest(receipt) in lost.digests:
+    if receipt_digest(receipt) in expected.digests:
         return
-    if bench.allow_mixed and lost.row_hash == receipt["row_hash"] and lost.environment != bench.environment:
+    if worker.allow_mixed and expected.row_hash == receipt["row_hash"] and expected.environment != worker.environment:
         return
     raise _changed(task, "what its row gives now is not what the index and its receipt record")
 
@@ -70,7 +70,7 @@ def _changed(task: Task, what: str) -> VolumeError:
     )
 
 
-def find_committed(task: Task, bench: Workbench) -> dict[str, Any] | None:
+def find_committed(task: Task, worker: WorkerContext) -> dict[str, Any] | None:
     """Give the receipt of a volume that needs no work; None where it must be built.
 
     Raises
@@ -78,22 +78,22 @@ def find_committed(task: Task, bench: Workbench) -> dict[str, Any] | None:
     VolumeError
         `changed`: committed from another source, row or recipe, and not to be overwritten.
     """
-    if task.lost is not None:
-        check_source(task, bench)
+    if task.expected is not None:
+        check_source(task, worker)
         return None
     try:
-        receipt = bench.store.receipt(task.name)
+        receipt = worker.store.receipt(task.name)
     except VolumeError:
-        if bench.overwrite:
+        if worker.overwrite:
             return None
         raise
     if receipt is None:
         return None
     source_sha256 = hash_source(task.row)
-    same_recipe = receipt.get("recipe_hash") == bench.recipe.hash
+    same_recipe = receipt.get("recipe_hash") == worker.recipe.hash
     if same_recipe and receipt.get("row_hash") == row_hash(task.row, source_sha256):
         return receipt
-    if bench.overwrite:
+    if worker.overwrite:
         return None
     raise VolumeError("changed", _explain_change(task, receipt, source_sha256, same_recipe))
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from rephase.errors import VolumeError
-from rephase.pipeline.gpu import UnderWay, explain_out_of_memory, open_lane
+from rephase.pipeline.gpu import InFlight, explain_out_of_memory, make_submitter
 from rephase.pipeline.kspace import real_phasor
 from rephase.pipeline.task import Task
-from rephase.pipeline.worker import Workbench
+from rephase.pipeline.worker import WorkerContext
 from rephase.readers.volume import Volume
 
 
 def sample_phasor(
-    task: Task, volume: Volume, magnitude: NDArray[np.float32], bench: Workbench, seconds: dict[str, float]
+    task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext, seconds: dict[str, float]
 ) -> NDArray[np.complex64]:
     """Give a volume's phasors: sampled under the lock, or its own real phase; complex64 like the magnitude.
 
@@ -31,27 +31,27 @@ def sample_phasor(
     VolumeError
         There is no phase, or the GPU has too little memory.
     """
-    generator = bench.generator
+    generator = worker.generator
     if generator is None:
         return _own_phasor(task, volume, seconds)
     slice_mm, *in_plane = volume.spacing_mm
     conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
-    keys = [SliceKey(bench.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
+    keys = [SliceKey(worker.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
 
     def take(part: slice, sampled: NDArray[np.complex64], device_s: float) -> None:
         phasor[part] = sampled
-        bench.counters.count_sampled(len(sampled), device_s)
+        worker.counters.count_sampled(len(sampled), device_s)
 
-    under_way = UnderWay(open_lane(generator), take)
-    parts = batches(len(magnitude), bench.batch_size, bench.recipe.tile.slices)
-    with _turn(bench, seconds):
+    in_flight = InFlight(make_submitter(generator), take)
+    parts = batches(len(magnitude), worker.batch_size, worker.recipe.tile.slices)
+    with _turn(worker, seconds):
         with timed(seconds, "sample"):
-            failed = _send(under_way, parts, magnitude, keys, conditions)
+            failed = _send(in_flight, parts, magnitude, keys, conditions)
         if failed is not None:
             raise _out_of_memory(task, generator, magnitude[failed], keys[failed], conditions)
     with timed(seconds, "sample"):
-        under_way.land()
+        in_flight.drain()
     return phasor
 
 
@@ -88,20 +88,20 @@ def _own_phasor(task: Task, volume: Volume, seconds: dict[str, float]) -> NDArra
 
 
 @contextmanager
-def _turn(bench: Workbench, seconds: dict[str, float]) -> Iterator[None]:
+def _turn(worker: WorkerContext, seconds: dict[str, float]) -> Iterator[None]:
     """Hold the sampling lock; the wait for it does not count as the volume's own time."""
-    with timed(seconds, "waiting"), bench.counters.waiting():
-        if not bench.sampling.acquire(blocking=False):
-            with bench.clock.paused():
-                bench.sampling.acquire()
+    with timed(seconds, "waiting"), worker.counters.waiting():
+        if not worker.sampling.acquire(blocking=False):
+            with worker.watchdog.paused():
+                worker.sampling.acquire()
     try:
         yield
     finally:
-        bench.sampling.release()
+        worker.sampling.release()
 
 
 def _send(
-    under_way: UnderWay,
+    in_flight: InFlight,
     parts: Iterator[slice],
     magnitude: NDArray[np.float32],
     keys: Sequence[SliceKey],
@@ -113,7 +113,7 @@ def _send(
     """
     for part in parts:
         try:
-            under_way.send(part, magnitude, keys, conditions)
+            in_flight.send(part, magnitude, keys, conditions)
         except torch.OutOfMemoryError:
             return part
     return None

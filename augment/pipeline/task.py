@@ -16,7 +16,7 @@ from rephase.manifests.record import ManifestRow
 
 
 @dataclass(frozen=True)
-class Lost:
+class ExpectedVolume:
     """What is recorded of a volume that is to be made again.
 
     Attributes
@@ -53,7 +53,7 @@ class Task:
 
     row: ManifestRow
     replica: int = 0
-    lost: Lost | None = None
+    expected: ExpectedVolume | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Totals:
     """What a manifest asks for: volumes, and the slices where every row tells them."""
 
     num_volumes: int
@@ -101,12 +101,12 @@ def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
             yield Task(row, replica)
 
 
-def wanted_names(manifest: Manifest, replicas: int) -> Iterator[str]:
+def requested_names(manifest: Manifest, replicas: int) -> Iterator[str]:
     """Name every volume that a manifest asks for, in the order of `all_tasks`."""
     return (task.name for task in all_tasks(manifest, replicas))
 
 
-def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
+def count_requested(manifest: Manifest, replicas: int) -> Totals:
     """Count the volumes and add up the slices."""
     num_volumes = 0
     num_slices: int | None = 0
@@ -114,11 +114,11 @@ def count_wanted(manifest: Manifest, replicas: int) -> Wanted:
         copies = row.replicas or replicas
         num_volumes += copies
         num_slices = None if num_slices is None or row.num_slices is None else num_slices + copies * row.num_slices
-    return Wanted(num_volumes, num_slices)
+    return Totals(num_volumes, num_slices)
 
 
 @dataclass(frozen=True)
-class Work:
+class TaskList:
     """What one run is to do; no list of a million names stays in memory.
 
     Attributes
@@ -151,11 +151,11 @@ class Work:
     seen: Callable[[Outcome], None] | None = None
 
 
-def work_of(manifest: Manifest, replicas: int, retry_failed: bool) -> Work:
+def task_list(manifest: Manifest, replicas: int, retry_failed: bool) -> TaskList:
     """Give the work of a build: everything that the manifest asks for."""
-    wanted = count_wanted(manifest, replicas)
-    names = partial(wanted_names, manifest, replicas)
-    return Work(
+    wanted = count_requested(manifest, replicas)
+    names = partial(requested_names, manifest, replicas)
+    return TaskList(
         num_volumes=wanted.num_volumes,
         names=names,
         order=names,

@@ -66,7 +66,7 @@ class _Turn:
     left: float | None = None
 
 
-class VolumeClock:
+class Watchdog:
     """Keeps the time of the volumes that a process has in hand; with no `folder` it does nothing."""
 
     def __init__(self, limit: TimeLimit | None = None, folder: Path | None = None) -> None:
@@ -133,7 +133,7 @@ class VolumeClock:
         faulthandler.dump_traceback_later(wait_s, exit=True, file=file)
 
 
-def hung_folder(root: str) -> Path:
+def timeout_folder(root: str) -> Path:
     """Name the folder in which the processes that build a corpus write what they have in hand."""
     folder = run_folder(root).removeprefix("file://")
     if "://" in folder:  # an object store cannot be written to by a process that hangs
@@ -143,31 +143,31 @@ def hung_folder(root: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Hang:
+class TimeoutRecord:
     """A volume that took longer than its limit; `place` is where its thread was, as far as that is known."""
 
     limit_s: float
     place: str
 
 
-def find_hang(root: str, name: str) -> Hang | None:
+def find_timeout(root: str, name: str) -> TimeoutRecord | None:
     """Say whether a process ended itself over this volume, and where it hung; None where none did."""
-    for path in sorted(hung_folder(root).glob("*.txt")):
+    for path in sorted(timeout_folder(root).glob("*.txt")):
         try:
             note, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             document: dict[str, Any] = json.loads(note)
         except (OSError, ValueError):
             continue
         if lines and document.get("name") == name:
-            return Hang(float(document.get("limit_s", 0.0)), _place(lines, str(document.get("thread"))))
+            return TimeoutRecord(float(document.get("limit_s", 0.0)), _place(lines, str(document.get("thread"))))
     return None
 
 
-def clear_hangs(root: str, but_dumps: bool = False) -> None:
+def clear_timeouts(root: str, keep_dumps: bool = False) -> None:
     """Remove what earlier processes wrote, or all but what they wrote when they ended themselves."""
-    for path in hung_folder(root).glob("*.txt"):
+    for path in timeout_folder(root).glob("*.txt"):
         with suppress(OSError):  # not worth a build
-            if not (but_dumps and path.read_bytes().count(b"\n") > 1):
+            if not (keep_dumps and path.read_bytes().count(b"\n") > 1):
                 path.unlink()
 
 

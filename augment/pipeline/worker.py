@@ -1,4 +1,4 @@
-"""What a volume's work needs: the task, the process's shared bench, and the outcome."""
+"""What a volume's work needs: the task, the process's shared context, and the outcome."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.processes.fat import fat_facts
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
-from rephase.pipeline.memory import Limits, Room
+from rephase.pipeline.memory import AdmissionLock, MemoryLimits
 from rephase.pipeline.recipe import Recipe
-from rephase.pipeline.timeout import VolumeClock
+from rephase.pipeline.timeout import Watchdog
 
 
 @dataclass(frozen=True)
-class Workbench:
+class WorkerContext:
     """What the volumes of one process share: the corpus, the recipe, the model, and the lock under which it samples.
 
     `generator` is None for real phase. `environment` goes into every receipt. `allow_mixed`: it may differ.
@@ -32,16 +32,16 @@ class Workbench:
     generator: PhaseGenerator | None
     environment: dict[str, str]
     batch_size: int | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: MemoryLimits = field(default_factory=MemoryLimits)
     overwrite: bool = False
     allow_mixed: bool = False
-    clock: VolumeClock = field(default_factory=VolumeClock)
+    watchdog: Watchdog = field(default_factory=Watchdog)
     sampling: threading.Lock = field(default_factory=threading.Lock)
-    room: Room = field(default_factory=Room)
+    admission: AdmissionLock = field(default_factory=AdmissionLock)
     counters: Counters = field(default_factory=Counters)
 
 
-def open_workbench(
+def open_worker(
     root: str,
     recipe: Recipe,
     environment: dict[str, str],
@@ -49,11 +49,11 @@ def open_workbench(
     device: str = "cpu",
     checkpoint: Path | None = None,
     batch_size: int | None = None,
-    limits: Limits | None = None,
+    limits: MemoryLimits | None = None,
     overwrite: bool = False,
     allow_mixed: bool = False,
-    clock: VolumeClock | None = None,
-) -> Workbench:
+    watchdog: Watchdog | None = None,
+) -> WorkerContext:
     """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
 
     Raises
@@ -70,14 +70,14 @@ def open_workbench(
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
         if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
             raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')
-    return Workbench(
+    return WorkerContext(
         CorpusStore.open(root),
         recipe,
         generator,
         environment,
         batch_size,
-        limits or Limits(),
+        limits or MemoryLimits(),
         overwrite,
         allow_mixed,
-        clock or VolumeClock(),
+        watchdog or Watchdog(),
     )

@@ -19,16 +19,16 @@ from torch import Tensor
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
-from rephase.builder.run import do_work
+from rephase.builder.run import run_tasks
 from rephase.builder.run_history import read_runs
-from rephase.builder.workers import BenchPlan, prepare_worker, prepare_workers
+from rephase.builder.workers import WorkerSetup, prepare_worker, prepare_workers
 from rephase.cluster.connect import Connection
 from rephase.cluster.worker_state import install_state
 from rephase.corpus.lease import Lease
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.manifests.parse import read_manifest
-from rephase.pipeline.task import work_of
-from rephase.pipeline.worker import Workbench
+from rephase.pipeline.task import task_list
+from rephase.pipeline.worker import WorkerContext
 from tests.benchmarks.command_line import run_benchmark
 
 TARGET = 0.95
@@ -106,10 +106,10 @@ def _row(
     manifest: Path, root: str, count: int, volumes_a_worker: int, seconds: float, num_slices: int
 ) -> tuple[Value, ...]:
     options = BuildOptions(phase="zero", num_workers=count, dashboard_address="127.0.0.1:0")
-    work = work_of(read_manifest(manifest), 1, retry_failed=False)
+    work = task_list(read_manifest(manifest), 1, retry_failed=False)
     with Lease(root) as lease:
         prepare = partial(_prepare, seconds / num_slices)
-        summary = do_work(work, root, options, lease, lambda _: None, progress=False, prepare=prepare)
+        summary = run_tasks(work, root, options, lease, lambda _: None, progress=False, prepare=prepare)
     if summary.exit_status:
         raise RuntimeError("\n".join(summary.lines()))
     stages = read_runs(root)[-1].seconds
@@ -126,14 +126,14 @@ def _row(
     return count, work.num_volumes, *map(rounded, figures)
 
 
-def _prepare(seconds_a_slice: float, connection: Connection, root: str, options: BuildOptions) -> BenchPlan:
+def _prepare(seconds_a_slice: float, connection: Connection, root: str, options: BuildOptions) -> WorkerSetup:
     plan = prepare_workers(connection, root, options)
     sleeping = replace(plan, state=f"{plan.state}-asleep")
     install_state(connection.client, sleeping.state, prepare_sleeper, (plan, seconds_a_slice))
     return sleeping
 
 
-def prepare_sleeper(plan: BenchPlan, seconds_a_slice: float) -> Workbench:
+def prepare_sleeper(plan: WorkerSetup, seconds_a_slice: float) -> WorkerContext:
     """Make a worker process ready, with the sleeper for its generator."""
     return replace(prepare_worker(plan), generator=Sleeper(seconds_a_slice))
 

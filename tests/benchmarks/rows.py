@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 
 from rephase.bench.measure import Table, Value, rounded
-from rephase.bench.phantom import open_bench, write_long_manifest, write_volumes
+from rephase.bench.phantom import open_smooth_worker, write_long_manifest, write_volumes
 from rephase.corpus.index import INDEX_KEY
 from rephase.corpus.index_writer import IndexBuilder
 from rephase.corpus.storage.local import LocalStorage
 from rephase.corpus.store import CorpusStore
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
-from rephase.pipeline.task import Task, Work, work_of
+from rephase.pipeline.task import Task, TaskList, task_list
 
 _COLUMNS = ("volumes", "manifest (MB)", "rows (MB)", "writing the index (MB)", "CPU (s)", "index (MB)")
 
@@ -39,7 +39,7 @@ def rows_table(folder: Path, counts: tuple[int, ...]) -> Table:
 class _ManyNames(LocalStorage):
     """Says that every volume is committed."""
 
-    def __init__(self, root: str, work: Work) -> None:
+    def __init__(self, root: str, work: TaskList) -> None:
         super().__init__(root)
         self._work = work
 
@@ -58,16 +58,16 @@ def hold_rows(folder: Path, count: int) -> tuple[float, float, float, float, flo
     """
     root = str(folder / f"rows-{count}.zarr")
     place = folder / f"rows-{count}"
-    bench = open_bench(Path(root))
-    outcome = build_volume(Task(read_manifest(write_volumes(place, 1, 1, 16))[0]), bench)
+    worker = open_smooth_worker(Path(root))
+    outcome = build_volume(Task(read_manifest(write_volumes(place, 1, 1, 16))[0]), worker)
     if outcome.receipt is None:
         raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")
     write_long_manifest(place / "long.csv", ((f"vol-{i:07d}", f"sub/{i:07d}.npy", 1, 16, 16) for i in range(count)))
     start, memory = time.process_time(), [_memory()]
-    work = work_of(read_manifest(place / "long.csv"), 1, retry_failed=False)
+    work = task_list(read_manifest(place / "long.csv"), 1, retry_failed=False)
     memory.append(_memory())
     storage = _ManyNames(root, work)
-    builder = IndexBuilder(CorpusStore(storage, bench.store.attributes))
+    builder = IndexBuilder(CorpusStore(storage, worker.store.attributes))
     for name in work.names():
         builder.add(name, outcome.receipt)
     memory.append(_memory())

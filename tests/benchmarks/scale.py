@@ -20,7 +20,7 @@ import psutil
 from numpy.typing import NDArray
 
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
-from rephase.bench.phantom import open_bench, write_long_manifest, write_volumes
+from rephase.bench.phantom import open_smooth_worker, write_long_manifest, write_volumes
 from rephase.builder.status import read_status
 from rephase.cluster.connect import connect
 from rephase.cluster.window import run_window
@@ -137,15 +137,15 @@ class _ClockedStore(CorpusStore):
 
 def _commit_here(manifest: Path, root: Path, count: int) -> tuple[float, float, Outcome]:
     """Build volumes in this process: CPU ms of a commit, of the whole volume, and the last outcome."""
-    bench = open_bench(root)
-    store = _ClockedStore(bench.store.storage, bench.store.attributes)
-    bench = replace(bench, store=store)
+    worker = open_smooth_worker(root)
+    store = _ClockedStore(worker.store.storage, worker.store.attributes)
+    worker = replace(worker, store=store)
     rows = read_manifest(manifest)
     with one_thread():
-        build_volume(Task(rows[0]), bench)  # loads what is loaded at first use
+        build_volume(Task(rows[0]), worker)  # loads what is loaded at first use
         store.cpu_s, start = 0.0, time.process_time()
         for number in range(1, count):
-            outcome = build_volume(Task(rows[number]), bench)
+            outcome = build_volume(Task(rows[number]), worker)
         work_s = time.process_time() - start
     timed = max(count - 1, 1)
     return 1000 * store.cpu_s / timed, 1000 * work_s / timed, outcome

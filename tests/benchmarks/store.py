@@ -30,7 +30,7 @@ from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.task import Task
-from rephase.pipeline.worker import Workbench, open_workbench
+from rephase.pipeline.worker import WorkerContext, open_worker
 from tests.benchmarks.command_line import run_benchmark
 
 _ON, _OFF = "with checks", "without"
@@ -104,18 +104,18 @@ class _Builds:
         self._task = Task(next(iter(read_manifest(write_volumes(folder, 1, num_slices, size)))))
         root, recipe = str(folder / "corpus.zarr"), make_recipe(options, "cpu")
         store = open_corpus(root, recipe, overwrite=False)
-        self._bench = open_workbench(root, recipe, environment_class("cpu"), checkpoint=checkpoint_path(options))
+        self._worker = open_worker(root, recipe, environment_class("cpu"), checkpoint=checkpoint_path(options))
         self.storage = _TimedStorage(root)
         attributes = store.attributes
         self._stores = {_ON: CorpusStore(self.storage, attributes), _OFF: _Unchecked(self.storage, attributes)}
 
     def build(self, kind: str) -> tuple[float, float, float]:
         """Build the volume anew; gives the seconds in all, of the commit, and of writing and flushing in it."""
-        bench: Workbench = replace(self._bench, store=self._stores[kind])
-        bench.store.discard(self._task.name)
+        worker: WorkerContext = replace(self._worker, store=self._stores[kind])
+        worker.store.discard(self._task.name)
         self.storage.seconds = 0.0
         start = time.perf_counter()
-        outcome = build_volume(self._task, bench)
+        outcome = build_volume(self._task, worker)
         seconds = time.perf_counter() - start
         if outcome.status != "built":
             raise RuntimeError(f"{outcome.name}: {outcome.status}: {outcome.message}")

@@ -13,7 +13,7 @@ from volumes import phantom, volume_bytes, write_manifest, write_volumes
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.repair import RepairOptions, repair_corpus
-from rephase.builder.run import build, do_work
+from rephase.builder.run import build, run_tasks
 from rephase.builder.run_history import summarise_run
 from rephase.builder.runlog import RunLog, read_failures, read_run, run_names
 from rephase.builder.status import read_status
@@ -26,7 +26,7 @@ from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
 from rephase.errors import RequestError
 from rephase.manifests.parse import read_manifest
-from rephase.pipeline.task import Outcome, work_of
+from rephase.pipeline.task import Outcome, task_list
 
 NUM_LONG = 10
 """Volumes of a build that takes long enough to be killed in the middle."""
@@ -110,11 +110,11 @@ def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited
 
     np.save(tmp_path / "v1.npy", phantom(1))  # mended, but nobody says so
     second = run_build(scheduler, manifest, root)
-    assert (second.built, second.skipped, set(second.left_out), second.exit_status) == (0, 2, {"v1", "text"}, 1)
+    assert (second.built, second.skipped, set(second.not_retried), second.exit_status) == (0, 2, {"v1", "text"}, 1)
     assert "--retry-failed" in "\n".join(second.lines())
 
     third = run_build(scheduler, manifest, root, retry_failed=True)
-    assert (third.built, set(third.failed), set(third.left_out)) == (1, {"text"}, set())
+    assert (third.built, set(third.failed), set(third.not_retried)) == (1, {"text"}, set())
     assert set(read_failures(str(root))) == {"text"}
 
     np.save(tmp_path / "text.npy", phantom(7))
@@ -243,9 +243,9 @@ def test_a_volume_that_is_gone_again_at_the_end_is_told_and_made_again(scheduler
         if outcome.name == "v1":
             CorpusStore.open(root).discard("v1")
 
-    work = replace(work_of(read_manifest(manifest), 1, retry_failed=False), seen=remove)
+    work = replace(task_list(read_manifest(manifest), 1, retry_failed=False), seen=remove)
     with Lease(root) as lease:
-        summary = do_work(work, root, options, lease, lambda _: None, progress=False)
+        summary = run_tasks(work, root, options, lease, lambda _: None, progress=False)
     assert (summary.built, summary.vanished, summary.exit_status) == (3, ["v1"], 1)
     first, second = summary.lines()
     assert "2 of 3 volumes are committed" in first

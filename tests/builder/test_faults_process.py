@@ -256,7 +256,7 @@ def test_a_volume_that_kills_or_hangs_its_worker_twice_is_given_up(faulty, tmp_p
     with running(*arguments, "--json", **environment) as process:  # both are known by now
         output, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors
-    assert set(json.loads(output)["left_out"]) == {"crashes", "hangs"}
+    assert set(json.loads(output)["not_retried"]) == {"crashes", "hangs"}
     assert log.read_text().count("\n") == len(readings)
 
 

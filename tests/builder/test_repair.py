@@ -128,7 +128,7 @@ def test_nothing_else_is_touched_and_a_sound_corpus_needs_no_workers(corpus, sch
         path.relative_to(corpus).as_posix() for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp
     }
     assert {key for key in touched if not key.startswith("volumes/v1/")} <= {INDEX_KEY}
-    monkeypatch.setattr("rephase.builder.repair.do_work", None)
+    monkeypatch.setattr("rephase.builder.repair.run_tasks", None)
     summary = repair(corpus, scheduler)
     assert (summary.faults, summary.exit_status, summary.num_volumes) == ([], 0, len(NAMES))
 
@@ -178,7 +178,7 @@ def test_strays_go_only_when_told_and_links_are_not_followed(corpus, scheduler, 
     summary = repair(corpus, scheduler)
     assert (summary.exit_status, len(summary.strays), summary.removed) == (1, 3, [])
     assert (corpus / "notes/a.txt").exists()
-    summary = repair(corpus, scheduler, remove_strays=True)
+    summary = repair(corpus, scheduler, delete_unexpected=True)
     assert (summary.exit_status, len(summary.removed)) == (0, 3)
     assert all_bytes(corpus) == before and not (corpus / "link").is_symlink()
     assert (outside / "precious").read_text() == "x"

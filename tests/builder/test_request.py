@@ -21,9 +21,9 @@ def test_a_changed_volume_is_looked_at_again_so_that_overwrite_mends_it(reason: 
     recipe = make_recipe(BuildOptions(phase="zero"))
     task = Task(ManifestRow(2, "a", "a.npy"), 0)
     failure = Failure(reason, "a: was committed from other bytes", row_fingerprint(task.row), recipe.hash)
-    left_out: list[Task] = []
-    tried = list(split_failed(iter([task]), {"a": failure}, recipe, left_out))
-    assert (tried, left_out) == (([task], []) if is_tried else ([], [task]))
+    not_retried: list[Task] = []
+    tried = list(split_failed(iter([task]), {"a": failure}, recipe, not_retried))
+    assert (tried, not_retried) == (([task], []) if is_tried else ([], [task]))
 
 
 def test_a_corpus_that_cannot_be_written_is_a_wrong_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

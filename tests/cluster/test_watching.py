@@ -19,7 +19,7 @@ from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
 from rephase.cluster.errors import ClusterError
-from rephase.cluster.monitor import Watching
+from rephase.cluster.monitor import BuildMonitor
 from rephase.cluster.page import build_cells, builds_html, failures_html
 from rephase.cluster.performance import check_report
 from rephase.cluster.progress import Build, Pace
@@ -72,7 +72,7 @@ def test_counters_add_up_over_threads():
 
 
 def test_the_watching_keeps_a_bounded_number_of_builds():
-    watching = Watching()
+    watching = BuildMonitor()
     for number in range(100):
         watching.take(str(number), TOLD)
     assert len(watching.builds) == 20 and "99" in watching.builds

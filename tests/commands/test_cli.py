@@ -16,7 +16,7 @@ from volumes import phantom, write_manifest, write_volumes
 
 from rephase import cli
 from rephase.cli import main, make_parser
-from rephase.commands.result import Answer, size
+from rephase.commands.result import CommandResult, size
 from rephase.errors import RequestError
 
 
@@ -246,7 +246,7 @@ def test_no_corpus_is_a_wrong_request(tmp_path, capsys, command):
     assert "no corpus here" in capsys.readouterr().err
 
 
-def fail(error: Exception) -> Answer:
+def fail(error: Exception) -> CommandResult:
     raise error
 
 
@@ -277,7 +277,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_other_errors_are_not_hid
 def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):
     def handler(_):
         os.kill(os.getpid(), signal.SIGTERM)
-        return Answer(0)
+        return CommandResult(0)
 
     before = signal.getsignal(signal.SIGTERM)
     assert run_handler(monkeypatch, handler) == 130

@@ -7,7 +7,7 @@ import pytest
 import torch
 from distributed import Client
 
-from rephase.bench.phantom import open_bench, write_volumes
+from rephase.bench.phantom import open_smooth_worker, write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import make_recipe
 from rephase.cluster.local import LocalShape, local_shape, start_local
@@ -17,7 +17,7 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.gpu import device_clock, fitting_tile
 from rephase.pipeline.task import Task
-from rephase.pipeline.worker import open_workbench
+from rephase.pipeline.worker import open_worker
 
 
 class Small:
@@ -51,7 +51,7 @@ def test_the_tile_that_fits_is_found_by_halving(room, fits):
 def test_a_volume_without_memory_names_the_tile_that_would_fit_and_keeps_the_recipes(tmp_path, room, said):
     row = read_manifest(write_volumes(tmp_path, 1, 20, 8))[0]
     generator = Small(16, room)
-    outcome = build_volume(Task(row), replace(open_bench(tmp_path / "c.zarr"), generator=generator))
+    outcome = build_volume(Task(row), replace(open_smooth_worker(tmp_path / "c.zarr"), generator=generator))
     assert (outcome.status, outcome.reason) == ("failed", "too_large")
     assert said in outcome.message and "tiles of 16 slices" in outcome.message and "v0000" in outcome.message
     assert generator.tile == 16 and generator.calls[0] == 16
@@ -67,13 +67,13 @@ def test_a_cpu_has_no_device_time():
 
 def test_every_local_worker_has_its_own_gpu_and_one_thread_for_the_arithmetic(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what a user has set goes to the workers, but not to the arithmetic
-    store = open_bench(tmp_path / "c.zarr").store
+    store = open_smooth_worker(tmp_path / "c.zarr").store
     recipe = make_recipe(BuildOptions(phase="smooth"))
     with start_local(LocalShape(2, 1, 2 * 10**9, ("3", "GPU-5")), "127.0.0.1:0") as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         workers = sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").items(), key=lambda pair: pair[1])
         assert [named for _, named in workers] == ["3", "GPU-5"]
-        install_state(client, "bench", open_workbench, (store.root, recipe, environment_class("cpu")))
+        install_state(client, "worker", open_worker, (store.root, recipe, environment_class("cpu")))
         threads = [client.submit(torch.get_num_threads, workers=[one], pure=False).result() for one, _ in workers]
         assert threads == [recipe.tile.threads] * 2 == [1, 1]
 

@@ -23,17 +23,17 @@ from rephase.manifests.record import ManifestRow
 from rephase.pipeline import build_volume as pipeline
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
-from rephase.pipeline.memory import Limits, Room, magnitude_limits
+from rephase.pipeline.memory import AdmissionLock, MemoryLimits, magnitude_limits
 from rephase.pipeline.sampling import batches
 from rephase.pipeline.task import Task
-from rephase.pipeline.worker import Workbench, open_workbench
+from rephase.pipeline.worker import WorkerContext, open_worker
 
 
-def make_bench(root, options: BuildOptions | None = None, **changes) -> Workbench:
+def make_worker(root, options: BuildOptions | None = None, **changes) -> WorkerContext:
     recipe = make_recipe(options or BuildOptions(phase="smooth"))
     if not (root / "zarr.json").exists():
         CorpusStore.create(root, recipe.attributes())
-    return open_workbench(str(root), recipe, environment_class("cpu"), **changes)
+    return open_worker(str(root), recipe, environment_class("cpu"), **changes)
 
 
 def make_row(folder, volume_id: str = "a", seed: int = 0, shape=(5, 20, 24), **columns) -> ManifestRow:
@@ -50,12 +50,12 @@ def kspace_of(root, name: str) -> np.ndarray:
 
 def test_a_volume_is_built_with_everything_a_receipt_needs(tmp_path):
     row = make_row(tmp_path, subject_id="s1", split="val", contrast="T1", te_ms=12.5, licence="CC0-1.0")
-    bench = make_bench(tmp_path / "c.zarr")
-    outcome = build_volume(Task(row), bench)
+    worker = make_worker(tmp_path / "c.zarr")
+    outcome = build_volume(Task(row), worker)
     assert (outcome.status, outcome.num_slices, outcome.message) == ("built", 5, None)
     assert outcome.num_bytes == 5 * 20 * 24 * (8 + 4)
     assert {"read", "prepare", "sample", "kspace", "commit"} <= set(outcome.seconds)
-    receipt = bench.store.receipt("a")
+    receipt = worker.store.receipt("a")
     assert receipt is not None
     wanted = {
         "patient_id": "s1",
@@ -75,12 +75,12 @@ def test_nothing_of_the_source_but_its_pseudonyms_goes_on(tmp_path):
     folder = tmp_path / "patient-miller"
     folder.mkdir()
     row = make_row(folder, volume_id="x7", source="miller-archive", extra=(("site", "north"),))
-    build_volume(Task(row), make_bench(tmp_path / "plain.zarr"))
+    build_volume(Task(row), make_worker(tmp_path / "plain.zarr"))
     text = b"".join(path.read_bytes() for path in (tmp_path / "plain.zarr").rglob("zarr.json")).decode()
     assert "miller" not in text and "north" not in text and str(tmp_path) not in text
     assert '"patient_id": "x7"' in text
     kept = BuildOptions(phase="smooth", keep_columns=("site",))
-    outcome = build_volume(Task(row), make_bench(tmp_path / "kept.zarr", kept))
+    outcome = build_volume(Task(row), make_worker(tmp_path / "kept.zarr", kept))
     assert outcome.receipt is not None and outcome.receipt["columns"] == {"site": "north"}
 
 
@@ -88,7 +88,7 @@ def test_nothing_of_the_source_but_its_pseudonyms_goes_on(tmp_path):
 def test_batch_size_changes_no_byte(tmp_path, phase):
     row, options = make_row(tmp_path, shape=(7, 19, 21)), BuildOptions(phase=phase)
     for size in (None, 1, 3, 100):
-        build_volume(Task(row), make_bench(tmp_path / f"{size}.zarr", options, batch_size=size))
+        build_volume(Task(row), make_worker(tmp_path / f"{size}.zarr", options, batch_size=size))
     expected = volume_bytes(tmp_path / "None.zarr")
     assert len(expected) == 6  # two arrays of a document and a shard, the receipt, the group above
     for size in (1, 3, 100):
@@ -98,10 +98,10 @@ def test_batch_size_changes_no_byte(tmp_path, phase):
 def test_seed_replica_and_id_give_other_phase_and_the_same_magnitude(tmp_path):
     row = make_row(tmp_path)
     tasks = {"a": Task(row), "a@1": Task(row, 1), "b": Task(replace(row, volume_id="b"))}
-    bench = make_bench(tmp_path / "c.zarr")
+    worker = make_worker(tmp_path / "c.zarr")
     for name, task in tasks.items():
-        assert (task.name, build_volume(task, bench).status) == (name, "built")
-    build_volume(Task(row), make_bench(tmp_path / "other.zarr", BuildOptions(phase="smooth", seed=1)))
+        assert (task.name, build_volume(task, worker).status) == (name, "built")
+    build_volume(Task(row), make_worker(tmp_path / "other.zarr", BuildOptions(phase="smooth", seed=1)))
     found = [kspace_of(tmp_path / "c.zarr", name) for name in tasks] + [kspace_of(tmp_path / "other.zarr", "a")]
     magnitudes = [np.abs(np.fft.ifft2(one, norm="ortho")) for one in found]
     for number, one in enumerate(found[1:], 1):
@@ -119,41 +119,41 @@ def test_batches_are_whole_tiles_and_cover_everything_once(num_slices, batch_siz
 
 def test_committed_volume_is_skipped_wherever_its_file_lies(tmp_path):
     row = make_row(tmp_path)
-    bench = make_bench(tmp_path / "c.zarr")
-    build_volume(Task(row), bench)
+    worker = make_worker(tmp_path / "c.zarr")
+    build_volume(Task(row), worker)
     (tmp_path / "a.npy").rename(tmp_path / "moved.npy")
     before = volume_bytes(tmp_path / "c.zarr")
-    outcome = build_volume(Task(replace(row, path=str(tmp_path / "moved.npy"), line=9)), bench)
+    outcome = build_volume(Task(replace(row, path=str(tmp_path / "moved.npy"), line=9)), worker)
     assert (outcome.status, outcome.num_slices) == ("skipped", 5)
     assert volume_bytes(tmp_path / "c.zarr") == before
 
 
 def test_changed_source_row_or_recipe_is_explained_and_overwritten_only_when_told(tmp_path):
     row, root = make_row(tmp_path, split="train"), tmp_path / "c.zarr"
-    bench = make_bench(root)
-    build_volume(Task(row), bench)
+    worker = make_worker(root)
+    build_volume(Task(row), worker)
 
-    outcome = build_volume(Task(replace(row, split="test", subject_id="s9")), bench)
+    outcome = build_volume(Task(replace(row, split="test", subject_id="s9")), worker)
     assert (outcome.status, outcome.reason) == ("failed", "changed")
     assert "split: 'train' there, 'test' asked" in outcome.message and "subject_id: 'a' there" in outcome.message
 
-    seeded = make_bench(root, BuildOptions(phase="smooth", seed=3))
+    seeded = make_worker(root, BuildOptions(phase="smooth", seed=3))
     assert "another recipe" in build_volume(Task(row), seeded).message
 
     np.save(row.path, phantom(5))
-    outcome = build_volume(Task(row), bench)
+    outcome = build_volume(Task(row), worker)
     assert outcome.reason == "changed" and "other bytes of its source" in outcome.message
     assert "--overwrite" in outcome.message
     before = volume_bytes(root)
-    assert build_volume(Task(row), replace(bench, overwrite=True)).status == "built"
+    assert build_volume(Task(row), replace(worker, overwrite=True)).status == "built"
     assert volume_bytes(root) != before
-    assert build_volume(Task(row), replace(bench, overwrite=True)).status == "skipped"
+    assert build_volume(Task(row), replace(worker, overwrite=True)).status == "skipped"
 
 
 def test_a_regression_is_built_from_the_weights_that_ship(tmp_path):
     options = BuildOptions(phase="regression")
-    bench = make_bench(tmp_path / "c.zarr", options, checkpoint=checkpoint_path(options))
-    outcome = build_volume(Task(make_row(tmp_path, shape=(2, 20, 24))), bench)
+    worker = make_worker(tmp_path / "c.zarr", options, checkpoint=checkpoint_path(options))
+    outcome = build_volume(Task(make_row(tmp_path, shape=(2, 20, 24))), worker)
     assert outcome.receipt is not None, outcome.message
     assert (outcome.receipt["phase_generator"], outcome.receipt["nfe"]) == ("regression", 1)
     image = np.fft.ifft2(np.fft.ifftshift(kspace_of(tmp_path / "c.zarr", "a"), (-2, -1)), norm="ortho")
@@ -164,8 +164,8 @@ def test_real_phase_is_the_rows_own(tmp_path):
     phase = np.random.default_rng(1).uniform(-3, 3, (5, 20, 24)).astype(np.float32)
     np.save(tmp_path / "phase.npy", phase)
     row = make_row(tmp_path, phase=str(tmp_path / "phase.npy"))
-    bench = make_bench(tmp_path / "c.zarr", BuildOptions(phase="real"))
-    outcome = build_volume(Task(row), bench)
+    worker = make_worker(tmp_path / "c.zarr", BuildOptions(phase="real"))
+    outcome = build_volume(Task(row), worker)
     assert outcome.status == "built", outcome.message
     axes = (-2, -1)
     kspace = np.fft.ifftshift(kspace_of(tmp_path / "c.zarr", "a"), axes)
@@ -176,13 +176,13 @@ def test_real_phase_is_the_rows_own(tmp_path):
 
 
 def test_real_phase_needs_a_row_with_phase(tmp_path):
-    outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr", BuildOptions(phase="real")))
+    outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr", BuildOptions(phase="real")))
     assert (outcome.status, outcome.reason) == ("failed", "mismatch")
     assert "names no phase" in outcome.message
 
 
 def test_bad_volumes_become_outcomes_with_a_reason(tmp_path):
-    bench = make_bench(tmp_path / "c.zarr")
+    worker = make_worker(tmp_path / "c.zarr")
     negative = phantom(0)
     negative[1, 2, 3] = -1
     infinite = phantom(0)
@@ -192,7 +192,7 @@ def test_bad_volumes_become_outcomes_with_a_reason(tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     found = {}
     for name in ("negative", "infinite", "text", "absent"):
-        outcome = build_volume(Task(ManifestRow(1, name, str(tmp_path / f"{name}.npy"))), bench)
+        outcome = build_volume(Task(ManifestRow(1, name, str(tmp_path / f"{name}.npy"))), worker)
         found[name] = (outcome.status, outcome.reason)
         assert outcome.message and "\n" not in outcome.message
     assert found == {
@@ -201,15 +201,15 @@ def test_bad_volumes_become_outcomes_with_a_reason(tmp_path):
         "text": ("failed", "unreadable"),
         "absent": ("failed", "missing"),
     }
-    assert bench.store.names() == []
+    assert worker.store.names() == []
 
 
 def test_clipped_negatives_are_allowed_and_flagged(tmp_path):
     magnitude = phantom(0)
     magnitude[1, 2, 3] = -1
     np.save(tmp_path / "a.npy", magnitude)
-    bench = make_bench(tmp_path / "c.zarr", BuildOptions(phase="smooth", negative="clip"))
-    outcome = build_volume(Task(ManifestRow(1, "a", str(tmp_path / "a.npy"))), bench)
+    worker = make_worker(tmp_path / "c.zarr", BuildOptions(phase="smooth", negative="clip"))
+    outcome = build_volume(Task(ManifestRow(1, "a", str(tmp_path / "a.npy"))), worker)
     assert outcome.status == "built"
     assert outcome.receipt["audit"]["clipped_negatives"] == {"count": 1, "min": -1.0}
 
@@ -250,7 +250,7 @@ def test_only_faults_that_may_pass_are_tried_again(tmp_path, monkeypatch, error,
     monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", (0.0, 0.0))
     calls, read = failing(2, error, pipeline.read_volume)
     monkeypatch.setattr(pipeline, "read_volume", read)
-    outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr"))
+    outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr"))
     assert (outcome.status, len(calls)) == (("built", 3) if passes else ("failed", 1))
     assert outcome.disk_full == (getattr(error, "errno", None) == errno.ENOSPC)
 
@@ -259,29 +259,31 @@ def test_a_fault_that_does_not_pass_is_given_up_after_two_retries(tmp_path, monk
     monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", (0.0, 0.0))
     calls, read = failing(9, OSError(errno.EIO, "input/output error"), pipeline.read_volume)
     monkeypatch.setattr(pipeline, "read_volume", read)
-    outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr"))
+    outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr"))
     assert (outcome.status, outcome.reason, len(calls)) == ("failed", "failed", 3)
     assert "input/output error" in outcome.message
 
 
 def test_large_volume_gets_the_worker_for_itself_and_a_larger_one_is_refused(tmp_path):
     row = make_row(tmp_path, shape=(4, 32, 32))
-    limits = Limits(shared=8_000, alone=17_000)  # 4 * 32 * 32 * 4 = 16,384 bytes
-    assert build_volume(Task(row), make_bench(tmp_path / "c.zarr", limits=limits)).status == "built"
-    outcome = build_volume(Task(row), make_bench(tmp_path / "d.zarr", limits=Limits(shared=8_000, alone=16_000)))
+    limits = MemoryLimits(shared=8_000, exclusive=17_000)  # 4 * 32 * 32 * 4 = 16,384 bytes
+    assert build_volume(Task(row), make_worker(tmp_path / "c.zarr", limits=limits)).status == "built"
+    outcome = build_volume(
+        Task(row), make_worker(tmp_path / "d.zarr", limits=MemoryLimits(shared=8_000, exclusive=16_000))
+    )
     assert (outcome.status, outcome.reason) == ("failed", "too_large")
     assert "; give workers more memory: run again with --retry-failed --memory-limit SIZE" in outcome.message
 
 
 def test_limits_leave_a_task_its_share():
     limits = magnitude_limits(8 * 2**30, threads=2)
-    assert limits.alone is not None and limits.shared == limits.alone // 2
-    assert magnitude_limits(None, 4) == Limits(None, None)
-    assert magnitude_limits(8 * 2**30, 2, volume_limit=1000) == Limits(1000, 1000)
+    assert limits.exclusive is not None and limits.shared == limits.exclusive // 2
+    assert magnitude_limits(None, 4) == MemoryLimits(None, None)
+    assert magnitude_limits(8 * 2**30, 2, volume_limit=1000) == MemoryLimits(1000, 1000)
 
 
-def test_room_lets_one_alone_and_keeps_newcomers_out():
-    room, log, leave = Room(), [], threading.Event()
+def test_the_admission_lock_lets_one_in_alone_and_keeps_newcomers_out():
+    lock, log, leave = AdmissionLock(), [], threading.Event()
 
     def work(name, gate):
         with gate():
@@ -296,12 +298,12 @@ def test_room_lets_one_alone_and_keeps_newcomers_out():
         return thread
 
     def waiting():
-        return len(room._changed._waiters)
+        return len(lock._changed._waiters)
 
     threads = [
-        start("a", room.shared, lambda: log == ["a in"]),
-        start("alone", room.alone, lambda: waiting() == 1),
-        start("b", room.shared, lambda: waiting() == 2 or "b in" in log),
+        start("a", lock.shared, lambda: log == ["a in"]),
+        start("alone", lock.exclusive, lambda: waiting() == 1),
+        start("b", lock.shared, lambda: waiting() == 2 or "b in" in log),
     ]
     leave.set()
     for thread in threads:
@@ -310,7 +312,7 @@ def test_room_lets_one_alone_and_keeps_newcomers_out():
 
 
 def test_receipt_is_what_the_store_wrote(tmp_path):
-    outcome = build_volume(Task(make_row(tmp_path)), make_bench(tmp_path / "c.zarr"))
+    outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr"))
     document = from_json((tmp_path / "c.zarr" / "volumes" / "a" / "zarr.json").read_bytes())
     assert outcome.receipt == document["attributes"]
 
@@ -331,14 +333,14 @@ def test_a_networks_bytes_do_not_depend_on_the_batch_but_on_seed_and_steps(tmp_p
     base = BuildOptions(checkpoint=checkpoint, steps=2)
     for size in (None, 1, 2):
         outcome = build_volume(
-            Task(row), make_bench(tmp_path / f"{size}.zarr", base, checkpoint=checkpoint, batch_size=size)
+            Task(row), make_worker(tmp_path / f"{size}.zarr", base, checkpoint=checkpoint, batch_size=size)
         )
         assert outcome.status == "built", outcome.message
         assert (outcome.receipt["phase_generator"], outcome.receipt["nfe"]) == ("diffusion", 2)
     expected = volume_bytes(tmp_path / "None.zarr")
     assert volume_bytes(tmp_path / "1.zarr") == volume_bytes(tmp_path / "2.zarr") == expected
     for name, options in {"seed": replace(base, seed=1), "steps": replace(base, steps=1)}.items():
-        build_volume(Task(row), make_bench(tmp_path / f"{name}.zarr", options, checkpoint=checkpoint))
+        build_volume(Task(row), make_worker(tmp_path / f"{name}.zarr", options, checkpoint=checkpoint))
         other = volume_bytes(tmp_path / f"{name}.zarr")
         assert other["a/kspace/c.0.0.0"] != expected["a/kspace/c.0.0.0"]
         assert other["a/reconstruction_esc/c.0.0.0"] == expected["a/reconstruction_esc/c.0.0.0"]
@@ -351,20 +353,20 @@ def test_weights_that_overflow_fail_the_volume(tmp_path, checkpoint):
         for value in network.parameters():
             value.mul_(1e37)
     save_checkpoint(network, torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.1]]), {"name": "huge"}, checkpoint)
-    bench = make_bench(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint, steps=2), checkpoint=checkpoint)
-    outcome = build_volume(Task(make_row(tmp_path)), bench)
+    worker = make_worker(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint, steps=2), checkpoint=checkpoint)
+    outcome = build_volume(Task(make_row(tmp_path)), worker)
     assert (outcome.status, outcome.reason) == ("failed", "not_finite")
     assert "is not finite; expected finite phase" in outcome.message
-    assert bench.store.names() == []
+    assert worker.store.names() == []
 
 
 def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
     other = save_tiny(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(RequestError, match="not the weights of the recipe"):
-        make_bench(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
+        make_worker(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
 
 
 def test_a_worker_with_another_guess_of_fat_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("rephase.pipeline.worker.fat_facts", lambda source: {"fat": {"sha256": "0" * 64}})
     with pytest.raises(RequestError, match='the weights "fat" here are not those of the recipe'):
-        make_bench(tmp_path / "c.zarr", BuildOptions(phase="tissue"))
+        make_worker(tmp_path / "c.zarr", BuildOptions(phase="tissue"))

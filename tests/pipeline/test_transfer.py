@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rephase.bench.phantom import make_magnitude, open_bench, write_volumes
+from rephase.bench.phantom import make_magnitude, open_smooth_worker, write_volumes
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.devices import from_scalars
 from rephase.diffusion.generators import Conditions, SliceKey
@@ -25,7 +25,7 @@ from rephase.diffusion.processes.regression import RegressionGenerator
 from rephase.diffusion.registry import make_generator
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
-from rephase.pipeline.gpu import DeviceLane, PlainLane, UnderWay, open_lane
+from rephase.pipeline.gpu import CudaSubmitter, InFlight, InlineSubmitter, make_submitter
 from rephase.pipeline.recipe import Tile
 from rephase.pipeline.sampling import batches
 from rephase.pipeline.task import Task
@@ -45,23 +45,23 @@ def keys(count: int) -> list[SliceKey]:
     return [SliceKey(0, "a", 0, index) for index in range(count)]
 
 
-def send_all(lane, magnitude, batch_size: int | None, tile: int):
-    """Phasors and device seconds of a volume that goes along a lane."""
+def send_all(submitter, magnitude, batch_size: int | None, tile: int):
+    """Phasors and device seconds of a volume that goes through a submitter."""
     phasor, seconds = np.zeros(magnitude.shape, np.complex64), []
 
     def take(part, sampled, device_s):
         phasor[part] = sampled
         seconds.append(device_s)
 
-    under_way = UnderWay(lane, take)
+    in_flight = InFlight(submitter, take)
     for part in batches(len(magnitude), batch_size, tile):
-        under_way.send(part, magnitude, keys(len(magnitude)), KNOWN)
-    under_way.land()
+        in_flight.send(part, magnitude, keys(len(magnitude)), KNOWN)
+    in_flight.drain()
     return phasor, seconds
 
 
 class Noted:
-    """A lane that notes what is asked of it; phasors are the numbers of the slices."""
+    """A submitter that notes what is asked of it; phasors are the numbers of the slices."""
 
     def __init__(self, ahead: int):
         self.ahead, self.notes = ahead, []
@@ -71,26 +71,26 @@ class Noted:
         self.notes.append(("send", first))
         assert [key.slice_index for key in keys] == [first + i for i in range(len(magnitude))]
 
-        def land():
-            self.notes.append(("land", first))
+        def wait():
+            self.notes.append(("drain", first))
             numbers = np.arange(first, first + len(magnitude), dtype=np.complex64)
             return np.broadcast_to(numbers[:, None, None], magnitude.shape), float(first)
 
-        return land
+        return wait
 
 
 @pytest.mark.parametrize(
     ("ahead", "order"),
     [
-        (0, ["send 0", "land 0", "send 4", "land 4", "send 8", "land 8"]),
-        (1, ["send 0", "send 4", "land 0", "send 8", "land 4", "land 8"]),
-        (2, ["send 0", "send 4", "send 8", "land 0", "land 4", "land 8"]),
+        (0, ["send 0", "drain 0", "send 4", "drain 4", "send 8", "drain 8"]),
+        (1, ["send 0", "send 4", "drain 0", "send 8", "drain 4", "drain 8"]),
+        (2, ["send 0", "send 4", "send 8", "drain 0", "drain 4", "drain 8"]),
     ],
 )
 def test_so_many_batches_are_under_way_as_the_lane_may_have_and_land_in_order(ahead, order):
-    lane = Noted(ahead)
-    phasor, seconds = send_all(lane, np.ones((10, 2, 3), np.float32), 4, 4)
-    assert [f"{what} {first}" for what, first in lane.notes] == order
+    submitter = Noted(ahead)
+    phasor, seconds = send_all(submitter, np.ones((10, 2, 3), np.float32), 4, 4)
+    assert [f"{what} {first}" for what, first in submitter.notes] == order
     assert np.array_equal(phasor[:, 0, 0].real, np.arange(10))
     assert seconds == [0.0, 4.0, 8.0]
 
@@ -100,51 +100,51 @@ def test_on_cpu_a_lane_gives_what_the_generator_gives():
     magnitude = make_magnitude(5, 20)
     magnitude.flags.writeable = False
     expected = generator.sample_phase(torch.from_numpy(magnitude.copy()), keys(5), KNOWN).numpy()
-    lane = open_lane(generator)
-    assert isinstance(lane, PlainLane)
+    submitter = make_submitter(generator)
+    assert isinstance(submitter, InlineSubmitter)
     for size in (None, 1, 2, 5):
-        phasor, seconds = send_all(lane, magnitude, size, generator.tile)
+        phasor, seconds = send_all(submitter, magnitude, size, generator.tile)
         assert phasor.tobytes() == expected.tobytes()
         assert not any(seconds)
 
 
 def test_a_baseline_needs_no_device():
-    assert isinstance(open_lane(make_generator("smooth")), PlainLane)
+    assert isinstance(make_submitter(make_generator("smooth")), InlineSubmitter)
 
 
 def test_the_next_volume_is_sent_while_the_last_batch_of_one_is_under_way(tmp_path, monkeypatch):
     rows = read_manifest(write_volumes(tmp_path, 2, 20, 8))
-    bench = open_bench(tmp_path / "c.zarr")
+    worker = open_smooth_worker(tmp_path / "c.zarr")
     second_sent = threading.Event()
     held = []
 
-    class Slow(PlainLane):
+    class Slow(InlineSubmitter):
         ahead = 1
 
         def send(self, magnitude, keys, conditions):
-            held.append(bench.sampling.locked())
-            landing = super().send(magnitude, keys, conditions)
+            held.append(worker.sampling.locked())
+            pending = super().send(magnitude, keys, conditions)
             first = len(held) <= 2
             if not first:
                 second_sent.set()
 
-            def land():
+            def wait():
                 if first and len(keys) < 16:  # the last batch of the volume that came first
                     assert second_sent.wait(60)
-                return landing()
+                return pending()
 
-            return land
+            return wait
 
-    monkeypatch.setattr("rephase.pipeline.sampling.open_lane", Slow)
+    monkeypatch.setattr("rephase.pipeline.sampling.make_submitter", Slow)
     outcomes = []
-    threads = [threading.Thread(target=lambda r=row: outcomes.append(build_volume(Task(r), bench))) for row in rows]
+    threads = [threading.Thread(target=lambda r=row: outcomes.append(build_volume(Task(r), worker))) for row in rows]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [outcome.status for outcome in outcomes] == ["built", "built"]
     assert held == [True] * 4
-    assert not bench.sampling.locked()
+    assert not worker.sampling.locked()
 
 
 def test_nothing_of_a_call_that_did_not_fit_is_left_when_less_is_tried(tmp_path):
@@ -163,7 +163,7 @@ def test_nothing_of_a_call_that_did_not_fit_is_left_when_less_is_tried(tmp_path)
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return torch.ones_like(magnitude, dtype=torch.complex64)
 
-    outcome = build_volume(Task(row), replace(open_bench(tmp_path / "c.zarr"), generator=Full()))
+    outcome = build_volume(Task(row), replace(open_smooth_worker(tmp_path / "c.zarr"), generator=Full()))
     assert outcome.reason == "too_large" and "tiles of 4 would fit" in outcome.message
     assert seen == [(16, False), (8, False), (4, False)]
 
@@ -276,13 +276,13 @@ def test_what_makes_a_program_wait_is_noted():
 def test_bytes_are_the_same_with_copies_beside_the_work(name, spacing_mm):
     generator = GENERATORS[name]("cuda")
     magnitude = make_magnitude(3 * GPU_TILE + 5, 50)
-    lane = open_lane(generator)
-    assert isinstance(lane, DeviceLane)
-    plain, plain_s = send_all(PlainLane(generator), magnitude, None, GPU_TILE)
+    submitter = make_submitter(generator)
+    assert isinstance(submitter, CudaSubmitter)
+    plain, plain_s = send_all(InlineSubmitter(generator), magnitude, None, GPU_TILE)
     assert np.abs(np.abs(plain) - 1).max() < 1e-5
     for size in (None, GPU_TILE, 2 * GPU_TILE, 100):
         for _ in range(3):  # memory is used again, by other tensors
-            phasor, seconds = send_all(lane, magnitude, size, GPU_TILE)
+            phasor, seconds = send_all(submitter, magnitude, size, GPU_TILE)
             assert phasor.tobytes() == plain.tobytes()
             assert all(one > 0 for one in (*seconds, *plain_s))
 
@@ -315,14 +315,14 @@ class Sleeping:
 @pytest.mark.gpu
 @needs_gpu
 def test_the_next_batch_is_copied_while_one_is_sampled():
-    lane = open_lane(Sleeping())
+    submitter = make_submitter(Sleeping())
     magnitude = make_magnitude(2, 64)
-    first = lane.send(magnitude[:1], keys(1), KNOWN)
-    second = lane.send(magnitude[1:], keys(1), KNOWN)
-    lane.there.synchronize()
+    first = submitter.send(magnitude[:1], keys(1), KNOWN)
+    second = submitter.send(magnitude[1:], keys(1), KNOWN)
+    submitter.there.synchronize()
     assert not torch.cuda.current_stream().query()  # the copy of the second is done before the first is sampled
-    for landing, expected in ((first, magnitude[:1]), (second, magnitude[1:])):
-        phasor, seconds = landing()
+    for pending, expected in ((first, magnitude[:1]), (second, magnitude[1:])):
+        phasor, seconds = pending()
         np.testing.assert_allclose(phasor, np.exp(1j * expected.astype(np.float64)), atol=2e-3)
         assert seconds > 0.1
 
@@ -332,16 +332,16 @@ def test_the_next_batch_is_copied_while_one_is_sampled():
 def test_a_gpu_with_little_memory_names_the_tile_that_fits_and_goes_on(tmp_path):
     rows = read_manifest(write_volumes(tmp_path, 1, 2 * GPU_TILE, 1024))
     generator = make_generator("diffusion", None, 1, "cuda")
-    bench = open_bench(tmp_path / "c.zarr")
-    bench = replace(bench, generator=generator, recipe=replace(bench.recipe, tile=Tile(slices=GPU_TILE)))
+    worker = open_smooth_worker(tmp_path / "c.zarr")
+    worker = replace(worker, generator=generator, recipe=replace(worker.recipe, tile=Tile(slices=GPU_TILE)))
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
     try:
-        outcome = build_volume(Task(rows[0]), bench)
+        outcome = build_volume(Task(rows[0]), worker)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert (outcome.status, outcome.reason) == ("failed", "too_large")
     assert "tiles of 16 slices" in outcome.message and "would fit" in outcome.message
     assert generator.tile == GPU_TILE
-    assert build_volume(Task(rows[0]), bench).status == "built"
+    assert build_volume(Task(rows[0]), worker).status == "built"

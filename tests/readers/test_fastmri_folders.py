@@ -108,29 +108,29 @@ def test_scan_build_and_export_of_a_folder(folder, tmp_path, pairs, capsys):
     manifest, corpus, out = tmp_path / "m.csv", tmp_path / "c.zarr", tmp_path / "out"
     words = ["--pairs"] if pairs else []
     assert main(["manifest", "scan", str(folder), "-o", str(manifest), *words]) == 0
-    from rephase.bench.phantom import open_bench
+    from rephase.bench.phantom import open_smooth_worker
     from rephase.builder.options import BuildOptions
     from rephase.builder.preflight import open_corpus
     from rephase.builder.resolve import make_recipe
     from rephase.corpus.index_writer import write_index
     from rephase.pipeline.build_volume import build_volume
     from rephase.pipeline.task import Task
-    from rephase.pipeline.worker import open_workbench
+    from rephase.pipeline.worker import open_worker
 
     if pairs:
         recipe = make_recipe(BuildOptions(phase="real"))
         open_corpus(str(corpus), recipe, overwrite=False)
-        bench = open_workbench(str(corpus), recipe, {})
+        worker = open_worker(str(corpus), recipe, {})
     else:
-        bench = open_bench(corpus)
+        worker = open_smooth_worker(corpus)
     rows = {row.path.rsplit("/", 1)[-1]: row for row in read_manifest(manifest)}
     for row in rows.values():
-        outcome = build_volume(Task(row), bench)
+        outcome = build_volume(Task(row), worker)
         assert outcome.status == "built", outcome.message
-    write_index(bench.store, [])
+    write_index(worker.store, [])
     assert main(["export", str(corpus), str(out)]) == 0
     single = rows["single.h5"].volume_id
-    receipt = bench.store.receipt(single)
+    receipt = worker.store.receipt(single)
     with h5py.File(out / f"{single}.h5") as file:
         kspace = file["kspace"][...] * receipt["scale"]
     image = make_image(2, 32, 24)[:, 8:24]

@@ -22,7 +22,7 @@ from rephase.manifests.record import ManifestRow
 from rephase.pictures import picture_kspace, picture_magnitude, picture_phase, signal_mask
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Outcome, Task
-from rephase.pipeline.worker import open_workbench
+from rephase.pipeline.worker import open_worker
 from rephase.reports.facts import Candidate
 from rephase.reports.report import write_report
 from rephase.reports.samples import choose_volumes, read_sample
@@ -131,10 +131,10 @@ def test_report_of_a_corpus_that_the_pipeline_built(tmp_path):
     root = str(tmp_path / "c.zarr")
     recipe = make_recipe(BuildOptions(phase="smooth", seed=11))
     CorpusStore.create(root, recipe.attributes())
-    bench = open_workbench(root, recipe, {"device": "cpu", "torch": "9.9"})
+    worker = open_worker(root, recipe, {"device": "cpu", "torch": "9.9"})
     with RunLog(root, {"num_volumes": 3, "num_workers": 1}) as log:
         for row in rows:
-            log.record(build_volume(Task(row), bench), "f" * 64, recipe.hash)
+            log.record(build_volume(Task(row), worker), "f" * 64, recipe.hash)
         log.end({"num_open": 0})
     path = write_report(root)
     assert path == tmp_path / "c.zarr.run" / "report.html"
