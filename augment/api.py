@@ -130,7 +130,7 @@ def repair(
         Where it runs, as in `build`: `workers`, `cluster`, `memory_limit`, ...; and `overwrite`.
     """
     from rephase.builder.repair import RepairOptions, repair_corpus
-    from rephase.diffusion.checkpoint import find_checkpoint
+    from rephase.diffusion.shipped import find_checkpoint
 
     request = RepairOptions(
         None if manifest is None else os.fspath(manifest),
@@ -291,11 +291,12 @@ def add_phase(
 @lru_cache(maxsize=4)
 def _generator(name: str) -> PhaseGenerator:
     """Load a generator once; its weights take longer to load than a slice to sample."""
-    from rephase.diffusion.registry import GENERATORS, make_generator
+    from rephase.diffusion.phases import generated_phases
+    from rephase.diffusion.registry import make_generator
     from rephase.pipeline.environment import device_kind
 
-    if name not in GENERATORS:
-        raise RequestError(f"generator {name!r}: expected one of {', '.join(GENERATORS)}")
+    if name not in generated_phases():
+        raise RequestError(f"generator {name!r}: expected one of {', '.join(generated_phases())}")
     return make_generator(name, device=device_kind())
 
 
@@ -303,7 +304,7 @@ def _build_options(options: Mapping[str, object]) -> BuildOptions:
     """Convert keyword arguments to the options of a build; texts are parsed as on the command line."""
     from rephase.builder.options import BuildOptions
     from rephase.commands.result import size
-    from rephase.diffusion.checkpoint import find_checkpoint
+    from rephase.diffusion.shipped import find_checkpoint
 
     values: dict[str, Any] = dict(options)
     _check_names("build", values, ({field.name for field in fields(BuildOptions)} | {"workers"}) - {"num_workers"})

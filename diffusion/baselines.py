@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rephase.diffusion.devices import from_scalars, one_thread
-from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.noise import Stream, complex_normal, normal, random_phasor
 from rephase.diffusion.physics.low_order import LowOrderModel, read_model
 from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
@@ -23,6 +23,8 @@ class _Baseline(ABC):
 
     name: str
     nfe = 0
+    tile = 1
+    device = torch.device("cpu")
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors slice by slice; see `rephase.diffusion.generators.PhaseGenerator`."""
@@ -138,8 +140,3 @@ class TissuePhase(FieldPhase):
 
 def _phasor(angle: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
-
-
-BASELINES: dict[str, type[PhaseGenerator]] = {
-    one.name: one for one in (SmoothPhase, NoisySmoothPhase, FieldPhase, TissuePhase, SinusPhase, ZeroPhase, WhitePhase)
-}

@@ -16,25 +16,9 @@ from safetensors.torch import load_file, save
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
 from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
+from rephase.diffusion.shipped import WEIGHTS, describe_missing
 from rephase.errors import RephaseError
 from rephase.files import replacing
-
-_FOLDER = Path(__file__).parent / "weights"
-
-
-def shipped_weights(name: str) -> Path | None:
-    """The file of that name, such as `permissive`, or None where this installation has none."""
-    path = _FOLDER / f"{name}.safetensors"
-    return path if path.exists() else None
-
-
-def find_checkpoint(text: str) -> Path:
-    """Say which weights are meant: a file, or, where there is no file of that name, the shipped ones of that name."""
-    path = Path(text)
-    if path.is_file() or path.name != text:
-        return path
-    return shipped_weights(text) or path
-
 
 PROCESSES = ("flow", "ddpm", "regression", "fat")
 _LARGEST_CARD = 1 << 24
@@ -51,7 +35,7 @@ class Checkpoint:
     """A trained network and what a sampler must know of it.
 
     `gauge` holds what was measured of the training volumes, see `rephase.diffusion.physics.gauge_pool`. `sha256` covers
-    the weights file and what else changes a sample. `card` is the whole model card.
+    the weights file and what else changes a sample. `card` is the whole model card, `path` the file.
     """
 
     network: ComplexUNet
@@ -59,6 +43,7 @@ class Checkpoint:
     gauge: torch.Tensor
     sha256: str
     card: dict[str, Any]
+    path: Path | None = None
 
     @property
     def flow(self) -> FlowConfig:
@@ -82,11 +67,6 @@ class Checkpoint:
         """For a distilled network: the measured share of the source's noise that it carries to the end."""
         gain: float | None = self.card.get("distillation", {}).get("noise_gain")
         return gain
-
-
-def default_checkpoint() -> Path | None:
-    """The weights that ship with the package, or None where there are none."""
-    return shipped_weights("default")
 
 
 def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:
@@ -121,6 +101,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         A file is missing or corrupt, process or architecture is not known, weights do not fit or are not finite.
     """
     card_path = path.with_suffix(".json")
+    if path.name in WEIGHTS and not path.exists():
+        raise CheckpointError(describe_missing(path.name))
     for part in (path, card_path):
         if not part.is_file():
             raise CheckpointError(f"{part}: no such file; a checkpoint is NAME.safetensors with NAME.json beside it")
@@ -146,7 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if bad or not bool(torch.isfinite(gauge[:, 2:]).all()):
         raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
     network.requires_grad_(False).eval()
-    return Checkpoint(network, card["process"], gauge, _digest(path, card), card)
+    return Checkpoint(network, card["process"], gauge, _digest(path, card), card, path)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

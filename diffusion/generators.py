@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -39,10 +40,24 @@ class Conditions:
 
 
 class PhaseGenerator(Protocol):
-    """Gives phase to magnitude slices. `nfe` is the number of network evaluations a slice costs (0 without one)."""
+    """Gives phase to magnitude slices.
+
+    Attributes
+    ----------
+    name
+        For receipts and tables.
+    nfe
+        Network evaluations per slice; 0 without a network.
+    tile
+        Slices that are computed at once.
+    device
+        Where the work is done, and where magnitudes are best.
+    """
 
     name: str
     nfe: int
+    tile: int
+    device: torch.device
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample unit-modulus phasors for slices of one volume.

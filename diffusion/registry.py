@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rephase.diffusion.baselines import BASELINES
-from rephase.diffusion.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    default_checkpoint,
-    load_checkpoint,
-    shipped_weights,
-)
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.learned import LearnedGenerator
+from rephase.diffusion.phases import PHASES, generated_phases
 from rephase.diffusion.processes.ddpm import DdpmGenerator
 from rephase.diffusion.processes.flow import FlowGenerator
 from rephase.diffusion.processes.regression import RegressionGenerator
+from rephase.diffusion.shipped import describe_missing, shipped_weights
 
 BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": FlowGenerator, "ddpm": DdpmGenerator}
 """By the process of the checkpoint."""
 
 
-GENERATORS = ("diffusion", "regression", *BASELINES)
-
-
 def make_generator(
-    name: str, checkpoint: Path | None = None, steps: int | None = None, device: str = "cpu"
+    name: str, checkpoint: Checkpoint | Path | None = None, steps: int | None = None, device: str = "cpu"
 ) -> PhaseGenerator:
-    """Make the generator of that name.
+    """Return the generator of a phase.
 
     Parameters
     ----------
     name
-        One of `GENERATORS`.
+        A name of `rephase.diffusion.phases.PHASES`, other than "real".
     checkpoint
-        For `diffusion` and `regression`: the weights; the shipped ones where None.
+        For a learned phase: the weights, or their file; the shipped ones if None.
     steps
-        For `diffusion`: network evaluations a slice; those that the weights are meant for where None.
+        For a learned phase: network evaluations per slice; those that the weights are meant for if None.
     device
-        For `diffusion`: "cpu" or "cuda".
+        For a learned phase: "cpu" or "cuda".
 
     Raises
     ------
     ValueError
         The name is not known, or the weights cannot be sampled with so many steps.
     CheckpointError
-        There is no usable checkpoint.
+        There is no usable checkpoint, or it is that of another phase.
     """
-    if name in BASELINES:
-        return BASELINES[name]()
-    if name == "regression":
-        return _make_regression(checkpoint or shipped_regression(), steps, device)
-    if name != "diffusion":
-        raise ValueError(f"unknown phase generator {name!r}; expected one of {', '.join(GENERATORS)}")
-    path = checkpoint or default_checkpoint()
-    if path is None:
-        raise CheckpointError("no weights ship with this installation; give --checkpoint or take --phase smooth")
-    return make_learned(load_checkpoint(path), steps, device)
+    row = PHASES.get(name)
+    if row is None or row.generator is None:
+        raise ValueError(f"unknown phase generator {name!r}; expected one of {', '.join(generated_phases())}")
+    factory = resolve(row.generator)
+    if not row.learned:
+        generator: PhaseGenerator = factory()
+        return generator
+    if checkpoint is None and row.weights is not None:
+        checkpoint = shipped_weights(row.weights)
+        if checkpoint is None:
+            raise CheckpointError(describe_missing(row.weights))
+    if not isinstance(checkpoint, Checkpoint):
+        if checkpoint is None:
+            raise CheckpointError(f"no weights for the phase {name!r}; expected some; give --checkpoint")
+        checkpoint = load_checkpoint(checkpoint)
+    check_phase(checkpoint, name)
+    learned: PhaseGenerator = factory(checkpoint, steps, device)
+    return learned
+
+
+def check_phase(checkpoint: Checkpoint, name: str) -> None:
+    """Check that weights sample the phase of a name.
+
+    Raises
+    ------
+    CheckpointError
+        They are those of another phase, or of none.
+    """
+    where = checkpoint.path or f"weights {checkpoint.card.get('name')!r}"
+    if checkpoint.process == "fat":
+        raise CheckpointError(f"{where}: the process 'fat' estimates fat, not phase; name weights of a phase model")
+    found = "regression" if checkpoint.process == "regression" else "diffusion"
+    if found != name:
+        raise CheckpointError(f"{where}: weights for --phase {found}; expected some for {name}; take one or the other")
 
 
 def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> LearnedGenerator:
@@ -77,15 +96,8 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
     return BY_PROCESS[checkpoint.process](checkpoint, steps, device)
 
 
-def shipped_regression() -> Path | None:
-    """The regression that ships with the package, or None where there is none."""
-    return shipped_weights("regression")
-
-
-def _make_regression(path: Path | None, steps: int | None, device: str) -> PhaseGenerator:
-    if path is None:
-        raise CheckpointError('no regression ships with this installation; train one with process = "regression"')
-    checkpoint = load_checkpoint(path)
-    if checkpoint.process != "regression":
-        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected a regression")
-    return RegressionGenerator(checkpoint, steps, device)
+def resolve(name: str) -> Callable[..., Any]:
+    """Import what "module:attribute" names."""
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded, seconds_per_call
 from rephase.bench.phantom import make_magnitude
-from rephase.diffusion.baselines import BASELINES
-from rephase.diffusion.checkpoint import default_checkpoint
 from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from rephase.diffusion.learned import GPU_TILE
+from rephase.diffusion.phases import baseline_phases
 from rephase.diffusion.registry import make_generator
+from rephase.diffusion.shipped import default_checkpoint
 from rephase.pipeline.gpu import InFlight, InlineSubmitter, Submitter, make_submitter
 from rephase.pipeline.sampling import batches
 
@@ -60,7 +60,8 @@ def bench_sampler(
     """
     machine = describe_machine(device)
     path = checkpoint or default_checkpoint()
-    generators: list[PhaseGenerator] = [make_generator(name) for name in BASELINES]
+    baselines = [make_generator(name) for name in baseline_phases()]
+    generators = list(baselines)
     if path is not None:
         generators += [make_generator("diffusion", path, count, device) for count in steps or (None,)]
     num_slices = GPU_TILE if device == "cuda" else 1
@@ -72,7 +73,7 @@ def bench_sampler(
     settings = {"slices a call": num_slices, "threads": 1, "seconds a line": budget_s}
     tables, notes = [Table("Sampling phase", _COLUMNS, rows)], _notes(path)
     if device == "cuda" and path is not None:
-        tables.append(_lane_table(generators[len(BASELINES) :], sizes, budget_s))
+        tables.append(_lane_table(generators[len(baselines) :], sizes, budget_s))
         notes.append(
             f"GPU busy: time between the first and the last kernel of a batch, by CUDA events, over the wall time of a "
             f"volume of {GPU_TILES} batches; kernels that wait for the program between the two count as busy"

@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rephase.diffusion.phases import PHASES, learned_phases
 from rephase.errors import RequestError
 from rephase.manifests.manifest import UNDERSTOOD
 from rephase.pipeline.magnitude import NegativeRule
 
 MAX_TIME_LIMIT_S = 1e6
-PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "tissue", "regression", "sinus", "zero", "white")
-MODELS = ("diffusion", "regression")
-"""Those that take weights."""
-
-FIXED_PHASES = ("real", "zero")
-"""Those of which a magnitude has one."""
 
 
 def same_phase(phase: str) -> str:
@@ -32,7 +27,7 @@ class BuildOptions:
     phase
         One of `PHASES`; None takes the shipped weights where there are some, else `smooth`.
     checkpoint
-        For `MODELS`: weights.
+        For a learned phase: weights.
     steps
         For `diffusion`: network evaluations a slice.
     seed
@@ -90,7 +85,9 @@ class BuildOptions:
         """Refuse what contradicts itself before anything starts."""
         if self.phase is not None and self.phase not in PHASES:
             raise RequestError(f"--phase {self.phase}: expected one of {', '.join(PHASES)}")
-        for name, value, phases in (("--checkpoint", self.checkpoint, MODELS), ("--steps", self.steps, MODELS[:1])):
+        any_steps = tuple(name for name, phase in PHASES.items() if phase.any_steps)
+        takes = (("--checkpoint", self.checkpoint, learned_phases()), ("--steps", self.steps, any_steps))
+        for name, value, phases in takes:
             if value is not None and self.phase is not None and self.phase not in phases:
                 known = " or ".join(phases)
                 raise RequestError(f"{name} goes with --phase {known}, not with {self.phase}; leave one out")
@@ -100,7 +97,7 @@ class BuildOptions:
                 f"--keep-columns {understood[0]}: is a column with a meaning of its own; expected others; what a "
                 "corpus may have of it is there already"
             )
-        if self.phase in FIXED_PHASES and self.replicas > 1:
+        if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
             raise RequestError(f"--replicas {self.replicas}: {same_phase(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
             raise RequestError(

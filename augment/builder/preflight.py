@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rephase.builder.options import FIXED_PHASES, BuildOptions, same_phase
+from rephase.builder.options import BuildOptions, same_phase
 from rephase.builder.resolve import describe_differences
 from rephase.builder.runlog import Failure
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
+from rephase.diffusion.phases import PHASES
 from rephase.errors import RequestError, VolumeError, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import MIXED_HELP, describe_class
@@ -115,7 +116,7 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
     RequestError
         With the first such row.
     """
-    if phase not in FIXED_PHASES or "replicas" not in manifest.columns:
+    if phase is None or PHASES[phase].varies or "replicas" not in manifest.columns:
         return
     for row in manifest:
         if (row.replicas or 1) > 1:

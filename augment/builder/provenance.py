@@ -9,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rephase.builder.options import MODELS, BuildOptions
+from rephase.builder.options import BuildOptions
 from rephase.builder.runlog import read_run, run_names
 from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attributes
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, root_faults
+from rephase.diffusion.phases import PHASES
+from rephase.diffusion.shipped import WEIGHTS, shipped_weights
 from rephase.errors import RequestError, VolumeError
 
 _LOOKED_AT = 16
@@ -86,18 +88,18 @@ def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str
     recipe = attributes["recipe"]
     names = {one.name for one in fields(BuildOptions)} & set(recipe)
     options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
-    if recipe.get("phase") in MODELS and recipe.get("checkpoint_sha256") is not None:
+    phase = PHASES.get(recipe.get("phase", ""))
+    if phase is not None and phase.learned and recipe.get("checkpoint_sha256") is not None:
         options["checkpoint"] = _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
-        options["steps"] = recipe["nfe"] if recipe.get("phase") == "diffusion" else None
+        options["steps"] = recipe["nfe"] if phase.any_steps else None
     return options
 
 
 def _find_weights(wanted: str, given: Path | None, root: str) -> Path:
-    from rephase.diffusion.checkpoint import CheckpointError, default_checkpoint, load_checkpoint
-    from rephase.diffusion.registry import shipped_regression
+    from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 
     logged = [Path(str(run["checkpoint"])) for run in past_runs(root) if run.get("checkpoint")]
-    candidates = [given] if given is not None else [default_checkpoint(), shipped_regression(), *dict.fromkeys(logged)]
+    candidates = [given] if given is not None else [*map(shipped_weights, WEIGHTS), *dict.fromkeys(logged)]
     for path in candidates:
         if path is None or not path.is_file():
             continue

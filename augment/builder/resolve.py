@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rephase.builder.options import MODELS, BuildOptions
+from rephase.builder.options import BuildOptions
+from rephase.diffusion.phases import PHASES
+from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import Recipe, Tile
 
 
 def default_phase() -> str:
     """Name the generator that a build takes where none is asked for."""
-    from rephase.diffusion.checkpoint import default_checkpoint
-
     return "diffusion" if default_checkpoint() is not None else "smooth"
 
 
@@ -27,17 +27,14 @@ def checkpoint_path(options: BuildOptions) -> Path | None:
     RequestError
         If weights are needed and there are none.
     """
-    from rephase.diffusion.checkpoint import default_checkpoint
-    from rephase.diffusion.registry import shipped_regression
-
     phase = options.phase or ("diffusion" if options.checkpoint else default_phase())
-    if phase not in MODELS:
+    row = PHASES[phase]
+    if not row.learned:
         return None
-    path = options.checkpoint or (default_checkpoint() if phase == "diffusion" else shipped_regression())
+    path = options.checkpoint or (shipped_weights(row.weights) if row.weights else None)
     if path is None:
-        raise RequestError(
-            f"no weights of {phase} ship with this installation; give --checkpoint or take --phase smooth"
-        )
+        missing = describe_missing(row.weights) if row.weights else "expected --checkpoint"
+        raise RequestError(f"--phase {phase}: {missing}, or take --phase smooth")
     return path.absolute()
 
 
@@ -89,14 +86,11 @@ def _fat_sha256() -> str:
 def _describe_model(path: Path, phase: str, steps: int | None, device: str) -> tuple[int, str, Tile]:
     from rephase.diffusion.checkpoint import load_checkpoint
     from rephase.diffusion.learned import GPU_TILE
-    from rephase.diffusion.registry import make_learned
+    from rephase.diffusion.registry import make_generator
 
     try:
         checkpoint = load_checkpoint(path)
-        known = "regression" if checkpoint.process == "regression" else "diffusion"
-        if phase != known and checkpoint.process != "fat":  # which no phase takes: said below
-            raise RequestError(f"{path}: weights for --phase {known}; expected some for {phase}; take one or the other")
-        nfe = make_learned(checkpoint, steps).nfe
+        nfe = make_generator(phase, checkpoint, steps).nfe
     except ValueError as error:
         raise RequestError(str(error)) from None
     slices = 1 if device == "cpu" else GPU_TILE

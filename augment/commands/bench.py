@@ -101,7 +101,7 @@ def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size:
 def run_sampler(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase bench sampler`."""
     from rephase.bench.sampler import bench_sampler
-    from rephase.diffusion.checkpoint import find_checkpoint
+    from rephase.diffusion.shipped import find_checkpoint
     from rephase.pipeline.environment import device_kind
 
     device = arguments.device or device_kind()

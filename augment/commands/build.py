@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, names, size
-from rephase.diffusion.checkpoint import find_checkpoint
+from rephase.diffusion.phases import PHASES
+from rephase.diffusion.shipped import find_checkpoint
 
 if TYPE_CHECKING:
     from rephase.builder.options import BuildOptions
-
-PHASES = ("diffusion", "real", "smooth", "smooth-noise", "field", "tissue", "regression", "sinus", "zero", "white")
 
 
 def register(commands: Commands) -> None:
@@ -69,8 +68,8 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
         "--phase",
         choices=PHASES,
         metavar="NAME",
-        help=f"where phase comes from: {', '.join(PHASES)}; real takes the row's own (default: diffusion where weights "
-        "are shipped or given, else smooth)",
+        help="where phase comes from (default: diffusion if weights are shipped or given, else smooth): "
+        + "; ".join(f"{name}: {phase.help}" for name, phase in PHASES.items()),
     )
     phase.add_argument(
         "--checkpoint",

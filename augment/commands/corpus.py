@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rephase.commands.build import add_run, add_where, resume_command
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, progress_bar
-from rephase.diffusion.checkpoint import find_checkpoint
+from rephase.diffusion.shipped import find_checkpoint
 
 
 def register(commands: Commands) -> None:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, counts, names
-from rephase.diffusion.checkpoint import find_checkpoint
+from rephase.diffusion.phases import generated_phases
+from rephase.diffusion.shipped import find_checkpoint
 
 
 def register(commands: Commands) -> None:
@@ -88,7 +89,7 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help="of diffusion, regression, smooth, smooth-noise, field, tissue, sinus, zero, white (default: all)",
+        help=f"of {', '.join(generated_phases())} (default: all)",
     )
     phase.add_argument(
         "--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: those that are shipped)"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from rephase.diffusion.baselines import BASELINES, NoisySmoothPhase, SmoothPhase, TissuePhase
-from rephase.diffusion.checkpoint import default_checkpoint, load_checkpoint, shipped_weights
+from rephase.diffusion.baselines import NoisySmoothPhase, SmoothPhase
+from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
+from rephase.diffusion.phases import PHASES
 from rephase.diffusion.physics.low_order import read_model
-from rephase.diffusion.registry import make_generator, shipped_regression
+from rephase.diffusion.registry import make_generator, make_learned
+from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
 from rephase.evaluation.sampling import Contestant
 from rephase.files import file_sha256
@@ -67,25 +69,29 @@ def make_contestants(choice: Choice) -> list[Contestant]:
 
 
 def _models(path: Path | None, steps: Sequence[int], device: str, name: str, role: str) -> list[Contestant]:
-    identity = "" if path is None else load_checkpoint(path).sha256
-    return [
-        _labelled(make_generator(MODEL, path, number, device), name, identity, role) for number in (steps or (None,))
-    ]
+    if path is None:
+        return [_labelled(make_generator(MODEL, None, None, device), name, "", role)]  # which says what is missing
+    checkpoint = load_checkpoint(path)
+    numbers = steps or (None,)
+    return [_labelled(make_learned(checkpoint, n, device), name, checkpoint.sha256, role) for n in numbers]
 
 
 def _default_names(choice: Choice) -> list[str]:
     """All generators for which there are weights."""
-    with_model = choice.checkpoint is not None or default_checkpoint() is not None
-    with_regression = choice.regression is not None or shipped_regression() is not None
-    baselines = [name for name in BASELINES if name != TissuePhase.name or shipped_weights("fat") is not None]
-    return [MODEL] * with_model + [REGRESSION] * with_regression + baselines
+    given = {MODEL: choice.checkpoint, REGRESSION: choice.regression}
+    return [
+        name
+        for name, phase in sorted(PHASES.items(), key=lambda item: not item[1].learned)
+        if phase.generator and (phase.weights is None or given.get(name) or shipped_weights(phase.weights))
+    ]
 
 
 def _baseline(name: str, choice: Choice) -> Contestant:
     if name == REGRESSION:
-        path = choice.regression or shipped_regression()
-        identity = "" if path is None else load_checkpoint(path).sha256
-        return _labelled(make_generator(name, path, None, choice.device), name, identity, "baseline")
+        path = choice.regression or shipped_weights(name)
+        checkpoint = None if path is None else load_checkpoint(path)
+        identity = "" if checkpoint is None else checkpoint.sha256
+        return _labelled(make_generator(name, checkpoint, None, choice.device), name, identity, "baseline")
     if choice.smooth is not None and name in SMOOTH_NAMES:
         digest = file_sha256(choice.smooth) if choice.smooth.is_file() else ""
         return _labelled(SMOOTH_NAMES[name](read_model(choice.smooth)), name, digest, "baseline")

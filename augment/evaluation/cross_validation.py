@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rephase.diffusion.baselines import BASELINES
+from rephase.diffusion.phases import baseline_phases
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import MODEL, REGRESSION, Choice, make_contestants
 from rephase.evaluation.config import EvaluationConfig
@@ -51,7 +51,7 @@ def cross_validate(
         contestants = make_contestants(
             replace(
                 choice,
-                generators=choice.generators or (MODEL, *BASELINES),
+                generators=choice.generators or (MODEL, *baseline_phases()),
                 checkpoint=checkpoint,
                 smooth=folder / "smooth.json",
             )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
     return 0
 
 
-def explain_out_of_memory(where: str, generator: Any, sample: Callable[[int], object]) -> VolumeError:  # noqa: ANN401
+def explain_out_of_memory(where: str, generator: PhaseGenerator, sample: Callable[[int], object]) -> VolumeError:
     """Say which tile would fit a volume whose tile did not. The tile itself stays as it is: another gives other bytes.
 
     Parameters
@@ -89,7 +89,7 @@ def explain_out_of_memory(where: str, generator: Any, sample: Callable[[int], ob
     sample
         Samples that many slices of the volume.
     """
-    tile = int(getattr(generator, "tile", 1))
+    tile = generator.tile
 
     def call(slices: int) -> object:
         generator.tile = slices
@@ -140,7 +140,7 @@ class InlineSubmitter:
 
     def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
         """See `Submitter`."""
-        with device_clock(getattr(self.generator, "device", None)) as busy:
+        with device_clock(self.generator.device) as busy:
             phasor = self.generator.sample_phase(torch.from_numpy(magnitude.copy()), keys, conditions)
         return lambda: (phasor.numpy(), busy.seconds)
 
@@ -215,7 +215,7 @@ class InFlight:
 
 def make_submitter(generator: PhaseGenerator) -> Submitter:
     """Give the way to this generator."""
-    device = torch.device(getattr(generator, "device", None) or "cpu")
+    device = torch.device(generator.device)
     return CudaSubmitter(generator, device) if device.type == "cuda" else InlineSubmitter(generator)
 
 

@@ -12,6 +12,7 @@ from rephase.corpus.store import CorpusStore
 from rephase.counters import Counters
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
+from rephase.diffusion.phases import PHASES
 from rephase.diffusion.processes.fat import fat_facts
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
@@ -63,10 +64,11 @@ def open_worker(
     """
     torch.set_num_threads(recipe.tile.threads)
     generator = None
-    if recipe.phase != "real":
-        steps = recipe.nfe if recipe.phase == "diffusion" else None
-        generator = make_generator(recipe.phase, checkpoint, steps, device)
-        if checkpoint is not None and load_checkpoint(checkpoint).sha256 != recipe.checkpoint_sha256:
+    row = PHASES[recipe.phase]
+    if row.generator is not None:
+        weights = None if checkpoint is None else load_checkpoint(checkpoint)
+        generator = make_generator(recipe.phase, weights, recipe.nfe if row.any_steps else None, device)
+        if weights is not None and weights.sha256 != recipe.checkpoint_sha256:
             raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
         if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
             raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')

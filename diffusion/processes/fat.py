@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, shipped_weights
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.networks.inference import fix_weights
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.measurement import compress_magnitude
 from rephase.diffusion.physics.source import FatGuess
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions
+from rephase.diffusion.shipped import describe_missing, shipped_weights
 
 _SLOPE, _OFFSET = 4.0, -1.0
 
@@ -76,7 +77,7 @@ def shipped_fat_map(device: torch.device) -> FatMap:
     """
     path = shipped_weights("fat")
     if path is None:
-        raise CheckpointError('no weights "fat" ship with this installation; the source "tissue" needs them')
+        raise CheckpointError(f"source 'tissue': {describe_missing('fat')}")
     return FatMap(_load(path), device)
 
 

@@ -18,9 +18,9 @@ import torch
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
 from rephase.bench.phantom import make_magnitude
 from rephase.cluster.local import WORKER_ENVIRON, dask_environ
-from rephase.diffusion.checkpoint import default_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.registry import make_generator
+from rephase.diffusion.shipped import default_checkpoint
 from rephase.errors import RequestError
 from tests.benchmarks.command_line import run_benchmark
 

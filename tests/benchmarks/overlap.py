@@ -42,6 +42,8 @@ class Sleeper:
 
     name = "sleeper"
     nfe = 0
+    tile = 1
+    device = torch.device("cpu")
 
     def __init__(self, seconds_a_slice: float) -> None:
         self._seconds_a_slice = seconds_a_slice

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, shipped_weights
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.field_phase import (
@@ -32,6 +32,7 @@ from rephase.diffusion.processes.fat import (
 )
 from rephase.diffusion.processes.objective import Batch
 from rephase.diffusion.registry import make_learned
+from rephase.diffusion.shipped import shipped_weights
 from rephase.training.batches import TrainingSlice, TrainingSlices
 from rephase.training.simulated.fat import fat_slices, incoherence, separate_fat, tells_fat
 
@@ -205,7 +206,7 @@ def test_weights_that_guess_fat_make_no_phase_and_others_guess_no_fat(tmp_path, 
     with pytest.raises(CheckpointError, match="expected fat"):
         shipped_fat_map(CPU)
     monkeypatch.setattr(fat_module, "shipped_weights", lambda name: None)
-    with pytest.raises(CheckpointError, match="no weights"):
+    with pytest.raises(CheckpointError, match="not part of this installation"):
         shipped_fat_map(CPU)
 
 

@@ -9,13 +9,14 @@ from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_check
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.layers import to_real
 from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
 from rephase.diffusion.physics.singularities import find_singularities
 from rephase.diffusion.physics.source import Source, source_phasors
 from rephase.diffusion.processes import flow
 from rephase.diffusion.processes.flow import FlowGenerator
-from rephase.diffusion.registry import GENERATORS, make_generator
+from rephase.diffusion.registry import make_generator
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3], [math.nan, 2.0, 0.03, -0.01, -0.2]])
 
@@ -46,7 +47,9 @@ def magnitudes(count: int = 3, height: int = 20, width: int = 13) -> torch.Tenso
 
 
 def every_generator(checkpoint):
-    return [FlowGenerator(checkpoint, 2) if name == "diffusion" else make_generator(name) for name in GENERATORS]
+    return [
+        FlowGenerator(checkpoint, 2) if name == "diffusion" else make_generator(name) for name in generated_phases()
+    ]
 
 
 def test_bytes_do_not_change_with_the_number_of_threads(checkpoint):

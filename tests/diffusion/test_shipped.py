@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from paths import PROJECT
 
-from rephase.diffusion.checkpoint import find_checkpoint, load_checkpoint, shipped_weights
+from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.shipped import find_checkpoint, shipped_weights
 from rephase.training.config import DistillConfig, TrainConfig, read_config
 
 

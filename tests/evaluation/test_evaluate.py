@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rephase.cli import main
-from rephase.diffusion.checkpoint import shipped_weights
 from rephase.diffusion.registry import make_generator
+from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import Choice, make_contestants
 from rephase.evaluation.comparison import closed_gaps, compare, find_ties, judge

@@ -10,10 +10,10 @@ import torch
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import describe_differences, make_recipe
 from rephase.corpus.layout import canonical_hash
-from rephase.diffusion.checkpoint import default_checkpoint, load_checkpoint
+from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.processes.fat import shipped_fat_map
-from rephase.diffusion.registry import shipped_regression
+from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.environment import Machine, common_classes, common_device, environment_class
@@ -56,7 +56,7 @@ def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
     assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
     shipped_fat_map.cache_clear()
     monkeypatch.setattr("rephase.diffusion.processes.fat.shipped_weights", lambda name: None)
-    with pytest.raises(RequestError, match='no weights "fat" ship'):
+    with pytest.raises(RequestError, match="not part of this installation"):
         make_recipe(BuildOptions(phase="tissue"))
 
 
@@ -117,7 +117,7 @@ def test_options_that_contradict_themselves_are_refused(changes, match):
 
 
 def test_a_regression_says_so_with_its_weights():
-    weights = shipped_regression()
+    weights = shipped_weights("regression")
     assert weights is not None
     recipe = make_recipe(BuildOptions(phase="regression"))
     assert (recipe.phase, recipe.nfe, recipe.checkpoint_sha256) == ("regression", 1, load_checkpoint(weights).sha256)

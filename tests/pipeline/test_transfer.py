@@ -153,7 +153,7 @@ def test_nothing_of_a_call_that_did_not_fit_is_left_when_less_is_tried(tmp_path)
     seen: list[tuple[int, bool]] = []
 
     class Full:
-        name, nfe, tile = "diffusion", 1, 16
+        name, nfe, tile, device = "diffusion", 1, 16, "cpu"
 
         def sample_phase(self, magnitude, keys, conditions):
             seen.append((self.tile, any(one() is not None for one in left)))

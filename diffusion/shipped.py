@@ -1,0 +1,87 @@
+"""The weights in the repository: what they are, and which of them an installation has. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One row of `WEIGHTS`: `<name>.safetensors` in `FOLDER`, with the model card `<name>.json` beside it.
+
+    `sha256` and `num_bytes` are those of the safetensors file; `in_wheel` says whether the wheel carries both files.
+    """
+
+    help: str
+    licence: str
+    sha256: str
+    num_bytes: int
+    in_wheel: bool = False
+
+
+WEIGHTS = {
+    "default": Weights(
+        "phase in two network evaluations per slice, from the source tissue: --phase diffusion",
+        "GPL-3.0",
+        "ebdceca230262aee696ef6105f2c3904e9a27faaa7ca8019c5e144f2d5d77a5e",
+        9_815_248,
+        in_wheel=True,
+    ),
+    "fat": Weights(
+        "fat fraction estimated from a magnitude: part of the source tissue, so of default too",
+        "GPL-3.0",
+        "7c386eb82b203bbf36bb4de5b53cfe39bf9982a745320d604e1a8b2a3ab480fb",
+        1_546_416,
+        in_wheel=True,
+    ),
+    "teacher": Weights(
+        "phase by flow matching, for any number of network evaluations",
+        "GPL-3.0",
+        "3fb7d49458eddb6a765cb4a7e5748d4c5d417fe85430a61fa990ac46e997057c",
+        9_815_248,
+    ),
+    "permissive": Weights(
+        "phase by flow matching, trained on permissively licensed and simulated data alone",
+        "Apache-2.0",
+        "3152057f74cce3478e880bc1f5b066e3315397e4414dec42a9561356ce2f9408",
+        9_813_288,
+    ),
+    "regression": Weights(
+        "the expected phase in one network evaluation, a baseline: --phase regression",
+        "GPL-3.0",
+        "e9b78f298426ffac30d6415b6c10f9834636d00318de411b7f709a1a359aa47d",
+        1_342_272,
+    ),
+}
+"""By the name that `--checkpoint` takes. README.md of the folder shows the same table."""
+
+
+def shipped_weights(name: str) -> Path | None:
+    """Return the safetensors file of shipped weights, or None if this installation does not have it."""
+    path = FOLDER / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def default_checkpoint() -> Path | None:
+    """Return the weights of `--phase diffusion`, or None if this installation does not have them."""
+    return shipped_weights("default")
+
+
+def find_checkpoint(text: str) -> Path:
+    """Return the file that `--checkpoint` names: that path or, where no such file exists, shipped weights by name."""
+    path = Path(text)
+    if path.is_file() or path.name != text:
+        return path
+    return shipped_weights(text) or path
+
+
+def describe_missing(name: str) -> str:
+    """Format one line on shipped weights that this installation does not have: where they are, how to use them."""
+    return (
+        f"weights {name!r} are not part of this installation; expected {name}.safetensors and {name}.json; take both "
+        f"from diffusion/weights of the source tree (SHA-256 {WEIGHTS[name].sha256}) and give --checkpoint "
+        f"{name}.safetensors"
+    )
