@@ -1,45 +1,48 @@
-# The two commands of a newcomer are `make demo` and `make test`; each makes .venv from nothing.
+# From a clean clone: `make demo` or `make test`; each creates .venv. `make help` lists all targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+# the CI adds --durations and --cpu-limit
+TEST_OPTIONS ?=
 
-.PHONY: links fuzz demo test check bench format clean fastmri conformance reliability scale
+.PHONY: help demo test check links format conformance reliability fuzz bench scale clean
 
-$(VENV)/.base: pyproject.toml
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(BIN)/$(PIP_INSTALL) --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.base
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
-
-demo: $(VENV)/.base
-	$(BIN)/rephase demo $(DEMO)
-
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
-
-# fastmri without what only its training scripts need (torchvision, lightning): 20 s, 150 MB
-$(VENV)/.fastmri: $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,conformance]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps fastmri==0.3.0
-	touch $@
-
-fastmri: $(VENV)/.fastmri
+# fastmri without torchvision and lightning, which only its training scripts need
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/$(PIP_INSTALL) --editable '.[test,conformance]'
+	$(BIN)/$(PIP_INSTALL) --no-deps fastmri==0.3.0
+	touch $@ $(VENV)/.base
 
 $(CONSUMERS)/.ready: $(VENV)/.test
 	$(PYTHON) -m venv $(CONSUMERS)
-	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 deepinv mrpro
+	$(CONSUMERS)/bin/$(PIP_INSTALL) torch==2.13.0 deepinv mrpro
 	touch $@
 
-conformance: $(VENV)/.fastmri $(CONSUMERS)/.ready
-	$(BIN)/python -m pytest tests/exports
-	$(BIN)/python tests/consumers/make_export.py $(CONSUMERS)/export
-	$(CONSUMERS)/bin/python tests/consumers/consumers.py $(CONSUMERS)/export
+demo: $(VENV)/.base  ## build a small corpus from real volumes, with a report
+	$(BIN)/rephase demo $(DEMO)
+
+# a file of tests stays in one process and keeps its fixtures; tests/conftest.py puts the longest files first
+test: $(VENV)/.test  ## run the tests in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TEST_OPTIONS)
+
+check: $(VENV)/.test links  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the package as one tree of links, since mypy does not follow the mapping of folders in pyproject.toml
 links:
@@ -47,30 +50,28 @@ links:
 	mkdir -p .links/rephase
 	ln -s $(addprefix $(CURDIR)/,$(wildcard augment/*) diffusion cluster manifests) .links/rephase
 
-check: $(VENV)/.test links
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+format: $(VENV)/.test  ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-# every case of every fault and 10,000 fuzz cases: hours; the table goes into the document
-reliability: $(VENV)/.test
+conformance: $(CONSUMERS)/.ready  ## read an export with fastmri, deepinv and mrpro
+	$(BIN)/python -m pytest tests/exports
+	$(BIN)/python tests/consumers/make_export.py $(CONSUMERS)/export
+	$(CONSUMERS)/bin/python tests/consumers/consumers.py $(CONSUMERS)/export
+
+reliability: $(VENV)/.test  ## run every case of every fault and 10,000 fuzz cases (hours); update augment/RELIABILITY.md
 	$(BIN)/python -m tests.reliability -o augment/RELIABILITY.md
 
-bench: $(VENV)/.base
+fuzz: $(VENV)/.test  ## read 10,000 hostile files, each in a child process under limits (CASES=N, SEED=S)
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+
+bench: $(VENV)/.base  ## measure sampling, building and loading on this machine
 	$(BIN)/rephase bench sampler
 	$(BIN)/rephase bench build
 	$(BIN)/rephase bench loader
 
-scale: $(VENV)/.base
+scale: $(VENV)/.base  ## measure the overhead per volume and the planning of a million rows
 	$(BIN)/python -m tests.benchmarks.scale
 
-# 10,000 hostile files, each in a child under limits; a few minutes to an hour. CASES=N SEED=S for others.
-fuzz: $(VENV)/.test
-	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
-
-format: $(VENV)/.test
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-
-clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove the environment and all build output
+	rm -rf $(VENV) .links build *.egg-info .mypy_cache .ruff_cache .pytest_cache

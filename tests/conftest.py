@@ -1,26 +1,64 @@
-"""Fixtures that several test modules share."""
+"""Fixtures of several test modules, the order of the test files, and the limit on the CPU time of a test."""
 
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import TESTS
 
-# tests send Ctrl-C to commands; a run of the tests that was started in the background ignores it, and so would they
+# a pytest started in the background ignores SIGINT, and so would the commands that the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONGEST = (
+    "builder/test_faults_process.py", "test_wheel.py", "corpus/test_s3.py", "builder/test_build.py",
+    "builder/test_workers.py", "training/test_distill.py", "cluster/test_cluster.py", "builder/test_faults_storage.py",
+    "training/test_train.py", "builder/test_repair.py", "test_fuzz.py", "commands/test_bench.py",
+    "commands/test_cli.py", "data/test_stream.py", "cluster/test_watching.py",
+)  # fmt: skip
+"""Files that take longest. They start first, so that no process of pytest-xdist ends with one of them alone."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cpu-limit", type=float, metavar="S", help="fail a test without the mark slow that takes more CPU seconds"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of all its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = cpu_seconds()
+    yield
+    taken = cpu_seconds() - before
+    item.user_properties.append(("cpu_s", f"{taken:.2f}"))
+    limit = item.config.getoption("--cpu-limit")
+    if limit and taken > limit and item.get_closest_marker("slow") is None:
+        pytest.fail(f"{taken:.1f} CPU s, limit {limit:g} s: make the test cheaper or mark it slow", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def scheduler() -> Iterator[str]:
-    """Address of a running scheduler with two worker processes, as `--cluster` takes it; started once."""
+    """Address of a scheduler with two worker processes, for `--cluster`; started once per pytest process."""
     from rephase.cluster.local import local_shape, start_local
 
     with warnings.catch_warnings():
-        # Dask's own: sockets of closing connections are left to the garbage collector
+        # Dask leaves the sockets of closing connections to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
         with start_local(local_shape(2), "127.0.0.1:0") as cluster:
             yield cluster.scheduler_address
@@ -29,7 +67,7 @@ def scheduler() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def consumer_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of what consumers of exports may stumble over; only to be read."""
+    """A read-only corpus with one volume for each peculiarity that consumers of exports must handle."""
     from export_volumes import make_consumer_corpus
 
     root = tmp_path_factory.mktemp("consumers") / "c.zarr"

@@ -35,7 +35,9 @@ def test_ssim_window_by_window():
 
 
 def test_scores_are_those_of_fastmri():
-    evaluate = pytest.importorskip("fastmri.evaluate", reason="make fastmri installs it", exc_type=ImportError)
+    evaluate = pytest.importorskip(
+        "fastmri.evaluate", reason="the package fastmri is not installed", exc_type=ImportError
+    )
     target, found = images()
     expected = {"SSIM": evaluate.ssim, "NMSE": evaluate.nmse, "PSNR": evaluate.psnr}
     scores = score(torch.from_numpy(target), torch.from_numpy(found))

@@ -1,6 +1,6 @@
 """The real `fastmri` package on an export: its data set, transforms, a VarNet training step and its metrics.
 
-`make conformance` installs what this needs. The same volumes as files and as a corpus must be the same tuples.
+The same volumes as files and as a corpus must be the same tuples.
 """
 
 import math
@@ -17,9 +17,7 @@ from torch.utils.data import DataLoader
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.exports.export import ExportOptions, export_corpus
 
-mri_data = pytest.importorskip(
-    "fastmri.data", reason="the package fastmri is not installed; make conformance does it", exc_type=ImportError
-)
+mri_data = pytest.importorskip("fastmri.data", reason="the package fastmri is not installed", exc_type=ImportError)
 subsample = pytest.importorskip("fastmri.data.subsample", exc_type=ImportError)
 transforms = pytest.importorskip("fastmri.data.transforms", exc_type=ImportError)
 
