@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,6 +90,7 @@ def connect(
     memory_limit: int | None = None,
     dashboard_address: str = DASHBOARD_ADDRESS,
     timeout: float = 60.0,
+    preload: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Connection]:
     """Start a cluster on this machine or join one that runs, and wait for its workers.
@@ -108,6 +109,8 @@ def connect(
         `host:port` of a local cluster's pages; another port is taken where it is in use.
     timeout
         Seconds to wait for the scheduler, and then for the workers.
+    preload
+        Modules that the workers need: those of a local cluster share them.
     say
         Gets a line where that may take long.
 
@@ -136,7 +139,7 @@ def connect(
             yield _ready(client, num_workers or 1, timeout, spec)
         return
     shape = local_shape(num_workers, threads, memory_limit)
-    with start_local(shape, dashboard_address) as cluster, _client(cluster) as client:
+    with start_local(shape, dashboard_address, preload) as cluster, _client(cluster) as client:
         yield _ready(client, shape.num_workers, timeout, spec)
 
 

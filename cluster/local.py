@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -22,6 +22,7 @@ from dask.system import CPU_COUNT
 from distributed import Nanny, Scheduler, SpecCluster
 from distributed.deploy.cluster import Cluster
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import get_mp_context
 
 from rephase.cluster.errors import ClusterError
 
@@ -112,27 +113,41 @@ class NannyCluster(SpecCluster):  # type: ignore[misc]  # dask is not typed
 
 
 @contextmanager
-def start_local(shape: LocalShape, dashboard_address: str) -> Iterator[SpecCluster]:
+def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str] = ()) -> Iterator[SpecCluster]:
     """Start workers on this machine and stop them at the end; every port is on loopback unless the address says else.
+
+    Parameters
+    ----------
+    shape
+        Number of workers and what each may use.
+    dashboard_address
+        `host:port` of the scheduler's pages.
+    preload
+        Modules that every worker needs. Linux imports them once, in a process from which all workers are forked and
+        whose memory they share. They must start no thread and touch no GPU when they are imported.
 
     Raises
     ------
     ClusterError
         If no port can be opened.
     """
+    forks = bool(preload) and sys.platform == "linux"  # on macOS a fork after system libraries were used may crash
     config = {
+        "distributed.worker.multiprocessing-method": "forkserver" if forks else "spawn",
         "distributed.scheduler.allowed-failures": STRIKES - 2,  # `rephase.cluster.window` gives the last one, alone
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
     with dask.config.set(config), quiet(), ExitStack() as stack:
+        if forks:
+            get_mp_context().set_forkserver_preload(["distributed.nanny", *preload])  # after Dask has set its own list
         try:
             with interrupts_held(), _interrupts_blocked(), warnings.catch_warnings():
                 # taken by someone else since free_address looked; Dask takes another port, and that one is shown
                 warnings.filterwarnings("ignore", "(?s)Port .* is already in use", UserWarning)
                 cluster = NannyCluster(
                     scheduler=_scheduler_spec(free_address(dashboard_address)),
-                    workers=_worker_specs(shape),
+                    workers=_worker_specs(shape, dict(os.environ) if forks else {}),
                     name="rephase",
                     silence_logs=logging.CRITICAL,
                 )
@@ -178,7 +193,11 @@ def _scheduler_spec(dashboard_address: str) -> dict[str, Any]:
     return {"cls": Scheduler, "options": options}
 
 
-def _worker_specs(shape: LocalShape) -> dict[int, dict[str, Any]]:
+def _worker_specs(shape: LocalShape, environment: Mapping[str, str]) -> dict[int, dict[str, Any]]:
+    """Describe each worker; `environment` is what a worker has beside `CUDA_VISIBLE_DEVICES`.
+
+    The process from which workers are forked keeps the environment of its own start, which may be long ago.
+    """
     options: dict[str, Any] = {
         "host": "127.0.0.1",
         "nthreads": shape.threads,
@@ -186,10 +205,10 @@ def _worker_specs(shape: LocalShape) -> dict[int, dict[str, Any]]:
         "silence_logs": logging.CRITICAL,
         "dashboard_address": "127.0.0.1:0",
     }
-    environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in shape.gpus] or [{}] * shape.num_workers
+    pinned = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in shape.gpus] or [{}] * shape.num_workers
     return {
-        i: {"cls": Nanny, "options": {**options, "name": i, "env": environment}}
-        for i, environment in enumerate(environments)
+        i: {"cls": Nanny, "options": {**options, "name": i, "env": {**environment, **one}}}
+        for i, one in enumerate(pinned)
     }
 
 

@@ -69,7 +69,9 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in descendants(process.pid) if "spawn_main" in command_of(child)]
+    """Worker processes of a build on this machine: all are forked from one process, which its client started."""
+    forkers = [child for child in descendants(process.pid) if "forkserver" in command_of(child)]
+    return [child for child in forkers if child.ppid() != process.pid]
 
 
 def command_of(process: psutil.Process) -> str:

@@ -60,7 +60,7 @@ def scheduler() -> Iterator[str]:
     with warnings.catch_warnings():
         # Dask leaves the sockets of closing connections to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
-        with start_local(local_shape(2), "127.0.0.1:0") as cluster:
+        with start_local(local_shape(2), "127.0.0.1:0", ("rephase.builder.workers",)) as cluster:
             yield cluster.scheduler_address
     logging.getLogger("distributed").setLevel(logging.WARNING)
 

@@ -66,6 +66,20 @@ def blocked_signals() -> set[signal.Signals]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 
+def describe_process() -> dict[str, Any]:
+    """What a forked worker got from the process it was forked from, and what it did not."""
+    import psutil
+    import torch
+
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "threads_of_parent": psutil.Process(os.getppid()).num_threads(),
+        "cuda": torch.cuda.is_initialized(),
+        "environ": dict(os.environ),
+    }
+
+
 def environ() -> dict[str, str]:
     """The environment that the process was started with, as the C library saw it."""
     block = Path("/proc/self/environ").read_bytes()

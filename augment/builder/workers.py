@@ -123,6 +123,7 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
                     num_workers=options.num_workers,
                     memory_limit=options.memory_limit,
                     dashboard_address=options.dashboard_address,
+                    preload=(__name__,),
                     say=say,
                 )
             )

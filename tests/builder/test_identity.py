@@ -197,7 +197,7 @@ def test_dashboards_and_workers_listen_on_loopback():
     assert DASHBOARD_ADDRESS.startswith("127.0.0.1:")
     options = [
         _scheduler_spec(DASHBOARD_ADDRESS)["options"],
-        *(s["options"] for s in _worker_specs(LocalShape(2, 1, 1)).values()),
+        *(s["options"] for s in _worker_specs(LocalShape(2, 1, 1), {}).values()),
     ]
     for found in options:
         assert found["host"] == "127.0.0.1"

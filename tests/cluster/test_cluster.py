@@ -19,7 +19,7 @@ from paths import TESTS
 
 from rephase.cluster.connect import _ready, check_spec, connect
 from rephase.cluster.errors import ClusterError
-from rephase.cluster.local import free_address, local_shape, start_local
+from rephase.cluster.local import LocalShape, free_address, local_shape, start_local
 from rephase.cluster.window import PER_THREAD, run_window
 from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
 
@@ -209,6 +209,28 @@ def test_work_is_given_up_when_no_worker_comes_back():
         cluster.scale(0)
         with pytest.raises(ClusterError, match=r"no worker came back within 0.5 s"):
             list(naps)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_workers_are_forked_from_one_process_without_threads_or_a_gpu(monkeypatch):
+    """The second cluster's workers are forked from the process of the first, and get what has changed since."""
+    seen = []
+    for value, gpus in (("first", ("7", "MIG-b")), ("second", ("3", "4"))):
+        monkeypatch.setenv("REPHASE_TEST", value)
+        shape = LocalShape(2, 1, 2**30, gpus)
+        with (
+            start_local(shape, "127.0.0.1:0", ("rephase.builder.workers",)) as cluster,
+            connect(cluster.scheduler_address, num_workers=2) as connection,
+        ):
+            answers = list(ask_workers(connection.client, worker_tasks.describe_process).values())
+        seen += answers
+        assert {answer["environ"]["CUDA_VISIBLE_DEVICES"] for answer in answers} == set(gpus)
+        assert {answer["environ"]["REPHASE_TEST"] for answer in answers} == {value}
+    assert len({answer["pid"] for answer in seen}) == 4
+    (parent,) = {answer["parent"] for answer in seen}
+    assert parent != os.getpid() and psutil.Process(parent).ppid() == os.getpid()
+    assert not any(answer["cuda"] for answer in seen)
+    assert {answer["threads_of_parent"] for answer in seen} == {1}
 
 
 def test_workers_are_deaf_to_ctrl_c(scheduler):
