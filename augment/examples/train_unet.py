@@ -3,9 +3,9 @@
     rephase demo
     python -m rephase.examples.train_unet demo/corpus.zarr
 
-The network gets what fastMRI's U-Net gets, the magnitude of the zero-filled image, and learns what is missing. It is
-judged on volumes that it has not seen, by fastMRI's definitions of SSIM, NMSE and PSNR, beside the image that it starts
-from. For figures that mean something, train on far more than the demo's 30 slices and judge on real k-space.
+As with fastMRI's U-Net, the input is the magnitude of the zero-filled image, and the network learns a correction to it.
+Both images are scored on volumes that were not trained on, by fastMRI's definitions of SSIM, NMSE and PSNR. For
+meaningful figures, train on far more than the demo's 30 slices and score on real k-space.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from rephase.diffusion.fourier import ifft2c
 from rephase.errors import RequestError
 
 DEMO_VALIDATION = ("nifti-diffusion-1",)
-"""Volume of the demo corpus to judge on: the head that it trains on, diffusion-weighted another way. It shows that the
-loop works and no more; on a corpus of your own keep subjects apart, by the manifest's split."""
+"""Volume of the demo corpus that is used for validation: the head that is trained on, with another diffusion weighting.
+It shows that the loop works and no more; in a corpus of your own, separate subjects by the manifest's split."""
 
 
 class Example:
-    """Turns a slice into what the network sees; a class at module level, so that worker processes can load it.
+    """Transform of a slice to the network's input; a class at module level, so that loader processes can unpickle it.
 
     Attributes
     ----------
     mask
-        Draws the sampled columns.
+        Chooses the sampled columns.
     fixed
-        One mask a volume, as fastMRI judges; else another one every time, as it trains.
+        True for one mask per volume, as in fastMRI's validation; False for a new mask every time, as in its training.
     """
 
     def __init__(self, mask: ColumnMask, fixed: bool) -> None:
         self.mask, self.fixed = mask, fixed
 
     def __call__(self, kspace: Any, mask: Any, target: Any, attrs: dict[str, Any], name: str, number: int) -> Any:  # noqa: ANN401
-        """Give the zero-filled magnitude, the target, the volume's maximum, and where the slice is from."""
+        """Return the zero-filled magnitude, the target, the maximum of the volume, its name and the slice number."""
         seed = seed_of(name) if self.fixed else int(torch.randint(2**31, ()))
         sampled = apply_mask(kspace, self.mask(kspace.shape[-1], seed))
         image = ifft2c(torch.from_numpy(sampled)).abs()
         if image.ndim == 3:  # coils
             image = image.square().sum(dim=0).sqrt()
-        height, width = target.shape  # the middle of the image, where the readout is oversampled
+        height, width = target.shape  # crop to the centre where the readout is oversampled
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         start = image[top : top + height, left : left + width]
         return start[None], torch.from_numpy(target)[None], attrs["max"], name, number
 
 
 class UNet(nn.Module):
-    """Three resolutions of plain convolutions; gives a correction of its input, `(batch 1 height width)`."""
+    """U-Net with three resolutions that predicts a correction to its input, `(batch 1 height width)`."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class UNet(nn.Module):
         self.middle = _block(2 * channels, 4 * channels)
         self.up = nn.ModuleList([_block(6 * channels, 2 * channels), _block(3 * channels, channels)])
         self.last = nn.Conv2d(channels, 1, 1, bias=False)
-        self.last.weight.data.zero_()  # the first guess is the input itself
+        self.last.weight.data.zero_()  # training starts from the input itself
 
     def forward(self, start: Tensor) -> Tensor:
-        """Reconstruct; every slice is brought to mean 0 and deviation 1 first, as fastMRI does."""
+        """Reconstruct slices; each is normalised to mean 0 and standard deviation 1 first, as in fastMRI."""
         mean = start.mean(dim=(-2, -1), keepdim=True)
         deviation = start.std(dim=(-2, -1), keepdim=True) + 1e-11
         x = (start - mean) / deviation
@@ -98,7 +98,7 @@ def _block(num_in: int, num_out: int) -> nn.Sequential:
 
 
 def train(network: UNet, loader: DataLoader[Any], num_steps: int) -> None:
-    """Minimise the absolute error, relative to the volume's maximum."""
+    """Minimise the absolute error relative to the maximum of the volume."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=num_steps)
     network.train()
@@ -112,7 +112,7 @@ def train(network: UNet, loader: DataLoader[Any], num_steps: int) -> None:
 
 
 def _steps(loader: DataLoader[Any], num_steps: int) -> Iterator[Any]:
-    """Give batches, epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     step, epoch = 0, 0
     while True:
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
@@ -126,7 +126,7 @@ def _steps(loader: DataLoader[Any], num_steps: int) -> Iterator[Any]:
 
 @torch.no_grad()
 def validate(network: UNet, dataset: KSpaceSlices) -> dict[str, dict[str, float]]:
-    """Give mean SSIM, NMSE and PSNR over the volumes, of the network and of the zero-filled start."""
+    """Compute mean SSIM, NMSE and PSNR over the volumes, for the network and for the zero-filled image."""
     network.eval()
     volumes: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for start, target, _, (name,), _ in DataLoader(dataset):
@@ -143,7 +143,7 @@ def validate(network: UNet, dataset: KSpaceSlices) -> dict[str, dict[str, float]
 
 
 def score(target: Tensor, found: Tensor) -> dict[str, float]:
-    """Judge one volume `(slice height width)` as `fastmri.evaluate` does, with its maximum for the range."""
+    """Compute the metrics of `fastmri.evaluate` for one volume `(slice height width)`; its maximum is the data range."""
     squared = (target - found).square()
     maximum = target.max()
     return {
@@ -154,7 +154,7 @@ def score(target: Tensor, found: Tensor) -> dict[str, float]:
 
 
 def ssim(target: Tensor, found: Tensor, maximum: Tensor, window: int = 7) -> Tensor:
-    """Structural similarity with a square window and sample covariance (Wang et al. 2004, as in scikit-image)."""
+    """Compute structural similarity with a square window and sample covariance (Wang et al. 2004), as scikit-image does."""
     pair = torch.stack([target, found, target * target, found * found, target * found]).double()
     mean_x, mean_y, xx, yy, xy = F.avg_pool2d(pair, window, stride=1)
     unbiased = window**2 / (window**2 - 1)
@@ -167,37 +167,37 @@ def ssim(target: Tensor, found: Tensor, maximum: Tensor, window: int = 7) -> Ten
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Train and judge as the command line says; give the scores."""
+    """Train and validate; return the scores."""
     parser = argparse.ArgumentParser(description="Train a small U-Net reconstruction on a corpus.")
     parser.add_argument("corpus", help="path or URL of a corpus, such as demo/corpus.zarr")
     parser.add_argument(
         "--validate",
         default=",".join(DEMO_VALIDATION),
         metavar="A,B",
-        help="volumes to judge on, beside those of the split val (default: the demo's)",
+        help="volumes to validate on, beside those of the split val (default: the demo's)",
     )
-    parser.add_argument("--steps", type=int, default=300, help="(default: 300)")
-    parser.add_argument("--batch-size", type=int, default=4, help="(default: 4)")
-    parser.add_argument("--acceleration", type=int, default=4, help="one column of how many is sampled (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order (default: 0)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps (default: 300)")
+    parser.add_argument("--batch-size", type=int, default=4, help="slices per step (default: 4)")
+    parser.add_argument("--acceleration", type=int, default=4, help="undersampling factor (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of weights and order (default: 0)")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
     names = set(options.validate.split(","))
 
-    def is_judged(row: Mapping[str, Any]) -> bool:
+    def in_validation(row: Mapping[str, Any]) -> bool:
         return row["split"] == "val" or row["name"] in names
 
-    def is_learned(row: Mapping[str, Any]) -> bool:
+    def in_training(row: Mapping[str, Any]) -> bool:
         return row["split"] in ("", "train") and row["name"] not in names
 
     mask = ColumnMask("random", (options.acceleration,), (0.32 / options.acceleration,))  # fastMRI: 8 % at 4, 4 % at 8
     try:
-        training = KSpaceSlices(options.corpus, where=is_learned, transform=Example(mask, fixed=False))
-        validation = KSpaceSlices(options.corpus, where=is_judged, transform=Example(mask, fixed=True))
+        training = KSpaceSlices(options.corpus, where=in_training, transform=Example(mask, fixed=False))
+        validation = KSpaceSlices(options.corpus, where=in_validation, transform=Example(mask, fixed=True))
     except RequestError as error:
         parser.error(str(error))
-    print(f"{len(training)} slices to train on, {len(validation)} of other volumes to judge on")  # noqa: T201
+    print(f"{len(training)} training slices, {len(validation)} validation slices of other volumes")  # noqa: T201
 
     begin = time.monotonic()
     network = UNet()
