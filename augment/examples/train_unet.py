@@ -143,7 +143,7 @@ def validate(network: UNet, dataset: KSpaceSlices) -> dict[str, dict[str, float]
 
 
 def score(target: Tensor, found: Tensor) -> dict[str, float]:
-    """Compute the metrics of `fastmri.evaluate` for one volume `(slice height width)`; its maximum is the data range."""
+    """Compute the metrics of `fastmri.evaluate` for one volume `(slice height width)`, data range its maximum."""
     squared = (target - found).square()
     maximum = target.max()
     return {
@@ -154,7 +154,7 @@ def score(target: Tensor, found: Tensor) -> dict[str, float]:
 
 
 def ssim(target: Tensor, found: Tensor, maximum: Tensor, window: int = 7) -> Tensor:
-    """Compute structural similarity with a square window and sample covariance (Wang et al. 2004), as scikit-image does."""
+    """Compute SSIM with a square window and sample covariance (Wang et al. 2004) as scikit-image does."""
     pair = torch.stack([target, found, target * target, found * found, target * found]).double()
     mean_x, mean_y, xx, yy, xy = F.avg_pool2d(pair, window, stride=1)
     unbiased = window**2 / (window**2 - 1)

@@ -70,7 +70,7 @@ def test_it_learns_and_says_so(tmp_path, capsys):
     write_index(store, [])
     scores = main([str(tmp_path / "c.zarr"), "--steps", "60"])
     output = capsys.readouterr().out
-    assert "12 slices to train on, 4 of other volumes" in output
+    assert "12 training slices, 4 validation slices" in output
     assert "zero-filled SSIM" in output
     assert scores["network"]["NMSE"] < 0.8 * scores["zero-filled"]["NMSE"]
     assert scores["network"]["SSIM"] > scores["zero-filled"]["SSIM"]
