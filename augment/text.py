@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)").match
+
 
 def format_bytes(num_bytes: float) -> str:
     """Format a size with a decimal unit (kB = 1,000 bytes)."""
@@ -35,3 +39,8 @@ def one_line(error: BaseException | str, longest: int = 200) -> str:
     """Format an error as one line of at most `longest` characters: its text, or its class's name if it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def is_url(location: str) -> bool:
+    """Check whether a location is a URL, which fsspec opens, and not a path of the file system."""
+    return _URL(location) is not None

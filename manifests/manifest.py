@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from rephase.manifests.columns import Column, Value
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, ManifestRow
+from rephase.text import is_url
 
 PATH_COLUMNS = ("path", "phase", "kspace", "segmentation")
 UNDERSTOOD = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)").match
 
 
 class Manifest(Sequence[ManifestRow]):
@@ -64,11 +63,6 @@ class Manifest(Sequence[ManifestRow]):
         if is_url(self._folder):
             return value if value.startswith("/") else f"{self._folder}/{value}"
         return os.path.normpath(os.path.join(self._folder, value))  # noqa: PTH118
-
-
-def is_url(path: str) -> bool:
-    """Whether fsspec, not the file system, opens this path."""
-    return _URL(path) is not None
 
 
 def check_files(manifest: Manifest) -> list[str]:

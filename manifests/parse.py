@@ -26,8 +26,9 @@ from rephase.manifests.columns import (
     volume_id_fault,
 )
 from rephase.manifests.errors import Faults, ManifestError
-from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files, is_url
+from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files
 from rephase.manifests.record import CONTRASTS, FORMATS, REQUIRED_COLUMNS, SPLITS
+from rephase.text import is_url
 
 
 class Names(Protocol):
@@ -60,7 +61,7 @@ class DuplicateSearch:
                 yield row, first[name.lower()], name
 
 
-__all__ = ["Manifest", "ManifestError", "check_files", "is_url", "read_manifest"]
+__all__ = ["Manifest", "ManifestError", "check_files", "read_manifest"]
 
 if TYPE_CHECKING:
     from _csv import Reader

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rephase.builder.estimate import Shape, measure_reading, measure_sizes, measure_work
@@ -15,6 +13,7 @@ from rephase.builder.resolve import checkpoint_path, make_recipe
 from rephase.builder.workers import check_cluster
 from rephase.cluster.local import local_shape
 from rephase.cluster.slurm.start import job_script, read_slurm
+from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import device_kind
@@ -173,7 +172,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         worker_bytes=shape.memory_limit if local else None,
         needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
-        free_bytes=_free_bytes(root),
+        free_bytes=open_storage(root).free_bytes(),
         unreadable=sizes.unreadable,
         job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
     )
@@ -196,12 +195,3 @@ def _count_committed(manifest: Manifest, root: str, options: BuildOptions) -> in
         return 0
     committed = set(CorpusStore.open(root).names())
     return sum(name in committed for name in requested_names(manifest, options.replicas))
-
-
-def _free_bytes(root: str) -> int | None:
-    if "://" in root:
-        return None
-    folder = Path(root).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

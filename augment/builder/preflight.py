@@ -35,7 +35,7 @@ def check_place(root: str) -> None:
         storage = open_storage(root)
         if storage.exists("zarr.json"):
             return
-        if "://" not in storage.root and Path(storage.root).is_file():
+        if storage.is_local and Path(storage.root).is_file():
             raise RequestError(f"{root}: is a file; expected a corpus or a path where there is nothing yet")
         foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
     except OSError as error:

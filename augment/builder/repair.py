@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,6 @@ from rephase.corpus.index_writer import read_names, write_index
 from rephase.corpus.layout import group_document
 from rephase.corpus.lease import Lease
 from rephase.corpus.receipt import receipt_faults
-from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, VOLUMES_KEY, verify_store
@@ -28,33 +26,6 @@ from rephase.manifests.manifest import Manifest
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.task import ExpectedVolume, Outcome, Task, TaskList, lasting_path, receipt_digest
-
-
-def delete_object(storage: Storage, key: str) -> None:
-    """Remove a file, or a folder with all that is in it; a link is removed, not what it points to.
-
-    Parameters
-    ----------
-    storage
-        Of the corpus.
-    key
-        As `verify` lists it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be removed.
-    """
-    if "://" in storage.root:
-        for inner in dict.fromkeys([key, *storage.keys(key)]):
-            storage.delete(inner)
-        return
-    path = Path(storage.root) / key
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)
-
 
 Progress = Callable[[int, int], None]
 
@@ -225,7 +196,7 @@ class _Repair:
             self._store.storage.put(VOLUMES_KEY, group_document({}))
         if self._options.delete_unexpected:
             for key in self.summary.strays:
-                delete_object(self._store.storage, key)
+                self._store.storage.delete_tree(key)
                 self.summary.removed.append(key)
         if self._tasks:
             self._make_again(lease, say, bar)

@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Self, TypeVar
 
-from rephase.corpus.storage.base import Storage, run_folder
-from rephase.corpus.storage.open import open_storage
-from rephase.files import replacing
+from rephase.corpus.storage.open import open_run_folder
 from rephase.pipeline.task import Outcome
 
 _WRITE_EVERY_S = 2.0
@@ -45,29 +41,18 @@ class Strike:
 class RunLog:
     """Writes the log of one run, until it is closed.
 
-    On an object store, which cannot append, the lines are kept in memory and written at intervals as a whole.
+    On a disk every line is written at once. An object store, which cannot append, gets them at intervals.
     """
 
     def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
         self.failures = read_failures(root)
         self.strikes = _read_entries(root, "strikes.json", Strike)
-        self._folder = _folder(root)
+        self._storage = open_run_folder(root)
         self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
-        self._lines: list[str] = []
-        self._file: TextIO | None = None
+        self._pending = b""
         self._written = 0.0
         self._write_every_s = _WRITE_EVERY_S
-        if isinstance(self._folder, Path):
-            path = self._folder / self._key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8", buffering=1)
-        try:
-            self._line({"event": "start", **facts})
-        except OSError:
-            if self._file is not None:
-                with suppress(OSError):  # the same error again, as it empties its buffer
-                    self._file.close()
-            raise
+        self._line({"event": "start", **facts})
 
     def __enter__(self) -> Self:
         return self
@@ -77,11 +62,7 @@ class RunLog:
 
     def close(self) -> None:
         """Write what is still kept in memory."""
-        try:
-            self.flush()
-        finally:  # also on a full disk
-            if self._file is not None:
-                self._file.close()
+        self.flush()
 
     def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
         """Take in how a volume ended."""
@@ -120,39 +101,23 @@ class RunLog:
         """Write `failures.json`, and the lines where they are kept in memory."""
         start = time.monotonic()
         self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
-        if not isinstance(self._folder, Path):
-            self._folder.put(self._key, "".join(self._lines).encode())
+        self._write_lines()
         self._written = time.monotonic()
         # an object store gets the whole log each time, so as it grows it is written less often
         self._write_every_s = max(_WRITE_EVERY_S, 20 * (self._written - start))
 
     def _replace(self, key: str, document: Mapping[str, Any]) -> None:
-        text = json.dumps(document, indent=1) + "\n"
-        if isinstance(self._folder, Path):
-            with replacing(self._folder / key) as partial:
-                partial.write_text(text, encoding="utf-8")
-        else:
-            self._folder.put(key, text.encode())
+        self._storage.put(key, (json.dumps(document, indent=1) + "\n").encode())
 
     def _line(self, document: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": round(time.time(), 3), **document}) + "\n"
-        if self._file is None:
-            self._lines.append(line)
-        else:
-            self._file.write(line)
+        self._pending += json.dumps({"time": round(time.time(), 3), **document}).encode() + b"\n"
+        if self._storage.is_local:
+            self._write_lines()
 
-
-def _folder(root: str) -> Path | Storage:
-    folder = run_folder(root).removeprefix("file://")
-    return open_storage(folder) if "://" in folder else Path(folder)
-
-
-def _read(root: str, key: str) -> bytes | None:
-    folder = _folder(root)
-    if not isinstance(folder, Path):
-        return folder.get(key)
-    path = folder / key
-    return path.read_bytes() if path.is_file() else None
+    def _write_lines(self) -> None:
+        if self._pending:
+            lines, self._pending = self._pending, b""  # after an error, part of them may be written
+            self._storage.append(self._key, lines)
 
 
 def read_failures(root: str) -> dict[str, Failure]:
@@ -162,7 +127,7 @@ def read_failures(root: str) -> dict[str, Failure]:
 
 def _read_entries(root: str, key: str, kind: Callable[..., _Entry]) -> dict[str, _Entry]:
     try:
-        document = json.loads(_read(root, key) or b"{}")
+        document = json.loads(open_run_folder(root).get(key) or b"{}")
         return {name: kind(**entry) for name, entry in document.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
@@ -170,15 +135,12 @@ def _read_entries(root: str, key: str, kind: Callable[..., _Entry]) -> dict[str,
 
 def run_names(root: str) -> list[str]:
     """Name the runs, oldest first."""
-    folder = _folder(root)
-    if isinstance(folder, Path):
-        return sorted(path.name for path in (folder / "runs").glob("*.jsonl"))
-    return [name for name in folder.children("runs") if name.endswith(".jsonl")]
+    return [name for name in open_run_folder(root).children("runs") if name.endswith(".jsonl")]
 
 
 def read_run(root: str, name: str) -> Iterator[dict[str, Any]]:
     """Read the lines of one run; a line that a killed run left torn is passed over."""
-    for line in (_read(root, f"runs/{name}") or b"").splitlines():
+    for line in (open_run_folder(root).get(f"runs/{name}") or b"").splitlines():
         try:
             document = json.loads(line)
         except ValueError:

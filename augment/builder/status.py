@@ -9,14 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from rephase.builder.run_history import RunStatus, _say_run, summarise_run
-from rephase.builder.runlog import Failure, read_failures, read_run, run_names
+from rephase.builder.runlog import Failure, read_failures, run_names
 from rephase.cluster.progress import Pace
-from rephase.corpus.storage.base import run_folder
-from rephase.corpus.storage.open import open_storage
+from rephase.corpus.storage.open import open_run_folder, open_storage
 from rephase.corpus.store import CorpusStore, open_attributes
 from rephase.text import format_seconds
 
@@ -90,6 +88,7 @@ SILENT_S = 120.0
 
 
 _LAST = 5
+_BLOCK = 1 << 20
 
 
 class Follower:
@@ -104,12 +103,12 @@ class Follower:
     def __init__(self, root: str) -> None:
         self.root = root.removeprefix("file://")
         open_attributes(open_storage(root))
+        self._log = open_run_folder(root)
         self._forget("")
 
     def _forget(self, name: str) -> None:
         self.name = name
         self._offset = 0
-        self._seen = 0
         self.total = 0
         self.num_slices = 0
         self.started = self.last = 0.0
@@ -130,23 +129,18 @@ class Follower:
     def _new_lines(self) -> Iterator[dict[str, Any]]:
         if not self.name:
             return
-        if "://" in self.root:  # an object store has no log that grows, but whole ones, one after another
-            lines = list(read_run(self.root, self.name))
-            yield from lines[self._seen :]
-            self._seen = len(lines)
-            return
-        with (Path(run_folder(self.root)) / "runs" / self.name).open("rb") as file:
-            file.seek(self._offset)
-            for text in file:
-                if not text.endswith(b"\n"):  # it is being written
-                    return
-                self._offset += len(text)
+        while block := self._log.get_range(f"runs/{self.name}", self._offset, _BLOCK):
+            whole = block[: block.rfind(b"\n") + 1]  # a line without its end is being written
+            self._offset += len(whole)
+            for text in whole.splitlines():
                 try:
                     line = json.loads(text)
                 except ValueError:
                     continue
                 if isinstance(line, dict):
                     yield line
+            if not whole or len(block) < _BLOCK:
+                return
 
     def _take(self, line: dict[str, Any]) -> None:
         self.last = float(line["time"])

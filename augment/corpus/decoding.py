@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.base import Storage
-from rephase.corpus.storage.local import LocalStorage
 from rephase.errors import RephaseError
 
 # Blosc's own threads do not survive a fork, and a context without them is what gives equal bytes.
@@ -124,7 +123,7 @@ def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
     FileNotFoundError
         If there is no such object.
     """
-    if not isinstance(storage, LocalStorage):
+    if not storage.is_local:
         return storage.get_range(key, start, length)
     buffer: NDArray[np.uint8] | None = getattr(_kept, "buffer", None)
     if buffer is None or len(buffer) < length:
@@ -142,7 +141,7 @@ def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
         os.close(descriptor)
 
 
-def read_plain(storage: LocalStorage, key: str, start: int, layout: ArrayLayout) -> NDArray[Any] | None:
+def read_plain(storage: Storage, key: str, start: int, layout: ArrayLayout) -> NDArray[Any] | None:
     """Read a chunk that blosc stored without compressing it, straight into the array that is given; check its crc32c.
 
     None where it is not such a chunk, or is cut off: the ordinary way then says what it is.
@@ -210,7 +209,7 @@ class SliceReader:
             offset, length = self._shard_index(key, layout.chunks_per_shard)[inner]
             if offset == _MISSING:
                 raise ShardError(f"{key}: the chunk was never written")
-            if int(length) == _plain_bytes(layout) and isinstance(self._storage, LocalStorage):
+            if int(length) == _plain_bytes(layout) and self._storage.is_local:
                 plain = read_plain(self._storage, key, int(offset), layout)
                 if plain is not None:
                     return plain

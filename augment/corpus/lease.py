@@ -1,6 +1,6 @@
 """One builder at a time: a lease beside the corpus, `<corpus>.run/lease.json`, with a heartbeat.
 
-Every change of the lease names the version that it replaces (`rephase.corpus.storage.conditional`), so two builders
+Every change of the lease names the version that it replaces (`Storage.put_if`), so two builders
 that start at the same moment, or that both find a silent holder, cannot both win. No decision trusts a clock that shows
 the time of day: clocks of two machines differ, and all of them jump. Whether a process on this machine lives is asked
 of the machine; whether a holder elsewhere lives is watched, for as long as a lease may be silent, by a clock that only
@@ -22,12 +22,13 @@ from typing import Any
 
 import psutil
 
-from rephase.corpus.storage.conditional import open_exclusive
+from rephase.corpus.storage.open import open_run_folder
 from rephase.errors import RequestError, unwritable
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
 
+_KEY = "lease.json"
 _LOOKS = 12
 """Looks at a lease while it is watched."""
 
@@ -74,8 +75,7 @@ class Lease:
     Parameters
     ----------
     root
-        The corpus. On an object store other than S3 the lease is held on this machine, in the user's runtime folder: it
-        does not keep builders on other machines away.
+        Path or `s3://` URL of the corpus.
     break_lease
         Take over a lease whose holder is dead.
     heartbeat_s, expiry_s
@@ -97,7 +97,7 @@ class Lease:
         expiry_s: float = EXPIRY_S,
     ) -> None:
         self._root = os.fspath(root).removeprefix("file://")
-        self._place = open_exclusive(self._root, "lease.json")
+        self._storage = open_run_folder(self._root)
         self._break = break_lease
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
@@ -158,18 +158,18 @@ class Lease:
             self._thread.join()
         try:
             if not self.lost:
-                self._place.remove(self._tag)
+                self._storage.delete_if(_KEY, self._tag)
         except OSError:  # it stays behind, as after a kill: the next builder finds this process dead
             pass
 
     def _take(self) -> None:
         while True:
-            found = self._place.read()
+            found = self._storage.get_tagged(_KEY)
             holder = None if found is None else _parse(found[0])
             if found is not None and holder is not None:
                 self._refuse(holder, found[1])
             started = _now()
-            tag = self._place.replace(self._document(), None if found is None else found[1])
+            tag = self._storage.put_if(_KEY, self._document(), None if found is None else found[1])
             if tag is not None:  # otherwise another builder was faster: look who
                 self._tag, self._renewed = tag, started
                 return
@@ -197,7 +197,7 @@ class Lease:
         deadline = time.monotonic() + self._expiry_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(self._expiry_s / _LOOKS, left))
-            found = self._place.read()
+            found = self._storage.get_tagged(_KEY)
             if found is None:
                 return True
             if found[1] != tag:
@@ -216,7 +216,7 @@ class Lease:
     def _renew(self) -> None:
         with self._renewing:
             started = _now()
-            tag = self._place.replace(self._document(), self._tag)
+            tag = self._storage.put_if(_KEY, self._document(), self._tag)
             if tag is None:
                 self._lost.set()
             else:

@@ -18,7 +18,7 @@ from rephase.exports.folder import Place
 from rephase.exports.selection import Wanted, choose
 from rephase.exports.source import SourceVolume
 from rephase.exports.stamp import Stamp
-from rephase.text import format_bytes, format_seconds, one_line
+from rephase.text import format_bytes, format_seconds, is_url, one_line
 
 _SHOWN = 20
 
@@ -198,7 +198,7 @@ def _format(options: ExportOptions) -> ModuleType:
 
 def _local(folder: str | os.PathLike[str], root: str | os.PathLike[str]) -> Path:
     text = os.fspath(folder)
-    if "://" in text:
+    if is_url(text):
         raise RequestError(f"{text}: is a URL; expected a folder on a local disk; export there and copy it")
     path = Path(os.path.abspath(text))  # noqa: PTH100 - without following links
     if path.exists() and not path.is_dir():

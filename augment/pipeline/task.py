@@ -11,8 +11,9 @@ from typing import Any, Literal
 from rephase.corpus.layout import group_document
 from rephase.corpus.receipt import volume_name
 from rephase.files import sha256
-from rephase.manifests.manifest import Manifest, is_url
+from rephase.manifests.manifest import Manifest
 from rephase.manifests.record import ManifestRow
+from rephase.text import is_url
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rephase.corpus.storage.base import run_folder
+from rephase.text import is_url
 
 READING_S = 1800.0
 """For finding, hashing and reading a volume, where no limit is given: its size is not known yet."""
@@ -136,7 +137,7 @@ class Watchdog:
 def timeout_folder(root: str) -> Path:
     """Name the folder in which the processes that build a corpus write what they have in hand."""
     folder = run_folder(root).removeprefix("file://")
-    if "://" in folder:  # an object store cannot be written to by a process that hangs
+    if is_url(folder):  # an object store cannot be written to by a process that hangs
         name = "".join(letter if letter.isalnum() else "_" for letter in folder)
         return Path(tempfile.gettempdir()) / f"rephase-{os.getuid()}" / name / "hung"
     return Path(folder) / "hung"

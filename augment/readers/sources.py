@@ -15,8 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
 from rephase.files import file_sha256, sha256
-from rephase.manifests.manifest import is_url
-from rephase.text import one_line
+from rephase.text import is_url, one_line
 
 _BLOCK_BYTES = 1 << 20
 

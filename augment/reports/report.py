@@ -17,6 +17,7 @@ from rephase.reports.facts import gather_facts
 from rephase.reports.gallery import gallery
 from rephase.reports.html import document, element
 from rephase.reports.samples import choose_volumes
+from rephase.text import is_url
 
 __all__ = ["write_report"]
 
@@ -88,11 +89,11 @@ def write_report(
 
 def _place(root: str, out: Path | None) -> Path:
     if out is None:
-        if "://" in root:
+        if is_url(root):
             raise RequestError(f"{root}: a corpus behind a URL; expected a local file for its report; give -o FILE")
         return Path(run_folder(root)) / "report.html"
     if out.is_dir():
         raise RequestError(f"{out}: is a folder; expected a file for the report; give -o {out / 'report.html'}")
-    if "://" not in root and Path(root).resolve() in out.resolve().parents:
+    if not is_url(root) and Path(root).resolve() in out.resolve().parents:
         raise RequestError(f"{out}: inside the corpus, where only Zarr may be; choose a place beside it")
     return out

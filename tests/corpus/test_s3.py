@@ -16,6 +16,7 @@ import pytest
 from contending import num_winners
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from s3_server import BUCKET, CREDENTIALS, FAULTS, Proxy, s3_server, seeded
+from storage_contract import check_storage
 from torch.utils.data import DataLoader
 from volumes import write_volumes
 
@@ -97,6 +98,10 @@ def test_s3_holds_the_bytes_of_a_disk_and_zarr_reads_them(proxy, tmp_path):
     assert [method for method, _, _ in proxy.seen[before:] if method in ("PUT", "DELETE")] == []
     remote.discard("a")
     assert (remote.names(), remote.unfinished()) == (["b"], [])
+
+
+def test_s3_keeps_the_contract_of_a_storage(proxy, tmp_path):
+    check_storage(open_storage(new_root(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["plain", "with space + plus/ünïcødé 数&x=%41"])
@@ -277,7 +282,7 @@ def test_a_lease_whose_answer_was_lost_is_held_and_renewed(proxy, tmp_path, faul
 
 def test_a_service_that_ignores_conditions_is_refused(proxy, tmp_path):
     proxy.strip = ("if-none-match", "if-match")
-    with pytest.raises(RequestError, match=r"does not keep conditional writes .*; build on a disk and copy"):
+    with pytest.raises(RequestError, match=r"does not support conditional writes .*; build on a disk and copy"):
         Lease(new_root(tmp_path)).__enter__()
 
 

@@ -10,16 +10,19 @@ import sys
 import warnings
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
 from paths import TESTS
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
+from storage_contract import check_storage
 
 import rephase.corpus.layout
 from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.layout import ArrayLayout, positive_zeros
-from rephase.corpus.storage.open import open_storage
+from rephase.corpus.lease import Lease
+from rephase.corpus.storage.open import open_run_folder, open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError, VolumeError
 
@@ -310,14 +313,39 @@ def test_opening_what_is_no_corpus_says_so(tmp_path):
         CorpusStore.open(tmp_path / "c")
 
 
-def test_an_object_store_holds_the_same_bytes(tmp_path):
+def test_a_corpus_behind_another_url_is_read_and_never_written(tmp_path):
     make_corpus(tmp_path / "c", v={})
-    store = make_corpus(f"memory://bucket-{os.getpid()}/c", v={})
-    keys = store.storage.keys("")
-    assert {key: store.storage.get(key) for key in keys} == snapshot(tmp_path / "c")
+    root = f"memory://bucket-{os.getpid()}/c"
+    filesystem, base = fsspec.core.url_to_fs(root)
+    for key, data in snapshot(tmp_path / "c").items():
+        filesystem.pipe_file(f"{base}/{key}", data)
+    store = CorpusStore.open(root)
+    assert not store.storage.is_local
+    assert {key: store.storage.get(key) for key in store.storage.keys("")} == snapshot(tmp_path / "c")
     assert store.names() == ["v"]
     arrays = make_arrays()
     reader = SliceReader(store.storage)
     assert reader.read_slice(ArrayLayout.of("kspace", (3, 16, 12), "v"), 2).tobytes() == arrays["kspace"][2].tobytes()
-    store.discard("v")
-    assert open_storage(store.root).keys("volumes") == ["volumes/zarr.json"]
+    with pytest.raises(OSError, match="s3://"):
+        store.discard("v")
+    with pytest.raises(RequestError, match="cannot be written"), Lease(root):
+        pass
+    assert store.names() == ["v"]
+
+
+def test_a_disk_keeps_the_contract_of_a_storage(tmp_path):
+    check_storage(open_storage(tmp_path / "not yet" / "there"))
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/kept").write_text("")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/link").symlink_to(tmp_path / "target")
+    open_storage(tmp_path / "c").delete_tree("link")
+    assert list((tmp_path / "c").iterdir()) == []
+    assert (tmp_path / "target/kept").exists()
+
+
+def test_unfinished_files_of_the_log_lie_beside_those_of_the_corpus(tmp_path):
+    storage = open_run_folder(tmp_path / "c")
+    storage.put("failures.json", b"{}")
+    assert sorted(path.name for path in (tmp_path / "c.run").iterdir()) == ["failures.json", "partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.run"]

@@ -1,4 +1,4 @@
-"""New."""
+"""The interface of a place that holds a corpus: a local disk, S3, or any other URL that fsspec opens."""
 
 from __future__ import annotations
 
@@ -7,59 +7,105 @@ from typing import Protocol
 
 
 class Storage(Protocol):
-    """What the store needs of a place. Keys are relative to the root and use `/`."""
+    """Whole objects under a root. Keys are relative to the root and use `/`.
+
+    A storage holds no open file or connection: it may be forked and pickled.
+    """
 
     root: str
 
+    @property
+    def is_local(self) -> bool:
+        """True if the root is a directory of this machine's file system, and objects are files in it."""
+        ...
+
     def get(self, key: str) -> bytes | None:
-        """Read an object, None where there is none."""
+        """Read an object; None if it does not exist."""
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end where negative); FileNotFoundError where there is none."""
+        """Read `length` bytes from `start` (from the end if negative), fewer where the object ends before.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the object does not exist.
+        """
+        ...
+
+    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Read an object and the tag of its version; None if it does not exist."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object whole or not at all, and make it last."""
+        """Write an object atomically and durably."""
         ...
 
     def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
-        """Write an object out of blocks that are made one after another, as `put`."""
+        """Write an object from an iterable of blocks, as `put` does."""
+        ...
+
+    def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
+        """Write an object if its version has this tag; with None, if it does not exist.
+
+        Of several processes that replace one version, one succeeds.
+
+        Returns
+        -------
+        tag
+            Of the new version; None if another version was found and nothing was written.
+        """
+        ...
+
+    def append(self, key: str, data: bytes) -> None:
+        """Append to an object that no other process writes, and create it if needed. Not atomic."""
         ...
 
     def holds(self, key: str, data: bytes) -> bool:
-        """Read an object back, from where it lasts, and tell whether it is these very bytes."""
+        """Read an object back from durable storage and check that it is `data`."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; do nothing if it does not exist."""
+        ...
+
+    def delete_if(self, key: str, tag: str) -> None:
+        """Remove an object if its version has this tag."""
+        ...
+
+    def delete_tree(self, key: str) -> None:
+        """Remove an object, or everything under a prefix, also what no `put` could have written."""
         ...
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Check whether an object exists."""
         ...
 
     def children(self, prefix: str) -> list[str]:
-        """Name what lies directly under a prefix, sorted; empty where there is nothing."""
+        """List the names directly under a prefix, sorted; empty if there are none."""
         ...
 
     def children_with(self, prefix: str, name: str) -> list[str]:
-        """Name the children of a prefix that have an object of this name directly under them, sorted."""
+        """List the children of a prefix that have an object of this name directly under them, sorted."""
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """List every object under a prefix, as keys from the root, sorted."""
+        """List all objects under a prefix, as keys from the root, sorted."""
         ...
 
     def num_bytes(self) -> int:
-        """Add up the sizes of all objects."""
+        """Return the total size of all objects."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Return the space that is left; None if it is unknown or unlimited."""
         ...
 
     def clear_partials(self) -> None:
-        """Remove what killed writers left; only while nobody writes."""
+        """Remove the unfinished files of killed writers. Call it only while nobody writes."""
         ...
 
 
 def run_folder(root: str) -> str:
-    """Name the folder beside a corpus that holds its lease, its logs and unfinished files."""
+    """Return the path or URL of the folder beside a corpus that holds its lease, its logs and unfinished files."""
     return root.rstrip("/") + ".run"

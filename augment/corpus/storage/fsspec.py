@@ -1,15 +1,13 @@
-"""Objects behind any URL that fsspec opens, apart from `s3://`: for a look at a corpus, and for tests in memory.
+"""Read objects behind any URL that fsspec opens, apart from `s3://`.
 
-Such a place is asked for no conditional writes, so a builder's lease is kept on this machine
-(`rephase.corpus.storage.conditional`).
+Such a place offers no conditional writes, so two builders could not be kept apart: it is read-only here.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import fsspec
 
@@ -18,7 +16,9 @@ from rephase.text import one_line
 
 
 class FsspecStorage:
-    """Objects behind an fsspec URL. The file system is opened anew in a forked or unpickled process."""
+    """Objects behind an fsspec URL, to be read. The file system is reopened in a forked or unpickled process."""
+
+    is_local = False
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
@@ -29,20 +29,20 @@ class FsspecStorage:
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():
-            # A cached file system keeps the event loop of the process that it was forked from: it would hang.
+            # A cached file system keeps the event loop of the process that it was forked from, and would hang.
             fresh = self._opened is not None
             try:
                 filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))
-            except (ImportError, ValueError) as error:  # a protocol that is not known, or whose package is absent
+            except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
                 raise RequestError(
-                    f"{self.root}: cannot be opened ({one_line(error)}); expected a path, "
-                    "s3://BUCKET/NAME or a URL that fsspec opens; correct it, or install what it needs"
+                    f"{self.root}: cannot be opened ({one_line(error)}); expected a path, s3://BUCKET/NAME or a URL "
+                    "that fsspec opens; correct it, or install what it needs"
                 ) from None
             self._opened = (os.getpid(), filesystem, str(base).rstrip("/"))
         return self._opened[1], self._opened[2]
 
     def get(self, key: str) -> bytes | None:
-        """Read an object, None where there is none."""
+        """Read an object; None if it does not exist."""
         filesystem, base = self._open()
         try:
             return bytes(filesystem.cat_file(f"{base}/{key}"))
@@ -50,38 +50,33 @@ class FsspecStorage:
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end where negative)."""
+        """Read `length` bytes from `start` (from the end if negative)."""
         filesystem, base = self._open()
         if start < 0:
             start = max(int(filesystem.size(f"{base}/{key}")) + start, 0)
         return bytes(filesystem.cat_file(f"{base}/{key}", start=start, end=start + length))
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object in one request: an object store shows it whole or not at all."""
-        filesystem, base = self._open()
-        filesystem.pipe_file(f"{base}/{key}", data)
+    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Read an object; its version has no tag."""
+        data = self.get(key)
+        return None if data is None else (data, "")
 
-    def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
-        """Write an object as `put`, whole."""
-        self.put(key, b"".join(blocks))
+    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:  # noqa: ANN401 - any write
+        raise OSError(errno.EROFS, "only a local disk and s3:// can be written", self.root)
+
+    put = put_blocks = put_if = append = delete = delete_if = delete_tree = _refuse
 
     def holds(self, key: str, data: bytes) -> bool:
-        """Read an object back and tell whether it is these very bytes."""
+        """Read an object and check that it is `data`."""
         return self.get(key) == data
 
-    def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
-        filesystem, base = self._open()
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm_file(f"{base}/{key}")
-
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Check whether an object exists."""
         filesystem, base = self._open()
         return bool(filesystem.isfile(f"{base}/{key}"))
 
     def children(self, prefix: str) -> list[str]:
-        """Name what lies directly under a prefix, sorted."""
+        """List the names directly under a prefix, sorted."""
         filesystem, base = self._open()
         filesystem.invalidate_cache()
         try:
@@ -91,21 +86,25 @@ class FsspecStorage:
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
 
     def children_with(self, prefix: str, name: str) -> list[str]:
-        """Name the children of a prefix that have an object of this name directly under them, sorted."""
+        """List the children of a prefix that have an object of this name directly under them, sorted."""
         return [child for child in self.children(prefix) if self.exists(f"{prefix}/{child}/{name}")]
 
     def keys(self, prefix: str) -> list[str]:
-        """List every object under a prefix, as keys from the root, sorted."""
+        """List all objects under a prefix, as keys from the root, sorted."""
         filesystem, base = self._open()
         filesystem.invalidate_cache()
         found = filesystem.find(f"{base}/{prefix}".rstrip("/"))
         return sorted(str(path).removeprefix(base).lstrip("/") for path in found)
 
     def num_bytes(self) -> int:
-        """Add up the sizes of all objects."""
+        """Return the total size of all objects."""
         filesystem, base = self._open()
         filesystem.invalidate_cache()
         return int(filesystem.du(base))
 
+    def free_bytes(self) -> int | None:
+        """Return None: the space is unknown."""
+        return None
+
     def clear_partials(self) -> None:
-        """Do nothing: an object store drops what was not sent whole."""
+        """Do nothing: nothing is written here."""

@@ -1,29 +1,31 @@
-"""Objects under a corpus's root, on a local disk, in S3 or behind an fsspec URL: whole objects in, whole objects out.
+"""Objects as files on a local disk, written atomically: temporary file, `fsync`, rename, `fsync` of the directory.
 
-`put` is atomic in both worlds: on a disk by a temporary file, `fsync` and a rename, on an object store by nature. A
-temporary file stands in `<corpus>.run/partial` beside the corpus, so that a killed process never leaves a file inside
-the hierarchy that another Zarr reader would stumble over.
+Temporary files lie in `<corpus>.run/partial` beside the corpus, so that a killed process never leaves a file inside the
+hierarchy, where another Zarr reader would find it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 from rephase.corpus.storage.base import run_folder
-from rephase.files import replacing
+from rephase.files import replacing, sha256
 
 _BLOCK = 1 << 20
-"""Bytes that are read back at once."""
+"""Bytes per read when an object is read back."""
 
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the path into errors of the file system that lack it, as a full disk's do."""
+    """Add the path to errors of the file system that lack it, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -33,7 +35,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a file that was flushed may else be there without one."""
+    """Flush a directory: without this, a flushed file may lose its name in a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -42,32 +44,43 @@ def sync_folder(folder: Path) -> None:
 
 
 def _fetch_from_disk(descriptor: int) -> None:
-    """Let the next reading of a flushed file come from the disk: memory would only be compared with itself.
+    """Drop a flushed file from the page cache, so that reading it back verifies the disk and not memory.
 
-    The disk begins to deliver at once, while the caller still works on something else.
+    Reading ahead starts at once, while the caller still works on something else.
     """
     if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # only advice: some file systems take none
+        with contextlib.suppress(OSError):  # advice only; some file systems do not support it
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 class LocalStorage:
-    """Objects as files under a folder; every `put` is on the disk when it returns."""
+    """Objects as files under a directory; every `put` is on the disk when it returns.
 
-    def __init__(self, root: str) -> None:
+    Parameters
+    ----------
+    root
+        The directory. It need not exist.
+    partials
+        Directory for temporary files. Default: in the folder beside the root, see `rephase.corpus.storage.base`.
+    """
+
+    is_local = True
+
+    def __init__(self, root: str, partials: Path | None = None) -> None:
         self.root = str(Path(root).absolute())
         self._base = Path(self.root)
+        self._partials = partials or Path(run_folder(self.root)) / "partial"
 
     def get(self, key: str) -> bytes | None:
-        """Read an object, None where there is none."""
+        """Read an object; None if it does not exist."""
         try:
             return (self._base / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end where negative); fewer where the object ends before."""
+        """Read `length` bytes from `start` (from the end if negative); fewer where the object ends before."""
         descriptor = os.open(self._base / key, os.O_RDONLY)
         try:
             if start < 0:
@@ -76,12 +89,20 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+        """Read an object and its SHA-256; None if it does not exist."""
+        try:
+            data = (self._base / key).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data, sha256(data)
+
     def put(self, key: str, data: bytes) -> None:
         """Write a temporary file, flush it, rename it into place and flush the folder."""
         self.put_blocks(key, (data,))
 
     def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
-        """Write blocks as they are made, as `put`; no more than one of them is in memory."""
+        """Write an object block by block, as `put` does; only one block is in memory."""
         path = self._base / key
         with _naming(path):
             partial = self._partial(path)
@@ -92,8 +113,34 @@ class LocalStorage:
                 partial.unlink(missing_ok=True)
             sync_folder(path.parent)
 
+    def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
+        """Write an object if its version has this tag (None: if it does not exist), under a lock on a file beside it.
+
+        Returns
+        -------
+        tag
+            Of the new version; None if another version was found and nothing was written.
+        """
+        path = self._base / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            found = self.get_tagged(key)
+            if (None if found is None else found[1]) != tag:
+                return None
+            with replacing(path, path.with_suffix(f".{uuid.uuid4().hex}")) as fresh:
+                fresh.write_bytes(data)
+        return sha256(data)
+
+    def append(self, key: str, data: bytes) -> None:
+        """Append to a file, and create it if needed. Not flushed to the disk."""
+        path = self._base / key
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:
+                _write_all(file, data)
+
     def holds(self, key: str, data: bytes) -> bool:
-        """Read a file back and tell whether it is these very bytes; it is never in memory as a whole."""
+        """Read a file back block by block and check that it is `data`."""
         position = 0
         try:
             with (self._base / key).open("rb", buffering=0) as file:
@@ -106,23 +153,39 @@ class LocalStorage:
         return position == len(data)
 
     def delete(self, key: str) -> None:
-        """Remove a file and the folders that it leaves empty."""
+        """Remove a file and the directories that it leaves empty."""
         path = self._base / key
         if not path.exists():
             return
         path.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process may be removing the folder
+        with contextlib.suppress(FileNotFoundError):  # another process may be removing the directory
             sync_folder(path.parent)  # a receipt must be gone for good before its shards change
         for folder in path.parents:
             if folder == self._base or not _remove_empty(folder):
                 break
 
+    def delete_if(self, key: str, tag: str) -> None:
+        """Remove an object if its version has this tag."""
+        path = self._base / key
+        with _locked(path):
+            found = self.get_tagged(key)
+            if found is not None and found[1] == tag:
+                path.unlink(missing_ok=True)
+
+    def delete_tree(self, key: str) -> None:
+        """Remove a file, a link, or a directory with its content."""
+        path = self._base / key
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
+
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Check whether a file exists."""
         return (self._base / key).is_file()
 
     def children(self, prefix: str) -> list[str]:
-        """Name what lies directly under a prefix, sorted."""
+        """List the names directly under a prefix, sorted."""
         try:
             with os.scandir(self._base / prefix) as entries:
                 return sorted(entry.name for entry in entries)
@@ -130,11 +193,11 @@ class LocalStorage:
             return []
 
     def children_with(self, prefix: str, name: str) -> list[str]:
-        """Name the folders under a prefix that hold a file of this name, sorted."""
+        """List the directories under a prefix that hold a file of this name, sorted."""
         return [child for child in self.children(prefix) if self.exists(f"{prefix}/{child}/{name}")]
 
     def keys(self, prefix: str) -> list[str]:
-        """List every file under a prefix, as keys from the root, sorted."""
+        """List all files under a prefix, as keys from the root, sorted."""
         found = []
         for folder, _, names in os.walk(self._base / prefix):
             base = Path(folder).relative_to(self._base)
@@ -142,16 +205,23 @@ class LocalStorage:
         return sorted(found)
 
     def num_bytes(self) -> int:
-        """Add up the sizes of all files."""
+        """Return the total size of all files."""
         total = 0
         for key in self.keys(""):
             with contextlib.suppress(FileNotFoundError):  # replaced since the listing
                 total += (self._base / key).stat().st_size
         return total
 
+    def free_bytes(self) -> int | None:
+        """Return the free space of the file system that the root lies on, or will lie on."""
+        folder = self._base
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
     def clear_partials(self) -> None:
-        """Remove temporary files that killed writers left."""
-        for partial in (Path(run_folder(self.root)) / "partial").glob("*"):
+        """Remove the temporary files of killed writers."""
+        for partial in self._partials.glob("*"):
             partial.unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
@@ -162,9 +232,8 @@ class LocalStorage:
             sync_folder(new.parent)
 
     def _partial(self, path: Path) -> Path:
-        folder = Path(run_folder(self.root)) / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{path.name}.{uuid.uuid4().hex}"
+        self._partials.mkdir(parents=True, exist_ok=True)
+        return self._partials / f"{path.name}.{uuid.uuid4().hex}"
 
     def _move(self, partial: Path, path: Path) -> None:
         for last in (False, False, True):
@@ -172,7 +241,7 @@ class LocalStorage:
                 self._make_folder(path.parent)
                 partial.replace(path)
                 return
-            except FileNotFoundError:  # another process that makes the same volume removed the empty folder
+            except FileNotFoundError:  # another process that builds the same volume removed the empty directory
                 if last:
                     raise
             except OSError as error:
@@ -190,11 +259,23 @@ class LocalStorage:
 def _write_flushed(path: Path, blocks: Iterable[bytes]) -> None:
     with path.open("wb", buffering=0) as file:
         for block in blocks:
-            view = memoryview(block)
-            while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
-                view = view[file.write(view) :]
+            _write_all(file, block)
         os.fsync(file.fileno())
         _fetch_from_disk(file.fileno())
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # a raw write may stop early, at 2 GiB or on a nearly full disk
+        view = view[file.write(view) :]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.with_suffix(".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: the race is some milliseconds wide
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _remove_empty(folder: Path) -> bool:

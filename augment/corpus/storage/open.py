@@ -1,28 +1,37 @@
-"""New."""
+"""Open the storage that a path or URL names."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from rephase.corpus.storage.base import Storage
+from rephase.corpus.storage.base import Storage, run_folder
 from rephase.corpus.storage.local import LocalStorage
+from rephase.text import is_url
 
 
 def open_storage(root: str | os.PathLike[str]) -> Storage:
-    """Open a local path or a URL (`s3://...`); nothing is created.
+    """Open a local path, `s3://BUCKET/NAME`, or another URL (read-only); nothing is created.
 
     Raises
     ------
     RequestError
-        If the URL is wrong, or what it needs is not installed.
+        If the URL is malformed, or a package that it needs is not installed.
     """
     text = os.fspath(root).removeprefix("file://")
     if text.startswith("s3://"):
         from rephase.corpus.storage.s3 import S3Storage
 
         return S3Storage(text)
-    if "://" in text:
+    if is_url(text):
         from rephase.corpus.storage.fsspec import FsspecStorage
 
         return FsspecStorage(text)
     return LocalStorage(text)
+
+
+def open_run_folder(root: str | os.PathLike[str]) -> Storage:
+    """Open the folder beside a corpus that holds its lease, its logs and unfinished files."""
+    corpus = open_storage(root)  # its errors name the corpus
+    folder = run_folder(corpus.root)
+    return LocalStorage(folder, partials=Path(folder) / "partial") if corpus.is_local else open_storage(folder)

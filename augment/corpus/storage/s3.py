@@ -102,6 +102,8 @@ class S3Storage:
         If the root names no bucket and prefix, or what is configured for S3 is wrong.
     """
 
+    is_local = False
+
     def __init__(self, root: str, timeout_s: float = TIMEOUT_S) -> None:
         match = _ROOT.fullmatch(root)
         if match is None:
@@ -149,13 +151,34 @@ class S3Storage:
         self.put(key, b"".join(blocks))
 
     def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
-        """Write an object if it still has this tag, or if there is none where the tag is None.
+        """Write an object if its version has this tag (None: if it does not exist).
 
         Returns
         -------
         tag
-            The new one, None where the condition does not hold and nothing was written.
+            Of the new version; None if another version was found and nothing was written.
+
+        Raises
+        ------
+        RequestError
+            If the service does not support conditional writes.
         """
+        try:
+            fresh = self._put_if(key, data, tag)
+            # Some services ignore the condition silently: a second creation must fail.
+            ignored = fresh is not None and tag is None and self._put_if(key, data + b" ", None) is not None
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            ignored = True
+        if ignored:
+            raise RequestError(
+                f"{self.root}: the object store does not support conditional writes (If-None-Match), so two builders "
+                "could not be kept apart; expected a service that does; build on a disk and copy the corpus"
+            )
+        return fresh
+
+    def _put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         try:
             return str(self._call(key, lambda: self._send("put_object", key, Body=data, **condition))["ETag"])
@@ -179,10 +202,25 @@ class S3Storage:
             return self._call(key, read)
         return None
 
+    def append(self, key: str, data: bytes) -> None:
+        """Append to an object by writing it again as a whole."""
+        self.put(key, (self.get(key) or b"") + data)
+
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; do nothing if it does not exist."""
         with suppress(FileNotFoundError):
             self._call(key, lambda: self._send("delete_object", key))
+
+    def delete_if(self, key: str, tag: str) -> None:
+        """Remove an object if its version has this tag."""
+        found = self.get_tagged(key)
+        if found is not None and found[1] == tag:
+            self.delete(key)
+
+    def delete_tree(self, key: str) -> None:
+        """Remove an object and all objects under it."""
+        for inner in dict.fromkeys([key, *self.keys(key)]):
+            self.delete(inner)
 
     def exists(self, key: str) -> bool:
         """Tell whether there is an object of this key."""
@@ -216,8 +254,12 @@ class S3Storage:
         """Add up the sizes of all objects."""
         return sum(entry["Size"] for page in self._pages(self._folder("")) for entry in page.get("Contents", ()))
 
+    def free_bytes(self) -> int | None:
+        """Return None: an object store has no limit that could be asked for."""
+        return None
+
     def clear_partials(self) -> None:
-        """Do nothing: an object store drops what was not sent whole."""
+        """Do nothing: an object store drops incomplete uploads."""
 
     def _folder(self, prefix: str) -> str:
         return f"{self._prefix}/{prefix}".rstrip("/") + "/"
