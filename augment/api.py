@@ -342,7 +342,8 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
 def _write_rows(rows: list[Mapping[str, object]], corpus: str) -> Path:
     """Write rows as a manifest beside the corpus, with absolute paths."""
     from rephase.corpus.storage.base import run_folder
-    from rephase.manifests.manifest import PATH_COLUMNS, is_url
+    from rephase.manifests.manifest import PATH_COLUMNS
+    from rephase.text import is_url
 
     folder = run_folder(corpus)
     if is_url(folder):
