@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rephase.api import add_phase, build, export, plan, read_volume, repair, report, status, verify
+    from rephase.api import add_phase, build, export, plan, repair, report, status, verify
     from rephase.data.fastmri_slices import FastMRISlices
     from rephase.data.kspace_slices import KSpaceSlices
     from rephase.data.masks import ColumnMask, MaskedSlices
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rephase.data.stream import KSpaceStream
     from rephase.diffusion.fourier import fft2c, ifft2c
     from rephase.errors import RephaseError
+    from rephase.readers.registry import read_volume
     from rephase.readers.volume import Volume
 
     __version__: str
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "rephase.api": ("add_phase", "build", "export", "plan", "read_volume", "repair", "report", "status", "verify"),
+    "rephase.api": ("add_phase", "build", "export", "plan", "repair", "report", "status", "verify"),
     "rephase.data.fastmri_slices": ("FastMRISlices",),
     "rephase.data.kspace_slices": ("KSpaceSlices",),
     "rephase.data.masks": ("ColumnMask", "MaskedSlices"),
@@ -58,6 +59,7 @@ _MODULES = {
     "rephase.data.stream": ("KSpaceStream",),
     "rephase.diffusion.fourier": ("fft2c", "ifft2c"),
     "rephase.errors": ("RephaseError",),
+    "rephase.readers.registry": ("read_volume",),
     "rephase.readers.volume": ("Volume",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from rephase.diffusion.generators import PhaseGenerator
     from rephase.exports.export import ExportSummary
     from rephase.manifests.manifest import Manifest
-    from rephase.readers.volume import Volume
 
     Source = Manifest | Iterable[Mapping[str, object]] | str | os.PathLike[str]
 
-__all__ = ["add_phase", "build", "export", "plan", "read_volume", "repair", "report", "status", "verify"]
+__all__ = ["add_phase", "build", "export", "plan", "repair", "report", "status", "verify"]
 
 
 def build(
@@ -191,34 +190,6 @@ def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None
     from rephase.reports.report import write_report
 
     return write_report(os.fspath(corpus), None if output is None else Path(output), num_volumes=volumes)
-
-
-def read_volume(path: str | os.PathLike[str], **columns: object) -> Volume:
-    """Read one magnitude volume.
-
-    Parameters
-    ----------
-    path
-        A file, a DICOM folder, or a URL that fsspec opens.
-    **columns
-        Manifest columns that choose the volume or complete its header: `format`, `series`, `echo`, `frame`,
-        `dataset`, `slice_axis`, `te_ms`, ...
-
-    Returns
-    -------
-    volume
-        float32 magnitude `(slice height width)` with spacing, affine, orientation and the facts of its header.
-
-    Raises
-    ------
-    RephaseError
-        It cannot be read, or a column is wrong.
-    """
-    from rephase.manifests.record import OPTIONAL_COLUMNS, ManifestRow
-    from rephase.readers.registry import read_volume as read
-
-    _check_names("read_volume", columns, OPTIONAL_COLUMNS)
-    return read(ManifestRow(line=0, volume_id="volume", path=os.fspath(path), **columns))  # type: ignore[arg-type]
 
 
 def add_phase(

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from rephase.formats import READERS
 from rephase.manifests.columns import (
     Column,
     IntegerColumn,
@@ -27,7 +28,7 @@ from rephase.manifests.columns import (
 )
 from rephase.manifests.errors import Faults, ManifestError
 from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files
-from rephase.manifests.record import CONTRASTS, FORMATS, REQUIRED_COLUMNS, SPLITS
+from rephase.manifests.record import CONTRASTS, REQUIRED_COLUMNS, SPLITS
 from rephase.text import is_url
 
 
@@ -233,7 +234,7 @@ def _column(name: str) -> Column:
         case "path" | "phase" | "kspace" | "segmentation":
             return TextColumn(path_fault(name, required=name == "path"))
         case "format":
-            return WordColumn(name, FORMATS)
+            return WordColumn(name, ("auto", *READERS))
         case "contrast":
             return WordColumn(name, CONTRASTS)
         case "split":

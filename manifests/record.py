@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMATS = ("auto", "dicom", "nifti", "hdf5", "npy")
 CONTRASTS = ("T1", "T2", "T2star", "PD", "FLAIR", "DWI", "BOLD", "MRA", "SWI", "GRE", "SE", "IR", "ASL", "other")
 SPLITS = ("train", "val", "test")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rephase.readers import npy
 
-_read = npy.read_npy
+_read = npy.read
 
 
 def _faulty(row, limit_bytes):
@@ -32,4 +32,4 @@ def _faulty(row, limit_bytes):
 
 
 def dask_setup(worker):
-    npy.read_npy = _faulty
+    npy.read = _faulty

@@ -10,13 +10,14 @@ import pytest
 from paths import PROJECT
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "files", "counters"}
+GROUND = {"errors", "text", "files", "counters", "formats"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
     "text": set(),
     "files": {"errors", "text"},
     "counters": set(),
+    "formats": set(),
     # folders that know nothing of volumes on disk
     "manifests": GROUND,
     "diffusion": GROUND,

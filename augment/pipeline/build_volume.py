@@ -131,7 +131,7 @@ def warm_up(worker: WorkerContext) -> None:
 
     Libraries load and register parts of themselves at their first use, and not all of them guard that against threads.
     """
-    import_module("rephase.readers.companions")
+    import_module("rephase.readers.nifti.read")
     magnitude = np.ones((1, 16, 16), dtype=np.float32)
     prepared = prepare_magnitude(magnitude)
     phasor = np.ones(magnitude.shape, dtype=np.complex64)

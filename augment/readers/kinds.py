@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.formats import match_suffix
 from rephase.manifests.header import Kind
-
-_SUFFIXES = (".nii.gz", ".nii", ".hdf5", ".h5", ".npy", ".img", ".hdr")
 
 # Words of a name, as BIDS and dcm2niix use them; only whole words count, most of them only in the end.
 _KIND_WORDS: dict[str, Kind] = {
@@ -45,8 +44,8 @@ _TURNS = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradian
 
 def stem_of(path: Path) -> str:
     """Give a file's name without the suffixes of its format."""
-    name = path.name
-    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), path.stem)
+    found = match_suffix(path.name)
+    return path.name[: -len(found[1])] if found else path.stem
 
 
 def kind_of_name(path: Path) -> Kind | None:

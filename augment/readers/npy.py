@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.manifests.header import Probed
 from rephase.manifests.record import ManifestRow
 from rephase.readers.geometry import Arrangement, arranged_volume, as_displayed
 from rephase.readers.kinds import kind_of_values
-from rephase.readers.nifti.file import check_limit
-from rephase.readers.sources import hash_file, local_path
-from rephase.readers.volume import Volume, refuse_vanished
+from rephase.readers.sources import hash_file, hash_location, local_path
+from rephase.readers.volume import Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
 # What NumPy raises on a header that is none, deep brackets and sizes beyond any memory included.
@@ -25,7 +26,7 @@ _HEADER_ERRORS = (
 )  # fmt: skip
 
 
-def read_npy(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read an array of shape (slice, height, width), or of one slice (height, width), as it is displayed.
 
     A complex array gives its magnitude, and its phase where the row's `phase` is the same path.
@@ -37,15 +38,50 @@ def read_npy(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, 
     """
     with local_path(row.path) as path:
         values = load_values(path, row.path, limit_bytes)
-        digest = hash_file(path)
-    return plain_volume(row, values, as_displayed(values.shape, slice_axis=row.slice_axis or 0), digest, "npy")
+        sha256 = hash_file(path)
+    return plain_volume(row, values, as_displayed(values.shape, slice_axis=row.slice_axis or 0), sha256, "npy")
 
 
-def describe_npy(row: ManifestRow) -> tuple[int, int, int]:
+def describe(row: ManifestRow) -> tuple[int, int, int]:
     """Say the shape (slices, height, width) from the header alone."""
     with local_path(row.path) as path:
         shape = _map(path, row.path).shape
     return as_displayed(shape, slice_axis=row.slice_axis or 0).sizes(shape)
+
+
+def digest(row: ManifestRow) -> str:
+    """Return the SHA-256 of the file."""
+    return hash_location(row.path)
+
+
+def probe(folder: Path, files: Sequence[Path]) -> Probed:
+    """Describe nothing: an array without a header may be anything, so it is named by hand."""
+    return Probed()
+
+
+def read_associated(
+    location: str, row: ManifestRow, volume: Volume, arrangement: Arrangement | None, limit_bytes: int | None
+) -> tuple[NDArray[Any], str]:
+    """Read an array whose axes are those of the magnitude's file, or of the displayed slices of DICOM."""
+    with local_path(location) as path:
+        values = load_values(path, location, limit_bytes)
+        sha256 = hash_file(path)
+    if arrangement is not None:
+        values = arrangement.arrange(values)
+    elif volume.transposed:
+        values = values.swapaxes(1, 2)
+    if values.shape != volume.magnitude.shape:
+        raise VolumeError(
+            "mismatch",
+            f"{location}: has shape {values.shape} in the magnitude's axes; expected {volume.magnitude.shape}; "
+            "align them",
+        )
+    return np.ascontiguousarray(values), sha256
+
+
+def digest_associated(location: str, row: ManifestRow) -> str:
+    """Return the SHA-256 of the file."""
+    return hash_location(location)
 
 
 def load_values(path: Path, name: str, limit_bytes: int | None) -> NDArray[Any]:

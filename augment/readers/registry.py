@@ -1,50 +1,70 @@
-"""New."""
+"""Reading whatever a manifest row names: the reader is found in the table, its volume checked and completed."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.formats import FALLBACK, READERS, Reader, match_suffix
 from rephase.manifests.header import Probed
 from rephase.manifests.record import ManifestRow
-from rephase.readers.geometry import Arrangement
-from rephase.readers.sources import format_of, hash_file, join_digests, local_path
+from rephase.readers.associated import associated_digests, attach_associated
+from rephase.readers.reader import format_of, load_reader
+from rephase.readers.sources import join_digests
 from rephase.readers.volume import Volume
 
-_HDF5_SUFFIXES = (".h5", ".hdf5")
-
-
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
-
+__all__ = ["READERS", "Reader", "describe_row", "hash_source", "probe", "read_volume", "read_with_phase"]
 
 _LEAST_MM, _MOST_MM = 1e-4, 1e5
 
 
-def read_volume(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
-    """Read the volume that a manifest row names, with its phase and segmentation where it names them.
+def read_volume(
+    source: ManifestRow | str | os.PathLike[str],
+    limit_bytes: int | None = None,
+    **columns: Any,  # noqa: ANN401 - of the types that `ManifestRow` has
+) -> Volume:
+    """Read one magnitude volume, with the phase and the segmentation that belong to it.
+
+    >>> read_volume("head.nii.gz", frame=0, phase="head_phase.nii.gz")  # doctest: +SKIP
 
     Parameters
     ----------
-    row
-        Of a validated manifest.
+    source
+        A file, a DICOM folder or a URL; or a row of a validated manifest.
     limit_bytes
-        Of memory for one file; more than that is refused before it is taken. None for no limit.
+        Of memory for one file; more than that is refused before it is allocated. None for no limit.
+    **columns
+        Further columns of a manifest, as the attributes of `ManifestRow`: `format`, `series`, `echo`, `frame`,
+        `dataset`, `slice_axis`, `phase`, `kspace`, `segmentation`, ...
+
+    Returns
+    -------
+    volume
+        In the corpus's axes; neither scaled nor clipped.
 
     Raises
     ------
     VolumeError
         With a reason of `rephase.errors.Reason` and one line of explanation.
+    TypeError
+        For a column that does not exist.
     """
-    from rephase.readers.companions import attach_companions
-
+    if isinstance(source, ManifestRow):
+        row = replace(source, **columns)
+    else:
+        row = ManifestRow(line=0, volume_id="", path=os.fspath(source), **columns)
     try:
-        volume, arrangement = _read(row, limit_bytes)
-        volume = attach_companions(volume, row, arrangement, limit_bytes)
+        volume, arrangement = load_reader(_format(row)).read(row, limit_bytes)
+        volume = attach_associated(volume, row, arrangement, limit_bytes)
     except MemoryError as error:
         raise VolumeError(
             "too_large", f"{row.path}: does not fit into memory; expected a smaller volume; give workers more memory"
@@ -71,123 +91,58 @@ def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
     return volume, volume.phase
 
 
-def _read(row: ManifestRow, limit_bytes: int | None) -> tuple[Volume, Arrangement | None]:
-    match _format(row):
-        case "dicom":
-            from rephase.readers.dicom.read import read_dicom
-
-            return read_dicom(row, limit_bytes), None
-        case "nifti":
-            from rephase.readers.nifti.read import read_nifti
-
-            return read_nifti(row, limit_bytes)
-        case "hdf5":
-            from rephase.readers.hdf5.read import read_hdf5
-
-            return read_hdf5(row, limit_bytes)
-        case _:
-            from rephase.readers.npy import read_npy
-
-            return read_npy(row, limit_bytes)
-
-
 def describe_row(row: ManifestRow) -> tuple[int, int, int]:
-    """Say the shape (slices, height, width) of a row's volume, from headers alone.
+    """Return the shape (slices, height, width) of a row's volume, from headers alone.
 
     Raises
     ------
     VolumeError
-        As `read_volume`, as far as headers tell.
+        As `read_volume`, as far as headers show.
     """
-    match _format(row):
-        case "dicom":
-            from rephase.readers.dicom.read import describe_dicom
-
-            shape = describe_dicom(row)
-        case "nifti":
-            from rephase.readers.nifti.read import describe_nifti
-
-            shape = describe_nifti(row)
-        case "hdf5":
-            from rephase.readers.hdf5.read import describe_hdf5
-
-            shape = describe_hdf5(row)
-        case _:
-            from rephase.readers.npy import describe_npy
-
-            shape = describe_npy(row)
+    shape = load_reader(_format(row)).describe(row)
     _check_sizes(row, shape)
     return shape
 
 
 def hash_source(row: ManifestRow) -> str:
-    """Say the `source_sha256` that `read_volume` gives for a row, without decoding a pixel.
+    """Return the `source_sha256` of the volume that `read_volume` returns, without decoding pixels.
 
     Raises
     ------
     VolumeError
-        `missing` or `unreadable`; for DICOM, whose headers tell which files count, as `describe_row`.
+        `missing` or `unreadable`; for DICOM, whose headers decide which files belong to the volume, as `describe_row`.
     """
-    from rephase.readers.companions import companion_digests
-
-    source_format = _format(row)
-    if source_format == "dicom":
-        from rephase.readers.dicom.read import hash_dicom
-
-        digest = hash_dicom(row)
-    else:
-        digest = _hash_location(row.kspace or row.path)
-    return join_digests([digest, *companion_digests(row, source_format)])
+    name = _format(row)
+    return join_digests([load_reader(name).digest(row), *associated_digests(row, name)])
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
-    """Describe the volumes in these files of one folder; what is no image is ignored.
+    """Describe the volumes in these files of one folder; files that are no images are ignored.
 
-    NumPy files are not looked at: an array without a header is named by hand.
+    The suffix of a file decides which reader looks at it; files of unknown suffix go to the DICOM reader, which
+    recognises its own by their content.
     """
-    found = Probed()
-    others = []
-    pairs = {file.with_suffix("") for file in files if file.suffix.lower() == ".hdr"}
-    pairs &= {file.with_suffix("") for file in files if file.suffix.lower() == ".img"}
+    by_reader: dict[str, list[Path]] = defaultdict(list)
+    names = {file.name.lower() for file in files}
     for file in files:
-        name = file.name.lower()
-        if file.suffix.lower() in (".hdr", ".img") and file.with_suffix("") in pairs:
-            if file.suffix.lower() == ".hdr":
-                found.unreadable.append((file, f"{file}: is one of a pair of files; expected one .nii; convert it"))
-        elif name.endswith(_NIFTI_SUFFIXES):
-            from rephase.readers.nifti.read import probe_nifti
-
-            _extend(found, probe_nifti(file))
-        elif name.endswith(_HDF5_SUFFIXES):
-            from rephase.readers.hdf5.read import probe_hdf5
-
-            _extend(found, probe_hdf5(file))
-        else:
-            others.append(file)
-    if others:
-        from rephase.readers.dicom.probe import probe_dicom
-
-        _extend(found, probe_dicom(folder, others))
-    return found
-
-
-def _extend(found: Probed, more: Probed) -> None:
-    found.headers.extend(more.headers)
-    found.unreadable.extend(more.unreadable)
+        # the raw values of a two-file image, whose .hdr is reported; alone an .img may be DICOM
+        if file.suffix.lower() == ".img" and f"{file.stem.lower()}.hdr" in names:
+            continue
+        found = match_suffix(file.name)
+        by_reader[found[0].name if found else FALLBACK].append(file)
+    probed = Probed()
+    for name, members in by_reader.items():
+        if READERS[name].scanned:
+            more = load_reader(name).probe(folder, members)
+            probed.headers.extend(more.headers)
+            probed.unreadable.extend(more.unreadable)
+    return probed
 
 
 def _format(row: ManifestRow) -> str:
-    if row.kspace is not None:
+    if row.kspace is not None:  # fastMRI's, which gives magnitude and phase
         return "hdf5"
-    if row.format != "auto":
-        return row.format
-    with local_path(row.path) as path:
-        return format_of(path, row.format)
-
-
-def _hash_location(location: str) -> str:
-    with local_path(location) as path:
-        return hash_file(path)
+    return format_of(row.path) if row.format == "auto" else row.format
 
 
 def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:

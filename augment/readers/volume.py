@@ -80,3 +80,13 @@ def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: st
             f"{name}: its values are {found:g} at most; expected some of 1e-38 or more, below which float32 holds "
             "none; store it in another unit",
         )
+
+
+def check_limit(num_bytes: int, limit_bytes: int | None, name: str) -> None:
+    """Refuse a volume that needs more memory than the limit, before any is taken."""
+    if limit_bytes is not None and num_bytes > limit_bytes:
+        raise VolumeError(
+            "too_large",
+            f"{name}: needs {num_bytes / 1e6:.1f} MB to read; expected at most {limit_bytes / 1e6:.1f} MB; "
+            "give workers more memory",
+        )

@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from rephase.errors import VolumeError
+from rephase.formats import READERS
 from rephase.readers.sources import check_local
 from rephase.text import one_line
 
@@ -39,9 +40,6 @@ HEADER_LIMIT = 256 << 20
 _PIECE_BYTES = 1 << 20
 
 
-DICOM_NAMES = (".dcm", ".dicom", ".ima", ".dcm.gz", ".dicom.gz", ".ima.gz")
-
-
 @dataclass(frozen=True)
 class Source:
     """One file on a filesystem that fsspec knows; `str()` of it is what messages show."""
@@ -55,7 +53,7 @@ class Source:
     @property
     def has_dicom_name(self) -> bool:
         """Whether the name promises DICOM, so that anything else inside is a fault and not a bystander."""
-        return self.path.lower().endswith(DICOM_NAMES)
+        return self.path.lower().endswith(READERS["dicom"].suffixes)
 
 
 def list_sources(path: str) -> tuple[list[Source], bool]:

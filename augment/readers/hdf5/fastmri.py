@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from rephase.errors import VolumeError
 from rephase.ismrmrd_header import FastmriFacts
 from rephase.readers.hdf5.links import chunk_bytes, find_object, named_dataset
-from rephase.readers.nifti.file import check_limit
-from rephase.readers.volume import refuse_vanished
+from rephase.readers.volume import check_limit, refuse_vanished
 
 _LOW_RESOLUTION = 24
 

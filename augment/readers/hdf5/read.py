@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +28,15 @@ from rephase.readers.hdf5.fastmri import (
     read_magnitude,
 )
 from rephase.readers.hdf5.links import chunk_bytes, find_object, lies_elsewhere, named_dataset
-from rephase.readers.nifti.file import check_limit
 from rephase.readers.npy import as_volume, plain_volume
-from rephase.readers.sources import hash_file, local_path
-from rephase.readers.volume import PhaseEncode, Volume, refuse_vanished
+from rephase.readers.sources import hash_file, hash_location, local_path
+from rephase.readers.volume import PhaseEncode, Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
 _LARGEST_HEADER = 1 << 24
 
 
-def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
 
     Raw data without a reconstruction gives the magnitude of its image, of several coils the root sum of squares; a row
@@ -53,12 +52,12 @@ def read_hdf5(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume,
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
         values = read_image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
-        digest = hash_file(path)
-    volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), digest, "hdf5", _known(facts))
+        sha256 = hash_file(path)
+    volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), sha256, "hdf5", _known(facts))
     return _with_facts(volume, row, facts), arrangement
 
 
-def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
+def describe(row: ManifestRow) -> tuple[int, int, int]:
     """Say the shape (slices, height, width) without reading the data."""
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
@@ -70,6 +69,11 @@ def describe_hdf5(row: ManifestRow) -> tuple[int, int, int]:
             return image_sizes(file, name, facts)
         shape = as_volume(_empty(chosen), name).shape
         return _arrange(shape, row, facts).sizes(shape)
+
+
+def digest(row: ManifestRow) -> str:
+    """Return the SHA-256 of the file."""
+    return hash_location(row.kspace or row.path)
 
 
 @contextmanager
@@ -156,16 +160,18 @@ def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
 
 
-def probe_hdf5(path: Path) -> Probed:
-    """Describe the volume in a fastMRI file; other HDF5 files are none that a scan could understand."""
-    row = ManifestRow(line=0, volume_id="", path=str(path))
-    try:
-        with _opened(path, str(path)) as file:
-            if not any(find_object(file, key, row.path) is not None for key in (*RECONSTRUCTIONS, KSPACE)):
-                return Probed()
-            return Probed(headers=_headers(path, file, row))
-    except VolumeError as error:
-        return Probed(unreadable=[(path, str(error))])
+def probe(folder: Path, files: Sequence[Path]) -> Probed:
+    """Describe the volumes in fastMRI files; of other HDF5 files nobody knows which dataset is an image."""
+    found = Probed()
+    for path in files:
+        row = ManifestRow(line=0, volume_id="", path=str(path))
+        try:
+            with _opened(path, str(path)) as file:
+                if any(find_object(file, key, row.path) is not None for key in (*RECONSTRUCTIONS, KSPACE)):
+                    found.headers.extend(_headers(path, file, row))
+        except VolumeError as error:
+            found.unreadable.append((path, str(error)))
+    return found
 
 
 def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader]:

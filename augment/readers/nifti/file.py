@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
 from rephase.readers.geometry import Affine, Arrangement, arrange_axes, choose_slice_axis
-from rephase.readers.volume import refuse_vanished
+from rephase.readers.volume import check_limit, refuse_vanished
 from rephase.text import one_line
 
 Stream = gzip.GzipFile | io.BufferedReader
@@ -278,14 +278,4 @@ def _drain(header: NiftiHeader, stream: Stream) -> None:
             "unreadable",
             f"{header.name}: goes on behind the {header.promised_bytes} bytes that its header speaks of; its sizes or "
             "its type are damaged; convert it again",
-        )
-
-
-def check_limit(num_bytes: int, limit_bytes: int | None, name: str) -> None:
-    """Refuse a volume that needs more memory than the limit, before any is taken."""
-    if limit_bytes is not None and num_bytes > limit_bytes:
-        raise VolumeError(
-            "too_large",
-            f"{name}: needs {num_bytes / 1e6:.1f} MB to read; expected at most {limit_bytes / 1e6:.1f} MB; "
-            "give workers more memory",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from rephase.errors import VolumeError
 from rephase.manifests.header import Kind, Probed, SeriesHeader
 from rephase.manifests.record import CONTRASTS, ManifestRow
-from rephase.readers.geometry import Arrangement, arranged_volume
+from rephase.readers.geometry import Arrangement, arranged_volume, match_grid, permute
 from rephase.readers.kinds import (
     contrast_of_name,
     kind_of_name,
@@ -22,17 +23,17 @@ from rephase.readers.kinds import (
     read_sidecar,
 )
 from rephase.readers.nifti.file import NiftiHeader, Stream, check_frame, open_nifti, read_frame, sample_planes
-from rephase.readers.sources import hash_file, local_path
+from rephase.readers.sources import hash_file, hash_location, local_path
 from rephase.readers.volume import Volume
 
 
-def read_nifti(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
+def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read the magnitude volume that a row names, and the phase of a complex file where `phase` is the same path.
 
     Returns
     -------
     volume
-        Without other companions.
+        Without associated files.
     arrangement
         Of the file's own axes.
 
@@ -47,20 +48,25 @@ def read_nifti(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume
         _refuse_other_kinds(row, path, header, stream)
         frame = choose_frame(row, header)
         values = read_frame(header, stream, frame, limit_bytes)
-        digest = hash_file(path)
+        sha256 = hash_file(path)
     arrangement = header.arrange(row.slice_axis)
     phase = None
     if np.iscomplexobj(values):
         phase = np.angle(values).astype(np.float32) if row.phase == row.path else None
         values = np.abs(values)
-    return arranged_volume(row, values, phase, arrangement, digest, dict(header.acquisition)), arrangement
+    return arranged_volume(row, values, phase, arrangement, sha256, dict(header.acquisition)), arrangement
 
 
-def describe_nifti(row: ManifestRow) -> tuple[int, int, int]:
+def describe(row: ManifestRow) -> tuple[int, int, int]:
     """Say the shape (slices, height, width) of the volume that a row names, from the header alone."""
     with local_path(row.path) as path, open_nifti(path, row.path) as (header, _):
         choose_frame(row, header)
         return header.arrange(row.slice_axis).sizes(header.shape)
+
+
+def digest(row: ManifestRow) -> str:
+    """Return the SHA-256 of the file."""
+    return hash_location(row.path)
 
 
 def choose_frame(row: ManifestRow, header: NiftiHeader) -> int:
@@ -123,16 +129,27 @@ def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) 
     return kind_of_values(values) or ("magnitude", "nothing speaks against it")
 
 
-def probe_nifti(path: Path) -> Probed:
-    """Describe the volumes in one file, a header per frame; of a complex file also their phase."""
-    try:
-        with open_nifti(path, str(path)) as (header, stream):
-            kind, _ = _kind(path, header, stream, masks=True)
-    except VolumeError as error:
-        return Probed(unreadable=[(path, str(error))])
-    kinds: list[Kind] = ["magnitude", "phase"] if kind == "magnitude" and header.dtype.kind == "c" else [kind]
-    frames = range(header.num_frames) if header.num_frames > 1 else (None,)
-    return Probed(headers=[_series_header(path, header, kind, frame) for frame in frames for kind in kinds])
+def probe(folder: Path, files: Sequence[Path]) -> Probed:
+    """Describe the volumes in these files, a header per frame; of complex files also their phase.
+
+    Of the two-file formats, NIfTI and Analyze, the `.hdr` is reported as unreadable where its `.img` lies beside it.
+    """
+    found = Probed()
+    for path in files:
+        if path.suffix.lower() == ".hdr":
+            if any(path.with_suffix(suffix).exists() for suffix in (".img", ".IMG")):
+                found.unreadable.append((path, f"{path}: is one of a pair of files; expected one .nii; convert it"))
+            continue
+        try:
+            with open_nifti(path, str(path)) as (header, stream):
+                kind, _ = _kind(path, header, stream, masks=True)
+        except VolumeError as error:
+            found.unreadable.append((path, str(error)))
+            continue
+        kinds: list[Kind] = ["magnitude", "phase"] if kind == "magnitude" and header.dtype.kind == "c" else [kind]
+        frames = range(header.num_frames) if header.num_frames > 1 else (None,)
+        found.headers.extend(_series_header(path, header, kind, frame) for frame in frames for kind in kinds)
+    return found
 
 
 def _series_header(path: Path, header: NiftiHeader, kind: Kind, frame: int | None) -> SeriesHeader:
@@ -172,23 +189,27 @@ def _subject(path: Path) -> str | None:
     return None
 
 
-def file_values(path: Path, name: str, frame: int | None, limit_bytes: int | None) -> tuple[NDArray[Any], NiftiHeader]:
-    """Read a companion file: its values in its own axes, and its header.
+def read_associated(
+    location: str, row: ManifestRow, volume: Volume, arrangement: Arrangement | None, limit_bytes: int | None
+) -> tuple[NDArray[Any], str]:
+    """Read values on the magnitude's grid, to which the affines of both files bring them.
 
-    Parameters
-    ----------
-    path, name
-        The local file, and its name in errors.
-    frame
-        That of the magnitude; a companion of one frame serves all.
-    limit_bytes
-        Of memory, None for no limit.
+    A file of one frame serves all frames of the magnitude; of several, that of the magnitude's number is taken.
     """
-    with open_nifti(path, name) as (header, stream):
-        if header.num_frames > 1 and (frame is None or frame >= header.num_frames):
-            raise VolumeError(
-                "mismatch",
-                f"{name}: holds {header.num_frames} frames; expected one of them named; set the column frame",
-            )
-        values = read_frame(header, stream, frame if header.num_frames > 1 and frame is not None else 0, limit_bytes)
-    return values, header
+    with local_path(location) as path:
+        with open_nifti(path, location) as (header, stream):
+            several = header.num_frames > 1
+            if several and (row.frame is None or row.frame >= header.num_frames):
+                raise VolumeError(
+                    "mismatch",
+                    f"{location}: holds {header.num_frames} frames; expected one of them named; set the column frame",
+                )
+            values = read_frame(header, stream, row.frame or 0 if several else 0, limit_bytes)
+        sha256 = hash_file(path)
+    axes, flips = match_grid(header.affine, header.shape, volume.affine, volume.magnitude.shape, location)
+    return np.ascontiguousarray(permute(values, axes, flips)), sha256
+
+
+def digest_associated(location: str, row: ManifestRow) -> str:
+    """Return the SHA-256 of the file."""
+    return hash_location(location)

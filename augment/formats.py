@@ -1,0 +1,97 @@
+"""The table of file formats that can be read: one row per reader.
+
+It stands below `manifests` and `readers` because both need it: a manifest's column `format` holds these names, and a
+reader is found by them. Rows name the reader's module as text, so nothing is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One file format and the module that reads it.
+
+    Attributes
+    ----------
+    name
+        The word in the manifest's column `format`.
+    module
+        Has the functions of `rephase.readers.reader.ReaderModule`; it is imported when a file of this format is read.
+    suffixes
+        File names of this format end in one of them; lower case, with the dot.
+    help
+        One line for `--help` and the documents.
+    has_signature
+        Whether the first bytes of a file (at most 1,024, unpacked where they are gzip) are of this format. It is used
+        where no suffix matches.
+    scanned
+        Whether `rephase manifest scan` looks for volumes in such files.
+    associated
+        The manifest columns, `phase` or `segmentation`, that may name a file of this format; the module then has the
+        functions of `rephase.readers.reader.AssociatedReader`.
+    """
+
+    name: str
+    module: str
+    suffixes: tuple[str, ...]
+    help: str
+    has_signature: Callable[[bytes], bool] = lambda start: False
+    scanned: bool = True
+    associated: tuple[str, ...] = ()
+
+
+def _is_nifti(start: bytes) -> bool:
+    return start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] in (b"n+2\0", b"ni2\0")
+
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        Reader(
+            name="dicom",
+            module="rephase.readers.dicom.reader",
+            suffixes=(".dcm", ".dicom", ".ima", ".dcm.gz", ".dicom.gz", ".ima.gz"),
+            help="DICOM images: one file, or a folder that holds the files of a series",
+            has_signature=lambda start: start[128:132] == b"DICM",
+            associated=("phase",),
+        ),
+        Reader(
+            name="nifti",
+            module="rephase.readers.nifti.read",
+            suffixes=(".nii", ".nii.gz", ".hdr"),
+            help="NIfTI-1 or NIfTI-2 in one file",
+            has_signature=_is_nifti,
+            associated=("phase", "segmentation"),
+        ),
+        Reader(
+            name="hdf5",
+            module="rephase.readers.hdf5.read",
+            suffixes=(".h5", ".hdf5"),
+            help="HDF5: fastMRI files, or the dataset that the column `dataset` names",
+            has_signature=lambda start: start.startswith(b"\x89HDF\r\n\x1a\n"),
+        ),
+        Reader(
+            name="npy",
+            module="rephase.readers.npy",
+            suffixes=(".npy",),
+            help="one NumPy array of shape (slice, height, width)",
+            has_signature=lambda start: start.startswith(b"\x93NUMPY"),
+            scanned=False,  # an array without a header may be anything
+            associated=("phase", "segmentation"),
+        ),
+    )
+}
+"""By name. To add a format, write its module and add its row."""
+
+FALLBACK = "dicom"
+"""The format of folders, and of files that neither suffix nor signature identifies: old DICOM files have no mark."""
+
+
+def match_suffix(name: str) -> tuple[Reader, str] | None:
+    """Return the reader whose suffix a file name ends in, and that suffix, the longest one; None for no match."""
+    lower = name.lower()
+    found = [(reader, suffix) for reader in READERS.values() for suffix in reader.suffixes if lower.endswith(suffix)]
+    return max(found, key=lambda pair: len(pair[1]), default=None)

@@ -1,0 +1,142 @@
+"""The interface of a reader's module, and finding the module that reads a file."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from rephase.errors import VolumeError
+from rephase.formats import FALLBACK, READERS, match_suffix
+from rephase.manifests.header import Probed
+from rephase.manifests.record import ManifestRow
+from rephase.readers.geometry import Arrangement
+from rephase.readers.sources import local_path
+from rephase.readers.volume import Volume
+from rephase.text import is_url
+
+
+class ReaderModule(Protocol):
+    """The functions of the module that a row of `READERS` names. All but `probe` raise `VolumeError`."""
+
+    def read(self, row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement | None]:
+        """Read the magnitude volume that a row names, without associated files.
+
+        Parameters
+        ----------
+        row
+            Of a validated manifest; `path` may be a URL (see `rephase.readers.sources.local_path`).
+        limit_bytes
+            Of memory for one file; refuse more with `too_large` before allocating it. None for no limit.
+
+        Returns
+        -------
+        volume
+            With the complex file's own phase where `row.phase` is `row.path`.
+        arrangement
+            How the axes of the file became those of the volume. None where the file has no array of three axes, as
+            DICOM; arrays without an affine are then taken in the order of the displayed slices.
+        """
+        ...
+
+    def describe(self, row: ManifestRow) -> tuple[int, int, int]:
+        """Return the shape (slices, height, width) of the volume that a row names, from headers alone."""
+        ...
+
+    def digest(self, row: ManifestRow) -> str:
+        """Return the `source_sha256` of the volume that `read` returns, without decoding pixels."""
+        ...
+
+    def probe(self, folder: Path, files: Sequence[Path]) -> Probed:
+        """Describe the volumes in files of one folder that carry this format's suffixes; called where `scanned`."""
+        ...
+
+
+class AssociatedReader(Protocol):
+    """The further functions of a module whose row lists columns in `associated`."""
+
+    def read_associated(
+        self,
+        location: str,
+        row: ManifestRow,
+        volume: Volume,
+        arrangement: Arrangement | None,
+        limit_bytes: int | None,
+    ) -> tuple[NDArray[Any], str]:
+        """Read the phase or the labels in a file beside a magnitude.
+
+        Parameters
+        ----------
+        location
+            The row's `phase` or `segmentation`.
+        row
+            The magnitude's row.
+        volume, arrangement
+            The magnitude, as its reader returned it.
+        limit_bytes
+            Of memory for this file.
+
+        Returns
+        -------
+        values
+            As stored, on the grid of the magnitude: same shape, same axes, never resampled.
+        digest
+            As `digest_associated`.
+        """
+        ...
+
+    def digest_associated(self, location: str, row: ManifestRow) -> str:
+        """Return the SHA-256 of the bytes that `read_associated` reads."""
+        ...
+
+
+def load_reader(name: str) -> ReaderModule:
+    """Import the module that reads a format.
+
+    Raises
+    ------
+    VolumeError
+        `unsupported` for a name that is not in `READERS`.
+    """
+    if name not in READERS:
+        raise VolumeError("unsupported", f"format {name!r} is unknown; expected {', '.join(READERS)}; correct it")
+    return cast(ReaderModule, import_module(READERS[name].module))
+
+
+def load_associated(name: str) -> AssociatedReader:
+    """Import the module that reads associated files of a format; see `load_reader`."""
+    return cast(AssociatedReader, load_reader(name))
+
+
+def format_of(location: str) -> str:
+    """Return the name of the format of a file, a folder or a URL: by its suffix, else by its first bytes.
+
+    Raises
+    ------
+    VolumeError
+        `missing` or `unreadable`. A URL is fetched only where its suffix does not decide.
+    """
+    if is_url(location) and (found := match_suffix(location.rstrip("/"))):
+        return found[0].name
+    with local_path(location) as path:
+        if path.is_dir():
+            return FALLBACK
+        if found := match_suffix(path.name):
+            return found[0].name
+        try:
+            with path.open("rb") as file:
+                start = file.read(1024)
+        except OSError as error:
+            raise VolumeError(
+                "unreadable", f"{path}: {error.strerror or error}; expected a readable file; check it"
+            ) from error
+    if start.startswith(b"\x1f\x8b"):
+        try:
+            start = zlib.decompressobj(wbits=31).decompress(start, 1024)
+        except zlib.error:
+            start = b""
+    return next((reader.name for reader in READERS.values() if reader.has_signature(start)), FALLBACK)
