@@ -10,7 +10,7 @@ import pytest
 from paths import PROJECT
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "files", "counters", "formats"}
+GROUND = {"errors", "text", "files", "counters", "formats", "config"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "files": {"errors", "text"},
     "counters": set(),
     "formats": set(),
+    "config": {"errors"},
     # folders that know nothing of volumes on disk
     "manifests": GROUND,
     "diffusion": GROUND,
@@ -59,6 +60,7 @@ PLACES = {
         "rephase.bench",
         "rephase.data.fastmri_slices",
     ),
+    "pydantic": ("rephase.config",),
     "gdcm": ("rephase.readers.dicom",),
     "zarr": ("rephase.corpus.encoding", "rephase.bench"),
     "dask": ("rephase.builder", "rephase.cluster"),
@@ -203,7 +205,7 @@ def test_help_needs_no_heavy_library():
 
     code = (
         "import sys\nfrom rephase.cli import main\nmain(['build', '--help'])\n"
-        "heavy = {'torch', 'numpy', 'zarr', 'distributed'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'zarr', 'distributed', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)

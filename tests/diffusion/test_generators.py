@@ -14,7 +14,6 @@ from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
 from rephase.diffusion.physics.singularities import find_singularities
 from rephase.diffusion.physics.source import Source, source_phasors
-from rephase.diffusion.processes import flow
 from rephase.diffusion.processes.flow import FlowGenerator
 from rephase.diffusion.registry import make_generator
 
@@ -98,7 +97,10 @@ def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatc
 def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives(checkpoint, monkeypatch):
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(24.0), indexing="ij")
     pair = torch.atan2(y - 15.5, x - 9.5) - torch.atan2(y - 15.5, x - 13.5)
-    monkeypatch.setattr(flow, "sample_flow", lambda network, x_0, weight, *rest: to_real(torch.polar(weight, pair)))
+    monkeypatch.setattr(
+        "rephase.diffusion.processes.flow.sample_flow",
+        lambda network, x_0, weight, *rest: to_real(torch.polar(weight, pair)),
+    )
     magnitude = 100.0 + torch.randn(2, 32, 24, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones(magnitude.shape, dtype=torch.bool)
 
@@ -107,7 +109,7 @@ def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives
         return int(find_singularities(phasor, everywhere)[0].sum())
 
     assert count() == 0
-    monkeypatch.setattr(flow, "remove_singularities", lambda phasor, *rest: phasor)
+    monkeypatch.setattr("rephase.diffusion.processes.flow.remove_singularities", lambda phasor, *rest: phasor)
     assert count() == 4
 
 
