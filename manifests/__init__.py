@@ -1,1 +1,1 @@
-"""Manifest CSVs: from text to validated rows, and from folders to text."""
+"""Manifests: CSV files with one row per volume, read into validated rows and written by scanning folders."""

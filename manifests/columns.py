@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-CellFault = tuple[int, str]
+CellProblem = tuple[int, str]
 """Position of a faulty cell within the values given, and what is wrong with it."""
 
 Value = str | int | float | None
@@ -23,7 +23,7 @@ _RESERVED = "zarr.json"
 class Column(Protocol):
     """One column: takes the cells of a block of rows, keeps them, and tells which of them are faulty."""
 
-    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells. A faulty cell is kept as an empty one, so that rows stay aligned."""
         ...
 
@@ -35,27 +35,27 @@ class TextColumn:
 
     Parameters
     ----------
-    fault_of
+    problem_of
         Tells what is wrong with a cell, or gives None for a good one.
     """
 
-    def __init__(self, fault_of: Callable[[str], str | None]) -> None:
-        self._fault_of = fault_of
+    def __init__(self, problem_of: Callable[[str], str | None]) -> None:
+        self._problem_of = problem_of
         self._buffer = bytearray()
         self._ends = array("Q", [0])
 
-    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells."""
-        fault_of = self._fault_of
-        faults = [(i, fault) for i, cell in enumerate(cells) if (fault := fault_of(cell)) is not None]
-        if faults:
-            bad = {i for i, _ in faults}
+        problem_of = self._problem_of
+        problems = [(i, problem) for i, cell in enumerate(cells) if (problem := problem_of(cell)) is not None]
+        if problems:
+            bad = {i for i, _ in problems}
             cells = ["" if i in bad else cell for i, cell in enumerate(cells)]
         encoded = [cell.encode() for cell in cells]
         lengths = accumulate(map(len, encoded), initial=self._ends.pop())
         self._ends.extend(lengths)
         self._buffer += b"".join(encoded)
-        return faults
+        return problems
 
     def __getitem__(self, row: int) -> str | None:
         return self._buffer[self._ends[row] : self._ends[row + 1]].decode() or None
@@ -71,15 +71,15 @@ class WordColumn:
         self._codes[""] = -1
         self._rows = array("b")
 
-    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells."""
         get = self._codes.get
         self._rows.extend(get(cell, -1) for cell in cells)
         if not set(cells).difference(self._codes):
             return []
-        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell not in self._codes]
+        return [(i, self._problem(cell)) for i, cell in enumerate(cells) if cell not in self._codes]
 
-    def _fault(self, cell: str) -> str:
+    def _problem(self, cell: str) -> str:
         near = next((word for word in self._words if word.casefold() == cell.strip().casefold()), None)
         mend = f"write {near!r}" if near else "use one of these or leave the cell empty"
         return f"unknown {self._name} {shown(cell)}; expected {', '.join(self._words)}; {mend}"
@@ -98,13 +98,13 @@ class IntegerColumn:
         self._most = most
         self._rows = array("i")
 
-    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells."""
         distinct = {cell: self._number(cell) for cell in set(cells)}
         self._rows.extend(-1 if (number := distinct[cell]) is None else number for cell in cells)
         if all(number is not None or not cell for cell, number in distinct.items()):
             return []
-        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell and distinct[cell] is None]
+        return [(i, self._problem(cell)) for i, cell in enumerate(cells) if cell and distinct[cell] is None]
 
     def _number(self, cell: str) -> int | None:
         cell = cell.strip()
@@ -113,7 +113,7 @@ class IntegerColumn:
         number = int(cell)
         return number if self._least <= number and (self._most is None or number <= self._most) else None
 
-    def _fault(self, cell: str) -> str:
+    def _problem(self, cell: str) -> str:
         span = f"of at least {self._least}" if self._most is None else f"from {self._least} to {self._most}"
         return f"{self._name} is {shown(cell)}; expected a whole number {span}; write digits only or leave it empty"
 
@@ -130,13 +130,13 @@ class NumberColumn:
         self._unit = unit
         self._rows = array("d")
 
-    def extend(self, cells: Sequence[str]) -> list[CellFault]:
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells."""
         distinct = {cell: self._number(cell) for cell in set(cells)}
         self._rows.extend(distinct[cell] for cell in cells)
         if not any(cell and math.isnan(number) for cell, number in distinct.items()):
             return []
-        return [(i, self._fault(cell)) for i, cell in enumerate(cells) if cell and math.isnan(distinct[cell])]
+        return [(i, self._problem(cell)) for i, cell in enumerate(cells) if cell and math.isnan(distinct[cell])]
 
     def _number(self, cell: str) -> float:
         try:
@@ -146,7 +146,7 @@ class NumberColumn:
         # Python reads "1_5" as 15; no spreadsheet does.
         return number if "_" not in cell and 0 < number < math.inf else math.nan
 
-    def _fault(self, cell: str) -> str:
+    def _problem(self, cell: str) -> str:
         mend = "write a decimal point" if "," in cell else "write digits only or leave it empty"
         return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, above 0; {mend}"
 
@@ -155,7 +155,7 @@ class NumberColumn:
         return None if math.isnan(number) else number
 
 
-def volume_id_fault(cell: str) -> str | None:
+def volume_id_problem(cell: str) -> str | None:
     """Tell why a text cannot name a volume, or give None where it can."""
     if _VOLUME_ID(cell) is not None and not cell.startswith("__") and cell.lower() != _RESERVED:
         return None
@@ -174,30 +174,30 @@ def writable(path: str) -> bool:
     return path.isprintable() or not any(unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp") for mark in path)
 
 
-def path_fault(name: str, required: bool) -> Callable[[str], str | None]:
+def path_problem(name: str, required: bool) -> Callable[[str], str | None]:
     """Make the check of a column of paths or URLs."""
 
-    def fault_of(cell: str) -> str | None:
+    def problem_of(cell: str) -> str | None:
         if writable(cell) and (cell or not required):
             return None
         if not cell:
             return f"{name} is empty; expected a file, a folder or a URL; name the source of this volume"
         return f"{name} {shown(cell)} has control characters; expected a path or URL; look for a stray quote"
 
-    return fault_of
+    return problem_of
 
 
-def text_fault(name: str) -> Callable[[str], str | None]:
+def text_problem(name: str) -> Callable[[str], str | None]:
     """Make the check of a column of free text."""
 
-    def fault_of(cell: str) -> str | None:
+    def problem_of(cell: str) -> str | None:
         if cell.isprintable() and len(cell) <= 1024:
             return None
         if not cell.isprintable():
             return f"{name} {shown(cell)} has control characters; expected one line of text; look for a stray quote"
         return f"{name} {shown(cell)} has {len(cell)} characters; expected at most 1024; shorten it"
 
-    return fault_of
+    return problem_of
 
 
 def shown(cell: str) -> str:

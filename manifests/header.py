@@ -1,4 +1,4 @@
-"""What a reader's probe tells of a volume that it found, before any pixel is read."""
+"""What the header of an image file says of a volume, as a reader's `probe` returns it for a scan."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class SeriesHeader:
-    """One candidate for a manifest row: a series, echo or time point.
+    """One volume that may become a manifest row: a series, echo or time point.
 
-    `path`, `format`, `series`, `echo`, `frame`, `dataset` are what a manifest row must hold so that the reader finds
-    this volume again; they stay None where the file holds only one. `subject_key` and `series_key` are raw identifying
-    strings: only salted hashes of them may leave the scanner. Volumes with an equal `pair_key` and different `kind` are
-    the magnitude and phase of one acquisition. Sizes are in the corpus's axes.
+    Attributes
+    ----------
+    path, format, series, echo, frame, dataset
+        The cells of a manifest row that select this volume; None where the file holds no other.
+    kind
+        What the pixels are.
+    series_key, subject_key
+        Identifying texts of volume and subject. Only salted hashes of them may be written.
+    num_slices, height, width, spacing_mm
+        In the axes of the corpus.
+    pair_key
+        Equal for the magnitude and the phase of one acquisition.
+    paired_by_name
+        Whether `pair_key` comes from file names; then a key that two magnitudes share identifies neither.
     """
 
     path: Path
@@ -31,6 +41,7 @@ class SeriesHeader:
     width: int
     subject_key: str | None = None
     pair_key: str | None = None
+    paired_by_name: bool = False
     series: str | None = None
     echo: int | None = None
     frame: int | None = None
@@ -45,11 +56,11 @@ class SeriesHeader:
 
 @dataclass(frozen=True)
 class Probed:
-    """What one folder's files turned out to be: volumes, and files that could not be understood with the reason."""
+    """The volumes in the files of one folder; and the files that cannot be read, each with the reason."""
 
     headers: list[SeriesHeader] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
 
 Probe = Callable[[Path, Sequence[Path]], Probed]
-"""`probe(folder, files)`: describe the volumes in these files of one folder; files that are no images are ignored."""
+"""`probe(folder, files)` describes the volumes in these files of one folder; it ignores files that are no images."""

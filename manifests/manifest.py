@@ -1,4 +1,4 @@
-"""The validated rows of a manifest, made one by one out of compact columns."""
+"""The validated rows of a manifest, held as compact columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNDERSTOOD = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 
 
 class Manifest(Sequence[ManifestRow]):
-    """The validated rows of one manifest, in its order. Rows are made when they are asked for."""
+    """The validated rows of one manifest, in its order. A row becomes an object when it is accessed."""
 
     def __init__(self, path: str, lines: array[int], columns: dict[str, Column], kept: Sequence[str]) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Manifest(Sequence[ManifestRow]):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are there and understood, in no special order."""
+        """Names of the columns of the file that have a meaning, in no particular order."""
         return tuple(name for name in self._columns if name in UNDERSTOOD)
 
     def __len__(self) -> int:
@@ -66,20 +66,20 @@ class Manifest(Sequence[ManifestRow]):
 
 
 def check_files(manifest: Manifest) -> list[str]:
-    """List the files that a manifest names and that are not there, as `file:line: what, expected, mend`.
+    """List the files that a manifest names and that do not exist, as `file:line: what; expected ...; fix`.
 
-    Local paths are looked up one by one; URLs are asked of their store, which may take a while.
+    Every local path costs one look-up, every URL one request.
     """
-    faults = []
+    problems = []
     for row in manifest:
         for name in PATH_COLUMNS:
             path = getattr(row, name)
             if path is not None and not _exists(path):
-                faults.append(
-                    f"{manifest.path}:{row.line}: {name} {path} is not there; expected a file or folder; "
+                problems.append(
+                    f"{manifest.path}:{row.line}: {name} {path} does not exist; expected a file or folder; "
                     "correct the path or remove the row"
                 )
-    return faults
+    return problems
 
 
 def _exists(path: str) -> bool:

@@ -21,12 +21,12 @@ from rephase.manifests.columns import (
     NumberColumn,
     TextColumn,
     WordColumn,
-    path_fault,
+    path_problem,
     shown,
-    text_fault,
-    volume_id_fault,
+    text_problem,
+    volume_id_problem,
 )
-from rephase.manifests.errors import Faults, ManifestError
+from rephase.manifests.errors import ManifestError, Problems
 from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files
 from rephase.manifests.record import CONTRASTS, REQUIRED_COLUMNS, SPLITS
 from rephase.text import is_url
@@ -91,18 +91,18 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
     Raises
     ------
     ManifestError
-        Where anything is wrong with it: all faults at once.
+        Where anything is wrong with it: all problems at once.
     """
     location = os.fspath(path)
-    faults = Faults(location)
+    problems = Problems(location)
     try:
         with closing(_open(location)) as file:
-            manifest = _read(location, file, tuple(keep_columns), faults)
+            manifest = _read(location, file, tuple(keep_columns), problems)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
         error = error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))
-        faults.add(1, f"cannot be read ({error.strerror or error}); expected a CSV file; check the path")
+        problems.add(1, f"cannot be read ({error.strerror or error}); expected a CSV file; check the path")
         manifest = None
-    faults.raise_if_any()
+    problems.raise_if_any()
     return cast("Manifest", manifest)
 
 
@@ -116,31 +116,31 @@ def _open(location: str) -> IO[bytes]:
     return cast("IO[bytes]", fsspec.open(location, "rb").open())
 
 
-def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], faults: Faults) -> Manifest | None:
-    reader = csv.reader(_decoded(file, faults), strict=True, skipinitialspace=True)
-    records = _records(reader, faults)
+def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], problems: Problems) -> Manifest | None:
+    reader = csv.reader(_decoded(file, problems), strict=True, skipinitialspace=True)
+    records = _records(reader, problems)
     header_line, header = next(records, (1, []))
     if not header:
-        faults.add(1, "is empty; expected a header and rows; write at least the columns volume_id,path")
+        problems.add(1, "is empty; expected a header and rows; write at least the columns volume_id,path")
         return None
-    _check_header(header_line, header, keep_columns, faults)
+    _check_header(header_line, header, keep_columns, problems)
     if len(header) > _MOST_COLUMNS:
         return None
     columns = {name: _column(name) for name in header if name in UNDERSTOOD or name in keep_columns}
     lines = array("I")
     ids = DuplicateSearch()
-    for block_lines, cells in _blocks(records, len(header), faults):
+    for block_lines, cells in _blocks(records, len(header), problems):
         for name, column in columns.items():
-            for i, fault in column.extend(cells[header.index(name)]):
-                faults.add(block_lines[i], fault)
-        _check_pairs(header, block_lines, cells, faults)
+            for i, problem in column.extend(cells[header.index(name)]):
+                problems.add(block_lines[i], problem)
+        _check_pairs(header, block_lines, cells, problems)
         if "volume_id" in columns:
             ids.extend(cells[header.index("volume_id")])
         lines.extend(block_lines)
-    if not lines and not faults.total:
-        faults.add(header_line, "has a header but no rows; expected at least one volume; add a row")
+    if not lines and not problems.total:
+        problems.add(header_line, "has a header but no rows; expected at least one volume; add a row")
     for second, first, name in ids.duplicates(columns["volume_id"]) if "volume_id" in columns else ():
-        faults.add(
+        problems.add(
             lines[second],
             f"volume_id {shown(name)} is already in line {lines[first]}; expected unique names without regard to case; "
             "rename one of them",
@@ -148,31 +148,31 @@ def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], faults: F
     return Manifest(location, lines, columns, sorted(set(keep_columns)))  # their order has no say in what a row is
 
 
-def _decoded(file: IO[bytes], faults: Faults) -> Iterator[str]:
+def _decoded(file: IO[bytes], problems: Problems) -> Iterator[str]:
     """Decode line by line, so that a fault has its line; a faulty line goes on as an empty one to keep the count."""
     for line, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
         if len(raw) == _LONGEST_LINE:  # a file without line ends must not be read as one line, whole
-            faults.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; the file may be no CSV at all")
+            problems.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; the file may be no CSV at all")
             return
         if line == 1:
             encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
             if encoding:
-                faults.add(1, f"is {encoding}; expected UTF-8; save the file as UTF-8")
+                problems.add(1, f"is {encoding}; expected UTF-8; save the file as UTF-8")
                 return
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if b"\0" in raw:
-            faults.add(line, "has a NUL byte; expected UTF-8 text; the file may be damaged or no CSV at all")
+            problems.add(line, "has a NUL byte; expected UTF-8 text; the file may be damaged or no CSV at all")
             yield "\n"
             continue
         try:
             yield raw.decode()
         except UnicodeDecodeError as error:
             found = f"byte 0x{raw[error.start]:02x} at position {error.start}"
-            faults.add(line, f"{found} is not UTF-8; expected UTF-8; save the file as UTF-8")
+            problems.add(line, f"{found} is not UTF-8; expected UTF-8; save the file as UTF-8")
             yield "\n"
 
 
-def _records(reader: Reader, faults: Faults) -> Iterator[tuple[int, list[str]]]:
+def _records(reader: Reader, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Yield the line at which each record starts, and its fields; blank lines are no records."""
     while True:
         line = reader.line_num + 1
@@ -181,21 +181,21 @@ def _records(reader: Reader, faults: Faults) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            faults.add(line, f"is not CSV ({error}); expected comma-separated, quoted fields; look for a stray quote")
+            problems.add(line, f"is not CSV ({error}); expected comma-separated, quoted fields; look for a stray quote")
             continue
         if record:
             yield line, record
 
 
 def _blocks(
-    records: Iterator[tuple[int, list[str]]], num_fields: int, faults: Faults
+    records: Iterator[tuple[int, list[str]]], num_fields: int, problems: Problems
 ) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
     """Yield the lines and the columns of blocks of records: checks on columns cost a tenth of checks on cells."""
     lines: list[int] = []
     rows: list[list[str]] = []
     for line, record in records:
         if len(record) != num_fields:
-            faults.add(
+            problems.add(
                 line, f"has {len(record)} fields; expected {num_fields} like the header; quote fields with commas"
             )
             continue
@@ -208,31 +208,31 @@ def _blocks(
         yield lines, list(zip(*rows, strict=True))
 
 
-def _check_header(line: int, header: list[str], keep_columns: Sequence[str], faults: Faults) -> None:
+def _check_header(line: int, header: list[str], keep_columns: Sequence[str], problems: Problems) -> None:
     header[:] = [name.strip() for name in header]
     if len(header) > _MOST_COLUMNS:
-        faults.add(line, f"has {len(header)} columns; expected at most {_MOST_COLUMNS}; the file may be no manifest")
+        problems.add(line, f"has {len(header)} columns; expected at most {_MOST_COLUMNS}; the file may be no manifest")
         return
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        faults.add(line, f"has one column {shown(header[0])}; expected commas between columns; save with commas")
+        problems.add(line, f"has one column {shown(header[0])}; expected commas between columns; save with commas")
         return
     for name in (*REQUIRED_COLUMNS, *keep_columns):
         if name in header:
             continue
         near = next((other for other in header if other.casefold() == name.casefold()), None)
         mend = f"rename {shown(near)}" if near else "add it" if name in REQUIRED_COLUMNS else "add it or keep others"
-        faults.add(line, f"column {name!r} is missing; expected it in the header; {mend}")
+        problems.add(line, f"column {name!r} is missing; expected it in the header; {mend}")
     for name, count in sorted(Counter(header).items()):
         if name and count > 1:
-            faults.add(line, f"column {shown(name)} stands {count} times; expected once; remove or rename one")
+            problems.add(line, f"column {shown(name)} stands {count} times; expected once; remove or rename one")
 
 
 def _column(name: str) -> Column:
     match name:
         case "volume_id":
-            return TextColumn(volume_id_fault)
+            return TextColumn(volume_id_problem)
         case "path" | "phase" | "kspace" | "segmentation":
-            return TextColumn(path_fault(name, required=name == "path"))
+            return TextColumn(path_problem(name, required=name == "path"))
         case "format":
             return WordColumn(name, ("auto", *READERS))
         case "contrast":
@@ -250,13 +250,13 @@ def _column(name: str) -> Column:
         case "replicas" | "num_slices" | "height" | "width":
             return IntegerColumn(name, 1)
         case _:
-            return TextColumn(text_fault(name))
+            return TextColumn(text_problem(name))
 
 
-def _check_pairs(header: list[str], lines: list[int], cells: list[tuple[str, ...]], faults: Faults) -> None:
+def _check_pairs(header: list[str], lines: list[int], cells: list[tuple[str, ...]], problems: Problems) -> None:
     """A row takes its real phase from one place."""
     if "phase" not in header or "kspace" not in header:
         return
     for line, phase, kspace in zip(lines, cells[header.index("phase")], cells[header.index("kspace")], strict=True):
         if phase and kspace:
-            faults.add(line, "names phase and kspace; expected one of them; empty the other cell")
+            problems.add(line, "names phase and kspace; expected one of them; empty the other cell")

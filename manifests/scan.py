@@ -1,4 +1,4 @@
-"""From folders of images to a manifest: a row per magnitude volume, named by salted hashes, everything else counted."""
+"""Find the magnitude volumes in a folder: ids are salted hashes, everything else is counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rephase.manifests.header import Probe, SeriesHeader
 
 @dataclass(frozen=True)
 class ScannedVolume:
-    """One row to be: what the probe told, its names, and where its phase lies (with `pairs`)."""
+    """A future manifest row: the header, the ids, and the file of its phase or k-space (with `pairs`)."""
 
     header: SeriesHeader
     volume_id: str
@@ -28,22 +28,22 @@ class ScannedVolume:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes
     ----------
     volumes
         In the order of their paths and selectors.
-    left_out
-        How many volumes of each other kind were found and left out.
+    skipped
+        Number of volumes of each other kind.
     unreadable
-        Files that could not be understood and folders that could not be looked into, with the reason.
+        Files and folders that cannot be read, with the reason.
     unpaired
-        With `pairs`: magnitude volumes without phase, which are left out too.
+        With `pairs`: number of magnitude volumes without phase, which are skipped too.
     """
 
     volumes: list[ScannedVolume] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     unpaired: int = 0
 
@@ -71,27 +71,27 @@ def scan_folder(
     probe
         Describes the volumes in the files of one folder.
     salt
-        Equal salts give equal ids, so keep it secret and keep it. None: a random one that is kept nowhere, and a
-        second scan gives other ids.
+        The same salt gives the same ids. Keep it, and keep it secret. None: a random salt that is not saved, so that
+        a second scan gives different ids.
     pairs
-        Take only magnitude volumes that have real phase, and name it.
+        Take only magnitude volumes with measured phase, and name it.
     progress
         Called with each folder before it is probed.
 
     Returns
     -------
     result
-        Ids are HMAC-SHA-256 of what identifies a volume or a subject; paths count relative to `folder`, so that a
-        moved archive keeps its ids.
+        Ids are HMAC-SHA-256 of the key of a volume or a subject. Paths in keys are relative to `folder`, so an
+        archive keeps its ids when it moves.
 
     Raises
     ------
     NotADirectoryError
-        Where `folder` is none.
+        Where `folder` is not a directory.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise NotADirectoryError(f"{root}: is no folder; expected one to scan; check the path")
+        raise NotADirectoryError(f"{root}: is not a directory; expected one to scan; check the path")
     headers: list[SeriesHeader] = []
     unreadable: list[tuple[Path, str]] = []
     for path, files in walk(root, lambda lost, why: unreadable.append((lost, why))):
@@ -104,14 +104,14 @@ def scan_folder(
 
 
 def walk(root: Path, lose: Callable[[Path, str], None] | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder below and with `root` that has files, with its files, in the order of names.
+    """Yield each folder from `root` downwards that has files, with its files, in the order of names.
 
     Parameters
     ----------
     root
-        Where to begin.
+        The first folder.
     lose
-        Called with what cannot be looked at, and why: volumes in it would else be missed without a word.
+        Called with each path that cannot be read, and the reason.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -141,15 +141,15 @@ def _sorted_out(
         why = None
         try:
             if not writable(entry.name):
-                why = "its name cannot stand in a manifest; expected one line of UTF-8; rename it"
+                why = "its name cannot be written in a manifest; expected one line of UTF-8; rename it"
             elif entry.is_file():
                 files.append(Path(entry.path))
             elif entry.is_dir():
                 folders.append(Path(entry.path))
             elif entry.is_symlink():
-                why = "is a link to nothing; expected a file; fetch what it names or remove it"
-        except OSError as error:  # a link into what this user may not see, or that leads round in a circle
-            why = f"cannot be looked at ({error.strerror or error})"
+                why = "is a dangling link; expected a file; restore its target or remove it"
+        except OSError as error:  # a link to a path without permission, or a circular link
+            why = f"cannot be read ({error.strerror or error})"
         if why is not None and lose is not None:
             lose(Path(entry.path), why)
     return files, folders
@@ -162,15 +162,15 @@ def _arrange(
     phases = _unique_by_pair(headers, "phase") if pairs else {}
     kspaces = _unique_by_pair(headers, "kspace") if pairs else {}
     if pairs:
-        # Raw data without a reconstruction is a complex image too; the magnitude is then its own.
+        # raw data without a reconstruction: its own image is the magnitude
         partners = {header.pair_key for header in chosen}
         chosen += [header for key, header in kspaces.items() if key not in partners]
-    left_out = Counter(header.kind for header in headers if header.kind != "magnitude")
-    volume_ids = _Names(salt, "volume", root)
-    subject_ids = _Names(salt, "subject", root)
+    skipped = Counter(header.kind for header in headers if header.kind != "magnitude")
+    volume_ids = _Pseudonyms(salt, "volume", root)
+    subject_ids = _Pseudonyms(salt, "subject", root)
     volumes, unpaired = [], 0
-    # a header tells which acquisition an image is of, but two images of one name may be anything
-    named = Counter(header.pair_key for header in chosen if header.format == "nifti")
+    # a DICOM header identifies the acquisition, but two images with one name may be anything
+    named = Counter(header.pair_key for header in chosen if header.paired_by_name)
     for header in sorted(chosen, key=_order):
         phase = phases.get(header.pair_key) if named[header.pair_key] <= 1 else None
         kspace = kspaces.get(header.pair_key)
@@ -186,11 +186,11 @@ def _arrange(
                 kspace=None if phase is not None or kspace is None else kspace.path,
             )
         )
-    return ScanResult(volumes, dict(sorted(left_out.items())), unreadable, unpaired)
+    return ScanResult(volumes, dict(sorted(skipped.items())), unreadable, unpaired)
 
 
 def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, SeriesHeader]:
-    """Partners by their key; a key that two have tells no pair."""
+    """Map keys to headers of a kind, without the keys that several share."""
     partners = [header for header in headers if header.kind == kind and header.pair_key is not None]
     counts = Counter(header.pair_key for header in partners)
     return {header.pair_key: header for header in partners if counts[header.pair_key] == 1}
@@ -210,8 +210,8 @@ def _volume_key(header: SeriesHeader) -> str:
     return "\0".join("" if part is None else str(part) for part in parts)
 
 
-class _Names:
-    """Pseudonyms: the first digits of a keyed hash, which nobody without the salt can compute from an identity."""
+class _Pseudonyms:
+    """Pseudonyms: the first digits of a keyed hash, which cannot be computed from an identity without the salt."""
 
     def __init__(self, salt: str, purpose: str, root: Path) -> None:
         self._key = f"{purpose}\0{salt}".encode()
@@ -219,17 +219,17 @@ class _Names:
         self._given: dict[str, str] = {}
 
     def of(self, identity: str) -> str:
-        """Give the name of an identity: equal for equal ones."""
+        """Return the pseudonym of an identity, always the same one."""
         return self._digits(identity)[:ID_DIGITS]
 
     def unique(self, identity: str) -> str:
-        """Give a name that no other volume has: more digits, then a count, where the same one comes again."""
+        """Return a pseudonym that no other volume has: with more digits, then a number, for a repeated identity."""
         digits = self._digits(identity)
         for name in (digits[:ID_DIGITS], digits[:_MOST_DIGITS], *(f"{digits[:ID_DIGITS]}-{k}" for k in range(2, 1000))):
             if name not in self._given:
                 self._given[name] = identity
                 return name
-        raise ValueError(f"a thousand volumes of one identity under {self._prefix}; expected copies to be rarer")
+        raise ValueError(f"{self._prefix}: holds a thousand copies of one volume; expected fewer; remove copies")
 
     def _digits(self, identity: str) -> str:
         relative = identity.removeprefix(self._prefix)

@@ -1,4 +1,4 @@
-"""Writing what a scan found as a manifest CSV that `read_manifest` understands."""
+"""Write the volumes that a scan found as a manifest CSV."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
+from rephase.formats import READERS
 
 
 def register(commands: Commands) -> None:
@@ -15,47 +16,47 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "manifest",
         help="make and check manifests",
-        description="A manifest is a CSV file with a row per magnitude volume.",
+        description="A manifest is a CSV file with one row per magnitude volume.",
     )
     inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _register_scan(inner)
-    check = add_command(
-        inner,
-        "check",
-        check_manifest,
-        "check a manifest",
-        "Check every row of a manifest without reading an image; all faults are listed at once.",
-        "rephase manifest check brain.csv --files",
-    )
-    check.add_argument("manifest", metavar="M.csv", help="the manifest")
-    check.add_argument("--files", action="store_true", help="also look whether every file is there")
-    check.add_argument("--keep-columns", type=names, default=(), metavar="A,B", help="as for build")
-    add_json(check)
-
-
-def _register_scan(inner: Commands) -> None:
+    scanned = [reader for reader in READERS.values() if reader.scanned]
     scan = add_command(
         inner,
         "scan",
         scan_manifest,
         "make a manifest of the images in a folder",
-        "Walk a folder and write a row for every magnitude volume in DICOM, NIfTI and HDF5 files: each series, echo\n"
-        "and time point. Phase, real and imaginary images, field maps, derived images, localizers and other\n"
-        "modalities are left out and counted. Volumes and subjects get salted hashes for names.",
+        "Walk a folder and write a row for every magnitude volume: each series, echo and time point is one. Phase,\n"
+        "real, imaginary and derived images, field maps, localizers and other modalities are skipped and counted.\n"
+        "Volume and subject ids are salted hashes.\n\n"
+        "formats:\n" + "\n".join(f"  {reader.name:<6}  {reader.help}" for reader in scanned),
         "rephase manifest scan /archive/brain -o brain.csv\n"
-        "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes that have real phase",
+        "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes with measured phase",
     )
     scan.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to walk")
     scan.add_argument("-o", "--output", type=Path, required=True, metavar="M.csv", help="the manifest to write")
-    scan.add_argument("--pairs", action="store_true", help="only magnitude volumes that have real phase, with it")
+    scan.add_argument(
+        "--pairs", action="store_true", help="only magnitude volumes with measured phase, for training; name the phase"
+    )
     scan.add_argument(
         "--salt-file",
         type=Path,
         metavar="FILE",
-        help="the secret behind the names, made where it is missing; equal salts give equal names "
-        "(default: M.csv.salt; keep it from whoever gets the corpus)",
+        help="secret salt of the ids, created if missing; the same salt gives the same ids "
+        "(default: M.csv.salt; keep it from recipients of the corpus)",
     )
     add_json(scan)
+    check = add_command(
+        inner,
+        "check",
+        check_manifest,
+        "check a manifest",
+        "Check every row of a manifest without reading an image; all errors are listed at once.",
+        "rephase manifest check brain.csv --files",
+    )
+    check.add_argument("manifest", metavar="M.csv", help="the manifest")
+    check.add_argument("--files", action="store_true", help="also check that every file exists")
+    check.add_argument("--keep-columns", type=names, default=(), metavar="A,B", help="as for build")
+    add_json(check)
 
 
 def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
@@ -69,10 +70,11 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     from rephase.text import printable
 
     if not arguments.folder.is_dir():
-        raise RequestError(f"{arguments.folder}: is no folder; expected one to scan; check the path")
+        raise RequestError(f"{arguments.folder}: is not a directory; expected one to scan; check the path")
     if arguments.output.is_dir() or not arguments.output.parent.is_dir():
         raise RequestError(
-            f"{arguments.output}: expected a file in a folder that exists; make the folder, or name a file"
+            f"{arguments.output}: is a directory or in none; expected a file in an existing directory; create it or "
+            "name a file"
         )
     salt_file = arguments.salt_file or arguments.output.with_name(arguments.output.name + ".salt")
     with tqdm(desc="scanning", unit="folder", disable=not sys.stderr.isatty()) as bar:
@@ -83,20 +85,18 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
             pairs=arguments.pairs,
             progress=lambda _: bar.update() and None,
         )
-    lines = [f"{count} {kind} volumes were left out" for kind, count in sorted(result.left_out.items())]
+    lines = [f"{count} {kind} volumes skipped" for kind, count in sorted(result.skipped.items())]
     if result.unpaired:
-        lines.append(f"{result.unpaired} magnitude volumes without phase were left out")
+        lines.append(f"{result.unpaired} magnitude volumes without phase skipped")
     lines += [
-        # a reader's own line names it
-        printable(f"not understood: {why if why.startswith(f'{path}:') else f'{path}: {why}'}")
+        # the message of a reader starts with the path already
+        printable(f"unreadable: {why if why.startswith(f'{path}:') else f'{path}: {why}'}")
         for path, why in result.unreadable[:20]
     ]
     if len(result.unreadable) > 20:
-        lines.append(f"and {len(result.unreadable) - 20} more that were not understood, all of them with --json")
+        lines.append(f"and {len(result.unreadable) - 20} more unreadable files; --json lists all")
     if not result.volumes:
-        raise RequestError(
-            "\n".join([*lines, f"{arguments.folder}: holds no magnitude volume; no manifest was written"])
-        )
+        raise RequestError("\n".join([*lines, f"{arguments.folder}: has no magnitude volume; no manifest was written"]))
     try:
         write_manifest(result, arguments.output)
     except OSError as error:
@@ -104,7 +104,7 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     data = {
         "manifest": str(arguments.output),
         "num_volumes": len(result.volumes),
-        "left_out": dict(result.left_out),
+        "skipped": dict(result.skipped),
         "unpaired": result.unpaired,
         "unreadable": [[str(path), why] for path, why in result.unreadable],
     }
@@ -112,7 +112,7 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
 
 
 def _read_salt(path: Path) -> str:
-    """Read the salt, or make one that only its owner may read."""
+    """Read the salt, or create one that only its owner may read."""
     from rephase.errors import RequestError
 
     try:
@@ -121,9 +121,11 @@ def _read_salt(path: Path) -> str:
             path.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
         salt = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: the salt cannot be read or made ({error}); choose another --salt-file") from None
+        raise RequestError(
+            f"{path}: cannot be read or created ({error}); expected a file for the salt; choose another --salt-file"
+        ) from None
     if not salt:
-        raise RequestError(f"{path}: is empty; expected a secret; remove the file and a new one is made")
+        raise RequestError(f"{path}: is empty; expected the salt; delete the file to get a new one")
     return salt
 
 
@@ -132,7 +134,7 @@ def check_manifest(arguments: argparse.Namespace) -> CommandResult:
     from rephase.manifests.parse import ManifestError, check_files, read_manifest
 
     manifest = read_manifest(arguments.manifest, arguments.keep_columns)
-    if arguments.files and (faults := check_files(manifest)):
-        raise ManifestError(faults)
+    if arguments.files and (problems := check_files(manifest)):
+        raise ManifestError(problems)
     data = {"manifest": str(arguments.manifest), "num_rows": len(manifest), "columns": sorted(manifest.columns)}
-    return CommandResult(0, [f"{arguments.manifest}: {len(manifest)} rows, nothing wrong"], data)
+    return CommandResult(0, [f"{arguments.manifest}: {len(manifest)} rows, OK"], data)

@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence as Items
 from volumes import write_manifest
 
 from rephase.cli import main
-from rephase.manifests.columns import volume_id_fault
+from rephase.manifests.columns import volume_id_problem
 
 WORD, UID, DATE, TIME = "ZQXV", "1.2.999.7", "19010203", "010203.456789"
 SENTINELS = [word.encode() for word in (WORD, UID, DATE, TIME)]
@@ -144,7 +144,7 @@ def test_the_search_would_find_an_identity(built):
      "a\nb", "a@1", "ａ", "x" * 129, "", " ", "a b", "%2e%2e", "~", "$HOME", "c:x"],
 )  # fmt: skip
 def test_no_name_leads_out_of_a_corpus(name):
-    assert volume_id_fault(name) is not None
+    assert volume_id_problem(name) is not None
 
 
 def test_nothing_is_unpickled_from_a_file():

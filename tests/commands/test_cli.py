@@ -196,7 +196,7 @@ def test_scan_makes_a_manifest_with_the_same_names_twice(tmp_path, capsys):
     (tmp_path / "images" / "patient0.nii.gz").unlink()
     assert main(["manifest", "check", str(manifest)]) == 0
     assert main(["manifest", "check", str(manifest), "--files"]) == 2
-    assert "patient0.nii.gz is not there" in capsys.readouterr().err
+    assert "patient0.nii.gz does not exist" in capsys.readouterr().err
 
 
 def test_scan_names_what_it_lost_in_one_line_each(tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_scan_names_what_it_lost_in_one_line_each(tmp_path, capsys):
     for name in ("new\nline.nii", os.fsdecode(b"bad\xff.nii")):
         (data / name).write_bytes((data / "fine.nii").read_bytes())
     assert main(["manifest", "scan", str(data), "-o", str(tmp_path / "m.csv")]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not understood")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unreadable: ")]
     assert [line.split(": its name")[0].rsplit("/", 1)[-1] for line in lines] == ["bad?.nii", "new?line.nii"]
 
 
@@ -215,11 +215,11 @@ def test_scan_of_nothing_is_a_wrong_request(tmp_path, capsys):
     assert main(["manifest", "scan", str(tmp_path / "gone"), "-o", str(tmp_path / "m.csv")]) == 2
     (tmp_path / "empty").mkdir()
     assert main(["manifest", "scan", str(tmp_path / "empty"), "-o", str(tmp_path / "m.csv")]) == 2
-    assert "holds no magnitude volume" in capsys.readouterr().err
+    assert "no magnitude volume" in capsys.readouterr().err
     text = tmp_path / "empty" / "text.nii.gz"
     text.write_text("no image")
     assert main(["manifest", "scan", str(tmp_path / "empty"), "-o", str(tmp_path / "m.csv")]) == 2
-    assert capsys.readouterr().err.startswith(f"not understood: {text}: is not gzip")
+    assert capsys.readouterr().err.startswith(f"unreadable: {text}: ")
     assert not (tmp_path / "m.csv").exists()
 
 
@@ -228,7 +228,7 @@ def test_scan_to_where_no_file_can_be_leaves_nothing(tmp_path, capsys, place):
     write_volumes(tmp_path / "images", 1)
     before = sorted(tmp_path.rglob("*"))
     assert main(["manifest", "scan", str(tmp_path / "images"), "-o", str(tmp_path / place)]) == 2
-    assert "expected a file in a folder that exists" in capsys.readouterr().err
+    assert str(tmp_path / place) in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 

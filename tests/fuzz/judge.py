@@ -95,7 +95,7 @@ def _manifest(seed: Seed, folder: Path) -> Verdict:
         rows = list(read_manifest(path))
     except ManifestError as error:
         where = re.compile(rf"{re.escape(str(path))}:\d+: ").match
-        wrong = [fault for fault in error.faults if not fault.isprintable() or not where(fault)]
+        wrong = [fault for fault in error.problems if not fault.isprintable() or not where(fault)]
         return Verdict("refused", f"not a fault's line: {wrong[0][:200]!r}" if wrong else None)
     text = path.read_bytes().decode("utf-8-sig")
     plain = [record for record in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if record]

@@ -24,8 +24,8 @@ def faults_of(path, keep_columns=()):
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, keep_columns)
     prefix = f"{path}:"
-    assert all(fault.startswith(prefix) and "\n" not in fault for fault in caught.value.faults)
-    return [fault.removeprefix(prefix) for fault in caught.value.faults]
+    assert all(fault.startswith(prefix) and "\n" not in fault for fault in caught.value.problems)
+    return [fault.removeprefix(prefix) for fault in caught.value.problems]
 
 
 def test_every_understood_column_reaches_its_field(write, tmp_path):
@@ -177,11 +177,11 @@ def test_the_printed_list_is_short_and_the_total_is_kept(write):
     with pytest.raises(ManifestError) as caught:
         read_manifest(write("volume_id,path\n" + "a b,p\n" * 3000))
     error = caught.value
-    assert (error.total, len(error.faults)) == (3000, 1000)
+    assert (error.total, len(error.problems)) == (3000, 1000)
     assert str(error).count("\n") == 50
     assert str(error).endswith("... and 2950 more faults")
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
-    assert (again.faults, again.total) == (error.faults, error.total)
+    assert (again.problems, again.total) == (error.problems, error.total)
 
 
 def test_faults_name_their_lines_far_behind_the_first_block(write):

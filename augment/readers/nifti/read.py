@@ -169,6 +169,7 @@ def _series_header(path: Path, header: NiftiHeader, kind: Kind, frame: int | Non
         width=width,
         subject_key=_subject(path),
         pair_key=f"{pair_name(path)}{suffix}",
+        paired_by_name=True,
         frame=frame,
         te_ms=None if echo_time_s is None else round(echo_time_s * 1000, 6),
         field_t=_number(sidecar.get("MagneticFieldStrength")),
