@@ -1,9 +1,10 @@
-"""`rephase build` as a process of its own: started, watched, killed, and looked after when it is gone."""
+"""`rephase build` and Dask's own programs as separate processes: started, observed, killed and cleaned up."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ QUIET = ("--phase", "smooth", "--dashboard-address", "127.0.0.1:0")
 
 @contextmanager
 def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A `rephase` process in a process group of its own, of which nothing is left behind."""
+    """Start `rephase` in a new process group; all of its processes are killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "rephase.cli", *arguments],
         stdout=subprocess.PIPE,
@@ -48,16 +49,16 @@ def build_arguments(manifest: Path, root: Path, num_workers: int = 2) -> tuple[s
 
 
 def wait_for_objects(root: Path, pattern: str, count: int, process: subprocess.Popen[str]) -> None:
-    """Wait until so many objects of the corpus are there: a moment of the build, however fast the machine is."""
+    """Wait until the corpus has this many objects: a moment of the build that does not depend on the machine."""
     wait_until(lambda: len(list(root.glob(pattern))) >= count, process)
 
 
 def wait_until(condition, process: subprocess.Popen[str] | None = None, timeout: float = 300.0) -> None:
-    """Wait for a moment that comes soon, however busy the machine is; a process that it depends on must not end."""
+    """Poll a condition; fail after the timeout, or if the process that it depends on ends."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, f"not within {timeout:g} s"
         time.sleep(0.003)
 
 
@@ -90,6 +91,45 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 def assert_gone(processes: list[psutil.Process], timeout: float = 30.0) -> None:
-    """Fail where one of these still runs."""
+    """Fail if one of these still runs."""
     _, alive = psutil.wait_procs(processes, timeout=timeout)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "a process was left behind"
+
+
+@contextmanager
+def dask_process(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a scheduler or worker by Dask's command; it and its children are killed at the end."""
+    quiet = {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "60s"}
+    command = [sys.executable, "-m", "dask", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT, env={**os.environ, **quiet}
+    )
+    try:
+        yield process
+    finally:
+        family = descendants(process.pid)
+        kill([one for one in [psutil.Process(process.pid)] if process.poll() is None] + family)
+        process.wait()
+
+
+@contextmanager
+def dask_cluster(nanny: bool) -> Iterator[tuple[str, subprocess.Popen[str], subprocess.Popen[str]]]:
+    """Start a scheduler and two workers, the first of them with or without a nanny.
+
+    Yields the address, the process of the scheduler, and that of the first worker or its nanny.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    words = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0")
+    with dask_process(*words) as scheduler:
+        wait_until(lambda: _answers(port), scheduler)
+        worker = ("worker", address, "--nthreads", "2", "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+        first = worker if nanny else (*worker, "--no-nanny")
+        with dask_process(*first, "--name", "a") as process, dask_process(*worker, "--no-nanny", "--name", "b"):
+            yield address, scheduler, process
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -16,7 +16,8 @@ from paths import TESTS
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = (
-    "builder/test_faults_process.py", "test_wheel.py", "corpus/test_s3.py", "builder/test_build.py",
+    "builder/test_faults_volumes.py", "builder/test_faults_client.py", "builder/test_faults_workers.py",
+    "test_wheel.py", "corpus/test_s3.py", "builder/test_build.py",
     "builder/test_workers.py", "training/test_distill.py", "cluster/test_cluster.py", "builder/test_faults_storage.py",
     "training/test_train.py", "builder/test_repair.py", "test_fuzz.py", "commands/test_bench.py",
     "commands/test_cli.py", "data/test_stream.py", "cluster/test_watching.py",
