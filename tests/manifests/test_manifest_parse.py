@@ -20,12 +20,12 @@ def write(tmp_path):
     return write_text
 
 
-def faults_of(path, keep_columns=()):
+def problems_of(path, keep_columns=()):
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, keep_columns)
     prefix = f"{path}:"
-    assert all(fault.startswith(prefix) and "\n" not in fault for fault in caught.value.problems)
-    return [fault.removeprefix(prefix) for fault in caught.value.problems]
+    assert all(problem.startswith(prefix) and "\n" not in problem for problem in caught.value.problems)
+    return [problem.removeprefix(prefix) for problem in caught.value.problems]
 
 
 def test_every_understood_column_reaches_its_field(write, tmp_path):
@@ -83,7 +83,7 @@ def test_sequence_behaviour(write):
     assert pickle.loads(pickle.dumps(manifest[2])) == manifest[2]  # noqa: S301
 
 
-def test_all_faults_at_once_in_the_order_of_lines(write):
+def test_all_problems_at_once_in_the_order_of_lines(write):
     text = (
         "volume_id,path,format,contrast,field_t,slice_axis,echo,split,replicas\n"
         "../x,p,nifti,T1,3,0,1,train,1\n"  # 2: id
@@ -92,9 +92,9 @@ def test_all_faults_at_once_in_the_order_of_lines(write):
         "ok,p,nifti\n"  # 5: ragged
         "fine,p,nifti,T1,nan,1.0,1e1,train,2\n"  # 6: three cells
     )
-    faults = faults_of(write(text))
-    assert [int(fault.split(":")[0]) for fault in faults] == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 6, 6]
-    joined = "\n".join(faults)
+    problems = problems_of(write(text))
+    assert [int(problem.split(":")[0]) for problem in problems] == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 6, 6]
+    joined = "\n".join(problems)
     for part in (
         "volume_id '../x' is not allowed; expected 1 to 128 characters",
         "unknown format 'nrrd'; expected auto, dicom, nifti, hdf5, npy",
@@ -117,8 +117,8 @@ def test_all_faults_at_once_in_the_order_of_lines(write):
 
 @pytest.mark.parametrize("name", ["te_ms", "field_t"])
 def test_what_is_not_known_is_empty_not_zero(write, name):
-    (fault,) = faults_of(write(f"volume_id,path,{name}\na,p,0\n"))
-    assert fault.startswith(f"2: {name} is '0'; expected a number of") and fault.endswith("or leave it empty")
+    (problem,) = problems_of(write(f"volume_id,path,{name}\na,p,0\n"))
+    assert problem.startswith(f"2: {name} is '0'; expected a number of") and problem.endswith("or leave it empty")
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "9", "-x", "_x", "a" * 128, "zarr.jsonx"])
@@ -131,8 +131,8 @@ def test_allowed_ids(write, name):
     ["", ".a", "__a", "a/b", "a b", "a" * 129, "zarr.json", "ZARR.json", "ä", "a@1", "../x", "a\\b", '"a\n"', "a:b"],
 )
 def test_refused_ids(write, name):
-    (fault,) = faults_of(write(f"volume_id,path\n{name},p\n"))
-    assert fault.startswith("2: volume_id")
+    (problem,) = problems_of(write(f"volume_id,path\n{name},p\n"))
+    assert problem.startswith("2: volume_id")
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_refused_ids(write, name):
         (b"volume_id,path,phase,kspace\na,b,c,d\n", "2: names phase and kspace"),
     ],
 )  # fmt: skip
-def test_one_fault(write, content, expected):
-    assert expected in "\n".join(faults_of(write(content)))
+def test_one_problem(write, content, expected):
+    assert expected in "\n".join(problems_of(write(content)))
 
 
 def test_a_missing_manifest_is_a_request_error(tmp_path):
-    (fault,) = faults_of(tmp_path / "none.csv")
-    assert "cannot be read" in fault
+    (problem,) = problems_of(tmp_path / "none.csv")
+    assert "cannot be read" in problem
 
 
 def test_unknown_columns_are_ignored_unless_kept(write):
@@ -169,8 +169,8 @@ def test_unknown_columns_are_ignored_unless_kept(write):
     assert [row.extra for row in read_manifest(path)] == [(), ()]
     kept = read_manifest(path, ("rank", "site"))
     assert [row.extra for row in kept] == [(("rank", "1"), ("site", "north")), (("rank", "2"), ("site", ""))]
-    (fault,) = faults_of(path, ["colour"])
-    assert "column 'colour' is missing" in fault
+    (problem,) = problems_of(path, ["colour"])
+    assert "column 'colour' is missing" in problem
 
 
 def test_the_printed_list_is_short_and_the_total_is_kept(write):
@@ -179,17 +179,17 @@ def test_the_printed_list_is_short_and_the_total_is_kept(write):
     error = caught.value
     assert (error.total, len(error.problems)) == (3000, 1000)
     assert str(error).count("\n") == 50
-    assert str(error).endswith("... and 2950 more faults")
+    assert "2950 more" in str(error).splitlines()[-1]
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (again.problems, again.total) == (error.problems, error.total)
 
 
-def test_faults_name_their_lines_far_behind_the_first_block(write):
+def test_problems_name_their_lines_far_behind_the_first_block(write):
     rows = [f"v{i},p{i}" for i in range(100_000)]
     rows[90_000] = "V7,again"
     rows[95_000] = "x/y,p"
-    faults = faults_of(write("volume_id,path\n" + "\n".join(rows) + "\n"))
-    assert [fault.split(";")[0] for fault in faults] == [
+    problems = problems_of(write("volume_id,path\n" + "\n".join(rows) + "\n"))
+    assert [problem.split(";")[0] for problem in problems] == [
         "90002: volume_id 'V7' is already in line 9",
         "95002: volume_id 'x/y' is not allowed",
     ]
@@ -198,14 +198,12 @@ def test_faults_name_their_lines_far_behind_the_first_block(write):
     assert (len(manifest), manifest[99_999].volume_id, manifest[90_000].path[-5:]) == (100_000, "v99999", "again")
 
 
-def test_check_files_lists_what_is_not_there(write, tmp_path):
+def test_check_files_lists_missing_files(write, tmp_path):
     (tmp_path / "here.nii").touch()
     path = write("volume_id,path,phase\na,here.nii,\nb,gone.nii,here.nii\nc,here.nii,gone-too.nii\n")
-    lines = check_files(read_manifest(path))
-    assert [line.split(";")[0] for line in lines] == [
-        f"{path}:3: path {tmp_path / 'gone.nii'} is not there",
-        f"{path}:4: phase {tmp_path / 'gone-too.nii'} is not there",
-    ]
+    first, second = check_files(read_manifest(path))
+    assert first.startswith(f"{path}:3: path {tmp_path / 'gone.nii'} ")
+    assert second.startswith(f"{path}:4: phase {tmp_path / 'gone-too.nii'} ")
 
 
 def test_the_example_shows_every_column_and_is_valid():
