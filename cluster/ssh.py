@@ -16,9 +16,9 @@ import dask
 from distributed import Scheduler, SpecCluster
 from distributed.deploy.ssh import Worker as SshWorker
 
-from rephase.cluster.configs import read_config
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address, interrupts_held
+from rephase.config import Whole, read_config
 from rephase.text import one_line
 
 _ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
@@ -27,30 +27,20 @@ _ANSWER_S = 120.0
 
 @dataclass(frozen=True)
 class SshConfig:
-    """The machines; the keys of the TOML file, of which `ssh:A,B` gives `hosts` alone.
-
-    Attributes
-    ----------
-    hosts
-        `[USER@]HOST[:PORT]` of each. What else SSH needs comes from `~/.ssh/config`.
-    python
-        There; the path of this process's own where empty.
-    workers
-        On each host: one per GPU, else one per core, where 0.
-    scheduler_host
-        Address of this machine that the hosts reach.
-    keys
-        Private keys; the usual ones where there are none.
-    known_hosts
-        File of host keys; the usual one where empty.
-    """
+    """The machines that `ssh:CONFIG.toml` starts workers on; the keys of the file. `ssh:A,B` gives `hosts` alone."""
 
     hosts: tuple[str, ...]
+    """`[USER@]HOST[:PORT]` of each machine; further settings of SSH come from `~/.ssh/config`."""
     python: str = ""
-    workers: int = 0
+    """Python of the workers; the path of this process's own where empty."""
+    workers: Whole = 0
+    """Worker processes per host; one per GPU, else one per core, where 0."""
     scheduler_host: str = ""
+    """Address of this machine for the hosts."""
     keys: tuple[str, ...] = ()
+    """Private keys; the usual ones where empty."""
     known_hosts: str = ""
+    """File of host keys; the usual one where empty."""
 
     def __post_init__(self) -> None:
         """Refuse hosts that cannot be."""
@@ -74,7 +64,7 @@ def read_ssh(spec: str) -> SshConfig:
     """Read `ssh:HOST,HOST` or `ssh:FILE.toml`; raises ClusterError."""
     rest = spec.removeprefix("ssh:")
     if rest.endswith(".toml"):
-        return read_config(rest, SshConfig, spec)
+        return read_config(rest, SshConfig, ClusterError)
     try:
         return SshConfig(tuple(host.strip() for host in rest.split(",") if host.strip()))
     except ClusterError as error:

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, counts, names
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, counts, names, whole
 from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.shipped import find_checkpoint
+
+
+class _PrintSchema(argparse.Action):
+    """Print the JSON schema of a configuration and exit; `const` is `module:class`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str) -> None:
+        super().__init__(
+            option_strings,
+            argparse.SUPPRESS,
+            nargs=0,
+            const=const,
+            default=argparse.SUPPRESS,
+            help="print the JSON schema of the configuration",
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import json
+        from importlib import import_module
+
+        from rephase.config import schema
+
+        module, _, kind = self.const.partition(":")
+        sys.stdout.write(json.dumps(schema(getattr(import_module(module), kind)), indent=2) + "\n")
+        parser.exit()
 
 
 def register(commands: Commands) -> None:
@@ -17,30 +42,33 @@ def register(commands: Commands) -> None:
         commands,
         "train",
         train_model,
-        "train weights on magnitude/phase pairs",
-        "Train the phase model by a TOML configuration: the manifest with real phase, the output folder, the network,\n"
-        "the training. The same command goes on after an interruption. At the end the checkpoint and its model card\n"
-        "are in the output folder.",
+        "train a model on magnitude/phase pairs",
+        "Train a phase model as a TOML configuration says: the manifest with real phase, the output folder, the\n"
+        "network, the optimisation. The checkpoint and its model card are written to the output folder. The same\n"
+        "command resumes an interrupted training.",
         "rephase train brain.toml\nrephase train brain.toml --device cuda",
     )
     distill = add_command(
         commands,
         "distill",
         distill_model,
-        "teach trained weights to need 1, 2 or 4 evaluations",
-        "Make a student of a trained model by a TOML configuration: the teacher's checkpoint, the manifest with real\n"
-        "phase, the output folder, the evaluations. The same command goes on after an interruption. The student's\n"
-        "checkpoint says how many evaluations it needs, so --steps can be left out when it is used.",
+        "distil a model to 1, 2 or 4 sampling steps",
+        "Distil a trained model as a TOML configuration says: the teacher's checkpoint, the manifest with real phase,\n"
+        "the output folder, the number of sampling steps. The student's checkpoint holds that number, so --steps is\n"
+        "not needed to sample with it. The same command resumes an interrupted run.",
         "rephase distill two_steps.toml\nrephase distill two_steps.toml --device cuda",
     )
-    for parser in (train, distill):
-        parser.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, a TOML file")
+    for parser, kind in ((train, "TrainConfig"), (distill, "DistillConfig")):
+        parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file")
+        parser.add_argument("--schema", action=_PrintSchema, const=f"rephase.training.config:{kind}")
         parser.add_argument(
-            "--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda if any)"
+            "--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda, if available)"
         )
     _register_fit(commands)
     evaluate = commands.add_parser(
-        "evaluate", help="judge generated phase on real data", description="Judge what is generated on real data."
+        "evaluate",
+        help="compare generated with real data",
+        description="Compare generated with real data.",
     )
     _register_phase(evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True))
 
@@ -50,16 +78,15 @@ def _register_fit(commands: Commands) -> None:
         commands,
         "fit-baseline",
         fit_baseline,
-        "fit the baseline phases to real phase",
-        "Fit what the phase model is compared with to the real phase of a manifest: smooth, the statistics of a\n"
-        "random polynomial of low order. evaluate takes the file with --smooth. The one-step regression is made by\n"
-        'train, from a configuration that says process = "regression"; evaluate takes it with --regression.',
+        "fit the smooth baseline to real phase",
+        "Fit the statistics of the smooth baseline, a random polynomial of low order, to the real phase of a\n"
+        "manifest. `evaluate phase` takes the file with --smooth.",
         "rephase fit-baseline smooth --real pairs.csv --split train -o smooth.json",
     )
     fit.add_argument("baseline", choices=("smooth",), metavar="BASELINE", help="smooth")
-    fit.add_argument("--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase")
+    fit.add_argument("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
     fit.add_argument("--split", metavar="NAME", help="only rows of this split (default: all)")
-    fit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the file that is written")
+    fit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
 
 
 def _register_phase(inner: Commands) -> None:
@@ -68,22 +95,20 @@ def _register_phase(inner: Commands) -> None:
         "phase",
         evaluate_phase,
         "compare generated with real phase",
-        "Give the magnitude of real complex volumes to generators, and compare generated with real phase per session:\n"
+        "Generate phase for the magnitude of real complex volumes and compare it with the real phase, per session:\n"
         "circular statistics, gradients, structure function, residues, spectrum, symmetry, a partial Fourier\n"
-        "reconstruction, diversity, and a classifier. The real phase of another echo or run stands beside them as the\n"
-        "floor. With -o, a JSON file, the tables and a page with pictures are written into the folder, which also\n"
-        "keeps what networks sampled: the same command goes on after an interruption. augment/EVALUATION.md defines\n"
-        "every figure.",
-        "rephase evaluate phase --real pairs.csv --split val -o runs/judged\n"
-        "rephase evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/judged\n"
-        "rephase evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/judged\n"
+        "reconstruction, diversity, and a classifier. The difference between real phases of two echoes or runs is the\n"
+        "reference. With -o, JSON, tables and a page with pictures are written to the folder. It also keeps the\n"
+        "samples, so that the same command resumes an interrupted evaluation. augment/EVALUATION.md defines every\n"
+        "figure.",
+        "rephase evaluate phase --real pairs.csv --split val -o runs/evaluated\n"
+        "rephase evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/evaluated\n"
+        "rephase evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/evaluated\n"
         "rephase evaluate phase --real pairs.csv --checkpoint mine.safetensors --against other.safetensors\n"
         "rephase evaluate phase --real pairs.csv --generators smooth,zero --no-classifier --json\n"
         "rephase evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
     )
-    phase.add_argument(
-        "--real", type=Path, required=True, metavar="M.csv", help="a manifest whose rows have real phase"
-    )
+    phase.add_argument("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
     phase.add_argument("--split", metavar="NAME", help="only rows of this split (default: all)")
     phase.add_argument(
         "--generators",
@@ -91,46 +116,48 @@ def _register_phase(inner: Commands) -> None:
         metavar="A,B",
         help=f"of {', '.join(generated_phases())} (default: all)",
     )
+    phase.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the shipped ones)")
     phase.add_argument(
-        "--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: those that are shipped)"
+        "--steps", type=counts, metavar="N,M", help="network evaluations per slice, one or several (default: its own)"
+    )
+    phase.add_argument("--smooth", type=Path, metavar="F.json", help="output of fit-baseline (default: the shipped)")
+    phase.add_argument(
+        "--regression", type=Path, metavar="C", help="checkpoint of a regression (default: the shipped, if any)"
     )
     phase.add_argument(
-        "--steps",
-        type=counts,
-        metavar="N,M",
-        help="evaluations of the network a slice, one or several (default: its own)",
-    )
-    phase.add_argument("--smooth", type=Path, metavar="F.json", help="a fit of fit-baseline (default: the one shipped)")
-    phase.add_argument(
-        "--regression", type=Path, metavar="C", help="a regression of train (default: the one shipped, if any)"
-    )
-    phase.add_argument("--against", type=find_checkpoint, metavar="C", help="a second checkpoint to be no worse than")
-    phase.add_argument(
-        "--against-steps", type=counts, metavar="N,M", help="its evaluations a slice (default: as --steps)"
+        "--against", type=find_checkpoint, metavar="C", help="second checkpoint, for a test of non-inferiority"
     )
     phase.add_argument(
-        "--max-slices", type=int, metavar="N", help="slices of each volume, evenly spaced pairs; 0: all (default: 8)"
+        "--against-steps", type=counts, metavar="N,M", help="its network evaluations per slice (default: as --steps)"
     )
-    phase.add_argument("--seeds", type=count, metavar="N", help="draws of a slice for the diversity (default: 2)")
-    phase.add_argument("--seed", type=int, default=0, metavar="S", help="of the generators (default: 0)")
     phase.add_argument(
-        "--config", type=Path, metavar="T.toml", help="margins, classifier, limits (default: the package's)"
+        "--max-slices",
+        type=whole,
+        metavar="N",
+        help="slices of each volume, in evenly spaced pairs; 0: all (default: 8)",
     )
-    phase.add_argument("--no-classifier", action="store_true", help="leave the classifier out")
+    phase.add_argument("--seeds", type=count, metavar="N", help="samples per slice, for the diversity (default: 2)")
+    phase.add_argument("--seed", type=int, default=0, metavar="S", help="random seed of the generators (default: 0)")
     phase.add_argument(
-        "--group-column", metavar="NAME", help="a column that says which rows may show one person (default: subject_id)"
+        "--config", type=Path, metavar="T.toml", help="margins, classifier, limits (default: evaluation.toml)"
+    )
+    phase.add_argument("--schema", action=_PrintSchema, const="rephase.evaluation.config:EvaluationConfig")
+    phase.add_argument("--no-classifier", action="store_true", help="skip the classifier")
+    phase.add_argument(
+        "--group-column",
+        metavar="NAME",
+        help="manifest column by which rows of one person are kept together (default: subject_id)",
     )
     phase.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE", help="cpu (default) or cuda"
     )
-    phase.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="write the results there, keep samples there"
-    )
+    phase.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for results and samples")
     phase.add_argument(
         "--cross-validate",
         type=Path,
         metavar="TRAIN.toml",
-        help="train the model anew, by this configuration, for every fold of groups, and judge it on those left out",
+        help="grouped k-fold cross-validation: train by this configuration for each fold, evaluate on the held-out "
+        "groups",
     )
     phase.add_argument("--folds", type=count, default=5, metavar="N", help="folds of --cross-validate (default: 5)")
     add_json(phase)
@@ -162,18 +189,15 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase evaluate phase`."""
     from dataclasses import replace
 
-    from rephase.errors import RequestError
+    from rephase.config import read_config
     from rephase.evaluation.candidates import Choice, make_contestants
-    from rephase.evaluation.config import read_config
+    from rephase.evaluation.config import DEFAULT, EvaluationConfig
     from rephase.evaluation.run import Request, evaluate
     from rephase.evaluation.tables import markdown
 
-    config = read_config(arguments.config)
+    config = read_config(arguments.config or DEFAULT, EvaluationConfig)
     changes = {"max_slices": arguments.max_slices, "seeds": arguments.seeds}
-    try:
-        config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    except ValueError as error:
-        raise RequestError(f"--max-slices, --seeds: {error}") from None
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     choice = Choice(
         generators=arguments.generators,
         checkpoint=arguments.checkpoint,
@@ -202,6 +226,6 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
             result = evaluate(request, make_contestants(choice), config)
     except KeyboardInterrupt:
         if arguments.output is not None:
-            sys.stderr.write(f"what was sampled stays in {arguments.output}; the same command goes on from there\n")
+            sys.stderr.write(f"samples are kept in {arguments.output}; the same command resumes\n")
         raise
     return CommandResult(1 if result.left_out else 0, [markdown(result)], result.to_json())

@@ -61,6 +61,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """Parse a whole number of 0 or more, for argparse."""
+    return 0 if text == "0" else count(text)
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Parse whole numbers of 1 or more between commas, for argparse."""
     return tuple(count(part.strip()) for part in text.split(","))

@@ -86,7 +86,7 @@ def num_trainings(num_generators: int, config: ClassifierConfig) -> int:
 
 
 def _reason(null: float, found: Mapping[str, float], config: ClassifierConfig) -> str:
-    least, width = config.limits["separable"], config.limits["null"]
+    least, width = config.limits.separable, config.limits.null
     reasons = [
         f"{name} phase is told from real phase with {found[name]:.3f} only; expected {least} or more"
         for name in CONTROLS

@@ -1,117 +1,99 @@
-"""The settings of an evaluation: fixed before the run, in a TOML file."""
+"""Settings of an evaluation, fixed before the run; `evaluation.toml` holds those of the package."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rephase.errors import RequestError
+from annotated_types import Ge, Gt, Lt
+
+from rephase.config import Count, NonNegative, Positive, Share, Whole
 from rephase.evaluation.metrics import METRIC_NAMES
 
 DEFAULT = Path(__file__).parent / "evaluation.toml"
 
 
 @dataclass(frozen=True)
+class ClassifierLimits:
+    """When the classifier counts."""
+
+    separable: Share = 0.95
+    """Least AUC at which zero and white phase are separated from real phase."""
+    null: Share = 0.07
+    """Largest distance from 0.5 of the AUC of real against real phase."""
+
+
+@dataclass(frozen=True)
 class ClassifierConfig:
-    """Architecture and budget of the real-versus-generated classifier.
+    """Architecture and budget of the classifier of real against generated phase."""
 
-    `patch` pixels a side; `channels` of its convolutions, each of stride 2; `patches` of a slice are judged and their
-    scores averaged. Phases are rounded to `phase_levels` in both classes. It counts only where zero and white phase are
-    told from real phase with at least `limits["separable"]`, and real phase from real phase, mean of `null_draws`
-    divisions, with 0.5 within `limits["null"]`.
-    """
-
-    patch: int = 64
-    channels: tuple[int, ...] = (16, 32, 64)
-    steps: int = 150
-    batch: int = 32
-    learning_rate: float = 2e-3
-    patches: int = 4
-    phase_levels: int = 4096
-    null_draws: int = 4
-    limits: Mapping[str, float] = field(default_factory=lambda: {"separable": 0.95, "null": 0.07})
+    patch: Count = 64
+    """Pixels a side of a patch."""
+    channels: tuple[Count, ...] = (16, 32, 64)
+    """Of the convolutions, each of stride 2."""
+    steps: Count = 150
+    """Optimiser steps of a training."""
+    batch: Count = 32
+    """Patches per step."""
+    learning_rate: Positive = 2e-3
+    """Of the optimiser."""
+    patches: Count = 4
+    """Patches per slice whose scores are averaged."""
+    phase_levels: Annotated[int, Ge(2)] = 4096
+    """Phases of both classes are rounded to so many levels."""
+    null_draws: Count = 4
+    """Divisions of the real phase into two classes, over which the null AUC is averaged."""
+    limits: ClassifierLimits = field(default_factory=ClassifierLimits)
+    """When the classifier counts."""
 
     def __post_init__(self) -> None:
-        counts = (self.patch, self.steps, self.batch, self.patches, self.null_draws, *self.channels)
-        if min(counts) < 1 or not self.channels or self.learning_rate <= 0 or self.phase_levels < 2:
-            raise ValueError("classifier: expected positive numbers, and two phase_levels or more")
-        if set(self.limits) != {"separable", "null"}:
-            raise ValueError("classifier.limits: expected separable and null")
+        if not self.channels:
+            raise ValueError("channels: found none; expected one or more")
 
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Which numbers of evaluations are compared, and the margin of each metric in its own unit."""
+    """Comparison of numbers of sampling steps."""
 
-    steps: int = 2
-    teacher_steps: int = 128
-    margins: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, NonNegative]
+    """Margin of each metric, in its own unit."""
+    steps: Count = 2
+    """Sampling steps that must not be worse."""
+    teacher_steps: Count = 128
+    """Sampling steps of the reference."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.teacher_steps) < 1:
-            raise ValueError("noninferiority: steps and teacher_steps must be 1 or more")
-        if set(self.margins) != set(METRIC_NAMES):
-            missing = sorted(set(METRIC_NAMES) - set(self.margins))
-            unknown = sorted(set(self.margins) - set(METRIC_NAMES))
-            raise ValueError(
-                f"noninferiority.margins: missing {missing}, unknown {unknown}; expected one for each metric"
-            )
-        if min(self.margins.values()) < 0:
-            raise ValueError("noninferiority.margins: expected 0 or more")
+        missing = sorted(set(METRIC_NAMES) - set(self.margins))
+        unknown = sorted(set(self.margins) - set(METRIC_NAMES))
+        if missing or unknown:
+            raise ValueError(f"margins: missing {missing}, unknown {unknown}; expected one of each metric")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Everything that is fixed before an evaluation; see the comments of `evaluation.toml`."""
+    """Settings of `rephase evaluate phase`."""
 
     noninferiority: NonInferiority
-    classifier: ClassifierConfig
+    """Comparison of numbers of sampling steps."""
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """Classifier of real against generated phase."""
     descriptive_anatomy: tuple[str, ...] = ("brain",)
-    max_slices: int = 8
-    seeds: int = 2
-    diversity_slices: int = 2
-    interval_sessions: int = 8
-    interval_level: float = 0.95
-    interval_draws: int = 2000
-
-    def __post_init__(self) -> None:
-        if self.max_slices < 0 or min(self.seeds, self.interval_sessions, self.interval_draws) < 1:
-            raise ValueError(
-                "expected max_slices of 0 or more; seeds, interval_sessions and interval_draws of 1 or more"
-            )
-        if self.diversity_slices < 0 or not 0 < self.interval_level < 1:
-            raise ValueError("expected diversity_slices of 0 or more and an interval_level between 0 and 1")
+    """Sessions whose anatomy starts with one of these words are reported, and left out of every decision."""
+    max_slices: Whole = 8
+    """Slices of each volume, in neighbouring pairs spread evenly over it; 0 takes all."""
+    seeds: Count = 2
+    """Samples of each slice for the diversity."""
+    diversity_slices: Whole = 2
+    """Slices of each volume for the diversity."""
+    interval_sessions: Count = 8
+    """Least number of sessions for a confidence interval of a mean."""
+    interval_level: Annotated[float, Gt(0), Lt(1)] = 0.95
+    """Confidence level."""
+    interval_draws: Count = 2000
+    """Bootstrap resamplings."""
 
     def is_descriptive(self, anatomy: str | None) -> bool:
-        """Say whether a session of this anatomy is only shown."""
+        """Return whether sessions of this anatomy are reported only."""
         return (anatomy or "").lower().startswith(tuple(word.lower() for word in self.descriptive_anatomy))
-
-
-def read_config(path: Path | None = None) -> EvaluationConfig:
-    """Read a TOML configuration, the package's own where None.
-
-    Raises
-    ------
-    RequestError
-        The file is missing, is not TOML, or holds an unknown or impossible entry.
-    """
-    path = path or DEFAULT
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}; expected a TOML configuration like {DEFAULT.name}") from error
-    except ValueError as error:
-        raise RequestError(f"{path}: not TOML ({error})") from error
-    try:
-        noninferiority = NonInferiority(**table.pop("noninferiority", {}))
-        classifier = ClassifierConfig(**_tuples(table.pop("classifier", {})))
-        return EvaluationConfig(noninferiority, classifier, **_tuples(table))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RequestError(f"{path}: {error}; expected the entries of {DEFAULT.name}") from error
-
-
-def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

@@ -18,9 +18,9 @@ import dask
 from dask.utils import parse_bytes
 from distributed import NannyPlugin, WorkerPlugin
 
-from rephase.cluster.configs import read_config
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, WORKER_ENVIRON, free_address, interrupts_held
+from rephase.config import Count, Positive, Whole, read_config
 
 if TYPE_CHECKING:
     from rephase.cluster.slurm.jobs import Jobs  # needs dask-jobqueue
@@ -30,64 +30,46 @@ _WAIT = "trap : TERM  # the shell waits for its worker, which leaves in order"
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    """What a job asks for and how many there are; the keys of the TOML file.
-
-    Attributes
-    ----------
-    memory
-        Of a job, such as "32GB".
-    walltime
-        Of a job, `HH:MM:SS` or `D-HH:MM:SS`.
-    leave
-        Seconds before the end of that time at which a worker leaves: its volumes go to others, and nothing is counted
-        against them.
-    cpus
-        Cores of a job: a worker process each, unless there is a GPU.
-    gpu
-        `"1"` or `"TYPE:1"` for `--gres=gpu:...`: one worker process with this GPU. Empty: none.
-    jobs
-        At most so many jobs at once; `--workers` takes its place.
-    minimum
-        Jobs that are kept where little is left to do; equal to `jobs` for a fixed number.
-    partition, account, directives
-        Of the job; `directives` are further `#SBATCH` options, such as `--constraint=a100`.
-    container
-        What stands before the Python command, such as `apptainer exec --nv image.sif`.
-    python
-        Of the workers; the one of this process where empty.
-    prologue
-        Lines of the job script before the worker, such as `module load cuda`.
-    interface
-        Network interface that jobs reach this machine by, such as `ib0`.
-    host
-        Address of this machine that jobs reach, in place of `interface`.
-    shared_folder
-        That this machine and the jobs see: the TLS keys of this run are kept there for its time.
-    log_folder, local_folder
-        Where jobs write their output, and workers their temporary files.
-    wait
-        Seconds that the queue may let us wait for a worker.
-    """
+    """The jobs that `slurm:CONFIG.toml` starts; the keys of the file."""
 
     memory: str
+    """Memory of a job, such as `32GB`."""
     walltime: str
-    leave: int = 300
-    cpus: int = 4
+    """Time limit of a job, `HH:MM:SS` or `D-HH:MM:SS`."""
+    leave: Count = 300
+    """Seconds before the time limit at which a worker leaves; its volumes are handed to others and no strike counts."""
+    cpus: Count = 4
+    """Cores of a job; one worker process per core, unless the job has a GPU."""
     gpu: str = ""
-    jobs: int = 1
-    minimum: int = 1
+    """`1` or `TYPE:1` for `--gres=gpu:...`: one worker process with this GPU; none where empty."""
+    jobs: Count = 1
+    """Largest number of jobs at once; `--workers` overrides it."""
+    minimum: Whole = 1
+    """Jobs to keep where little work is left; equal to `jobs` for a fixed number."""
     partition: str = ""
+    """Partition of the jobs."""
     account: str = ""
+    """Account of the jobs."""
     directives: tuple[str, ...] = ()
+    """Further `#SBATCH` options, such as `--constraint=a100`."""
     container: str = ""
+    """Put before the Python command, such as `apptainer exec --nv image.sif`."""
     python: str = ""
+    """Python of the workers; that of the submitting process where empty."""
     prologue: tuple[str, ...] = ()
+    """Lines of the job script before the worker, such as `module load cuda`."""
     interface: str = ""
+    """Network interface by which jobs reach the scheduler, such as `ib0`."""
     host: str = ""
+    """Address of the scheduler for the jobs, in place of `interface`."""
     shared_folder: str = ""
+    """Folder that the jobs see, for the TLS keys of a run; `~/.cache/rephase` where empty."""
     log_folder: str = ""
+    """Output of the jobs."""
     local_folder: str = "/tmp"  # noqa: S108
-    wait: float = 86400.0
+    """Temporary files of the workers."""
+    wait: Positive = 86400.0
+    """Seconds to wait for the first worker."""
 
     def __post_init__(self) -> None:
         """Refuse what SLURM or Dask would stumble over later."""
@@ -97,12 +79,12 @@ class SlurmConfig:
             enough = False
         if not enough:
             raise ClusterError(f"memory is {self.memory!r}; expected a size such as 32GB")
-        if self.leave < 1 or self.seconds <= 2 * self.leave:
+        if self.seconds <= 2 * self.leave:
             raise ClusterError(f"walltime is {self.walltime}; expected more than twice `leave`, {self.leave} s")
         if self.gpu and re.fullmatch(r"([A-Za-z0-9_.-]+:)?1", self.gpu) is None:
             raise ClusterError(f"gpu is {self.gpu!r}; expected 1 or TYPE:1: one GPU a job, and more jobs for more")
-        if not 0 <= self.minimum <= self.jobs or self.jobs < 1 or self.cpus < 1 or self.wait <= 0:
-            raise ClusterError("expected jobs, cpus and wait of 1 or more, and minimum from 0 to jobs")
+        if self.minimum > self.jobs:
+            raise ClusterError(f"minimum is {self.minimum}; expected at most jobs, {self.jobs}")
 
     @property
     def seconds(self) -> int:
@@ -121,7 +103,7 @@ class SlurmConfig:
 
 def read_slurm(spec: str) -> SlurmConfig:
     """Read the file that `slurm:CONFIG` names; raises ClusterError."""
-    return read_config(spec.removeprefix("slurm:"), SlurmConfig, spec)
+    return read_config(spec.removeprefix("slurm:"), SlurmConfig, ClusterError)
 
 
 def check_jobqueue() -> None:

@@ -12,7 +12,8 @@ from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import Choice, make_contestants
 from rephase.evaluation.comparison import closed_gaps, compare, find_ties, judge
-from rephase.evaluation.config import DEFAULT, read_config
+from rephase.config import read_config
+from rephase.evaluation.config import DEFAULT, EvaluationConfig
 from rephase.evaluation.metrics import METRIC_NAMES
 from rephase.evaluation.run import Request, evaluate
 from rephase.evaluation.sampling import Contestant, Sampler, decode, encode
@@ -21,7 +22,7 @@ from rephase.evaluation.sessions import choose_slices, read_real
 from rephase.evaluation.tables import markdown
 from rephase.manifests.parse import read_manifest
 
-CONFIG = read_config()
+CONFIG = read_config(DEFAULT, EvaluationConfig)
 NOTHING = dict.fromkeys(METRIC_NAMES, float("nan"))
 
 

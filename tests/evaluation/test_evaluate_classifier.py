@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rephase.evaluation.classifier import auroc, classify, halve, num_trainings
-from rephase.evaluation.config import ClassifierConfig
+from rephase.evaluation.config import ClassifierConfig, ClassifierLimits
 from rephase.evaluation.patches import Item, batch_of, draw_patch, make_items
 from rephase.evaluation.phase_volume import PhaseVolume
 from rephase.evaluation.run import classifier_groups
@@ -28,7 +28,7 @@ def items(kind: str, count: int = 16) -> list[Item]:
 
 
 def test_zero_and_white_phase_are_told_from_a_bent_one_and_itself_is_not():
-    wide = dataclasses.replace(SMALL, limits={"separable": 0.95, "null": 0.3})
+    wide = dataclasses.replace(SMALL, limits=ClassifierLimits(null=0.3))
     result = classify(
         items("bend"), [("zero", items("zero")), ("white", items("white")), ("same", items("bend"))], wide
     )
