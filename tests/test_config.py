@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
+from rephase.cli import main
 from rephase.config import ConfigError, Count, NonNegative, Positive, Share, Whole, from_mapping, read_config, schema
 from rephase.errors import RephaseError, RequestError
 
@@ -140,3 +142,11 @@ def test_schema():
     }
     assert found["properties"]["share"]["description"] == "Part of the slices."
     assert found["$defs"]["Part"]["properties"]["kind"]["enum"] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("command", "key"), [("train", "manifest"), ("distill", "teacher"), ("evaluate phase", "noninferiority")]
+)
+def test_a_command_prints_the_schema_of_its_configuration(command, key, capsys):
+    assert main([*command.split(), "--schema"]) == 0
+    assert key in json.loads(capsys.readouterr().out)["required"]

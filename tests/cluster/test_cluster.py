@@ -27,7 +27,7 @@ from rephase.cluster.worker_state import ask_workers, install_state, remove_stat
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ("slurm:none.toml", "cannot read none.toml"),
+        ("slurm:none.toml", "none.toml: cannot be read"),
         ("slurm:", "expected local, slurm:CONFIG.toml"),
         ("ssh:,", "no hosts"),
         ("kubernetes", "expected local, slurm:CONFIG.toml, ssh:HOST,HOST, tcp://HOST:PORT or tls://HOST:PORT"),

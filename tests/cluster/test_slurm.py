@@ -72,15 +72,15 @@ def test_without_a_gpu_every_core_has_a_worker(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "memory is missing"),
-        ('memory = "1GB"\nwalltime = "04:00:00"\ngpus = 1\n', "unknown key gpus; expected memory, walltime"),
-        ('memory = 32\nwalltime = "04:00:00"\n', "memory is 32; expected text"),
-        ('memory = "much"\nwalltime = "04:00:00"\n', "memory is 'much'; expected a size such as 32GB"),
-        ('memory = "1GB"\nwalltime = "4h"\n', "walltime is '4h'; expected HH:MM:SS"),
-        ('memory = "1GB"\nwalltime = "00:05:00"\n', "expected more than twice `leave`, 300 s"),
-        ('memory = "1GB"\nwalltime = "04:00:00"\ngpu = "a100:2"\n', "one GPU a job"),
-        ('memory = "1GB"\nwalltime = "04:00:00"\njobs = true\n', "jobs is True; expected a whole number"),
-        ('memory = "1GB"\nwalltime = "04:00:00"\nminimum = 3\n', "minimum from 0 to jobs"),
+        ("", "memory: .*\n.*walltime: "),
+        ('memory = "1GB"\nwalltime = "04:00:00"\ngpus = 1\n', "gpus: unknown key; did you mean gpu"),
+        ('memory = 32\nwalltime = "04:00:00"\n', "memory: found 32"),
+        ('memory = "much"\nwalltime = "04:00:00"\n', "memory is 'much'"),
+        ('memory = "1GB"\nwalltime = "4h"\n', "walltime is '4h'"),
+        ('memory = "1GB"\nwalltime = "00:05:00"\n', "walltime is 00:05:00"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\ngpu = "a100:2"\n', "gpu is 'a100:2'"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\njobs = true\n', "jobs: found true"),
+        ('memory = "1GB"\nwalltime = "04:00:00"\nminimum = 3\n', "minimum is 3"),
         ("memory =", "not TOML"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_is_wrong_with_the_file_is_said_before_anything_starts(tmp_path, te
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ClusterError, match=r"cannot read .*none.toml"):
+    with pytest.raises(ClusterError, match=r"none\.toml: cannot be read"):
         check_spec(f"slurm:{tmp_path}/none.toml")
 
 

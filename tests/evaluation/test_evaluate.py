@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from rephase.cli import main
+from rephase.config import read_config
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import Choice, make_contestants
 from rephase.evaluation.comparison import closed_gaps, compare, find_ties, judge
-from rephase.config import read_config
 from rephase.evaluation.config import DEFAULT, EvaluationConfig
 from rephase.evaluation.metrics import METRIC_NAMES
 from rephase.evaluation.run import Request, evaluate
@@ -321,7 +321,7 @@ def test_a_configuration_is_checked(tmp_path, line, expected):
         else f"{line}\n" + re.sub(r"(?m)^seeds.*$", "", text)
     )
     with pytest.raises(RequestError, match=expected):
-        read_config(path)
+        read_config(path, EvaluationConfig)
 
 
 def test_the_package_configuration_says_the_defaults_of_the_classes():
