@@ -1,10 +1,9 @@
-"""`rephase build` and Dask's own programs as separate processes: started, observed, killed and cleaned up."""
+"""`rephase build` as a separate process: started, observed, killed and cleaned up."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -94,42 +93,3 @@ def assert_gone(processes: list[psutil.Process], timeout: float = 30.0) -> None:
     """Fail if one of these still runs."""
     _, alive = psutil.wait_procs(processes, timeout=timeout)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "a process was left behind"
-
-
-@contextmanager
-def dask_process(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a scheduler or worker by Dask's command; it and its children are killed at the end."""
-    quiet = {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "60s"}
-    command = [sys.executable, "-m", "dask", *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=PROJECT, env={**os.environ, **quiet}
-    )
-    try:
-        yield process
-    finally:
-        family = descendants(process.pid)
-        kill([one for one in [psutil.Process(process.pid)] if process.poll() is None] + family)
-        process.wait()
-
-
-@contextmanager
-def dask_cluster(nanny: bool) -> Iterator[tuple[str, subprocess.Popen[str], subprocess.Popen[str]]]:
-    """Start a scheduler and two workers, the first of them with or without a nanny.
-
-    Yields the address, the process of the scheduler, and that of the first worker or its nanny.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
-    words = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0")
-    with dask_process(*words) as scheduler:
-        wait_until(lambda: _answers(port), scheduler)
-        worker = ("worker", address, "--nthreads", "2", "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
-        first = worker if nanny else (*worker, "--no-nanny")
-        with dask_process(*first, "--name", "a") as process, dask_process(*worker, "--no-nanny", "--name", "b"):
-            yield address, scheduler, process
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -8,7 +8,8 @@ import shlex
 import signal
 
 import pytest
-from build_process import assert_gone, build_arguments, dask_cluster, descendants, running
+from build_process import assert_gone, build_arguments, descendants, running
+from dask_programs import dask_program, dask_scheduler
 from long_build import CASES, NUM_VOLUMES, wait_for_moment
 
 from rephase.builder.runlog import read_run, run_names
@@ -35,7 +36,12 @@ def test_killed_build_is_resumed_to_the_same_bytes(long_build, tmp_path, seed, r
 def test_killed_scheduler_is_named_and_the_build_is_resumed(long_build, tmp_path, seed, record_property):
     record_property("fault", "SIGKILL of the scheduler process")
     root = tmp_path / "c.zarr"
-    with dask_cluster(nanny=False) as (address, scheduler, _):
+    worker = ("--nthreads", "2", "--no-nanny", "--no-dashboard")
+    with (
+        dask_scheduler(tmp_path) as (address, scheduler),
+        dask_program("worker", address, *worker, log=tmp_path / "a"),
+        dask_program("worker", address, *worker, log=tmp_path / "b"),
+    ):
         arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth", "--cluster", address)
         with running(*arguments, "--workers", "2") as process:
             wait_for_moment(root, seed, process)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from build_process import assert_gone, build_arguments, dask_cluster, descendants, kill, running, workers_of
+from build_process import assert_gone, build_arguments, descendants, kill, running, workers_of
+from dask_programs import dask_program, dask_scheduler
 from long_build import CASES, wait_for_moment
 
 
@@ -28,7 +29,12 @@ def test_killed_worker_costs_time_only(long_build, tmp_path, seed, record_proper
 def test_killed_nanny_costs_time_only(long_build, tmp_path, seed, record_property):
     record_property("fault", "SIGKILL of a nanny")
     root = tmp_path / "c.zarr"
-    with dask_cluster(nanny=True) as (address, _, nanny):
+    worker = ("--nthreads", "2", "--no-dashboard")
+    with (
+        dask_scheduler(tmp_path) as (address, _),
+        dask_program("worker", address, *worker, log=tmp_path / "a") as nanny,
+        dask_program("worker", address, *worker, "--no-nanny", log=tmp_path / "b"),
+    ):
         arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth", "--cluster", address)
         with running(*arguments, "--workers", "2", "--json") as process:
             wait_for_moment(root, seed, process)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from build_process import PROJECT
+from build_process import PROJECT, wait_until
+from dask_programs import dask_program, dask_scheduler
 from distributed import Client
 
 from rephase.bench.phantom import make_magnitude, write_volumes
@@ -34,69 +30,40 @@ NO_PACKAGE = """
 import sys
 class Absent:
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("augment", "cluster", "diffusion", "manifests"):
+        if name.partition(".")[0] == "rephase":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent)
+for name in [name for name in sys.modules if name.partition(".")[0] == "rephase"]:
+    del sys.modules[name]
 """
 
 
 class Place:
-    """A scheduler, and workers as they are asked for."""
+    """A scheduler, and workers for the time of a test."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
-        self.running: list[subprocess.Popen[bytes]] = []
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        file = folder / "scheduler.json"
-        words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-        self._start("dask_scheduler", words)
-        self._wait(lambda: file.is_file() and '"address"' in file.read_text() and file.read_text().endswith("}"))
-        self.address = json.loads(file.read_text())["address"]
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.address = folder, address
 
     @contextmanager
     def worker(self, preload: str = "", nanny: bool = False, **environment: str):
-        """A worker process, for the time of a test; a preload is what a machine of another kind differs in."""
+        """A worker process; the code of `preload` stands for what differs on another machine."""
         words = [self.address, "--nthreads", "2", "--no-dashboard", "--local-directory", str(self.folder)]
-        if preload:
-            path = self.folder / f"preload{len(self.running)}.py"
-            path.write_text(preload)
-            words += ["--preload", str(path)]
         with Client(self.address, set_as_default=False) as client:
             before = len(client.nthreads())
-            process = self._start("dask_worker", [*words, *([] if nanny else ["--no-nanny"])], **environment)
-            self._wait(lambda: len(client.nthreads()) > before)
-            try:
+            path = self.folder / f"preload{before}.py"
+            path.write_text(preload)
+            words += ["--preload", str(path), *([] if nanny else ["--no-nanny"])]
+            with dask_program("worker", *words, log=self.folder / "workers.log", **environment):
+                wait_until(lambda: len(client.nthreads()) > before)
                 yield
-            finally:
-                process.terminate()
-                process.wait(60)
-                self.running.remove(process)
-                self._wait(lambda: len(client.nthreads()) == before)
-
-    def _start(self, program: str, words: list[str], **environment: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{program}{len(self.running)}.log").open("wb") as log:
-            command = [sys.executable, "-m", f"distributed.cli.{program}", *words]
-            process = subprocess.Popen(command, env={**self.environment, **environment}, stdout=log, stderr=log)
-        self.running.append(process)
-        return process
-
-    def _wait(self, condition) -> None:
-        deadline = time.monotonic() + 300
-        while not condition():
-            assert time.monotonic() < deadline and all(one.poll() is None for one in self.running), self.folder
-            time.sleep(0.05)
-
-    def close(self) -> None:
-        for process in reversed(self.running):
-            process.kill()
-            process.wait()
+            wait_until(lambda: len(client.nthreads()) == before)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    place = Place(tmp_path_factory.mktemp("place"), DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1")
-    yield place
-    place.close()
+    folder = tmp_path_factory.mktemp("place")
+    with dask_scheduler(folder, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as (address, _):
+        yield Place(folder, address)
 
 
 def built(place: Place, folder: Path, manifest: Path | None = None):
@@ -127,8 +94,7 @@ def test_the_workers_devices_are_listed_and_logged(place, tmp_path):
 
 
 def test_workers_without_this_package_are_told_from_others(place, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(NO_PACKAGE)
-    with place.worker(PYTHONPATH=str(tmp_path)):
+    with place.worker(NO_PACKAGE):
         text = refusal(place, tmp_path)
     assert "workers cannot run this program" in text and "install the same version of it there" in text
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import dask
@@ -16,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from dask_programs import dask_program, dask_scheduler
 
 from rephase.cluster.connect import connect
 from rephase.cluster.errors import ClusterError
@@ -87,33 +84,13 @@ def encrypted(tmp_path_factory):
 
     document = expanded(settings(good))
     (folder / "config" / "distributed.yaml").write_text(yaml.safe_dump(document))
-    environment = {**os.environ, "DASK_CONFIG": str(folder / "config"), "PYTHONWARNINGS": "ignore"}
-    address_file = folder / "scheduler.json"
-    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "tls://127.0.0.1", "--port", "0",
-                 "--no-dashboard", "--scheduler-file", str(address_file)]  # fmt: skip
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(address_file), "--nthreads",
-              "1", "--no-dashboard", "--no-nanny", "--local-directory", str(folder / "w")]  # fmt: skip
-    log = (folder / "log").open("w+")
-    processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in (scheduler, worker)]
-    try:
-        yield _address(address_file, processes), folder
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
-        log.close()
-
-
-def _address(path: Path, processes) -> str:
-    import json
-    import time
-
-    for _ in range(1200):  # a busy machine may take long to import Dask
-        if path.is_file() and (found := re.search(r'"address": *"[^"]+"', path.read_text())):
-            return str(json.loads(f"{{{found.group()}}}")["address"])
-        assert all(process.poll() is None for process in processes), "Dask's own command ended"
-        time.sleep(0.1)
-    raise AssertionError("no scheduler")
+    environment = {"DASK_CONFIG": str(folder / "config")}
+    worker = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--local-directory", str(folder / "w"))
+    with (
+        dask_scheduler(folder, "--host", "tls://127.0.0.1", **environment) as (address, _),
+        dask_program("worker", address, *worker, log=folder / "worker.log", **environment),
+    ):
+        yield address, folder
 
 
 def test_a_client_of_the_same_authority_works(encrypted):
