@@ -44,3 +44,12 @@ def one_line(error: BaseException | str, longest: int = 200) -> str:
 def is_url(location: str) -> bool:
     """Check whether a location is a URL, which fsspec opens, and not a path of the file system."""
     return _URL(location) is not None
+
+
+def install_hint(extra: str) -> str:
+    """Return how to install an optional extra of this distribution, for the end of a message."""
+    from importlib.metadata import packages_distributions
+
+    package = __name__.partition(".")[0]
+    name = next(iter(packages_distributions().get(package, ())), package)
+    return f"install the extra {extra} of {name} (in a checkout: pip install '.[{extra}]')"

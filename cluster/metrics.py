@@ -9,6 +9,7 @@ from distributed import Client, WorkerPlugin
 from distributed.worker import Worker
 
 from rephase.counters import COUNTERS
+from rephase.text import install_hint
 
 METRIC = "rephase"
 """Under this name the scheduler has a worker's counters."""
@@ -45,7 +46,7 @@ def prometheus_missing() -> str | None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
-        return "no rephase counters on /metrics: prometheus-client is not installed; pip install 'rephase[metrics]'"
+        return f"no rephase counters on /metrics: prometheus-client is not installed; {install_hint('metrics')}"
     return None
 
 

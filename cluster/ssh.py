@@ -19,7 +19,7 @@ from distributed.deploy.ssh import Worker as SshWorker
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address, interrupts_held
 from rephase.config import Whole, read_config
-from rephase.text import one_line
+from rephase.text import install_hint, one_line
 
 _ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
@@ -76,7 +76,7 @@ def check_asyncssh() -> None:
     try:
         import asyncssh  # noqa: F401
     except ImportError:
-        raise ClusterError("--cluster ssh: asyncssh is not installed; pip install 'rephase[ssh]'") from None
+        raise ClusterError(f"--cluster ssh: asyncssh is not installed; {install_hint('ssh')}") from None
 
 
 def connect_options(config: SshConfig, host: str) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
+from paths import PROJECT
 
 from rephase.errors import is_disk_full
 from rephase.files import file_sha256, replacing, sha256
-from rephase.text import one_line
+from rephase.text import install_hint, one_line
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -50,3 +52,15 @@ def test_a_full_disk_and_a_full_quota(code: int) -> None:
     assert is_disk_full(OSError(code, ""))
     assert not is_disk_full(OSError(errno.EIO, ""))
     assert not is_disk_full(ValueError())
+
+
+def test_no_text_names_a_distribution_on_an_index():
+    """What is on a package index under this name, or will be, may be somebody else's."""
+    folders = [PROJECT / name for name in ("augment", "cluster", "diffusion", "manifests")]
+    paths = [PROJECT / "README.md", *(path for folder in folders for path in folder.rglob("*.[mp][dy]"))]
+    lines = [f"{path}: {line}" for path in paths for line in path.read_text("utf-8").splitlines()]
+    assert len(paths) > 200 and [line for line in lines if re.search(r"pip install ['\"]?\w+\[", line)] == []
+
+
+def test_the_hint_for_an_extra_names_the_distribution_and_a_checkout():
+    assert install_hint("s3") == "install the extra s3 of rephase (in a checkout: pip install '.[s3]')"

@@ -1,4 +1,4 @@
-"""`rephase export`: a corpus as files for other tools."""
+"""`rephase export`: write a corpus as files for other tools."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import sys
 
 from rephase.commands.build import resume_command
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
+from rephase.exports.formats import EXPORTS
 
 
 def register(commands: Commands) -> None:
     """Add the command."""
+    needs = {name: f"; needs the extra {kind.extra}" if kind.extra else "" for name, kind in EXPORTS.items()}
+    width = max(map(len, EXPORTS))
+    formats = "\n".join(f"  {name:{width}}  {kind.summary}{needs[name]}" for name, kind in EXPORTS.items())
+    default = next(iter(EXPORTS))
     export = add_command(
         commands,
         "export",
         export_files,
-        "write files for other tools: fastMRI, BART, ISMRMRD",
-        "Write the volumes of a corpus as files that other tools open:\n\n"
-        "  fastmri   one HDF5 file a volume and nothing else in the folder: fastMRI, DIRECT, deepinv, mrpro\n"
-        "  bart      a folder a volume with .cfl and .hdr files\n"
-        "  ismrmrd   one ISMRMRD (MRD) HDF5 file a volume; needs the extra: pip install 'rephase[ismrmrd]'\n\n"
-        "Every file is written beside the folder, read back, compared and moved into it. Run the same command again\n"
-        "to carry on: finished volumes are skipped, those that changed in the corpus are written anew.",
+        f"write files for other tools: {', '.join(EXPORTS)}",
+        f"Write the volumes of a corpus as files that other tools open:\n\n{formats}\n\n"
+        "Each file is written beside the directory and renamed into it when it is complete. Run the same command\n"
+        "again to resume: volumes that are up to date are skipped, those that changed in the corpus are written again.",
         "rephase export brain.zarr brain-h5\n"
         "rephase export brain.zarr brain-h5 --by-split --contrast T1,T2 --compression gzip\n"
         "rephase export brain.zarr brain-cfl --format bart --volumes head-01",
     )
     export.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
-    export.add_argument("folder", metavar="OUT", help="the folder to write to; made where it is missing")
+    export.add_argument("folder", metavar="OUT", help="directory to write to; created if it does not exist")
     export.add_argument(
-        "--format",
-        choices=("fastmri", "bart", "ismrmrd"),
-        default="fastmri",
-        dest="file_format",
-        help="(default: fastmri)",
+        "--format", choices=tuple(EXPORTS), default=default, dest="file_format", help=f"(default: {default})"
     )
     export.add_argument("--split", type=names, metavar="A,B", help="only volumes of these splits")
     export.add_argument("--contrast", type=names, metavar="A,B", help="only volumes of these contrasts")
     export.add_argument("--volumes", type=names, metavar="A,B", help="only these volumes")
     export.add_argument(
-        "--by-split", action="store_true", help="a sub-folder for each split; volumes without one go to 'none'"
+        "--by-split", action="store_true", help="a sub-directory for each split; 'none' for volumes without one"
     )
     export.add_argument(
-        "--compression", choices=("none", "gzip"), default="none", help="of fastMRI's files (default: none)"
+        "--compression",
+        choices=tuple(dict.fromkeys(one for kind in EXPORTS.values() for one in kind.compressions)),
+        default="none",
+        help="compression of the arrays, if the format has it (default: none)",
     )
-    export.add_argument("--check", action="store_true", help="read finished volumes too, and write damaged ones anew")
     add_json(export)
 
 
@@ -63,11 +63,10 @@ def export_files(arguments: argparse.Namespace) -> CommandResult:
         volumes=arguments.volumes,
         by_split=arguments.by_split,
         compression=arguments.compression,
-        check=arguments.check,
     )
     bar = partial(tqdm, desc="exporting", unit="volume", disable=not sys.stderr.isatty())
     summary = export_corpus(arguments.corpus, arguments.folder, options, bar)
     lines = summary.lines()
     if summary.interrupted or summary.stopped:
-        lines.append(f"to carry on: {resume_command(arguments)}")
+        lines.append(f"to resume: {resume_command(arguments)}")
     return CommandResult(summary.exit_status, lines, summary.to_json())

@@ -1,1 +1,1 @@
-"""Exports: a corpus as files for other tools. a module for each format, `driver.py` writes them resumably."""
+"""Exports: the volumes of a corpus as files for other tools; `formats.py` lists the formats."""

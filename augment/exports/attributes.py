@@ -1,15 +1,20 @@
-"""A volume's attributes in fastMRI's words and beside them all that the corpus knows, in types that HDF5 can hold."""
+"""The attributes of an exported volume: fastMRI's, everything else in the receipt, and the stamp of the export."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from rephase.errors import VolumeError
+
+STAMP_KEY = "rephase_export"
+"""Attribute with the stamp by which a later export recognises its file."""
 
 _TEXTS = ("split", "contrast", "anatomy", "licence")
 _NUMBERS = ("field_t", "te_ms")
@@ -21,33 +26,33 @@ _ARRAYS = ("spacing_mm", "affine")
 _DOCUMENTS = ("audit", "columns", "environment")
 
 _MOST_BYTES = 60_000
-"""HDF5 keeps attributes in the header of an object, which has room for 64 KiB."""
+"""HDF5 stores attributes in the object header, which holds at most 64 KiB."""
 
 
 def fastmri_acquisition(name: str) -> str:
-    """Give an acquisition a name that fastMRI's readers accept.
+    """Return the name of an acquisition in a form that fastMRI's readers accept.
 
-    fastMRI knows axial brains, `AX...`, and knees, `..._FBK`, and mrpro refuses a whole folder with another name in it
-    (`mrpro.phantoms.fastmri.FastMRIImageDataset`). So what is not axial gets the ending: `CORPD` becomes fastMRI's own
-    `CORPD_FBK`.
+    fastMRI has axial brains, `AX...`, and knees, `..._FBK`; mrpro refuses a whole directory if one name has another
+    form (`mrpro.phantoms.fastmri.FastMRIImageDataset`). So every other name gets the ending: `CORPD` becomes fastMRI's
+    own `CORPD_FBK`.
     """
     return name if name.startswith("AX") or name.endswith("FBK") else f"{name}_FBK"
 
 
 def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the attributes of an exported HDF5 file.
+    """Return the attributes of an exported HDF5 file.
 
-    Sizes and paddings are left to the ISMRMRD header, where fastMRI's readers look for them.
+    Matrix sizes and paddings are in the ISMRMRD header instead, where fastMRI's readers look for them.
 
     Returns
     -------
     attributes
-        Text is empty and a number NaN where the corpus does not know; `audit`, `columns` and `environment` are JSON.
+        Unknown text is empty and an unknown number is NaN; `audit`, `columns` and `environment` are JSON.
 
     Raises
     ------
     VolumeError
-        If columns that were kept are too long for an attribute.
+        If kept manifest columns are too long for an attribute.
     """
     attributes: dict[str, Any] = {"acquisition": fastmri_acquisition(receipt["acquisition"])}
     attributes |= {key: receipt[key] for key in _SAME}
@@ -59,7 +64,20 @@ def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
         if len(text.encode()) > _MOST_BYTES:
             raise VolumeError(
                 "unsupported",
-                f"volume {name}: {key} takes {len(text.encode())} bytes; expected at most {_MOST_BYTES}, which an HDF5 "
-                "attribute can hold; export it as bart, or build it with fewer --keep-columns",
+                f"volume {name}: {key} has {len(text.encode())} bytes; expected at most {_MOST_BYTES}, the size of an "
+                "HDF5 attribute; export it as bart, or build it with fewer --keep-columns",
             )
     return attributes | documents
+
+
+def read_stamp(path: Path) -> str | None:
+    """Return the stamp of an exported HDF5 file, None if no export wrote it.
+
+    Raises
+    ------
+    OSError
+        If it is not a complete HDF5 file.
+    """
+    with h5py.File(path, "r") as file:
+        stamp = file.attrs.get(STAMP_KEY)
+        return None if stamp is None else str(stamp)

@@ -1,6 +1,7 @@
-"""ISMRMRD (MRD version 1) HDF5: group `dataset` with the header, one acquisition a phase-encoding line, the images.
+"""ISMRMRD (MRD version 1) HDF5: the group `dataset` with the header, the acquisitions and the images.
 
-The record's layout and the flags come from the `ismrmrd` package, which is an extra: `pip install 'rephase[ismrmrd]'`.
+An acquisition is one phase-encoding line of one slice. The layout of its record and the flags come from the `ismrmrd`
+package, an optional extra.
 """
 
 from __future__ import annotations
@@ -12,87 +13,53 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.errors import RequestError
-from rephase.exports.attributes import export_attributes
-from rephase.exports.source import SourceVolume
-from rephase.exports.stamp import STAMP_KEY, Digests, Stamp, is_foreign, read_stamp
+from rephase.exports.attributes import STAMP_KEY, export_attributes, read_stamp
+from rephase.exports.committed import CommittedVolume
 from rephase.hdf5_files import creating
 from rephase.ismrmrd_header import ismrmrd_header
 
-SUFFIX = ".h5"
-COMPRESSIONS = ("none",)
+__all__ = ["read_stamp", "write"]
+
 GROUP = "dataset"
-__all__ = ["COMPRESSIONS", "SUFFIX", "check_package", "is_foreign", "read_digests", "read_stamp", "write"]
 _COMPLEX = np.dtype([("real", "<f4"), ("imag", "<f4")])
 
 
-def check_package() -> None:
-    """Look whether the package is there.
+def write(volume: CommittedVolume, path: Path, stamp: str, compression: str) -> None:
+    """Write one file without the lines that were not acquired: those outside the padding or not in the mask.
 
-    Raises
-    ------
-    RequestError
-        If it is not.
+    There is no compression: HDF5 does not compress records of variable length.
     """
-    try:
-        import ismrmrd  # noqa: F401
-    except ImportError as error:
-        raise RequestError(
-            f"--format ismrmrd: the package ismrmrd cannot be loaded ({error}); expected it beside rephase; "
-            "pip install 'rephase[ismrmrd]'"
-        ) from None
-
-
-def write(volume: SourceVolume, path: Path, stamp: Stamp, compression: str) -> Stamp:
-    """Write one file; the stamp comes last.
-
-    Lines that were not acquired (outside of the padding, or not in the mask) are left out. `compression` is always
-    `none`: HDF5 does not compress records of variable length.
-    """
-    digests = Digests()
-    header = ismrmrd_header(volume.name, volume.receipt, volume.num_coils or 1)
-    digests.take("xml", header)
     with creating(path) as file:
         group = file.create_group(GROUP)
         text = group.create_dataset("xml", (1,), h5py.special_dtype(vlen=bytes))
-        text[0] = header
-        _write_acquisitions(group, volume, digests)
+        text[0] = ismrmrd_header(volume.name, volume.receipt, volume.num_coils or 1)
+        _write_acquisitions(group, volume)
         for array in volume.arrays[1:]:
-            _write_images(group, volume, array, digests)
+            _write_images(group, volume, array)
         group.attrs.update(export_attributes(volume.name, volume.receipt))
-        done = stamp.with_digests(digests)
-        file.attrs[STAMP_KEY] = done.to_json()
-    return done
+        file.attrs[STAMP_KEY] = stamp
 
 
-def _write_acquisitions(group: h5py.Group, volume: SourceVolume, digests: Digests) -> None:
+def _write_acquisitions(group: h5py.Group, volume: CommittedVolume) -> None:
     from ismrmrd.hdf5 import acquisition_dtype
 
-    lines = _acquired_lines(volume)
+    lines = np.arange(volume.receipt["padding_left"], volume.receipt["padding_right"])
+    if "mask" in volume.arrays:
+        mask = next(volume.slices("mask"))
+        lines = lines[mask[lines] > 0]
     num_slices = volume.shape("kspace")[0]
     dataset = group.create_dataset(
         "data", (num_slices * len(lines),), acquisition_dtype, maxshape=(None,), chunks=(64,)
     )
     for number, kspace in enumerate(volume.slices("kspace")):
         part = slice(number * len(lines), (number + 1) * len(lines))
-        records = _records(volume, number, lines, kspace if kspace.ndim == 3 else kspace[np.newaxis])
-        dataset[part] = records
-        digests.take("data", _bytes_of(records))
-
-
-def _acquired_lines(volume: SourceVolume) -> NDArray[np.int64]:
-    left, right = volume.receipt["padding_left"], volume.receipt["padding_right"]
-    lines = np.arange(left, right)
-    if "mask" in volume.arrays:
-        mask = next(volume.slices("mask"))
-        lines = lines[mask[lines] > 0]
-    return lines
+        dataset[part] = _records(volume, number, lines, kspace if kspace.ndim == 3 else kspace[np.newaxis])
 
 
 def _records(
-    volume: SourceVolume, number: int, lines: NDArray[np.int64], kspace: NDArray[np.complex64]
+    volume: CommittedVolume, number: int, lines: NDArray[np.int64], kspace: NDArray[np.complex64]
 ) -> NDArray[Any]:
-    """The acquisitions of one slice; `kspace` is `(coil height width)`."""
+    """Return the acquisitions of one slice; `kspace` is `(coil height width)`."""
     from ismrmrd.hdf5 import acquisition_dtype
 
     num_coils, height, _ = kspace.shape
@@ -120,8 +87,8 @@ def _channel_mask(num_coils: int) -> NDArray[np.uint64]:
     return np.array(words, np.uint64)
 
 
-def _geometry(volume: SourceVolume, number: int) -> dict[str, NDArray[np.float64]]:
-    """Directions in patient coordinates (LPS), and the middle of the slice, which the FFT puts at `n // 2`."""
+def _geometry(volume: CommittedVolume, number: int) -> dict[str, NDArray[np.float64]]:
+    """Return the directions (LPS unit vectors) and the position (mm) of the slice's centre, at `n // 2` for the FFT."""
     affine = np.array(volume.receipt["affine"])
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     height, width, _ = volume.receipt["recon_size"]
@@ -145,40 +112,11 @@ def _flags(num_lines: int, is_last_slice: bool) -> NDArray[np.uint64]:
     return flags
 
 
-def _write_images(group: h5py.Group, volume: SourceVolume, array: str, digests: Digests) -> None:
-    """Write an array as ISMRMRD's own `append_array` does: complex numbers as a pair named real and imag."""
+def _write_images(group: h5py.Group, volume: CommittedVolume, array: str) -> None:
+    """Write an array as `ismrmrd.Dataset.append_array` does: a complex number is a pair named real and imag."""
     shape = volume.shape(array)
     shape = shape if len(shape) > 1 else (1, *shape)
     dtype = volume.dtype(array)
     dataset = group.create_dataset(array, shape, _COMPLEX if dtype.kind == "c" else dtype)
-    for number, values in enumerate(digests.passing(array, volume.slices(array))):
+    for number, values in enumerate(volume.slices(array)):
         dataset[number] = np.ascontiguousarray(values).view(dataset.dtype)
-
-
-def read_digests(path: Path) -> dict[str, str]:
-    """Read a file and give the checksums of what it holds: `data` is every acquisition, header and samples.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
-    digests = Digests()
-    with h5py.File(path, "r") as file:
-        for array, dataset in file[GROUP].items():
-            if array == "xml":
-                digests.take(array, bytes(dataset[0]))
-            elif array == "data":
-                for start in range(0, len(dataset), dataset.chunks[0]):
-                    digests.take(array, _bytes_of(dataset[start : start + dataset.chunks[0]]))
-            else:
-                for values in dataset:
-                    digests.take(array, values)
-    return digests.result()
-
-
-def _bytes_of(records: NDArray[Any]) -> bytes:
-    parts = []
-    for record in records:
-        parts += [record["head"].tobytes(), record["traj"].tobytes(), record["data"].tobytes()]
-    return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Which volumes of a corpus are exported, and where each of them goes."""
+"""Select the volumes to export and the path of each."""
 
 from __future__ import annotations
 
@@ -10,51 +10,53 @@ from rephase.corpus.index import CorpusIndex
 from rephase.errors import RequestError
 
 NO_SPLIT = "none"
-"""The sub-folder of volumes without a split."""
+"""Sub-directory of volumes without a split."""
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One volume to export: its name, its receipt's checksum as the index has it, and the path of the export."""
+class ExportItem:
+    """One volume to export: its name, the checksum of its receipt according to the index, and the path to write."""
 
     name: str
     receipt_sha256: str
     target: Path
 
 
-def choose(
+def select_volumes(
     index: CorpusIndex, folder: Path, suffix: str, by_split: bool, filters: Mapping[str, Collection[str] | None]
-) -> list[Wanted]:
-    """Choose volumes in the order of the index.
+) -> list[ExportItem]:
+    """Select volumes, in the order of the index.
 
     Parameters
     ----------
     index
-        Of the corpus.
+        Index of the corpus.
     folder, suffix
-        Where exports go and how their names end.
+        Directory of the exports and the end of their names.
     by_split
-        A sub-folder for every split.
+        Whether each split has its own sub-directory.
     filters
-        Index column to the values that are kept; None keeps all.
+        Index column to the values to keep; None keeps all.
 
     Raises
     ------
     RequestError
-        If no volume is left, a name is unknown, or the folder holds what no export of this corpus put there.
+        If no volume is left, a name is unknown, or the directory holds something that is no export of this corpus.
     """
     rows = list(range(len(index)))
     for column, words in filters.items():
         if words is not None:
             rows = _keep(index, rows, column, set(words))
     if not rows:
-        raise RequestError(f"{index.root}: the corpus has no committed volumes; build it with 'rephase build'")
+        raise RequestError(
+            f"{index.root}: the corpus has no committed volumes; expected at least one; build it with 'rephase build'"
+        )
     targets = _targets(index, folder, suffix, by_split)
-    _refuse_strangers(folder, set(targets), by_split)
+    _refuse_foreign_files(folder, set(targets), by_split)
     names, receipts = index.names, index.columns["receipt_sha256"]
-    return [Wanted(names[row], receipts[row], targets[row]) for row in rows]
+    return [ExportItem(names[row], receipts[row], targets[row]) for row in rows]
 
 
 def _keep(index: CorpusIndex, rows: list[int], column: str, words: set[str]) -> list[int]:
@@ -66,7 +68,7 @@ def _keep(index: CorpusIndex, rows: list[int], column: str, words: set[str]) -> 
     present = sorted({str(values[row]) for row in rows})
     shown = ", ".join(present[:_SHOWN]) + (", ..." if len(present) > _SHOWN else "")
     raise RequestError(
-        f"{index.root}: no volumes with {column} {', '.join(sorted(unknown or words))}; there are: {shown}"
+        f"{index.root}: no volumes with {column} {', '.join(sorted(unknown or words))}; expected one of {shown}"
     )
 
 
@@ -76,15 +78,14 @@ def _targets(index: CorpusIndex, folder: Path, suffix: str, by_split: bool) -> l
     return [parent / f"{name}{suffix}" for parent, name in zip(folders, index.names, strict=True)]
 
 
-def _refuse_strangers(folder: Path, targets: set[Path], by_split: bool) -> None:
-    """Training code opens every file of a folder, so a stranger would stop it; and nothing of others is touched."""
+def _refuse_foreign_files(folder: Path, targets: set[Path], by_split: bool) -> None:
+    """Refuse a directory that other files are in: training code opens every file of a directory."""
     allowed = targets | ({target.parent for target in targets} if by_split else set())
-    places = [folder, *sorted(allowed - targets)] if by_split else [folder]
-    for place in places:
-        strangers = sorted(entry.name for entry in place.iterdir() if entry not in allowed) if place.is_dir() else []
-        strangers = [name for name in strangers if name != ".partial"]
-        if strangers:
+    for place in [folder, *sorted(allowed - targets)]:
+        entries = place.iterdir() if place.is_dir() else ()
+        foreign = sorted(entry.name for entry in entries if entry not in allowed and entry.name != ".partial")
+        if foreign:
             raise RequestError(
-                f"{place}: holds {strangers[0]}, which is no volume of this corpus; expected an empty folder or an "
-                "earlier export, since training code opens whatever lies there; remove it or choose another folder"
+                f"{place}: contains {foreign[0]}, which is no volume of this corpus; expected an empty directory or an "
+                "earlier export, since training code opens every file in it; remove it or choose another directory"
             )

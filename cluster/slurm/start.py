@@ -21,6 +21,7 @@ from distributed import NannyPlugin, WorkerPlugin
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, WORKER_ENVIRON, free_address, interrupts_held
 from rephase.config import Count, Positive, Whole, read_config
+from rephase.text import install_hint
 
 if TYPE_CHECKING:
     from rephase.cluster.slurm.jobs import Jobs  # needs dask-jobqueue
@@ -113,7 +114,7 @@ def check_jobqueue() -> None:
 
         import rephase.cluster.slurm.jobs  # noqa: F401
     except ImportError as error:
-        raise ClusterError(f"--cluster slurm: {error.name} is not installed; pip install 'rephase[slurm]'") from None
+        raise ClusterError(f"--cluster slurm: {error.name} is not installed; {install_hint('slurm')}") from None
     del cryptography
 
 

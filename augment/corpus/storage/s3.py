@@ -18,27 +18,26 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from botocore.exceptions import (
-    ConnectTimeoutError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ResponseStreamingError,
-)
-
 from rephase.errors import RequestError
-from rephase.text import one_line
+from rephase.text import install_hint, one_line
 
 try:
     import botocore.session
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectTimeoutError,
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+    )
     from botocore.parsers import ResponseParserError
-
-    pass
 except ImportError:
-    raise RequestError("s3:// needs botocore, which is not installed; pip install 'rephase[s3]'") from None
+    raise RequestError(f"s3:// needs botocore, which is not installed; {install_hint('s3')}") from None
 
 TIMEOUT_S = 60.0
 """Without a byte from the server for so long, a request has failed."""

@@ -1,4 +1,4 @@
-"""A committed volume as an export reads it: its receipt, and its arrays slice by slice, every checksum checked."""
+"""A committed volume for an export: its receipt, and its arrays slice by slice with their checksums checked."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from rephase.files import sha256
 
 
 @dataclass(frozen=True)
-class SourceVolume:
+class CommittedVolume:
     """One volume of a corpus.
 
     Attributes
     ----------
     name
-        In the corpus.
+        Name in the corpus.
     receipt
-        Its attributes.
+        Attributes of the volume's group.
     receipt_sha256
-        Names the volume's exact bytes: the receipt holds the checksum of each of them.
+        Identifies the volume's exact bytes, since the receipt holds the checksum of every object.
+    store, reader
+        Read the arrays.
     """
 
     name: str
@@ -39,13 +41,13 @@ class SourceVolume:
     reader: SliceReader
 
     @classmethod
-    def open(cls, store: CorpusStore, name: str) -> SourceVolume:
+    def open(cls, store: CorpusStore, name: str) -> CommittedVolume:
         """Read a volume's receipt.
 
         Raises
         ------
         VolumeError
-            If it is not committed, its receipt is not that of format 1, or its coils are yet to be expanded.
+            If it is not committed, its receipt is not one of format 1, or its coils are not expanded.
         """
         where = f"{store.root}: volume {name}"
         receipt = store.receipt(name)
@@ -66,17 +68,17 @@ class SourceVolume:
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the arrays that there are, `kspace` first."""
+        """Names of the volume's arrays, `kspace` first."""
         return sorted(self.receipt["arrays"], key=lambda name: (name != "kspace", name))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all arrays before compression."""
+        """Size of all arrays before compression, in bytes."""
         return sum(int(np.prod(self.shape(name))) * self.dtype(name).itemsize for name in self.arrays)
 
     @property
     def num_coils(self) -> int:
-        """Coils of the k-space; 0 where it has no coil axis."""
+        """Number of coils of the k-space; 0 if it has no coil axis."""
         shape = self.shape("kspace")
         return shape[1] if len(shape) == 4 else 0
 
@@ -89,7 +91,7 @@ class SourceVolume:
         return np.dtype(self._layout(array).dtype)
 
     def slices(self, array: str) -> Iterator[NDArray[Any]]:
-        """Read an array slice by slice, an array of one axis in one piece.
+        """Yield the slices of an array; an array of one axis comes as one piece.
 
         Raises
         ------

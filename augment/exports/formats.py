@@ -1,0 +1,102 @@
+"""The table of export formats. To add one, write a module with the functions of `Exporter` and add its row here.
+
+Imports no heavy module: the command line makes its options and help from the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from rephase.errors import RequestError
+from rephase.text import install_hint, one_line
+
+if TYPE_CHECKING:
+    from rephase.exports.committed import CommittedVolume
+
+
+class Exporter(Protocol):
+    """The functions of a format's module."""
+
+    def write(self, volume: CommittedVolume, path: Path, stamp: str, compression: str) -> None:
+        """Write one volume.
+
+        Parameters
+        ----------
+        volume
+            Read slice by slice.
+        path
+            A file, or a directory if the format's suffix is empty; does not exist yet.
+        stamp
+            Text to store in the export last, so that `read_stamp` finds it.
+        compression
+            One of the format's `compressions`.
+        """
+
+    def read_stamp(self, path: Path) -> str | None:
+        """Return the stamp of an export, None if something else wrote the file or directory.
+
+        Raises
+        ------
+        OSError
+            If it is a damaged export, which is then replaced.
+        """
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A row of the table.
+
+    Attributes
+    ----------
+    module
+        Has the functions of `Exporter`.
+    suffix
+        Of a volume's file; empty if a volume is a directory.
+    summary
+        One line of `--help`.
+    compressions
+        What `--compression` accepts.
+    extra, package
+        The optional extra of this distribution that the format needs, and the package that must then be importable.
+    """
+
+    module: str
+    suffix: str
+    summary: str
+    compressions: tuple[str, ...] = ("none",)
+    extra: str = ""
+    package: str = ""
+
+    def load(self, name: str) -> Exporter:
+        """Import the format's module; raises RequestError if a package that it needs is not installed."""
+        if self.package:
+            try:
+                import_module(self.package)
+            except ImportError as error:
+                raise RequestError(
+                    f"--format {name}: cannot import {self.package} ({one_line(error)}); expected it to be installed; "
+                    f"{install_hint(self.extra)}"
+                ) from None
+        return cast("Exporter", import_module(self.module))
+
+
+EXPORTS: dict[str, ExportFormat] = {
+    "fastmri": ExportFormat(
+        "rephase.exports.fastmri",
+        ".h5",
+        "one HDF5 file per volume in fastMRI's layout: for fastMRI, DIRECT, deepinv, mrpro",
+        compressions=("none", "gzip"),
+    ),
+    "bart": ExportFormat("rephase.exports.bart", "", "one directory per volume with .cfl and .hdr files: for BART"),
+    "ismrmrd": ExportFormat(
+        "rephase.exports.ismrmrd",
+        ".h5",
+        "one ISMRMRD (MRD version 1) HDF5 file per volume",
+        extra="ismrmrd",
+        package="ismrmrd",
+    ),
+}
+"""Value of `--format` to the format; the first is the default."""
