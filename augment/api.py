@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rephase.errors import RequestError
 
@@ -105,7 +105,7 @@ def repair(
     manifest: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
-    remove_strays: bool = False,
+    delete_unexpected: bool = False,
     progress: bool = True,
     **options: object,
 ) -> RepairSummary:
@@ -121,7 +121,7 @@ def repair(
         The weights that the corpus was made with; those that ship or that the run log names where None.
     dry_run
         Report what would be done; change nothing.
-    remove_strays
+    delete_unexpected
         Delete objects in the corpus that belong to no volume.
     progress
         Show a progress bar while volumes are rebuilt.
@@ -135,7 +135,7 @@ def repair(
         None if manifest is None else os.fspath(manifest),
         None if checkpoint is None else find_checkpoint(os.fspath(checkpoint)),
         dry_run,
-        remove_strays,
+        delete_unexpected,
         _build_options(options),
     )
     return repair_corpus(os.fspath(corpus), request, bar=progress)
@@ -272,22 +272,11 @@ def _generator(name: str) -> PhaseGenerator:
 
 
 def _build_options(options: Mapping[str, object]) -> BuildOptions:
-    """Convert keyword arguments to the options of a build; texts are parsed as on the command line."""
-    from rephase.builder.options import BuildOptions
-    from rephase.commands.result import size
-    from rephase.diffusion.shipped import find_checkpoint
+    """Return the options of a build, by the names of the command line; texts are parsed as there."""
+    from rephase.builder.options import ARGUMENTS, BuildOptions
 
-    values: dict[str, Any] = dict(options)
-    _check_names("build", values, ({field.name for field in fields(BuildOptions)} | {"workers"}) - {"num_workers"})
-    if "workers" in values:
-        values["num_workers"] = values.pop("workers")
-    if values.get("checkpoint") is not None:
-        values["checkpoint"] = find_checkpoint(os.fspath(values["checkpoint"]))
-    if isinstance(values.get("memory_limit"), str):
-        values["memory_limit"] = size(values["memory_limit"])
-    if "keep_columns" in values:
-        values["keep_columns"] = tuple(values["keep_columns"])
-    return BuildOptions(**values)
+    _check_names("build", options, ARGUMENTS)
+    return BuildOptions.from_values(options)
 
 
 def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -1,10 +1,13 @@
-"""Format sizes, time spans and errors for messages. Imports nothing, so that light commands stay light."""
+"""Format and parse sizes, time spans, counts and errors. Imports nothing of ours, so that light commands stay light."""
 
 from __future__ import annotations
 
 import re
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)").match
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {letter + rest: 1000**n for n, letter in enumerate("KMGT", 1) for rest in ("", "B")}
+_UNITS |= {f"{letter}IB": 1024**n for n, letter in enumerate("KMGT", 1)}
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -53,3 +56,26 @@ def install_hint(extra: str) -> str:
     package = __name__.partition(".")[0]
     name = next(iter(packages_distributions().get(package, ())), package)
     return f"install the extra {extra} of {name} (in a checkout: pip install '.[{extra}]')"
+
+
+def parse_count(text: str) -> int:
+    """Parse a whole number of 1 or more; ValueError for anything else."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{text!r}; expected a whole number of 1 or more")
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """Parse a number of bytes with a unit, such as 8GB or 500MiB; ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+        raise ValueError(f"{text!r}; expected a size such as 8GB or 500MiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Parse comma-separated names; ValueError if there are none."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise ValueError(f"{text!r}; expected names separated by commas")
+    return found

@@ -98,7 +98,7 @@ def _here(manifest: Path, root: Path) -> _Timed:
 
 def _on_cluster(manifest: Path, folder: Path, count: int) -> _Timed:
     root = str(folder / f"{count}.zarr")
-    options = BuildOptions(phase="smooth", num_workers=count, dashboard_address="127.0.0.1:0")
+    options = BuildOptions(phase="smooth", workers=count, dashboard_address="127.0.0.1:0")
     begin = time.perf_counter()
     summary = build(read_manifest(manifest), root, options, say=lambda _: None, progress=False)
     end = time.perf_counter()

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.resolve import ResolvedBuild, make_recipe
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.manifests.manifest import Manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
-from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import open_worker
 from rephase.readers.registry import describe_row, read_volume
@@ -144,7 +143,7 @@ def measure_reading(manifest: Manifest) -> float:
     return sum(seconds for seconds, _ in timed) / max(sum(size for _, size in timed), 1)
 
 
-def measure_work(recipe: Recipe, options: BuildOptions, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
+def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
     """Build small volumes of noise in a temporary corpus.
 
     Returns
@@ -152,13 +151,14 @@ def measure_work(recipe: Recipe, options: BuildOptions, device: str, matrix: tup
     per_volume, per_slice
         Seconds that a volume takes apart from its slices, and those of a slice of this (height, width); in one worker.
     """
+    recipe = build.recipe(device)
     few, many = recipe.tile.slices, 3 * recipe.tile.slices
     # real phase needs a second file; taking no phase costs about as much
     timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
     with tempfile.TemporaryDirectory(prefix="rephase-plan-") as folder:
         CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
         worker = open_worker(
-            f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=checkpoint_path(options)
+            f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=build.checkpoint
         )
         times = []
         for number, num_slices in enumerate((few, few, many)):  # the first one warms everything up

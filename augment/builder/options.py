@@ -1,112 +1,247 @@
-"""What a build may be told, with the defaults of the command line."""
+"""The options of a build: the one source of their names, defaults and help, for the command line and for Python."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rephase.diffusion.phases import PHASES, learned_phases
+from rephase.diffusion.shipped import WEIGHTS, find_checkpoint
 from rephase.errors import RequestError
-from rephase.manifests.manifest import UNDERSTOOD
-from rephase.pipeline.magnitude import NegativeRule
+from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from rephase.text import parse_count, parse_names, parse_size
+
+if TYPE_CHECKING:  # it loads NumPy, which `--help` must not
+    from rephase.pipeline.magnitude import NegativeRule
 
 MAX_TIME_LIMIT_S = 1e6
 
+Group = Literal["phase", "source", "execution", "run"]
+"""Heading of an option in `--help`. `rephase plan` has all but `run`, `rephase repair` only `execution` and `run`."""
 
-def same_phase(phase: str) -> str:
-    """Say why there are no replicas with such a phase."""
-    return f"--phase {phase} gives every replica the same phase; expected 1; take a phase that is drawn"
+_NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """The command-line argument of a build option.
+
+    Attributes
+    ----------
+    group
+        Its heading in `--help`.
+    help
+        One line; the default is in it.
+    metavar
+        Placeholder of its value; None for a flag.
+    parse
+        Converts text to the value, or raises ValueError.
+    choices
+        The values that are allowed, empty for any.
+    """
+
+    group: Group
+    help: str
+    metavar: str | None = None
+    parse: Callable[[str], Any] = str
+    choices: tuple[str, ...] = ()
+
+
+def _argument(
+    group: Group,
+    text: str,
+    metavar: str | None = None,
+    parse: Callable[[str], Any] = str,
+    choices: tuple[str, ...] = (),
+) -> Mapping[str, Argument]:
+    return {"argument": Argument(group, text, metavar, parse, choices)}
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The options of `rephase build` and `rephase plan`.
+    """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
-    Attributes
-    ----------
-    phase
-        One of `PHASES`; None takes the shipped weights where there are some, else `smooth`.
-    checkpoint
-        For a learned phase: weights.
-    steps
-        For `diffusion`: network evaluations a slice.
-    seed
-        Of the corpus; another one gives other phase.
-    replicas
-        Volumes made of each row that does not say itself.
-    batch_size
-        Slices handed to the generator at once; does not change a byte.
-    negative
-        What to do with negative magnitude.
-    keep_columns
-        Columns that the format does not know, to be copied into the receipts.
-    cluster, num_workers, memory_limit, dashboard_address
-        As in `rephase.cluster.connect`; bytes per worker.
-    volume_limit
-        Bytes that one volume's float32 magnitude may take; None derives it from a worker's memory.
-    time_limit
-        Seconds that one volume may take; None derives it from its slices (`rephase.pipeline.timeout`).
-    retry_failed
-        Try the volumes again that failed in an earlier run.
-    overwrite
-        Make volumes again that were committed from other bytes or with another recipe.
-    allow_mixed_devices
-        Let workers differ in what may change the last bits.
-    break_lease
-        Take over the lease of a builder that gives no sign of life.
-    keep_open
-        Keep the cluster and its dashboard after the build.
-    performance_report
-        File for Dask's own report of the run, HTML.
+    `phase`, `checkpoint`, `steps`, `seed`, `negative` and `keep_columns` change the bytes of a corpus, and `replicas`
+    its volumes. The others change neither.
+
+    Raises
+    ------
+    RequestError
+        If a value is not allowed or two contradict each other.
     """
 
-    phase: str | None = None
-    checkpoint: Path | None = None
-    steps: int | None = None
-    seed: int = 0
-    replicas: int = 1
-    batch_size: int | None = None
-    negative: NegativeRule = "refuse"
-    keep_columns: tuple[str, ...] = ()
-    cluster: str = "local"
-    num_workers: int | None = None
-    memory_limit: int | None = None
-    dashboard_address: str = "127.0.0.1:8787"
-    volume_limit: int | None = None
-    time_limit: float | None = None
-    retry_failed: bool = False
-    overwrite: bool = False
-    allow_mixed_devices: bool = False
-    break_lease: bool = False
-    keep_open: bool = False
-    performance_report: Path | None = None
+    phase: str | None = field(
+        default=None,
+        metadata=_argument(
+            "phase",
+            "one of those listed above (default: diffusion if its weights are installed or given, else smooth)",
+            "NAME",
+            choices=tuple(PHASES),
+        ),
+    )
+    checkpoint: Path | None = field(
+        default=None,
+        metadata=_argument(
+            "phase",
+            f"weights of a learned phase: a file, or one of {', '.join(WEIGHTS)} (default: those of the phase)",
+            "C",
+            find_checkpoint,
+        ),
+    )
+    steps: int | None = field(
+        default=None,
+        metadata=_argument(
+            "phase",
+            "network evaluations (NFE) per slice, for --phase diffusion (default: those of the weights)",
+            "N",
+            parse_count,
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=_argument("phase", "random seed; a different seed samples a different phase (default: 0)", "S", int),
+    )
+    replicas: int = field(
+        default=1,
+        metadata=_argument("phase", "replicas per row, unless the manifest sets them (default: 1)", "N", parse_count),
+    )
+    negative: NegativeRule = field(
+        default="refuse",
+        metadata=_argument(
+            "source",
+            "negative magnitude: refuse, or clip values above -5 %% of the maximum to zero (default: refuse)",
+            "RULE",
+            choices=_NEGATIVE,
+        ),
+    )
+    keep_columns: tuple[str, ...] = field(
+        default=(),
+        metadata=_argument(
+            "source", "additional manifest columns to copy into the corpus (default: none)", "A,B", parse_names
+        ),
+    )
+    cluster: str = field(
+        default="local",
+        metadata=_argument(
+            "execution",
+            "local, slurm:CONFIG.toml, ssh:HOST,HOST, or the address of a running Dask scheduler: tcp://..., tls://... "
+            "(default: local)",
+            "SPEC",
+        ),
+    )
+    workers: int | None = field(
+        default=None,
+        metadata=_argument(
+            "execution",
+            "worker processes (default: one per GPU, else one per core); of a running scheduler, how many to wait for",
+            "N",
+            parse_count,
+        ),
+    )
+    batch_size: int | None = field(
+        default=None,
+        metadata=_argument("execution", "slices per call of the generator; does not change a byte", "N", parse_count),
+    )
+    memory_limit: int | None = field(
+        default=None,
+        metadata=_argument(
+            "execution",
+            "memory of each local worker, such as 8GB; limits the size of a volume (default: a share of the machine's)",
+            "SIZE",
+            parse_size,
+        ),
+    )
+    time_limit: float | None = field(
+        default=None,
+        metadata=_argument(
+            "execution",
+            "per volume; a volume that exceeds it twice is marked failed (default: 30 minutes to read it, then "
+            "10 minutes and 5 s per slice and network evaluation)",
+            "SECONDS",
+            float,
+        ),
+    )
+    overwrite: bool = field(
+        default=False, metadata=_argument("source", "rebuild volumes whose source, row or options changed")
+    )
+    retry_failed: bool = field(
+        default=False, metadata=_argument("run", "retry the volumes that failed in an earlier run")
+    )
+    allow_mixed_devices: bool = field(
+        default=False,
+        metadata=_argument("run", "allow workers that differ in device, instruction set or version of torch"),
+    )
+    break_lease: bool = field(default=False, metadata=_argument("run", "take over an expired lease"))
+    dashboard_address: str = field(
+        default="127.0.0.1:8787",
+        metadata=_argument(
+            "run",
+            "address of the dashboard; another port is used if this one is taken (default: 127.0.0.1:8787)",
+            "HOST:PORT",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself before anything starts."""
+        """Check the values before anything starts."""
         if self.phase is not None and self.phase not in PHASES:
             raise RequestError(f"--phase {self.phase}: expected one of {', '.join(PHASES)}")
+        if self.negative not in _NEGATIVE:
+            raise RequestError(f"--negative {self.negative}: expected one of {', '.join(_NEGATIVE)}")
         any_steps = tuple(name for name, phase in PHASES.items() if phase.any_steps)
         takes = (("--checkpoint", self.checkpoint, learned_phases()), ("--steps", self.steps, any_steps))
         for name, value, phases in takes:
             if value is not None and self.phase is not None and self.phase not in phases:
                 known = " or ".join(phases)
-                raise RequestError(f"{name} goes with --phase {known}, not with {self.phase}; leave one out")
-        understood = [name for name in self.keep_columns if name in UNDERSTOOD and name != "source"]
-        if understood:
-            raise RequestError(
-                f"--keep-columns {understood[0]}: is a column with a meaning of its own; expected others; what a "
-                "corpus may have of it is there already"
-            )
+                raise RequestError(f"{name} requires --phase {known}; found --phase {self.phase}; omit one of the two")
+        for name in self.keep_columns:
+            if name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and name != "source":
+                raise RequestError(
+                    f"--keep-columns {name}: the corpus format defines it; expected additional columns; omit it"
+                )
         if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
-            raise RequestError(f"--replicas {self.replicas}: {same_phase(self.phase)}")
+            raise RequestError(f"--replicas {self.replicas}: {equal_replicas(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
             raise RequestError(
-                f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and at most {MAX_TIME_LIMIT_S:g}"
+                f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and less than {MAX_TIME_LIMIT_S:g}"
             )
-        counts = {
-            "--replicas": self.replicas, "--steps": self.steps, "--batch-size": self.batch_size,
-            "--workers": self.num_workers, "--memory-limit": self.memory_limit, "--volume-limit": self.volume_limit,
-        }  # fmt: skip
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise RequestError(f"{name} {count}: expected 1 or more")
+        for name in ("replicas", "steps", "batch_size", "workers", "memory_limit"):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise RequestError(f"{flag(name)} {count}: expected a whole number of 1 or more")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, object]) -> Self:
+        """Make options from Python values, where a text or path is parsed as on the command line.
+
+        Raises
+        ------
+        RequestError
+            If a value cannot be parsed or is not allowed.
+        """
+        parsed = dict(values)
+        for name, value in values.items():
+            if isinstance(value, str | os.PathLike):
+                try:
+                    parsed[name] = ARGUMENTS[name].parse(os.fspath(value))
+                except ValueError as error:
+                    raise RequestError(f"{flag(name)}: {error}") from None
+            elif isinstance(value, list):
+                parsed[name] = tuple(value)
+        return cls(**parsed)  # type: ignore[arg-type]  # checked in __post_init__
+
+
+ARGUMENTS: Mapping[str, Argument] = {one.name: one.metadata["argument"] for one in fields(BuildOptions)}
+"""The command-line argument of every build option, by the option's name."""
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of an option's name."""
+    return f"--{name.replace('_', '-')}"
+
+
+def equal_replicas(phase: str) -> str:
+    """Format why a phase that does not vary has no replicas."""
+    return f"--phase {phase} is the same in every replica; expected 1; use a sampled phase"

@@ -8,8 +8,8 @@ from typing import Any
 
 from rephase.builder.estimate import Shape, measure_reading, measure_sizes, measure_work
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_corpus, check_replicas, corpus_exists
-from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.preflight import check_recipe, check_replicas, find_corpus
+from rephase.builder.resolve import resolve_build
 from rephase.builder.workers import check_cluster
 from rephase.cluster.local import local_shape
 from rephase.cluster.slurm.start import job_script, read_slurm
@@ -106,7 +106,7 @@ class Plan:
             )
         lines += [
             f"WARNING:  volumes of {' x '.join(map(str, shape))} would be refused as too large; give each worker more "
-            "with fewer --workers or a higher --memory-limit, or raise --volume-limit where it is given"
+            "with fewer --workers or a higher --memory-limit"
             for shape in self.too_large[:5]
         ]
         if self.unreadable:
@@ -151,24 +151,27 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         If the build would refuse the request.
     """
     check_cluster(options)
-    device = device_kind() if checkpoint_path(options) is not None else "cpu"
-    recipe = make_recipe(options, device)
-    check_corpus(root, recipe, options.overwrite)
+    store = find_corpus(root)
+    build = resolve_build(root, options)
+    device = device_kind() if build.uses_model else "cpu"
+    recipe = build.recipe(device)
+    if store is not None:
+        check_recipe(store, recipe, options.overwrite)
     check_replicas(manifest, options.phase)
-    shape = local_shape(options.num_workers, None, options.memory_limit)
+    shape = local_shape(options.workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)
-    limits = magnitude_limits(shape.memory_limit, shape.threads, options.volume_limit) if local else MemoryLimits()
+    limits = magnitude_limits(shape.memory_limit, shape.threads) if local else MemoryLimits()
     plan = Plan(
         corpus=root,
         recipe=recipe.to_json(),
         num_volumes=sizes.num_volumes,
-        num_committed=_count_committed(manifest, root, options),
+        num_committed=0 if store is None else _count_committed(manifest, store, options.replicas),
         num_slices=round(sizes.num_slices),
         num_bytes=round(sizes.num_voxels * BYTES_PER_VOXEL),
         sizes_from=sizes.source,
         exact=sizes.exact,
-        num_workers=shape.num_workers if local else options.num_workers or 1,
+        num_workers=shape.num_workers if local else options.workers or 1,
         worker_bytes=shape.memory_limit if local else None,
         needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
@@ -177,7 +180,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
     )
     if sizes.num_slices:
-        per_volume, per_slice = measure_work(recipe, options, device, sizes.matrix)
+        per_volume, per_slice = measure_work(build, device, sizes.matrix)
         per_slice += measure_reading(manifest) * sizes.matrix[0] * sizes.matrix[1]
         equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
         plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
@@ -190,8 +193,6 @@ def _magnitude_bytes(shape: Shape) -> int:
     return 4 * shape[0] * shape[1] * shape[2]
 
 
-def _count_committed(manifest: Manifest, root: str, options: BuildOptions) -> int:
-    if not corpus_exists(root):
-        return 0
-    committed = set(CorpusStore.open(root).names())
-    return sum(name in committed for name in requested_names(manifest, options.replicas))
+def _count_committed(manifest: Manifest, store: CorpusStore, replicas: int) -> int:
+    committed = set(store.names())
+    return sum(name in committed for name in requested_names(manifest, replicas))

@@ -1,15 +1,15 @@
-"""What is checked and counted before a build starts anything."""
+"""Checks before a build starts: the corpus and its recipe, the machines that built it, replicas, earlier failures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rephase.builder.options import BuildOptions, same_phase
+from rephase.builder.options import BuildOptions, equal_replicas
 from rephase.builder.resolve import describe_differences
 from rephase.builder.runlog import Failure
 from rephase.corpus.storage.open import open_storage
-from rephase.corpus.store import CorpusStore
+from rephase.corpus.store import CorpusStore, parse_attributes
 from rephase.diffusion.phases import PHASES
 from rephase.errors import RequestError, VolumeError, unwritable
 from rephase.manifests.manifest import Manifest
@@ -18,67 +18,66 @@ from rephase.pipeline.recipe import Recipe, row_fingerprint
 from rephase.pipeline.task import Task
 
 
-def corpus_exists(root: str) -> bool:
-    """Tell whether something was begun there."""
-    return open_storage(root).exists("zarr.json")
-
-
-def check_place(root: str) -> None:
-    """Check that a corpus lies there or can be made there, as far as looking tells.
+def find_corpus(root: str) -> CorpusStore | None:
+    """Open the corpus; None where one can be created, as far as can be checked without writing.
 
     Raises
     ------
     RequestError
-        If a file or a folder with something else lies there, or it cannot be looked at.
+        If the path is a file or a folder with other content, or cannot be read.
     """
     try:
         storage = open_storage(root)
-        if storage.exists("zarr.json"):
-            return
+        if (document := storage.get("zarr.json")) is not None:
+            return CorpusStore(storage, parse_attributes(storage, document))
         if storage.is_local and Path(storage.root).is_file():
-            raise RequestError(f"{root}: is a file; expected a corpus or a path where there is nothing yet")
+            raise RequestError(f"{root}: is a file; expected a corpus or an empty path; choose another path")
         foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
     except OSError as error:
         raise unwritable(root, error) from None
     if foreign:
         raise RequestError(
-            f"{root}: no corpus, and not empty ({foreign[0]}); expected a corpus or a path where there is nothing yet"
+            f"{root}: no corpus, and not empty ({foreign[0]}); expected a corpus or an empty path; choose another path"
         )
+    return None
 
 
-def check_corpus(root: str, recipe: Recipe, overwrite: bool) -> None:
-    """Check that a corpus that is there already was made by the same recipe.
+def check_recipe(store: CorpusStore, recipe: Recipe, overwrite: bool) -> None:
+    """Check that a corpus was built by this recipe, unless it is to be overwritten.
 
     Raises
     ------
     RequestError
-        If it was not and is not to be overwritten; the message lists the options that differ. As `check_place`, too.
+        If it was not; the message lists the options that differ.
     """
-    check_place(root)
-    if not corpus_exists(root):
+    if overwrite or store.attributes.get("recipe_hash") == recipe.hash:
         return
-    attributes = CorpusStore.open(root).attributes
-    if attributes.get("recipe_hash") == recipe.hash or overwrite:
-        return
-    there = attributes.get("recipe")
-    differences = describe_differences(there if isinstance(there, dict) else {}, recipe.to_json())
-    lines = [f"{root}: this corpus was made by another recipe:", *(f"  {line}" for line in differences)]
-    raise RequestError("\n".join([*lines, "give the same options, build into another corpus, or --overwrite this one"]))
+    found = store.attributes.get("recipe")
+    differences = describe_differences(found if isinstance(found, dict) else {}, recipe.to_json())
+    raise RequestError(
+        "\n".join(
+            [
+                f"{store.root}: this corpus was built by another recipe:",
+                *(f"  {line}" for line in differences),
+                "give the same options, build into another corpus, or --overwrite this one",
+            ]
+        )
+    )
 
 
 def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
-    """Open the corpus, or create it where there is none.
+    """Open the corpus, or create it.
 
     Raises
     ------
     RequestError
-        As `check_corpus`, or if it cannot be read or written.
+        As `find_corpus` and `check_recipe`, or if it cannot be written.
     """
+    store = find_corpus(root)
     try:
-        check_corpus(root, recipe, overwrite)
-        if not corpus_exists(root):
-            return CorpusStore.create(root, recipe.attributes())
-        store = CorpusStore.open(root)
+        if store is None:
+            return CorpusStore.begin(open_storage(root), recipe.attributes())
+        check_recipe(store, recipe, overwrite)
         if store.attributes.get("recipe_hash") != recipe.hash:
             store.write_attributes(recipe.attributes())
     except OSError as error:
@@ -87,7 +86,7 @@ def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
 
 
 def check_environment(store: CorpusStore, classes: list[dict[str, str]], options: BuildOptions) -> None:
-    """Check that a corpus is carried on by machines like those that began it; one of its volumes is looked at.
+    """Check that a corpus is resumed on machines of the kind that began it, by the receipt of one volume.
 
     Raises
     ------
@@ -99,17 +98,17 @@ def check_environment(store: CorpusStore, classes: list[dict[str, str]], options
     try:
         receipt = next((found for name in store.names()[:1] if (found := store.receipt(name)) is not None), None)
     except VolumeError:
-        return  # damaged; the volume's own task says so
+        return  # damaged; the task of that volume reports it
     environment = None if receipt is None else receipt.get("environment")
     if isinstance(environment, dict) and environment not in classes:
         raise RequestError(
-            f"{store.root}: was begun by workers of another kind ({describe_class(environment)}) than these "
+            f"{store.root}: begun by workers of another kind ({describe_class(environment)}) than these "
             f"({describe_class(classes[0])}): {MIXED_HELP}"
         )
 
 
 def check_replicas(manifest: Manifest, phase: str | None) -> None:
-    """Check that no row asks for replicas of a phase that does not vary.
+    """Check that no row requests replicas of a phase that does not vary.
 
     Raises
     ------
@@ -120,15 +119,15 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
         return
     for row in manifest:
         if (row.replicas or 1) > 1:
-            raise RequestError(f"{manifest.path}:{row.line}: replicas is {row.replicas}: {same_phase(phase)}")
+            raise RequestError(f"{manifest.path}:{row.line}: replicas is {row.replicas}: {equal_replicas(phase)}")
 
 
 def split_failed(
     tasks: Iterator[Task], failures: Mapping[str, Failure], recipe: Recipe, not_retried: list[Task]
 ) -> Iterator[Task]:
-    """Leave out what failed in an earlier run with the same row and recipe; what is left out is added to `not_retried`.
+    """Yield the tasks but those that failed in an earlier run with the same row and recipe, which go to `not_retried`.
 
-    What had `changed` is looked at again: that is cheap, and `--overwrite` or the old source mends it.
+    A volume that had `changed` is checked again: that is cheap, and `--overwrite` or the old source fixes it.
     """
     for task in tasks:
         failure = failures.get(task.name)

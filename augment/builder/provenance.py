@@ -15,6 +15,7 @@ from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attri
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, root_faults
+from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.shipped import WEIGHTS, shipped_weights
 from rephase.errors import RequestError, VolumeError
@@ -77,8 +78,10 @@ def _recipe_hashes(store: CorpusStore) -> set[str]:
     return {found for found, _ in counts.most_common(1)}
 
 
-def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str) -> dict[str, Any]:
-    """Give the build options that a corpus's recipe means, weights included.
+def options_of(
+    attributes: Mapping[str, Any], checkpoint: Path | None, root: str
+) -> tuple[dict[str, Any], Checkpoint | None]:
+    """Return the build options that the recipe of a corpus means, and the weights that it names.
 
     Raises
     ------
@@ -90,24 +93,23 @@ def options_of(attributes: Mapping[str, Any], checkpoint: Path | None, root: str
     options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
     phase = PHASES.get(recipe.get("phase", ""))
     if phase is not None and phase.learned and recipe.get("checkpoint_sha256") is not None:
-        options["checkpoint"] = _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
         options["steps"] = recipe["nfe"] if phase.any_steps else None
-    return options
+        return options, _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
+    return options, None
 
 
-def _find_weights(wanted: str, given: Path | None, root: str) -> Path:
-    from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
-
+def _find_weights(wanted: str, given: Path | None, root: str) -> Checkpoint:
     logged = [Path(str(run["checkpoint"])) for run in past_runs(root) if run.get("checkpoint")]
     candidates = [given] if given is not None else [*map(shipped_weights, WEIGHTS), *dict.fromkeys(logged)]
     for path in candidates:
         if path is None or not path.is_file():
             continue
         try:
-            if load_checkpoint(path).sha256 == wanted:
-                return path
+            checkpoint = load_checkpoint(path)
         except CheckpointError:
             continue
+        if checkpoint.sha256 == wanted:
+            return checkpoint
     looked = ", ".join(str(path) for path in candidates if path is not None) or "nowhere"
     raise RequestError(
         f"{root}: was made with weights of SHA-256 {wanted[:12]}...; looked at {looked}; name them with --checkpoint"

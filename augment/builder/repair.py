@@ -20,6 +20,7 @@ from rephase.corpus.receipt import receipt_faults
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, VOLUMES_KEY, verify_store
+from rephase.diffusion.checkpoint import Checkpoint
 from rephase.errors import RequestError, VolumeError, unwritable
 from rephase.manifests.errors import ManifestError
 from rephase.manifests.manifest import Manifest
@@ -118,7 +119,7 @@ class _Repair:
             dry_run=options.dry_run,
         )
         self._manifest, self._path = self._read_manifest()
-        self._build = self._build_options() if found.damaged else options.build
+        self._build, self._checkpoint = self._build_options() if found.damaged else (options.build, None)
         self._expected = {name: self._record(name) for name in found.damaged}
         self._tasks = self._make_tasks()
 
@@ -139,9 +140,9 @@ class _Repair:
                 raise
             return None, ""
 
-    def _build_options(self) -> BuildOptions:
-        recipe = options_of(self._store.attributes, self._options.checkpoint, self._store.root)
-        return replace(self._options.build, **recipe)
+    def _build_options(self) -> tuple[BuildOptions, Checkpoint | None]:
+        recipe, checkpoint = options_of(self._store.attributes, self._options.checkpoint, self._store.root)
+        return replace(self._options.build, **recipe), checkpoint
 
     def _record(self, name: str) -> ExpectedVolume:
         """Gather what is recorded of a volume: by the index, and by its receipt where that can be read."""
@@ -204,9 +205,9 @@ class _Repair:
             write_index(self._store, self._order())
 
     def _make_again(self, lease: Lease, say: Say | None, bar: bool) -> None:
-        check_request(self._store.root, self._build)
+        resolved = check_request(self._store.root, self._build, self._checkpoint)
         order = self._order()
-        work = TaskList(
+        tasks = TaskList(
             num_volumes=len(self._tasks),
             names=lambda: iter(self._tasks),
             order=lambda: iter(order),
@@ -215,7 +216,7 @@ class _Repair:
             manifest=self._path,
             seen=self._take,
         )
-        done = run_tasks(work, self._store.root, self._build, lease, say, bar)
+        done = run_tasks(tasks, resolved, lease, say, bar)
         self.summary.failed |= done.failed
         for name in done.vanished:
             self.summary.failed[name] = Failure("missing", f"volume {name}: was made again and is gone", "", "")

@@ -1,110 +1,130 @@
-"""New."""
+"""From the options of a build to what they mean: phase, loaded weights, and the recipe on a kind of device."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from rephase.builder.options import BuildOptions
+from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
+from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
+from rephase.diffusion.processes.fat import fat_facts
+from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import Recipe, Tile
 
 
 def default_phase() -> str:
-    """Name the generator that a build takes where none is asked for."""
+    """Return the phase of a build whose options name none: that of the installed weights, else `smooth`."""
     return "diffusion" if default_checkpoint() is not None else "smooth"
 
 
-def checkpoint_path(options: BuildOptions) -> Path | None:
-    """Give the weights that a build takes; None where its phase needs none.
+@dataclass(frozen=True)
+class ResolvedBuild:
+    """A build whose options were resolved, once; everything after takes this instead of the options.
 
-    Raises
-    ------
-    RequestError
-        If weights are needed and there are none.
+    Attributes
+    ----------
+    root
+        Path or URL of the corpus.
+    options
+        As given.
+    phase
+        One of `rephase.diffusion.phases.PHASES`.
+    checkpoint
+        The loaded weights; None for a phase that is not learned.
+    nfe
+        Network evaluations per slice.
+    weights_sha256
+        Of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
     """
-    phase = options.phase or ("diffusion" if options.checkpoint else default_phase())
-    row = PHASES[phase]
-    if not row.learned:
-        return None
-    path = options.checkpoint or (shipped_weights(row.weights) if row.weights else None)
-    if path is None:
-        missing = describe_missing(row.weights) if row.weights else "expected --checkpoint"
-        raise RequestError(f"--phase {phase}: {missing}, or take --phase smooth")
-    return path.absolute()
+
+    root: str
+    options: BuildOptions
+    phase: str
+    checkpoint: Checkpoint | None
+    nfe: int
+    weights_sha256: str | None
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether workers run a network, on a GPU if they have one."""
+        return self.checkpoint is not None
+
+    def recipe(self, device: str = "cpu") -> Recipe:
+        """Return the recipe on a kind of device, "cpu" or "cuda": the slices per network call depend on it."""
+        tile = Tile()
+        if self.checkpoint is not None:
+            slices = 1 if device == "cpu" else GPU_TILE
+            tile = Tile(slices=slices, multiple=self.checkpoint.network.config.multiple)
+        return Recipe(
+            phase=self.phase,
+            nfe=self.nfe,
+            checkpoint_sha256=self.weights_sha256,
+            seed=self.options.seed,
+            negative=self.options.negative,
+            keep_columns=tuple(sorted(set(self.options.keep_columns))),
+            tile=tile,
+        )
 
 
-def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
-    """Resolve options to the recipe that they mean on this kind of device.
+def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | None = None) -> ResolvedBuild:
+    """Resolve the options of a build and load its weights.
 
     Parameters
     ----------
+    root
+        Path or URL of the corpus.
     options
         Of the build.
-    device
-        "cpu" or "cuda": how many slices the network is given at once depends on it.
+    checkpoint
+        The weights, if they are loaded already.
 
     Raises
     ------
     RequestError
-        If the checkpoint cannot be used, or options contradict each other.
+        If the weights are missing or cannot be used, or options contradict each other.
     """
-    path = checkpoint_path(options)
-    phase, nfe, checkpoint_sha256, tile = options.phase or "smooth", 0, None, Tile()
-    if path is None and options.steps is not None:
-        raise RequestError(f"--steps goes with --phase diffusion, not with {phase}; leave one out")
-    if phase == "tissue":
-        checkpoint_sha256 = _fat_sha256()
-    if path is not None:
-        phase = options.phase or "diffusion"
-        nfe, checkpoint_sha256, tile = _describe_model(path, phase, options.steps, device)
-    return Recipe(
-        phase=phase,
-        nfe=nfe,
-        checkpoint_sha256=checkpoint_sha256,
-        seed=options.seed,
-        negative=options.negative,
-        keep_columns=tuple(sorted(set(options.keep_columns))),
-        tile=tile,
-    )
-
-
-def _fat_sha256() -> str:
-    """Of the weights that a baseline needs."""
-    from rephase.diffusion.processes.fat import fat_facts
-
+    phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else default_phase())
+    if options.steps is not None and not PHASES[phase].any_steps:
+        raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
+    nfe, weights_sha256 = 0, None
     try:
-        return str(fat_facts("tissue")["fat"]["sha256"])
+        if PHASES[phase].learned:
+            checkpoint = checkpoint or _load(phase, options)
+            nfe, weights_sha256 = make_generator(phase, checkpoint, options.steps).nfe, checkpoint.sha256
+        elif phase == "tissue":
+            weights_sha256 = str(fat_facts(phase)["fat"]["sha256"])
     except ValueError as error:
         raise RequestError(str(error)) from None
+    return ResolvedBuild(root, options, phase, checkpoint, nfe, weights_sha256)
 
 
-def _describe_model(path: Path, phase: str, steps: int | None, device: str) -> tuple[int, str, Tile]:
-    from rephase.diffusion.checkpoint import load_checkpoint
-    from rephase.diffusion.learned import GPU_TILE
-    from rephase.diffusion.registry import make_generator
+def _load(phase: str, options: BuildOptions) -> Checkpoint:
+    weights = PHASES[phase].weights
+    path = options.checkpoint or (shipped_weights(weights) if weights else None)
+    if path is None:
+        missing = describe_missing(weights) if weights else "expected --checkpoint"
+        raise RequestError(f"--phase {phase}: {missing}, or use --phase smooth")
+    return load_checkpoint(path.absolute())
 
-    try:
-        checkpoint = load_checkpoint(path)
-        nfe = make_generator(phase, checkpoint, steps).nfe
-    except ValueError as error:
-        raise RequestError(str(error)) from None
-    slices = 1 if device == "cpu" else GPU_TILE
-    tile = Tile(slices=slices, multiple=checkpoint.network.config.multiple)
-    return nfe, checkpoint.sha256, tile
+
+def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
+    """Resolve options to their recipe on a kind of device; errors as in `resolve_build`."""
+    return resolve_build("", options).recipe(device)
 
 
 def describe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """List in what two recipes differ, as `seed: 0 there, 1 asked`."""
+    """List the differences of two recipes, as `seed: corpus has 0, requested 1`."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             lines += describe_differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {json.dumps(before)} there, {json.dumps(after)} asked")
+            lines.append(f"{prefix}{key}: corpus has {json.dumps(before)}, requested {json.dumps(after)}")
     return lines

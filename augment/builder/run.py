@@ -14,8 +14,8 @@ from functools import partial
 from tqdm import tqdm
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_corpus, check_place, check_replicas, open_corpus, split_failed
-from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.preflight import check_recipe, check_replicas, find_corpus, split_failed
+from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
 from rephase.builder.workers import (
@@ -30,11 +30,12 @@ from rephase.builder.workers import (
 from rephase.cluster.connect import Connection
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.monitor import ProgressReporter
-from rephase.cluster.performance import reporting
 from rephase.cluster.window import Finished, run_window
 from rephase.corpus.index_writer import IndexBuilder
 from rephase.corpus.lease import Lease
 from rephase.corpus.storage.base import run_folder
+from rephase.corpus.store import CorpusStore
+from rephase.diffusion.checkpoint import Checkpoint
 from rephase.errors import is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import device_kind
@@ -46,7 +47,7 @@ INDEX_EVERY_S = 60.0
 _TOLD_FAILURES = 10
 
 Say = Callable[[str], None]
-Prepare = Callable[[Connection, str, BuildOptions], WorkerSetup]
+Prepare = Callable[[Connection, ResolvedBuild], tuple[WorkerSetup, CorpusStore]]
 
 
 def build(
@@ -78,54 +79,63 @@ def build(
         If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
     """
     root = root.rstrip("/") or root
-    check_request(root, options)
+    resolved = check_request(root, options)
     check_replicas(manifest, options.phase)
-    work = task_list(manifest, options.replicas, options.retry_failed)
+    tasks = task_list(manifest, options.replicas, options.retry_failed)
     with Lease(root, options.break_lease) as lease:
-        return run_tasks(work, root, options, lease, say, progress)
+        return run_tasks(tasks, resolved, lease, say, progress)
 
 
-def check_request(root: str, options: BuildOptions) -> None:
-    """Check what can be checked before anything starts; raises RequestError."""
+def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | None = None) -> ResolvedBuild:
+    """Check what can be checked before anything starts, and resolve the options.
+
+    Parameters
+    ----------
+    root, options
+        As in `build`.
+    checkpoint
+        The weights, if they are loaded already.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong.
+    """
     check_cluster(options)
-    check_place(root)
-    if options.cluster == "local":  # the device is known, so a wrong request need not wait for the workers
-        device = device_kind() if checkpoint_path(options) is not None else "cpu"
-        check_corpus(root, make_recipe(options, device), options.overwrite)
+    store = find_corpus(root)
+    resolved = resolve_build(root, options, checkpoint)
+    if store is not None and options.cluster == "local":  # the device is known, so no worker need be started for this
+        check_recipe(store, resolved.recipe(device_kind() if resolved.uses_model else "cpu"), options.overwrite)
+    return resolved
 
 
 def run_tasks(
-    work: TaskList,
-    root: str,
-    options: BuildOptions,
+    tasks: TaskList,
+    build: ResolvedBuild,
     lease: Lease,
     say: Say | None = None,
     progress: bool = True,
     prepare: Prepare = prepare_workers,
 ) -> BuildSummary:
-    """Do the work of one run on the cluster of `--cluster`, under a lease that is held; as `build`.
+    """Run tasks on the cluster of `--cluster` while the lease is held; as `build`.
 
     `prepare` makes the workers ready.
     """
     say = say or _say
-    clear_timeouts(root)
+    clear_timeouts(build.root)
     with ExitStack() as stack:
-        with connected(options, say) as connection:
-            plan = prepare(connection, root, options)
+        with connected(build.options, say) as connection:
+            setup, store = prepare(connection, build)
             say(f"dashboard: {connection.dashboard}")
-            for line in plan.lines():
+            for line in setup.lines():
                 say(line)
-            run = stack.enter_context(_Run(work, plan, options, connection, lease, say))
+            run = stack.enter_context(_Run(tasks, setup, store, build.options, connection, lease, say))
             try:
-                with reporting(connection.client, options.performance_report, say):
-                    summary = run.go(progress)
+                summary = run.go(progress)
             finally:
-                forget_workers(connection, plan)
-            if options.keep_open and not summary.interrupted:
-                run.finish()
-                _keep_open(connection, [*summary.lines(), ""], say)
+                forget_workers(connection, setup)
         run.finish()  # workers that were stopped have committed their last volume by now
-    clear_timeouts(root, keep_dumps=True)
+    clear_timeouts(build.root, keep_dumps=True)
     return summary
 
 
@@ -133,25 +143,32 @@ class _Run:
     """One run over the tasks: it counts, logs, shows and indexes what comes back."""
 
     def __init__(
-        self, work: TaskList, plan: WorkerSetup, options: BuildOptions, connection: Connection, lease: Lease, say: Say
+        self,
+        tasks: TaskList,
+        setup: WorkerSetup,
+        store: CorpusStore,
+        options: BuildOptions,
+        connection: Connection,
+        lease: Lease,
+        say: Say,
     ) -> None:
-        self._work = work
-        self._plan = plan
+        self._task_list = tasks
+        self._setup = setup
+        self._store = store
         self._options = options
         self._connection = connection
         self._lease = lease
         self._say = say
-        self._reporter = ProgressReporter(connection.client, plan.state, say)
-        self._summary = BuildSummary(plan.root, work.num_volumes)
-        self._store = open_corpus(plan.root, plan.recipe, plan.overwrite)
+        self._reporter = ProgressReporter(connection.client, setup.state, say)
+        self._summary = BuildSummary(setup.root, tasks.num_volumes)
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
         self._finished = False
         try:
             self._index = IndexBuilder(self._store)
-            self._log = RunLog(plan.root, self._facts())
+            self._log = RunLog(setup.root, self._facts())
         except OSError as error:
-            raise unwritable(plan.root, error) from None
+            raise unwritable(setup.root, error) from None
 
     def __enter__(self) -> _Run:
         return self
@@ -164,7 +181,7 @@ class _Run:
     def go(self, progress: bool) -> BuildSummary:
         """Hand everything out; Ctrl-C ends it early and cleanly."""
         start = time.monotonic()
-        work = partial(run_task, self._plan.state)
+        work = partial(run_task, self._setup.state)
         with self._bar(progress) as bar:
             try:
                 finished_ones = run_window(
@@ -215,51 +232,51 @@ class _Run:
         if not self._finished:
             self._finished = True
             try:
-                self._index.write(self._work.order())
+                self._index.write(self._task_list.order())
                 if self._summary.num_open:
                     self._count_unseen()
                 self._summary.vanished = self._index.vanished()
                 self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
-                self._summary.sort(self._work.names())
+                self._summary.sort(self._task_list.names())
                 self._log.end(self._summary.to_json())
             except OSError as error:  # a full disk: what is committed stays, and the next run writes the index
                 self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
 
     def _say_unwritten(self, error: OSError) -> str:
         mend = "make room and run" if is_disk_full(error) else "run"
-        where = error.filename or run_folder(self._plan.root)
+        where = error.filename or run_folder(self._setup.root)
         return f"{where}: {error.strerror or error}; {mend} the same command again"
 
     def _count_unseen(self) -> None:
         """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
         summary = self._summary
-        for name, before in self._index.unseen(self._work.names()):
+        for name, before in self._index.unseen(self._task_list.names()):
             if name not in summary.failed and name not in summary.not_retried:
                 summary.take_unseen(None if before else self._store.receipt(name))
 
     def _facts(self) -> dict[str, object]:
-        plan = self._plan
+        setup = self._setup
         return {
-            "manifest": self._work.manifest,
-            "checkpoint": None if plan.checkpoint is None else str(plan.checkpoint),
-            "num_volumes": self._work.num_volumes,
-            "num_slices": self._work.num_slices,
-            "recipe_hash": plan.recipe.hash,
-            "recipe": plan.recipe.to_json(),
-            "environments": plan.classes,
-            "devices": plan.devices,
+            "manifest": self._task_list.manifest,
+            "checkpoint": None if setup.checkpoint is None else str(setup.checkpoint),
+            "num_volumes": self._task_list.num_volumes,
+            "num_slices": self._task_list.num_slices,
+            "recipe_hash": setup.recipe.hash,
+            "recipe": setup.recipe.to_json(),
+            "environments": setup.classes,
+            "devices": setup.devices,
             "num_workers": self._connection.num_workers(),
             "num_threads": self._connection.num_threads(),
-            "limits": asdict(plan.limits),
+            "limits": asdict(setup.limits),
             "cluster": self._options.cluster,
         }
 
     def _tasks(self) -> Iterator[Task]:
-        tasks = self._work.tasks()
-        if self._work.retry_failed:
+        tasks = self._task_list.tasks()
+        if self._task_list.retry_failed:
             return tasks
         not_retried: list[Task] = []
-        kept = split_failed(tasks, dict(self._log.failures), self._plan.recipe, not_retried)
+        kept = split_failed(tasks, dict(self._log.failures), self._setup.recipe, not_retried)
         return self._note_not_retried(kept, not_retried)
 
     def _note_not_retried(self, kept: Iterator[Task], not_retried: list[Task]) -> Iterator[Task]:
@@ -269,7 +286,7 @@ class _Run:
     @contextmanager
     def _bar(self, progress: bool) -> Iterator[tqdm]:
         with tqdm(
-            total=self._work.num_volumes,
+            total=self._task_list.num_volumes,
             unit="volume",
             disable=not progress,
             dynamic_ncols=True,
@@ -281,17 +298,17 @@ class _Run:
     def _take(self, finished: Finished[Task], bar: tqdm) -> None:
         task = finished.item
         outcome: Outcome = (
-            finished.value if finished.error is None else outcome_of_dead_worker(self._plan.root, finished)
+            finished.value if finished.error is None else outcome_of_dead_worker(self._setup.root, finished)
         )
         summary = self._summary
         summary.take(outcome)
-        if self._work.seen is not None:
-            self._work.seen(outcome)
+        if self._task_list.seen is not None:
+            self._task_list.seen(outcome)
         if outcome.disk_full:
             summary.stopped = f"{outcome.message}; make room and run the same command again"
             return
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
-        self._log.record(outcome, fingerprint, self._plan.recipe.hash)
+        self._log.record(outcome, fingerprint, self._setup.recipe.hash)
         if outcome.status == "failed":
             summary.failed[outcome.name] = self._log.failures[outcome.name]
         if outcome.receipt is not None:
@@ -305,14 +322,14 @@ class _Run:
         return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))
 
     def _identity(self, task: Task) -> tuple[str, str, str]:
-        return task.name, row_fingerprint(task.row), self._plan.recipe.hash
+        return task.name, row_fingerprint(task.row), self._setup.recipe.hash
 
     def _refresh_index(self) -> None:
         """Write the index now and then, so that a corpus that grows can be loaded; never most of the time."""
         start = time.monotonic()
         if start - self._indexed < self._index_every:
             return
-        self._index.write(self._work.order())
+        self._index.write(self._task_list.order())
         self._indexed = time.monotonic()
         self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
 
@@ -326,13 +343,3 @@ def _next_interrupt_kills() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _keep_open(connection: Connection, lines: list[str], say: Say) -> None:
-    for line in lines:
-        say(line)
-    say(f"the cluster stays open: {connection.dashboard}; Ctrl-C closes it")
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        _next_interrupt_kills()

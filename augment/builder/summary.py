@@ -228,7 +228,7 @@ class RepairSummary:
             lines.append(f"{len(self.strays)} objects that belong to nothing in the corpus: {what}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
-        looked = f"{self.num_volumes} volumes looked at, {len(self.faults) or 'no'} faults"
+        looked = f"{self.num_volumes} volumes checked, {len(self.faults) or 'no'} errors"
         return [*lines, f"{self.corpus}: {looked}{self._say_end()}"]
 
     def _written(self, verb: str) -> str:

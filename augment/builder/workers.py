@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_environment, open_corpus
-from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.resolve import ResolvedBuild
 from rephase.cluster.connect import Connection, check_spec, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.metrics import install_metrics
-from rephase.cluster.performance import check_report
 from rephase.cluster.window import Finished
 from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
+from rephase.corpus.store import CorpusStore
 from rephase.counters import COUNTERS
 from rephase.errors import RETRY_WITH_MEMORY, RequestError
 from rephase.pipeline.build_volume import build_volume, warm_up
@@ -67,22 +67,22 @@ class WorkerSetup:
         return lines
 
 
-def prepare_worker(plan: WorkerSetup) -> WorkerContext:
+def prepare_worker(setup: WorkerSetup) -> WorkerContext:
     """Make a worker process ready; one of another kind of machine than the first ones refuses, and does not join."""
-    environment = environment_class(plan.device)
-    if environment not in plan.classes and not plan.allow_mixed:
+    environment = environment_class(setup.device)
+    if environment not in setup.classes and not setup.allow_mixed:
         raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
     worker = open_worker(
-        plan.root,
-        plan.recipe,
+        setup.root,
+        setup.recipe,
         environment,
-        device=plan.device,
-        checkpoint=plan.checkpoint,
-        batch_size=plan.batch_size,
-        limits=plan.limits,
-        overwrite=plan.overwrite,
-        allow_mixed=plan.allow_mixed,
-        watchdog=Watchdog(TimeLimit(plan.time_limit, plan.recipe.nfe), timeout_folder(plan.root)),
+        device=setup.device,
+        checkpoint=setup.checkpoint,
+        batch_size=setup.batch_size,
+        limits=setup.limits,
+        overwrite=setup.overwrite,
+        allow_mixed=setup.allow_mixed,
+        watchdog=Watchdog(TimeLimit(setup.time_limit, setup.recipe.nfe), timeout_folder(setup.root)),
     )
     warm_up(worker)
     return replace(worker, counters=COUNTERS)
@@ -101,7 +101,6 @@ def check_cluster(options: BuildOptions) -> None:
     """Check the value of `--cluster` without starting anything; raises RequestError."""
     with _as_request_errors():
         check_spec(options.cluster)
-        check_report(options.performance_report)
 
 
 @contextmanager
@@ -120,7 +119,7 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
             connection = stack.enter_context(
                 connect(
                     options.cluster,
-                    num_workers=options.num_workers,
+                    num_workers=options.workers,
                     memory_limit=options.memory_limit,
                     dashboard_address=options.dashboard_address,
                     preload=(__name__,),
@@ -130,32 +129,33 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
         yield connection
 
 
-def prepare_workers(connection: Connection, root: str, options: BuildOptions) -> WorkerSetup:
-    """Look at the workers, open the corpus, make every worker ready.
+def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
+    """Compare the workers, open or create the corpus, and make every worker ready.
 
     Raises
     ------
     RequestError
         If they cannot build this corpus; it may have been created.
     """
+    options = build.options
     with _as_request_errors():
         machines = ask_workers(connection.client, describe_machine)
-    device = common_device(machines, uses_model=checkpoint_path(options) is not None)
+    device = common_device(machines, build.uses_model)
     classes = common_classes(machines, device, options.allow_mixed_devices)
-    recipe = make_recipe(options, device)
-    store = open_corpus(root, recipe, options.overwrite)
+    recipe = build.recipe(device)
+    store = open_corpus(build.root, recipe, options.overwrite)
     check_environment(store, classes, options)
     threads = max(connection.num_threads() // max(connection.num_workers(), 1), 1)
-    plan = WorkerSetup(
+    setup = WorkerSetup(
         state=f"rephase-{uuid.uuid4().hex}",
         root=store.root,
         recipe=recipe,
         device=device,
         classes=classes,
         allow_mixed=options.allow_mixed_devices,
-        checkpoint=checkpoint_path(options),
+        checkpoint=None if build.checkpoint is None else build.checkpoint.path,
         batch_size=options.batch_size,
-        limits=magnitude_limits(connection.memory_limit(), threads, options.volume_limit),
+        limits=magnitude_limits(connection.memory_limit(), threads),
         overwrite=options.overwrite,
         time_limit=options.time_limit,
         devices=count_devices(machines),
@@ -163,17 +163,17 @@ def prepare_workers(connection: Connection, root: str, options: BuildOptions) ->
     )
     try:
         install_metrics(connection.client)
-        install_state(connection.client, plan.state, prepare_worker, (plan,))
+        install_state(connection.client, setup.state, prepare_worker, (setup,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
-        forget_workers(connection, plan)
+        forget_workers(connection, setup)
         raise RequestError(f"a worker cannot be made ready: {error}") from None
-    return plan
+    return setup, store
 
 
-def forget_workers(connection: Connection, plan: WorkerSetup) -> None:
+def forget_workers(connection: Connection, setup: WorkerSetup) -> None:
     """Leave a cluster that was there before as it was."""
     if not connection.local and connection.client.status == "running":
-        remove_state(connection.client, plan.state)
+        remove_state(connection.client, setup.state)
 
 
 def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from rephase.builder.options import BuildOptions
 from rephase.commands.result import CommandResult, Commands, add_command, count
 from rephase.errors import RequestError
 
@@ -102,8 +103,9 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
         if status:
             return status
     _draw_batch(corpus)
-    _say(f"\nDone in {time.monotonic() - begin:.0f} s. Look at the pictures: {report.resolve().as_uri()}")
-    _say("The dashboard's address stands above; it lives as long as a build does (`rephase build --keep-open`).")
+    _say(f"\nDone in {time.monotonic() - begin:.0f} s.")
+    _say(f"report:    {report.resolve().as_uri()} (pictures of every volume)")
+    _say(f"dashboard: http://{BuildOptions.dashboard_address}/rephase, while a build runs (above, its exact address)")
     return 0
 
 

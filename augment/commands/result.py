@@ -1,25 +1,23 @@
-"""What a command gives back, and the pieces that several commands share."""
+"""What a command returns, and the argument parsers and progress bar that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+
+from rephase.text import parse_count, parse_names, parse_size
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
-
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {letter + rest: 1000**n for n, letter in enumerate("KMGT", 1) for rest in ("", "B")}
-_UNITS |= {f"{letter}IB": 1024**n for n, letter in enumerate("KMGT", 1)}
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The exit status, what is printed for a person, and the same for a program (`--json`)."""
+    """The exit status of a command, its lines for a person, and its data for a program (`--json`)."""
 
     status: int
     lines: Sequence[str] = field(default=())
@@ -50,15 +48,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def indent(text: str) -> str:
-    """Indent every line by two."""
+    """Indent every line by two spaces."""
     return "\n".join(f"  {line}" for line in text.strip().splitlines())
 
 
-def count(text: str) -> int:
-    """Parse a whole number of 1 or more, for argparse."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of 1 or more")
-    return int(text)
+def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """Wrap a parser for argparse, which shows the message of no other error than its own."""
+
+    def parse_argument(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
+count, size, names = argument(parse_count), argument(parse_size), argument(parse_names)
 
 
 def whole(text: str) -> int:
@@ -67,29 +73,13 @@ def whole(text: str) -> int:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Parse whole numbers of 1 or more between commas, for argparse."""
+    """Parse comma-separated whole numbers of 1 or more, for argparse."""
     return tuple(count(part.strip()) for part in text.split(","))
-
-
-def size(text: str) -> int:
-    """Parse bytes with a unit, such as 8GB or 500MiB, for argparse."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected a size such as 8GB or 500MiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Parse names between commas, for argparse."""
-    found = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected names with commas between them")
-    return found
 
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a `progress(done, total)` that draws a bar on standard error."""
+    """Show a progress bar on standard error; yields its `progress(done, total)`."""
     from tqdm import tqdm
 
     with tqdm(desc=label, unit="volume", disable=not sys.stderr.isatty()) as bar:

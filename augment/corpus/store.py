@@ -36,7 +36,7 @@ from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError, VolumeError, unreadable
 from rephase.files import sha256
 
-__all__ = ["CorpusStore", "encode_array", "open_attributes"]
+__all__ = ["CorpusStore", "encode_array", "open_attributes", "parse_attributes"]
 
 
 class CorpusStore:
@@ -75,6 +75,11 @@ class CorpusStore:
         foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
         if foreign:
             raise RequestError(f"{storage.root}: not empty ({foreign[0]}); expected a path where there is nothing yet")
+        return cls.begin(storage, attributes)
+
+    @classmethod
+    def begin(cls, storage: Storage, attributes: Mapping[str, Any]) -> CorpusStore:
+        """Write the documents of a new corpus; the caller has checked that none exists."""
         store = cls(storage, {})
         storage.put("index/zarr.json", group_document({}))
         storage.put("volumes/zarr.json", group_document({}))
@@ -281,6 +286,11 @@ def open_attributes(storage: Storage) -> dict[str, Any]:
         raise unreadable(storage.root, error) from None
     if document is None:
         raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
+    return parse_attributes(storage, document)
+
+
+def parse_attributes(storage: Storage, document: bytes) -> dict[str, Any]:
+    """Parse the root document of a corpus; RequestError if it is damaged or of another format."""
     try:
         attributes = group_attributes(document, f"{storage.root}/zarr.json")
     except ValueError as error:

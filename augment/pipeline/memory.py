@@ -25,7 +25,7 @@ class MemoryLimits:
     exclusive: int | None = None
 
 
-def magnitude_limits(memory_limit: int | None, threads: int, volume_limit: int | None = None) -> MemoryLimits:
+def magnitude_limits(memory_limit: int | None, threads: int) -> MemoryLimits:
     """Derive how large a volume a worker accepts.
 
     Parameters
@@ -34,16 +34,11 @@ def magnitude_limits(memory_limit: int | None, threads: int, volume_limit: int |
         Bytes of the worker, None for no limit.
     threads
         Tasks that the worker runs at once.
-    volume_limit
-        What the user set for one volume.
     """
     if memory_limit is None:
-        return MemoryLimits(volume_limit, volume_limit)
+        return MemoryLimits()
     exclusive = max(memory_limit - PROCESS_BYTES, memory_limit // 4) // VOLUME_FACTOR
-    shared = exclusive // threads
-    if volume_limit is not None:
-        exclusive, shared = min(exclusive, volume_limit), min(shared, volume_limit)
-    return MemoryLimits(shared, exclusive)
+    return MemoryLimits(exclusive // threads, exclusive)
 
 
 class AdmissionLock:

@@ -116,11 +116,11 @@ def _changed_columns(row: ManifestRow, receipt: dict[str, Any]) -> str:
     """Name the columns whose value in the receipt is another than in the row, as far as the receipt shows them."""
     columns = ("split", "anatomy", "contrast", "field_t", "te_ms", "licence")
     changed = [
-        f"{name}: {receipt.get(name)!r} there, {getattr(row, name)!r} asked"
+        f"{name}: corpus has {receipt.get(name)!r}, requested {getattr(row, name)!r}"
         for name in columns
         if getattr(row, name) is not None and getattr(row, name) != receipt.get(name)
     ]
     patient_id = row.subject_id or row.volume_id
     if patient_id != receipt.get("patient_id"):
-        changed.append(f"subject_id: {receipt.get('patient_id')!r} there, {patient_id!r} asked")
+        changed.append(f"subject_id: corpus has {receipt.get('patient_id')!r}, requested {patient_id!r}")
     return f" ({'; '.join(changed)})" if changed else ""

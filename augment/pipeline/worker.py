@@ -10,7 +10,7 @@ import torch
 
 from rephase.corpus.store import CorpusStore
 from rephase.counters import Counters
-from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.processes.fat import fat_facts
@@ -48,7 +48,7 @@ def open_worker(
     environment: dict[str, str],
     *,
     device: str = "cpu",
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | Path | None = None,
     batch_size: int | None = None,
     limits: MemoryLimits | None = None,
     overwrite: bool = False,
@@ -66,10 +66,10 @@ def open_worker(
     generator = None
     row = PHASES[recipe.phase]
     if row.generator is not None:
-        weights = None if checkpoint is None else load_checkpoint(checkpoint)
+        weights = load_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
         generator = make_generator(recipe.phase, weights, recipe.nfe if row.any_steps else None, device)
         if weights is not None and weights.sha256 != recipe.checkpoint_sha256:
-            raise RequestError(f"{checkpoint}: not the weights of the recipe; copy the same file to all workers")
+            raise RequestError(f"{weights.path}: not the weights of the recipe; copy the same file to all workers")
         if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
             raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')
     return WorkerContext(

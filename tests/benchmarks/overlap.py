@@ -19,12 +19,14 @@ from torch import Tensor
 from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
+from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.run import run_tasks
 from rephase.builder.run_history import read_runs
 from rephase.builder.workers import WorkerSetup, prepare_worker, prepare_workers
 from rephase.cluster.connect import Connection
 from rephase.cluster.worker_state import install_state
 from rephase.corpus.lease import Lease
+from rephase.corpus.store import CorpusStore
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.task import task_list
@@ -107,11 +109,11 @@ def verdicts(result: BenchResult) -> dict[str, bool]:
 def _row(
     manifest: Path, root: str, count: int, volumes_a_worker: int, seconds: float, num_slices: int
 ) -> tuple[Value, ...]:
-    options = BuildOptions(phase="zero", num_workers=count, dashboard_address="127.0.0.1:0")
+    options = BuildOptions(phase="zero", workers=count, dashboard_address="127.0.0.1:0")
     work = task_list(read_manifest(manifest), 1, retry_failed=False)
     with Lease(root) as lease:
         prepare = partial(_prepare, seconds / num_slices)
-        summary = run_tasks(work, root, options, lease, lambda _: None, progress=False, prepare=prepare)
+        summary = run_tasks(work, resolve_build(root, options), lease, lambda _: None, progress=False, prepare=prepare)
     if summary.exit_status:
         raise RuntimeError("\n".join(summary.lines()))
     stages = read_runs(root)[-1].seconds
@@ -128,16 +130,16 @@ def _row(
     return count, work.num_volumes, *map(rounded, figures)
 
 
-def _prepare(seconds_a_slice: float, connection: Connection, root: str, options: BuildOptions) -> WorkerSetup:
-    plan = prepare_workers(connection, root, options)
-    sleeping = replace(plan, state=f"{plan.state}-asleep")
-    install_state(connection.client, sleeping.state, prepare_sleeper, (plan, seconds_a_slice))
-    return sleeping
+def _prepare(seconds_a_slice: float, connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
+    setup, store = prepare_workers(connection, build)
+    sleeping = replace(setup, state=f"{setup.state}-asleep")
+    install_state(connection.client, sleeping.state, prepare_sleeper, (setup, seconds_a_slice))
+    return sleeping, store
 
 
-def prepare_sleeper(plan: WorkerSetup, seconds_a_slice: float) -> WorkerContext:
+def prepare_sleeper(setup: WorkerSetup, seconds_a_slice: float) -> WorkerContext:
     """Make a worker process ready, with the sleeper for its generator."""
-    return replace(prepare_worker(plan), generator=Sleeper(seconds_a_slice))
+    return replace(prepare_worker(setup), generator=Sleeper(seconds_a_slice))
 
 
 if __name__ == "__main__":

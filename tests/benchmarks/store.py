@@ -22,7 +22,7 @@ from rephase.bench.measure import BenchResult, Table, Value, describe_machine, o
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import open_corpus
-from rephase.builder.resolve import checkpoint_path, make_recipe
+from rephase.builder.resolve import resolve_build
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.local import LocalStorage
 from rephase.corpus.store import CorpusStore
@@ -83,7 +83,7 @@ def bench_store(
         place = Path(temporary)
         smooth = _Builds(place / "smooth", BuildOptions(phase="smooth"), num_slices, size)
         tables = [_commit_table(smooth, rounds, num_slices)]
-        modelled = checkpoint_path(BuildOptions()) is not None and model_slices > 0
+        modelled = resolve_build("", BuildOptions()).uses_model and model_slices > 0
         if modelled:
             learned = _Builds(place / "model", BuildOptions(), model_slices, size)
             tables.append(_build_table(learned, model_rounds, model_slices))
@@ -102,9 +102,11 @@ class _Builds:
 
     def __init__(self, folder: Path, options: BuildOptions, num_slices: int, size: int) -> None:
         self._task = Task(next(iter(read_manifest(write_volumes(folder, 1, num_slices, size)))))
-        root, recipe = str(folder / "corpus.zarr"), make_recipe(options, "cpu")
+        root = str(folder / "corpus.zarr")
+        build = resolve_build(root, options)
+        recipe = build.recipe()
         store = open_corpus(root, recipe, overwrite=False)
-        self._worker = open_worker(root, recipe, environment_class("cpu"), checkpoint=checkpoint_path(options))
+        self._worker = open_worker(root, recipe, environment_class("cpu"), checkpoint=build.checkpoint)
         self.storage = _TimedStorage(root)
         attributes = store.attributes
         self._stores = {_ON: CorpusStore(self.storage, attributes), _OFF: _Unchecked(self.storage, attributes)}

@@ -150,6 +150,6 @@ def test_a_build_over_tls_outlives_a_host_that_is_cut_off_and_comes_back(hosts, 
         for process in running:
             process.wait(60)
     here = tmp_path / "here.zarr"
-    options = BuildOptions(phase="smooth", num_workers=1, dashboard_address="127.0.0.1:0")
+    options = BuildOptions(phase="smooth", workers=1, dashboard_address="127.0.0.1:0")
     assert build(read_manifest(manifest), str(here), options, say=lambda _: None, progress=False).exit_status == 0
     assert _files(root) == _files(here)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections import namedtuple
-
 import pytest
 from volumes import write_manifest, write_volumes
 
@@ -11,12 +9,13 @@ from rephase.builder.estimate import MOST_HEADERS, measure_sizes
 from rephase.builder.options import BuildOptions
 from rephase.builder.plan import make_plan
 from rephase.builder.resolve import make_recipe
+from rephase.corpus.storage.local import LocalStorage
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError, VolumeError
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR
 
-SMOOTH = BuildOptions(phase="smooth", num_workers=2)
+SMOOTH = BuildOptions(phase="smooth", workers=2)
 SIZED = "volume_id,path,num_slices,height,width,replicas"
 
 
@@ -78,11 +77,10 @@ def test_a_plan_says_all_of_it_and_writes_nothing(tmp_path):
 
 
 def test_what_would_go_wrong_is_warned_of(tmp_path, monkeypatch):
-    Usage = namedtuple("Usage", "total used free")
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: Usage(1000, 0, 1000))
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda _: 1000)
     write_volumes(tmp_path, 1, (4, 40, 48))
     manifest = read_manifest(write_manifest(tmp_path / "m.csv", ["a,v0.npy", "b,gone.npy"]))
-    options = BuildOptions(phase="smooth", num_workers=1, volume_limit=4 * 4 * 40 * 48 - 1)
+    options = BuildOptions(phase="smooth", workers=1, memory_limit=2**20)
     plan = make_plan(manifest, str(tmp_path / "c.zarr"), options)
     assert plan.missing_bytes == plan.num_bytes - 1000 > 0
     assert plan.too_large == [(4, 40, 48)]
@@ -93,7 +91,7 @@ def test_what_would_go_wrong_is_warned_of(tmp_path, monkeypatch):
 def test_an_option_that_the_build_would_refuse_is_refused(tmp_path):
     manifest, root = read_manifest(write_volumes(tmp_path, 1)), tmp_path / "c.zarr"
     CorpusStore.create(root, make_recipe(SMOOTH).attributes())
-    with pytest.raises(RequestError, match="seed: 0 there, 1 asked"):
+    with pytest.raises(RequestError, match="seed: corpus has 0, requested 1"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", seed=1))
     with pytest.raises(RequestError, match="cannot read"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", cluster="slurm:x"))

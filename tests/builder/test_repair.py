@@ -207,7 +207,7 @@ def test_a_volume_without_a_row_is_listed(corpus, scheduler, tmp_path, built):
 
 def test_the_command(corpus, scheduler, capsys):
     assert main(["repair", str(corpus), "--cluster", scheduler]) == 0
-    assert "no faults" in capsys.readouterr().out
+    assert "no errors" in capsys.readouterr().out
     flip(corpus / "volumes/v1/kspace/c.0.0.0")
     assert main(["repair", str(corpus), "--cluster", scheduler, "--dry-run"]) == 1
     assert "v1: kspace/c.0.0.0 is not what its checksum says" in capsys.readouterr().out

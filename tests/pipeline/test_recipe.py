@@ -33,7 +33,7 @@ def test_equal_options_give_an_equal_hash_and_others_another():
     base = BuildOptions(phase="smooth")
     recipe = make_recipe(base)
     same = (
-        replace(base, batch_size=7, num_workers=3, replicas=4, cluster="tcp://a:1", retry_failed=True),
+        replace(base, batch_size=7, workers=3, replicas=4, cluster="tcp://a:1", retry_failed=True),
         replace(base, memory_limit=10**9, overwrite=True, allow_mixed_devices=True, keep_columns=()),
     )
     other = (
@@ -94,9 +94,9 @@ def test_differences_name_the_option_and_both_values():
     old, new = make_recipe(BuildOptions(phase="smooth")), make_recipe(BuildOptions(phase="zero", seed=5))
     lines = describe_differences(old.to_json(), replace(new, tile=Tile(slices=16)).to_json())
     assert lines == [
-        'phase: "smooth" there, "zero" asked',
-        "seed: 0 there, 5 asked",
-        "tile.slices: 1 there, 16 asked",
+        'phase: corpus has "smooth", requested "zero"',
+        "seed: corpus has 0, requested 5",
+        "tile.slices: corpus has 1, requested 16",
     ]
 
 
@@ -104,11 +104,13 @@ def test_differences_name_the_option_and_both_values():
     ("changes", "match"),
     [
         ({"phase": "fancy"}, "expected one of diffusion, real"),
-        ({"phase": "zero", "steps": 4}, "--steps goes with --phase diffusion"),
-        ({"phase": "regression", "steps": 1}, "--steps goes with --phase diffusion, not with regression"),
-        ({"phase": "real", "checkpoint": Path("c")}, "--checkpoint goes with --phase diffusion or regression"),
-        ({"replicas": 0}, "--replicas 0: expected 1 or more"),
+        ({"phase": "zero", "steps": 4}, "--steps requires --phase diffusion"),
+        ({"phase": "regression", "steps": 1}, "--steps requires --phase diffusion"),
+        ({"phase": "real", "checkpoint": Path("c")}, "--checkpoint requires --phase diffusion or regression"),
+        ({"negative": "keep"}, "--negative keep"),
+        ({"replicas": 0}, "--replicas 0"),
         ({"batch_size": -1}, "--batch-size"),
+        ({"workers": 1.5}, "--workers 1.5"),
     ],
 )
 def test_options_that_contradict_themselves_are_refused(changes, match):
