@@ -1,20 +1,21 @@
-"""Builders that want one corpus at the same moment, each in a process of its own."""
+"""Builders that take the lease of one corpus at the same moment, each in its own process."""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 from typing import Any
+
+from forks import FORKS
 
 from rephase.corpus.lease import Lease
 from rephase.errors import RequestError
 
 
 def num_winners(root: str, num_builders: int, **options: Any) -> int:
-    """Let builders take a corpus's lease at once, and count those that get it; no one lets go before all have tried."""
-    context = multiprocessing.get_context("spawn")
-    start, won, everyone_tried = context.Barrier(num_builders), context.SimpleQueue(), context.Event()
-    arguments = (root, options, start, won, everyone_tried)
-    builders = [context.Process(target=_contend, args=arguments) for _ in range(num_builders)]
+    """Start builders that take the lease at once; return how many get it. None releases it before all have tried."""
+    start, won, everyone_tried = FORKS.Barrier(num_builders), FORKS.SimpleQueue(), FORKS.Event()
+    arguments = (dict(os.environ), root, options, start, won, everyone_tried)
+    builders = [FORKS.Process(target=_contend, args=arguments) for _ in range(num_builders)]
     for builder in builders:
         builder.start()
     results = [won.get() for _ in builders]
@@ -24,7 +25,10 @@ def num_winners(root: str, num_builders: int, **options: Any) -> int:
     return sum(results)
 
 
-def _contend(root: str, options: dict[str, Any], start: Any, won: Any, everyone_tried: Any) -> None:
+def _contend(
+    environment: dict[str, str], root: str, options: dict[str, Any], start: Any, won: Any, everyone_tried: Any
+) -> None:
+    os.environ.update(environment)
     start.wait()
     try:
         with Lease(root, **options):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import TESTS
+from forks import FORKS
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from places import fill, free_pages, give_away, read_only, small_disk, without_rights
 from volumes import write_volumes
@@ -181,38 +182,29 @@ def test_builds_on_disks_with_little_left(rephase, tmp_path, leave_pages, record
 
 # two writers
 
-COMMIT = """
-import sys
-sys.path.insert(0, {tests!r})
-from phantom_corpus import make_arrays, make_attributes
-from rephase.corpus.store import CorpusStore
-arrays = make_arrays(num_slices=24, height=64, width=64, seed={seed})
-store = CorpusStore.open({root!r})
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range({repeats}):
-    store.commit_volume("v", arrays, make_attributes(arrays))
-    receipt = store.receipt("v")
-    assert receipt is not None, "a volume that was committed is gone"
-"""
+
+def commit_repeatedly(root: Path, seed: int, start: Barrier) -> None:
+    arrays = make_arrays(num_slices=24, height=64, width=64, seed=seed)
+    store = CorpusStore.open(root)
+    start.wait()
+    for _ in range(4):
+        store.commit_volume("v", arrays, make_attributes(arrays))
+        assert store.receipt("v") is not None, "a volume that was committed is gone"
 
 
 def commit_at_once(tmp_path: Path, seed: int, writers: int, kill: bool) -> None:
     root = tmp_path / f"c{seed}"
     CorpusStore.create(root, ROOT_ATTRIBUTES)
-    script = COMMIT.format(tests=str(TESTS), root=str(root), seed=seed, repeats=4)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(writers)]
+    start = FORKS.Barrier(writers + 1)
+    processes = [FORKS.Process(target=commit_repeatedly, args=(root, seed, start)) for _ in range(writers)]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        process.start()
+    start.wait()
     if kill:
-        processes[0].send_signal(signal.SIGKILL)
+        processes[0].kill()
     for process in processes:
-        process.communicate()
-    assert [process.returncode for process in processes[kill:]] == [0] * (writers - kill)
+        process.join()
+    assert [process.exitcode for process in processes[kill:]] == [0] * (writers - kill)
     reference = make_corpus(tmp_path / f"r{seed}", v={"num_slices": 24, "height": 64, "width": 64, "seed": seed})
     assert contents(root) == contents(Path(reference.root))
 
@@ -258,26 +250,40 @@ def test_a_corpus_that_may_only_be_read_is_read_and_not_built(rephase, tmp_path,
     assert rephase("verify", shelf / "c.zarr").status == 0
 
 
+RUN_ALL = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from rephase.cli import main
+results = []
+for words in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        status = main(words)
+    results.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(results))
+"""
+
+
 def test_a_user_without_rights_gets_one_line(tmp_path, record_property):
     record_property("fault", PLACES)
     manifest = write_volumes(tmp_path / "in", 1)
     shelf = tmp_path / "shelf"
-    make_indexed(shelf / "c.zarr")
+    for name in ("shard.zarr", "root.zarr"):
+        make_indexed(shelf / name)
     give_away(shelf)
-
-    def run(*words: object) -> Done:
-        command = [*without_rights(), sys.executable, "-m", "rephase.cli", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return Done(done.returncode, done.stdout, done.stderr.splitlines())
-
-    done = run("build", manifest, shelf / "new.zarr", "--phase", "smooth")
-    assert_one_line(done, 2, f"{shelf / 'new.zarr'}: cannot be written (Permission denied)")
-    (shelf / "c.zarr/volumes/v/kspace/c.0.0.0").chmod(0o600)
-    done = run("verify", shelf / "c.zarr")
-    assert (done.status, [line for line in done.err if "Traceback" in line]) == (1, [])
-    assert "v" in done.out and "kspace/c.0.0.0" in done.out and "Permission denied" in done.out
-    (shelf / "c.zarr/zarr.json").chmod(0o600)
-    assert_one_line(run("status", shelf / "c.zarr"), 2, "cannot be read (Permission denied)")
+    (shelf / "shard.zarr/volumes/v/kspace/c.0.0.0").chmod(0o600)
+    (shelf / "root.zarr/zarr.json").chmod(0o600)
+    commands = [
+        ["build", str(manifest), str(shelf / "new.zarr"), "--phase", "smooth"],
+        ["verify", str(shelf / "shard.zarr")],
+        ["status", str(shelf / "root.zarr")],
+    ]
+    command = [*without_rights(), sys.executable, "-c", RUN_ALL, json.dumps(commands)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    build, verify, status = (Done(code, out, err.splitlines()) for code, out, err in json.loads(said))
+    assert_one_line(build, 2, f"{shelf / 'new.zarr'}: cannot be written (Permission denied)")
+    assert (verify.status, [line for line in verify.err if "Traceback" in line]) == (1, [])
+    assert "v" in verify.out and "kspace/c.0.0.0" in verify.out and "Permission denied" in verify.out
+    assert_one_line(status, 2, "cannot be read (Permission denied)")
 
 
 @pytest.mark.parametrize(

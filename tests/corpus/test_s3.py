@@ -324,20 +324,13 @@ def test_without_botocore_one_line_says_what_to_install():
     assert "botocore" in done.stderr and "the extra s3 of rephase" in done.stderr
 
 
-def run_command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rephase.cli", *words], capture_output=True, text=True, check=False, env=os.environ
-    )
-
-
 def test_every_command_takes_an_s3_url(proxy, tmp_path, capsys, record_property):
     record_property("fault", FAULT)
     manifest, root = str(write_volumes(tmp_path, 3)), new_root(tmp_path)
     assert main(["plan", manifest, root, "--phase", "smooth", "--workers", "1"]) == 0
     proxy.schedule = seeded(5, 0.1, ("503", "reset", "lost answer", "cut"))
     words = ("--phase", "smooth", "--workers", "1", "--dashboard-address", "127.0.0.1:0")
-    built = run_command("build", manifest, root, *words)
-    assert built.returncode == 0, built.stderr
+    assert main(["build", manifest, root, *words]) == 0
     assert proxy.faults() != set()
     proxy.schedule = lambda number, method, path: ""
     assert main(["status", root, "--json"]) == 0
@@ -345,11 +338,10 @@ def test_every_command_takes_an_s3_url(proxy, tmp_path, capsys, record_property)
     assert main(["report", root, "-o", str(tmp_path / "report.html")]) == 0
     assert len(KSpaceSlices(root)) == 9
     capsys.readouterr()
-    local = run_command("build", manifest, str(tmp_path / "c.zarr"), *words)
-    assert local.returncode == 0, local.stderr
+    assert main(["build", manifest, str(tmp_path / "c.zarr"), *words]) == 0
     assert contents(root) == local_contents(tmp_path / "c.zarr")
     open_storage(root).delete(receipt_key("v1"))
-    assert run_command("build", manifest, root, *words).returncode == 0
+    assert main(["build", manifest, root, *words]) == 0
     assert contents(root) == local_contents(tmp_path / "c.zarr")
 
 

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from forks import FORKS, python
 from paths import TESTS
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 from storage_contract import check_storage
@@ -213,8 +211,7 @@ def test_recommit_keeps_equal_bytes_and_replaces_others(tmp_path):
 def test_two_processes_committing_one_volume_leave_one_whole_volume(tmp_path):
     reference = snapshot(make_corpus_path(tmp_path / "ref"))
     CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=commit, args=(str(tmp_path / "c"), "v", 0, 5)) for _ in range(2)]
+    writers = [FORKS.Process(target=commit, args=(str(tmp_path / "c"), "v", 0, 5)) for _ in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -248,7 +245,7 @@ def test_kill_at_any_flush_leaves_no_volume_or_a_whole_one(tmp_path):
     states = set()
     for steps in (0, 4, 9, 13, 30):
         script = KILLED.format(tests=str(TESTS), steps=steps, root=str(tmp_path / "c"))
-        status = subprocess.run([sys.executable, "-c", script], check=False).returncode
+        status = python(script).returncode
         assert status in (-signal.SIGKILL, 0)
         receipt = CorpusStore.open(tmp_path / "c").receipt("v")
         states.add((status, receipt is not None))
@@ -280,7 +277,7 @@ except OSError as error:
 def test_a_file_system_that_refuses_bytes_is_an_os_error_naming_the_path(tmp_path):
     store = CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
     script = FULL.format(tests=str(TESTS), root=str(tmp_path / "c"))
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = python(script)
     assert done.stdout.split()[1] == str(tmp_path / "c/volumes/v/kspace/c.0.0.0")
     assert store.names() == []
     assert list((tmp_path / "c.run/partial").iterdir()) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from forks import python
 from phantom_corpus import make_corpus
 
 from rephase.cli import main
@@ -315,8 +316,8 @@ def test_a_killed_run_leaves_only_whole_volumes(tmp_path, corpus, kind):
     """Killed when the second volume is written and not yet renamed: the folder shows the first alone."""
     out = tmp_path / "out"
     code = KILLED.format(kind=kind)
-    done = subprocess.run([sys.executable, "-c", code, str(corpus), str(out)], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = python(code, str(corpus), str(out))
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(out.iterdir())) == 1
     summary = export_corpus(corpus, out, ExportOptions(file_format=kind))
     assert (summary.skipped, summary.written) == (1, 3)
@@ -353,7 +354,7 @@ def test_a_full_disk_is_one_line_and_no_torn_file(tmp_path, corpus, small_disk, 
     for path in out.iterdir():
         assert path.is_dir() or h5py.is_hdf5(path)
     filling.unlink()
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert main(command[3:]) == 0
     assert len(list(out.iterdir())) == 4
 
 
