@@ -1,4 +1,4 @@
-"""Few numbers on a GPU without waiting for it."""
+"""Devices: which one to use, scalars on it without synchronising, and sums in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from rephase.errors import RequestError
+
+
+def choose_device(device: str | None = None) -> str:
+    """Return the requested device, "cpu" or "cuda"; for None, "cuda" where there is a usable GPU.
+
+    Raises
+    ------
+    RequestError
+        "cuda" is requested and there is no usable GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device cuda: no usable GPU found; leave --device out, or use --device cpu")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def from_scalars(values: Iterable[float], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -20,10 +35,10 @@ def from_scalars(values: Iterable[float], device: torch.device | str, dtype: tor
 
 
 @contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Run torch on one thread where the device is a CPU: convolutions and sums of products may differ with another."""
+def one_thread(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Run torch on one thread if the device is a CPU; more threads may change the last bits of convolutions."""
     threads = torch.get_num_threads()
-    if device.type == "cpu":
+    if torch.device(device).type == "cpu":
         torch.set_num_threads(1)
     try:
         yield

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import open_smooth_worker, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
 from rephase.builder.run_history import read_runs
+from rephase.diffusion.devices import one_thread
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.environment import machine_facts
 from rephase.pipeline.task import Task
 
 _HERE = "this process, no cluster"
@@ -45,7 +47,7 @@ def bench_build(
     rounds
         How often workers and plain processes take turns; the median counts.
     """
-    machine = describe_machine()
+    machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary:
         manifest = write_volumes(Path(temporary), num_volumes, num_slices, size)
         write_volumes(Path(temporary) / "warm", 1, num_slices, size)

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from rephase.bench.arrays import drop_from_cache, write_arrays
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.opening import memory_table, opening_table
 from rephase.bench.rivals import PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.data.stream import KSpaceStream
+from rephase.pipeline.environment import machine_facts
 
 _PLAIN, _GZIP = "fastMRI, uncompressed", "fastMRI, gzip"
 
@@ -49,7 +50,7 @@ def bench_loader(
     index_volumes
         Of the simulated index that is opened.
     """
-    machine = describe_machine()
+    machine = machine_facts()
     rows: list[tuple[Value, ...]] = []
     sizes: list[tuple[Value, ...]] = []
     which = ""

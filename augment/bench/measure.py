@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 Value = str | int | float | None
 
@@ -56,7 +50,7 @@ class BenchResult:
     benchmark
         Its name, such as `sampler`.
     machine
-        As `describe_machine` gives it: figures mean nothing without it.
+        `rephase.pipeline.environment.machine_facts`: figures mean nothing without it.
     settings
         What was asked for.
     tables
@@ -89,25 +83,6 @@ class BenchResult:
         return [*lines, *([""] if self.notes else []), *(f"note: {note}" for note in self.notes)]
 
 
-def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Name what the figures belong to.
-
-    Parameters
-    ----------
-    device
-        "cpu" or "cuda": where the network runs.
-    """
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
 def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rounds: int = 3) -> list[float]:
     """Give the median time of each call, after one that warms up.
 
@@ -138,29 +113,9 @@ def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rou
     return [sorted(taken)[len(taken) // 2] for taken in times]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread, as a worker does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def rounded(value: float) -> float:
     """Keep four digits: the rest is noise."""
     return float(f"{value:.4g}")
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or "unknown CPU"
 
 
 def _shown(value: object) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from queue import Queue
 from threading import BrokenBarrierError
 
-from rephase.bench.measure import one_thread
 from rephase.bench.phantom import open_smooth_worker
+from rephase.diffusion.devices import one_thread
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Task

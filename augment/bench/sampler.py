@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded, seconds_per_call
+from rephase.bench.measure import BenchResult, Table, Value, rounded, seconds_per_call
 from rephase.bench.phantom import make_magnitude
+from rephase.diffusion.devices import one_thread
 from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import baseline_phases
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint
+from rephase.pipeline.environment import machine_facts
 from rephase.pipeline.gpu import InFlight, InlineSubmitter, Submitter, make_submitter
 from rephase.pipeline.sampling import batches
 
@@ -58,7 +60,7 @@ def bench_sampler(
     rephase.diffusion.checkpoint.CheckpointError
         The checkpoint cannot be used.
     """
-    machine = describe_machine(device)
+    machine = machine_facts(device)
     path = checkpoint or default_checkpoint()
     baselines = [make_generator(name) for name in baseline_phases()]
     generators = list(baselines)

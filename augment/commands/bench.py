@@ -101,12 +101,10 @@ def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size:
 def run_sampler(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase bench sampler`."""
     from rephase.bench.sampler import bench_sampler
+    from rephase.diffusion.devices import choose_device
     from rephase.diffusion.shipped import find_checkpoint
-    from rephase.pipeline.environment import device_kind
 
-    device = arguments.device or device_kind()
-    if device == "cuda" and device_kind() != "cuda":
-        raise RequestError("--device cuda: torch finds no usable GPU; expected one; use --device cpu")
+    device = choose_device(arguments.device)
     checkpoint = None if arguments.checkpoint is None else find_checkpoint(arguments.checkpoint)
     result = bench_sampler(arguments.sizes, arguments.steps, checkpoint, device, arguments.seconds)
     return CommandResult(0, result.lines(), result.to_json())

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from rephase.diffusion.baselines import NoisySmoothPhase, SmoothPhase
 from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.devices import choose_device
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.physics.low_order import read_model
@@ -41,8 +40,7 @@ class Choice:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RequestError("--device cuda: no usable GPU on this machine; leave it out")
+        choose_device(self.device)
 
 
 def make_contestants(choice: Choice) -> list[Contestant]:

@@ -19,7 +19,7 @@ class Evaluation:
     Attributes
     ----------
     machine
-        As `rephase.bench.measure.describe_machine` gives it.
+        `rephase.pipeline.environment.machine_facts`.
     settings
         What was asked for, with the versions and hashes of what took part.
     generators

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rephase.bench.measure import describe_machine
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError, VolumeError
 from rephase.evaluation.classifier import CONTROLS, ClassifierResult, classify, num_trainings
@@ -29,6 +28,7 @@ from rephase.evaluation.sessions import RealVolume, group_sessions, read_real
 from rephase.evaluation.tables import markdown
 from rephase.files import replacing
 from rephase.manifests.parse import read_manifest
+from rephase.pipeline.environment import machine_facts
 
 Codes = dict[tuple[str, str], NDArray[np.uint16]]
 """Phase codes of generated slices, by the generator's label and the volume."""
@@ -99,7 +99,7 @@ def finish(
     volumes = sampled.volumes
     classifier = _classify(volumes, sampled.codes, contestants, config, request) if request.classifier else None
     result = Evaluation(
-        describe_machine(request.device),
+        machine_facts(request.device),
         _settings(request, config, volumes),
         [_describe(one) for one in contestants],
         sampled.scores,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +55,25 @@ def describe_machine() -> Machine:
     capability = torch.backends.cpu.get_cpu_capability().lower()
     name = classes["cuda"]["device"] if kind == "cuda" else f"CPU ({cpu_model()}, {capability})"
     return Machine(kind, ALGORITHM, classes, name, package_versions())
+
+
+def machine_facts(device: str = "cpu") -> dict[str, Any]:
+    """Return what measured figures depend on: CPU, usable cores, device, versions, load average.
+
+    Parameters
+    ----------
+    device
+        "cpu" or "cuda": where the network runs.
+    """
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def package_versions() -> dict[str, str]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import make_magnitude
 from rephase.cluster.local import WORKER_ENVIRON, dask_environ
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint
 from rephase.errors import RequestError
+from rephase.pipeline.environment import machine_facts
 from tests.benchmarks.command_line import run_benchmark
 
 _MALLOC = "MALLOC_"
@@ -49,7 +50,7 @@ def bench_allocator(size: int = 256, slices: int = 4, rounds: int = 2, checkpoin
         raise RequestError(
             "no weights ship with this installation; expected some to sample with; name them with --checkpoint"
         )
-    machine = describe_machine()
+    machine = machine_facts()
     settings = {"Dask's default": dask_environ(), "ours": WORKER_ENVIRON}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
     for _ in range(rounds):

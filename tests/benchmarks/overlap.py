@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import ResolvedBuild, resolve_build
@@ -29,6 +29,7 @@ from rephase.corpus.lease import Lease
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.manifests.parse import read_manifest
+from rephase.pipeline.environment import machine_facts
 from rephase.pipeline.task import task_list
 from rephase.pipeline.worker import WorkerContext
 from tests.benchmarks.command_line import run_benchmark
@@ -77,7 +78,7 @@ def bench_overlap(
     folder
         Where the temporary folder is made. The system's place where None.
     """
-    machine = describe_machine()
+    machine = machine_facts()
     rows: list[tuple[Value, ...]] = []
     with tempfile.TemporaryDirectory(prefix="rephase-overlap-", dir=folder) as temporary:
         for count in workers:

@@ -19,15 +19,17 @@ from typing import Any
 import psutil
 from numpy.typing import NDArray
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import open_smooth_worker, write_long_manifest, write_volumes
 from rephase.builder.status import read_status
 from rephase.cluster.connect import connect
 from rephase.cluster.window import run_window
 from rephase.cluster.worker_state import ask_workers
 from rephase.corpus.store import CorpusStore
+from rephase.diffusion.devices import one_thread
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
+from rephase.pipeline.environment import machine_facts
 from rephase.pipeline.task import Outcome, Task
 from tests.benchmarks.command_line import run_benchmark
 from tests.benchmarks.rows import rows_table
@@ -72,7 +74,7 @@ def bench_scale(
     folder
         Where the temporary folder is made. The system's place where None.
     """
-    machine = describe_machine()
+    machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-scale-", dir=folder) as temporary:
         place = Path(temporary)
         manifest = write_rows(place, num_volumes, num_slices, size)

@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rephase.bench.measure import BenchResult, Table, Value, describe_machine, one_thread, rounded
+from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import open_corpus
@@ -26,9 +26,10 @@ from rephase.builder.resolve import resolve_build
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.local import LocalStorage
 from rephase.corpus.store import CorpusStore
+from rephase.diffusion.devices import one_thread
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
-from rephase.pipeline.environment import environment_class
+from rephase.pipeline.environment import environment_class, machine_facts
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import WorkerContext, open_worker
 from tests.benchmarks.command_line import run_benchmark
@@ -78,7 +79,7 @@ def bench_store(
     folder
         Where the temporary folder is made: the disk is part of what is measured. The system's place where None.
     """
-    machine = describe_machine()
+    machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary, one_thread():
         place = Path(temporary)
         smooth = _Builds(place / "smooth", BuildOptions(phase="smooth"), num_slices, size)

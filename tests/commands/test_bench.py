@@ -13,7 +13,7 @@ from tiny_network import TINY
 from rephase.bench.arrays import make_arrays, write_arrays
 from rephase.bench.build import bench_build
 from rephase.bench.loader import bench_loader
-from rephase.bench.measure import BenchResult, Table, describe_machine, seconds_per_call
+from rephase.bench.measure import BenchResult, Table, seconds_per_call
 from rephase.bench.phantom import make_magnitude, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
@@ -25,6 +25,7 @@ from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.phases import baseline_phases
 from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
+from rephase.pipeline.environment import machine_facts
 
 
 def check_shape(result: BenchResult) -> dict:
@@ -184,7 +185,7 @@ def test_table_in_text_and_json():
     table = Table("T", ("name", "value"), [("a", 1234.5), ("long", None), ("b", 0.12345)])
     assert table.lines() == ["T", "name  value", "----  -----", "a      1234", "long      -", "b     0.123"]
     assert table.to_json()["rows"][1] == {"name": "long", "value": None}
-    assert describe_machine()["cores"] >= 1
+    assert machine_facts()["cores"] >= 1
 
 
 def run(*words: str):
