@@ -190,7 +190,7 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
     from dataclasses import replace
 
     from rephase.config import read_config
-    from rephase.evaluation.candidates import Choice, make_contestants
+    from rephase.evaluation.candidates import CandidateOptions, make_candidates
     from rephase.evaluation.config import DEFAULT, EvaluationConfig
     from rephase.evaluation.run import Request, evaluate
     from rephase.evaluation.tables import markdown
@@ -198,7 +198,7 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
     config = read_config(arguments.config or DEFAULT, EvaluationConfig)
     changes = {"max_slices": arguments.max_slices, "seeds": arguments.seeds}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    choice = Choice(
+    choice = CandidateOptions(
         generators=arguments.generators,
         checkpoint=arguments.checkpoint,
         steps=arguments.steps or (),
@@ -223,9 +223,9 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
 
             result = cross_validate(request, choice, config, arguments.cross_validate, arguments.folds)
         else:
-            result = evaluate(request, make_contestants(choice), config)
+            result = evaluate(request, make_candidates(choice), config)
     except KeyboardInterrupt:
         if arguments.output is not None:
             sys.stderr.write(f"samples are kept in {arguments.output}; the same command resumes\n")
         raise
-    return CommandResult(1 if result.left_out else 0, [markdown(result)], result.to_json())
+    return CommandResult(1 if result.skipped else 0, [markdown(result)], result.to_json())

@@ -1,4 +1,4 @@
-"""From the words of a command to the generators that an evaluation compares."""
+"""The generators that an evaluation compares, and how the options of the command choose them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rephase.diffusion.physics.low_order import read_model
 from rephase.diffusion.registry import make_generator, make_learned
 from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
-from rephase.evaluation.sampling import Contestant
 from rephase.files import file_sha256
 
 MODEL, REGRESSION = "diffusion", "regression"
@@ -23,11 +22,30 @@ SMOOTH_NAMES = {one.name: one for one in (SmoothPhase, NoisySmoothPhase)}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is compared; None takes the shipped weights, their own number of steps, and all generators there are.
+class Candidate:
+    """A generator in an evaluation.
 
-    `against` is a second checkpoint of the model, with its own `against_steps`. `smooth` and `regression` are fits of
-    these baselines to take instead of those that ship.
+    `label` is its name in the tables; `role` is "model", "against" (the second checkpoint) or "baseline"; `identity` is
+    what its samples depend on beside slice and seed, such as the checkpoint's SHA-256.
+    """
+
+    label: str
+    generator: PhaseGenerator
+    identity: str = ""
+    role: str = "baseline"
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per slice."""
+        return self.generator.nfe
+
+
+@dataclass(frozen=True)
+class CandidateOptions:
+    """What to compare; None stands for the shipped weights, their own number of steps, and all generators.
+
+    `against` is a second checkpoint of the model, sampled with `against_steps`. `smooth` and `regression` replace the
+    shipped fits of these baselines.
     """
 
     generators: tuple[str, ...] | None = None
@@ -43,15 +61,15 @@ class Choice:
         choose_device(self.device)
 
 
-def make_contestants(choice: Choice) -> list[Contestant]:
-    """Make the generators, the model first.
+def make_candidates(choice: CandidateOptions) -> list[Candidate]:
+    """Return the candidates, the model first.
 
     Raises
     ------
     RequestError
         A name is not known, or a checkpoint cannot be used.
     """
-    found: list[Contestant] = []
+    found: list[Candidate] = []
     try:
         for name in dict.fromkeys(choice.generators or _default_names(choice)):
             if name == MODEL:
@@ -66,16 +84,16 @@ def make_contestants(choice: Choice) -> list[Contestant]:
     return found
 
 
-def _models(path: Path | None, steps: Sequence[int], device: str, name: str, role: str) -> list[Contestant]:
+def _models(path: Path | None, steps: Sequence[int], device: str, name: str, role: str) -> list[Candidate]:
     if path is None:
-        return [_labelled(make_generator(MODEL, None, None, device), name, "", role)]  # which says what is missing
+        return [_labelled(make_generator(MODEL, None, None, device), name, "", role)]  # raises what is missing
     checkpoint = load_checkpoint(path)
     numbers = steps or (None,)
     return [_labelled(make_learned(checkpoint, n, device), name, checkpoint.sha256, role) for n in numbers]
 
 
-def _default_names(choice: Choice) -> list[str]:
-    """All generators for which there are weights."""
+def _default_names(choice: CandidateOptions) -> list[str]:
+    """Return all generators that need no weights or have some."""
     given = {MODEL: choice.checkpoint, REGRESSION: choice.regression}
     return [
         name
@@ -84,7 +102,7 @@ def _default_names(choice: Choice) -> list[str]:
     ]
 
 
-def _baseline(name: str, choice: Choice) -> Contestant:
+def _baseline(name: str, choice: CandidateOptions) -> Candidate:
     if name == REGRESSION:
         path = choice.regression or shipped_weights(name)
         checkpoint = None if path is None else load_checkpoint(path)
@@ -96,6 +114,6 @@ def _baseline(name: str, choice: Choice) -> Contestant:
     return _labelled(make_generator(name), name, "", "baseline")
 
 
-def _labelled(generator: PhaseGenerator, name: str, identity: str, role: str) -> Contestant:
+def _labelled(generator: PhaseGenerator, name: str, identity: str, role: str) -> Candidate:
     label = f"{name}, nfe {generator.nfe}" if generator.nfe else name
-    return Contestant(label, generator, identity, role)
+    return Candidate(label, generator, identity, role)

@@ -1,4 +1,4 @@
-"""A small network that is to tell generated from real phase: 0.5 is the best that a generator can get."""
+"""A small classifier of real against generated phase: an AUROC of 0.5 is the best that a generator can reach."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rephase.evaluation.config import ClassifierConfig
-from rephase.evaluation.patches import Item, batch_of
 from rephase.evaluation.sessions import divide_groups
+from rephase.evaluation.statistics import PhaseVolume
 
 CONTROLS = ("zero", "white")
-"""Phases that must be told from real ones, or the classifier does not count."""
+"""Phases that the classifier must separate from real ones, or its figures do not count."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A slice of one class: complex image `(height width)`, 0 outside the object, about 1 in bright tissue."""
+
+    image: NDArray[np.complex64]
+    group: str
 
 
 @dataclass(frozen=True)
 class ClassifierResult:
-    """What the classifier found.
+    """Result of the classifier.
 
-    `auroc` by generator, mean of the two folds; `null` is real phase against real phase. Where not `measurable`,
-    `reason` says why, and the figures are only what was found.
+    `auroc` by generator, mean of the two folds; `null` is that of real against real phase. If not `measurable`, the
+    figures do not count, for the given `reason`.
     """
 
     measurable: bool
@@ -47,7 +55,7 @@ def classify(
     real
         The real slices.
     generated
-        The same slices of each generator, after its label; `CONTROLS` must be among them. Taken one after the other.
+        Label and slices of each generator, consumed one at a time; `CONTROLS` must be among them.
     config
         Architecture and budget.
     device
@@ -58,11 +66,11 @@ def classify(
     Returns
     -------
     result
-        Of both folds: a group of slices is either trained or tested on.
+        Mean of both folds; a group of slices is either trained or tested on.
     """
     first, second = divide_groups((item.group for item in real), 2)
     if not second:
-        return ClassifierResult(False, "fewer than two sessions or volumes: nothing to test on", math.nan)
+        return ClassifierResult(False, "fewer than two sessions or volumes; expected two or more", math.nan)
 
     def both(one: Sequence[Item], other: Sequence[Item], seed: int) -> float:
         found = []
@@ -70,7 +78,7 @@ def classify(
             parts = [[i for i in items if (i.group in first) == train] for items in (one, other)]
             tests = [[i for i in items if (i.group in first) != train] for items in (one, other)]
             network = train_classifier(parts[0], parts[1], config, seed, device)
-            found.append(auroc(*(judge(network, part, config, seed, device) for part in tests)))
+            found.append(auroc(*(evaluate_classifier(network, part, config, seed, device) for part in tests)))
             progress()
         return float(np.mean(found))
 
@@ -81,24 +89,24 @@ def classify(
 
 
 def num_trainings(num_generators: int, config: ClassifierConfig) -> int:
-    """How many networks `classify` trains."""
+    """Return how many networks `classify` trains."""
     return 2 * (num_generators + config.null_draws)
 
 
 def _reason(null: float, found: Mapping[str, float], config: ClassifierConfig) -> str:
     least, width = config.limits.separable, config.limits.null
     reasons = [
-        f"{name} phase is told from real phase with {found[name]:.3f} only; expected {least} or more"
+        f"AUROC of {name} against real phase {found[name]:.3f}; expected {least} or more"
         for name in CONTROLS
         if not found[name] >= least
     ]
     if not abs(null - 0.5) <= width:
-        reasons.append(f"real phase is told from real phase with {null:.3f}; expected 0.5 within {width}")
+        reasons.append(f"AUROC of real against real phase {null:.3f}; expected 0.5 within {width}")
     return "; ".join(reasons)
 
 
 def halve(items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
-    """Divide the slices of every group into two halves by chance: two classes without a difference."""
+    """Divide the slices of each group into two random halves: two classes that do not differ."""
     random = np.random.Generator(np.random.Philox(key=[seed, 1]))
     halves: tuple[list[Item], list[Item]] = [], []
     for group in dict.fromkeys(item.group for item in items):
@@ -109,7 +117,7 @@ def halve(items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
 
 
 def make_network(config: ClassifierConfig, seed: int) -> nn.Module:
-    """Convolutions of stride 2 with group normalisation and ReLU, their mean and maximum, one linear layer."""
+    """Make the network: convolutions of stride 2, group normalisation and ReLU; mean and maximum; a linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
@@ -145,10 +153,10 @@ def train_classifier(
 
 
 @torch.no_grad()
-def judge(
+def evaluate_classifier(
     network: nn.Module, items: Sequence[Item], config: ClassifierConfig, seed: int, device: str
 ) -> NDArray[np.float64]:
-    """Score each slice: the mean over some of its patches, higher is more like generated."""
+    """Return a score per slice, the mean over some of its patches; higher is more like generated."""
     random = np.random.Generator(np.random.Philox(key=[seed, 3]))
     scores = [
         network(batch_of([item] * config.patches, config.patch, random).to(device)).mean().item() for item in items
@@ -157,6 +165,50 @@ def judge(
 
 
 def auroc(real: NDArray[np.float64], generated: NDArray[np.float64]) -> float:
-    """The chance that a generated slice scores higher than a real one, ties counting half (Mann and Whitney 1947)."""
+    """Return the area under the ROC curve: the probability that a generated slice scores higher than a real one.
+
+    Ties count half (Mann and Whitney 1947).
+    """
     difference = generated[:, None] - real[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def make_items(volumes: Sequence[PhaseVolume], groups: Sequence[str], phase_levels: int) -> list[Item]:
+    """Make an item of each slice with an object; phases are rounded to `phase_levels` levels."""
+    items = []
+    step = 2.0 * np.pi / phase_levels
+    for one, group in zip(volumes, groups, strict=True):
+        angle = np.rint(np.angle(one.phasor) / step) * step
+        bright = max(float(np.percentile(one.magnitude, 99.0)), 1e-20)
+        images = np.where(one.support, one.magnitude / bright * np.exp(1j * angle), 0.0).astype(np.complex64)
+        items += [Item(image, group) for image, inside in zip(images, one.support, strict=True) if inside.any()]
+    return items
+
+
+def draw_patch(item: Item, side: int, random: np.random.Generator) -> NDArray[np.complex64]:
+    """Cut a patch `(side side)` around a random pixel of the object; rotate, flip, and add a random global phase.
+
+    The global phase of a scan is arbitrary, so it must not separate the classes. Small slices are zero-padded.
+    """
+    rows, columns = np.nonzero(item.image)
+    chosen = int(random.integers(len(rows)))
+    patch = np.zeros((side, side), np.complex64)
+    cuts = [_cut(int(at[chosen]), size, side) for at, size in zip((rows, columns), item.image.shape, strict=True)]
+    part = item.image[cuts[0], cuts[1]]
+    patch[: part.shape[0], : part.shape[1]] = part
+    patch = np.rot90(patch, int(random.integers(4)))
+    if random.random() < 0.5:
+        patch = patch[::-1]
+    augmented: NDArray[np.complex64] = (patch * np.exp(2j * np.pi * random.random())).astype(np.complex64)
+    return augmented
+
+
+def batch_of(items: Sequence[Item], side: int, random: np.random.Generator) -> torch.Tensor:
+    """Return a patch of each item as real and imaginary channels, float32 `(item 2 side side)`."""
+    patches = np.stack([draw_patch(item, side, random) for item in items])
+    return torch.from_numpy(np.stack([patches.real, patches.imag], axis=1))
+
+
+def _cut(centre: int, size: int, side: int) -> slice:
+    start = max(min(centre - side // 2, size - side), 0)
+    return slice(start, min(start + side, size))

@@ -1,13 +1,16 @@
-"""What the scores say: paired differences, the closed part of the gap to the floor, ties, non-inferiority."""
+"""The result of an evaluation: paired differences, closed gaps, ties and non-inferiority from the scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from rephase.evaluation.candidates import Candidate
+from rephase.evaluation.classifier import ClassifierResult
 from rephase.evaluation.config import EvaluationConfig
 from rephase.evaluation.metrics import METRIC_NAMES, METRICS
 from rephase.evaluation.scores import FLOOR, REAL, Score
@@ -20,8 +23,8 @@ GAP_METRICS = tuple(metric.name for metric in METRICS if metric.gap)
 class Difference:
     """`generator` minus `reference` in one metric: negative where the generator is nearer to the real phase.
 
-    `mean`, `low` and `high` are over the sessions that are not descriptive; the interval is None below the number of
-    sessions that the configuration asks for.
+    `mean`, `low` and `high` are over the sessions that are not descriptive; the interval is None for fewer
+    sessions than `interval_sessions` of the configuration.
     """
 
     metric: str
@@ -35,9 +38,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Gap:
-    """The part of the way from `smooth` to the floor that a generator goes, in percent.
+    """The part of the gap between `smooth` and the floor that a generator closes, in percent.
 
-    None where there is hardly a way: `smooth` is within the metric's margin of the floor.
+    None where `smooth` is within the metric's margin of the floor.
     """
 
     metric: str
@@ -48,10 +51,10 @@ class Gap:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether `generator` is no worse than `reference` in a metric, by a margin that was fixed before.
+    """Whether `generator` is no worse than `reference` in a metric, by a margin fixed before the run.
 
-    With fewer sessions than the configuration asks for an interval, every one must be within the margin; else the upper
-    end of the interval must. `no_worse` is None where nothing could be compared.
+    The upper end of the confidence interval must be within the margin; with fewer sessions than `interval_sessions`,
+    each session must. `no_worse` is None where nothing could be compared.
     """
 
     metric: str
@@ -63,8 +66,67 @@ class Verdict:
     no_worse: bool | None
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes
+    ----------
+    machine
+        `rephase.pipeline.environment.machine_facts`.
+    settings
+        Request, configuration, and versions and hashes of all inputs.
+    generators
+        Label, role, network evaluations per slice and identity of each.
+    scores, gaps, differences, verdicts, ties
+        As `rephase.evaluation.scores` and `compare_all` return them.
+    classifier
+        None where it was not requested.
+    skipped
+        Rows of the manifest that were skipped, with the reason.
+    """
+
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    generators: Sequence[Mapping[str, Any]]
+    scores: Sequence[Score]
+    gaps: Sequence[Gap] = ()
+    differences: Sequence[Difference] = ()
+    verdicts: Sequence[Verdict] = ()
+    ties: Sequence[str] = ()
+    classifier: ClassifierResult | None = None
+    skipped: Sequence[str] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; null for what could not be measured."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+def compare_all(result: Evaluation, candidates: Sequence[Candidate], config: EvaluationConfig) -> Evaluation:
+    """Add differences, gaps, ties and verdicts to the scores of an evaluation."""
+    scores = result.scores
+    labels = {role: [one.label for one in candidates if one.role == role] for role in ("model", "against", "baseline")}
+    references = [SMOOTH] if SMOOTH in labels["baseline"] else labels["baseline"][:1]
+    return replace(
+        result,
+        gaps=closed_gaps(scores, config),
+        differences=[
+            line
+            for label in (*labels["model"], *labels["against"], *labels["baseline"])
+            for reference in references
+            if label != reference
+            for line in compare(scores, config, label, reference)
+        ],
+        verdicts=[
+            line for one, other in _pairs(candidates, config) for line in noninferiority(scores, config, one, other)
+        ],
+        ties=find_ties(scores, config, labels["model"], labels["baseline"]),
+    )
+
+
 def compare(scores: Sequence[Score], config: EvaluationConfig, generator: str, reference: str) -> list[Difference]:
-    """Paired differences of two generators, a line for each metric."""
+    """Return the paired differences of two generators, one per metric."""
     found = {(one.session, one.generator): one for one in scores}
     sessions = [one.session for one in scores if one.generator == generator and (one.session, reference) in found]
     result = []
@@ -83,7 +145,7 @@ def compare(scores: Sequence[Score], config: EvaluationConfig, generator: str, r
 
 
 def closed_gaps(scores: Sequence[Score], config: EvaluationConfig) -> list[Gap]:
-    """How much of the way from `smooth` to the floor each generator goes, by session, for the metrics marked so."""
+    """Return the part of the gap between `smooth` and the floor that each generator closes, by session and metric."""
     found = {(one.session, one.generator): one for one in scores}
     result = []
     for one in scores:
@@ -92,9 +154,9 @@ def closed_gaps(scores: Sequence[Score], config: EvaluationConfig) -> list[Gap]:
             continue
         for name in GAP_METRICS:
             smooth, floor = (end.distances[name] for end in ends if end is not None)
-            way = smooth - floor
+            gap = smooth - floor
             percent = (
-                100.0 * (smooth - one.distances[name]) / way if way > config.noninferiority.margins[name] else None
+                100.0 * (smooth - one.distances[name]) / gap if gap > config.noninferiority.margins[name] else None
             )
             result.append(Gap(name, one.generator, one.session, percent))
     return result
@@ -103,7 +165,7 @@ def closed_gaps(scores: Sequence[Score], config: EvaluationConfig) -> list[Gap]:
 def find_ties(
     scores: Sequence[Score], config: EvaluationConfig, models: Sequence[str], baselines: Sequence[str]
 ) -> list[str]:
-    """Say in which sessions a baseline ties with a model, within the margin, or is nearer to the real phase."""
+    """List the sessions in which a baseline ties with a model (within the margin) or is nearer to the real phase."""
     found = {(one.session, one.generator): one for one in scores}
     lines = []
     for one in (score for score in scores if score.generator in models):
@@ -122,8 +184,8 @@ def find_ties(
     return lines
 
 
-def judge(scores: Sequence[Score], config: EvaluationConfig, generator: str, reference: str) -> list[Verdict]:
-    """Say for each metric whether a generator is no worse than another, by the margins of the configuration."""
+def noninferiority(scores: Sequence[Score], config: EvaluationConfig, generator: str, reference: str) -> list[Verdict]:
+    """Return for each metric whether a generator is no worse than another, by the margins of the configuration."""
     descriptive = {one.session for one in scores if one.descriptive}
     result = []
     for line in compare(scores, config, generator, reference):
@@ -137,10 +199,29 @@ def judge(scores: Sequence[Score], config: EvaluationConfig, generator: str, ref
 
 
 def _interval(values: Sequence[float], config: EvaluationConfig) -> tuple[float, float]:
-    """A percentile bootstrap of the mean over sessions (Efron and Tibshirani 1993, section 13.3)."""
+    """Percentile bootstrap of the mean over sessions (Efron and Tibshirani 1993, section 13.3)."""
     random = np.random.Generator(np.random.Philox(0))
     chosen = random.integers(len(values), size=(config.interval_draws, len(values)))
     means = np.asarray(values)[chosen].mean(axis=1)
     tail = (1.0 - config.interval_level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def _pairs(candidates: Sequence[Candidate], config: EvaluationConfig) -> list[tuple[str, str]]:
+    """Pairs to test for non-inferiority: the default steps against the teacher's, and against the other checkpoint."""
+    models = {one.nfe: one.label for one in candidates if one.role == "model"}
+    if not models:
+        return []
+    default = models.get(config.noninferiority.steps) or models[min(models)]
+    teacher = models.get(config.noninferiority.teacher_steps)
+    pairs = [(default, teacher)] if teacher is not None and teacher != default else []
+    return pairs + [(default, one.label) for one in candidates if one.role == "against"]
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Cross-validation over groups of sessions: a model for every fold, judged on the groups that it was not trained on."""
+"""Grouped k-fold cross-validation: a model per fold, evaluated on the groups that it was not trained on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rephase.diffusion.phases import baseline_phases
 from rephase.errors import RequestError
-from rephase.evaluation.candidates import MODEL, REGRESSION, Choice, make_contestants
+from rephase.evaluation.candidates import MODEL, REGRESSION, Candidate, CandidateOptions, make_candidates
+from rephase.evaluation.comparison import Evaluation
 from rephase.evaluation.config import EvaluationConfig
-from rephase.evaluation.result import Evaluation
 from rephase.evaluation.run import Request, Sampled, finish, sample
-from rephase.evaluation.sampling import Contestant
 from rephase.evaluation.sessions import divide_groups
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
@@ -26,29 +25,29 @@ _PATHS = ("path", "phase", "kspace", "segmentation")
 
 
 def cross_validate(
-    request: Request, choice: Choice, config: EvaluationConfig, recipe: Path, num_folds: int
+    request: Request, choice: CandidateOptions, config: EvaluationConfig, recipe: Path, num_folds: int
 ) -> Evaluation:
-    """Train, fit the smooth baseline, and sample for every fold; compare what all folds gave together.
+    """Train, fit the smooth baseline and sample for each fold; compare all folds together.
 
-    Every row of the manifest is judged once, by a model that saw no row of its group. Trainings live in the output
-    folder and go on after an interruption.
+    Each row of the manifest is sampled once, by a model trained without its group. Trainings are kept in the output
+    folder and resumed after an interruption.
 
     Raises
     ------
     RequestError
-        The request names weights or a split, which the folds make themselves; or there is nothing to divide.
+        The request names weights or a split, which the folds provide; or there are too few groups.
     """
     output = _check(request, choice)
     base = read_train_config(recipe, TrainConfig)
     folds = divide(request, num_folds)
     parts: list[Sampled] = []
-    contestants: list[Contestant] = []
+    candidates: list[Candidate] = []
     for number, held_out in enumerate(folds):
         folder = output / f"fold-{number}"
         manifest = write_fold(request, held_out, folder / "manifest.csv")
         checkpoint = train(replace(base, manifest=manifest, output=folder / "run", split="train"), request.device)
         fit_smooth(manifest, "train", folder / "smooth.json")
-        contestants = make_contestants(
+        candidates = make_candidates(
             replace(
                 choice,
                 generators=choice.generators or (MODEL, *baseline_phases()),
@@ -56,18 +55,18 @@ def cross_validate(
                 smooth=folder / "smooth.json",
             )
         )
-        parts.append(sample(replace(request, manifest=manifest, split="val", output=folder), contestants, config))
+        parts.append(sample(replace(request, manifest=manifest, split="val", output=folder), candidates, config))
     merged = Sampled(
         [one for part in parts for one in part.volumes],
         {key: codes for part in parts for key, codes in part.codes.items()},
         [one for part in parts for one in part.scores],
-        [one for part in parts for one in part.left_out],
+        [one for part in parts for one in part.skipped],
     )
-    return finish(request, [replace(one, identity=f"{len(folds)} folds") for one in contestants], config, merged)
+    return finish(request, [replace(one, identity=f"{len(folds)} folds") for one in candidates], config, merged)
 
 
 def divide(request: Request, num_folds: int) -> list[frozenset[str]]:
-    """Divide the groups of the manifest's rows into folds of about equal numbers of rows.
+    """Divide the groups of the manifest into folds with about equal numbers of rows.
 
     Raises
     ------
@@ -78,19 +77,19 @@ def divide(request: Request, num_folds: int) -> list[frozenset[str]]:
     count = len(set(groups))
     if num_folds < 2 or count < num_folds:
         raise RequestError(
-            f"{request.manifest}: {count} groups of rows for {num_folds} folds; expected 2 folds or more, and a "
-            "group for each; give another --folds"
+            f"{request.manifest}: {count} groups of rows for {num_folds} folds; expected at least 2 folds and as "
+            "many groups; change --folds"
         )
     return divide_groups(groups, num_folds)
 
 
 def group_of(row: ManifestRow, column: str | None) -> str:
-    """What a row must not be parted from: the named column's value, else the subject, else nothing but itself."""
+    """Return the group of a row: the value of the named column, else `subject_id`, else `volume_id`."""
     return dict(row.extra).get(column or "") or row.subject_id or row.volume_id
 
 
 def write_fold(request: Request, held_out: frozenset[str], path: Path) -> Path:
-    """Write the manifest again: the groups held out are its split `val`, all others `train`; paths are absolute."""
+    """Write the manifest of a fold: held-out groups have split `val`, others `train`; paths are absolute."""
     rows = _rows(request)
     with request.manifest.open(encoding="utf-8-sig", newline="") as file:
         fields = list(csv.DictReader(file, skipinitialspace=True).fieldnames or ())
@@ -110,9 +109,9 @@ def _rows(request: Request) -> Sequence[ManifestRow]:
     return list(read_manifest(request.manifest, () if request.group_column is None else (request.group_column,)))
 
 
-def _check(request: Request, choice: Choice) -> Path:
+def _check(request: Request, choice: CandidateOptions) -> Path:
     if request.output is None:
-        raise RequestError("--cross-validate trains models; expected a folder for them; give -o FOLDER")
+        raise RequestError("--cross-validate: no folder for the trainings; add -o FOLDER")
     given = {
         "--checkpoint": choice.checkpoint,
         "--against": choice.against,
@@ -122,5 +121,7 @@ def _check(request: Request, choice: Choice) -> Path:
     }
     for name, value in given.items():
         if value is not None:
-            raise RequestError(f"{name} does not go with --cross-validate, which makes its own; leave one out")
+            raise RequestError(
+                f"{name}: cannot be combined with --cross-validate, which has its own; remove one of them"
+            )
     return request.output

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.evaluation.result import Evaluation
+from rephase.evaluation.comparison import Evaluation
 from rephase.evaluation.tables import Section, headline, sections
 from rephase.pictures import Picture, colour_wheel, picture_magnitude, picture_phase
 from rephase.reports.html import Markup, document, element, section, table

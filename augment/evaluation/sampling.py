@@ -1,4 +1,4 @@
-"""Generated phase for real slices: each made once, kept in the output folder, and taken from there the next time."""
+"""Generated phase of real slices, sampled once and cached in the output folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,88 +16,70 @@ from numpy.typing import NDArray
 
 from rephase.diffusion.generators import PhaseGenerator, SliceKey
 from rephase.errors import RequestError
+from rephase.evaluation.candidates import Candidate
 from rephase.evaluation.sessions import RealVolume
 from rephase.files import replacing, sha256
 
 LEVELS = 1 << 16
-"""Steps of the circle at which samples are kept, so that one from the folder equals one just made."""
+"""Phase levels of samples, cached or not, so that a resumed run gives equal figures."""
 GPU_SLICES = 16
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """A generator in an evaluation.
-
-    `label` is its name in the tables; `role` is "model", "against" (the checkpoint to compare with) or "baseline";
-    `identity` is what its samples depend on beside the slice and the seed, such as the checkpoint's hash.
-    """
-
-    label: str
-    generator: PhaseGenerator
-    identity: str = ""
-    role: str = "baseline"
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of a network a slice."""
-        return self.generator.nfe
-
-
 class Sampler:
-    """Samples phase for real volumes; `folder` keeps what networks made, one file for each slice.
+    """Samples phase for real volumes; `folder` caches the samples of networks, one file per slice.
 
-    What a network gives depends on its code too, so the files are filed under a digest of the `diffusion` package.
+    Samples depend on the code too, so the cache is keyed by a digest of `rephase.diffusion`.
     """
 
     def __init__(
         self, folder: Path | None, device: str = "cpu", progress: Callable[[int], object] | None = None
     ) -> None:
-        self.folder, self.slices_a_call = folder, 1 if device == "cpu" else GPU_SLICES
+        self.folder, self.slices_per_call = folder, 1 if device == "cpu" else GPU_SLICES
         self.progress = progress or (lambda count: None)
 
     def sample(
-        self, contestant: Contestant, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
+        self, candidate: Candidate, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
     ) -> NDArray[np.complex64]:
-        """Give phasors `(slice height width)` for the volume's slices, or for those at the positions `chosen`."""
-        return decode(self.sample_codes(contestant, volume, seed, chosen))
+        """Return phasors `(slice height width)` of the volume's slices, or of those at the positions `chosen`."""
+        return decode(self.sample_codes(candidate, volume, seed, chosen))
 
     def sample_codes(
-        self, contestant: Contestant, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
+        self, candidate: Candidate, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
     ) -> NDArray[np.uint16]:
-        """The same as steps of the circle, which take a quarter of the memory."""
+        """Return phases as codes (see `encode`), which take a quarter of the memory."""
         places = list(range(len(volume.real.slices)) if chosen is None else chosen)
         height, width = volume.real.magnitude.shape[1:]
-        folder = self._folder(contestant, volume)
+        folder = self._folder(candidate, volume)
         codes = np.zeros((len(places), height, width), np.uint16)
         missing = [row for row, place in enumerate(places) if not _load(codes[row], _file(folder, seed, volume, place))]
         self.progress(len(places) - len(missing))
-        for start in range(0, len(missing), self.slices_a_call):
-            rows = missing[start : start + self.slices_a_call]
-            codes[rows] = encode(_generate(contestant.generator, volume, seed, [places[row] for row in rows]))
+        for start in range(0, len(missing), self.slices_per_call):
+            rows = missing[start : start + self.slices_per_call]
+            codes[rows] = encode(_generate(candidate.generator, volume, seed, [places[row] for row in rows]))
             for row in rows:
                 _save(codes[row], _file(folder, seed, volume, places[row]))
             self.progress(len(rows))
         return codes
 
-    def _folder(self, contestant: Contestant, volume: RealVolume) -> Path | None:
-        if self.folder is None or not contestant.nfe:  # phase without a network is made faster than it is read
+    def _folder(self, candidate: Candidate, volume: RealVolume) -> Path | None:
+        if self.folder is None or not candidate.nfe:  # phase without a network is computed faster than it is read
             return None
         conditions = volume.conditions
-        facts = [contestant.identity, contestant.label, volume.source_sha256, code_digest(), repr(conditions)]
+        facts = [candidate.identity, candidate.label, volume.source_sha256, code_digest(), repr(conditions)]
         digest = sha256(json.dumps(facts).encode())[:16]
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", contestant.label).strip("-")
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", candidate.label).strip("-")
         return self.folder / slug / f"{volume.volume_id}-{digest}"
 
 
 def encode(phasor: NDArray[np.complex64]) -> NDArray[np.uint16]:
-    """Round phases to `LEVELS` steps of the circle; phase 0 is kept exactly."""
+    """Round phases to `LEVELS` levels; phase 0 is exact."""
     steps = np.rint((np.angle(phasor).astype(np.float64) + np.pi) * (LEVELS / (2.0 * np.pi)))
     codes: NDArray[np.uint16] = (steps.astype(np.int64) % LEVELS).astype(np.uint16)
     return codes
 
 
 def decode(codes: NDArray[np.uint16]) -> NDArray[np.complex64]:
-    """Undo `encode`."""
+    """Return the phasors of codes."""
     angle = codes.astype(np.float64) * (2.0 * np.pi / LEVELS) - np.pi
     phasor: NDArray[np.complex64] = np.exp(1j * angle).astype(np.complex64)
     return phasor
@@ -106,7 +87,7 @@ def decode(codes: NDArray[np.uint16]) -> NDArray[np.complex64]:
 
 @cache
 def code_digest() -> str:
-    """A digest of the sampler's source code."""
+    """Return a digest of the source code of `rephase.diffusion`."""
     import rephase.diffusion
 
     digest = hashlib.sha256()
@@ -121,8 +102,8 @@ def _generate(generator: PhaseGenerator, volume: RealVolume, seed: int, places: 
     phasor: NDArray[np.complex64] = generator.sample_phase(magnitude, keys, volume.conditions).numpy()
     if not np.isfinite(phasor).all():
         raise RequestError(
-            f"{volume.volume_id}: {generator.name} gives phase that is not finite; expected angles; leave it or the "
-            "volume out, or take other weights"
+            f"{volume.volume_id}: {generator.name} returned phase that is not finite; expected angles; remove the "
+            "generator or the volume, or use other weights"
         )
     return phasor
 
@@ -132,7 +113,7 @@ def _file(folder: Path | None, seed: int, volume: RealVolume, place: int) -> Pat
 
 
 def _load(into: NDArray[np.uint16], path: Path | None) -> bool:
-    """Read a kept slice; one that is missing, cut short or of another shape is made again."""
+    """Read a cached slice; return False if it is missing, truncated or of another shape."""
     if path is None or not path.is_file():
         return False
     try:
@@ -146,11 +127,11 @@ def _load(into: NDArray[np.uint16], path: Path | None) -> bool:
 
 
 def _save(codes: NDArray[np.uint16], path: Path | None) -> None:
-    """Keep a slice; an interrupted write leaves nothing that looks whole."""
+    """Cache a slice, atomically."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()  # NumPy's own writing to a full disk does not say that it is full
+    file = io.BytesIO()  # np.save to a full disk raises no error that names the cause
     np.save(file, codes, allow_pickle=False)
     with replacing(path) as partial:
         partial.write_bytes(file.getvalue())

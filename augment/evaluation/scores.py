@@ -1,4 +1,4 @@
-"""Scores: how far each generator's phase is from the real one of a session, with the floor beside it."""
+"""Scores: distances between generated and real phase per session, and the floor between two real phases."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.evaluation.circular import diversity
 from rephase.evaluation.metrics import METRIC_NAMES, distances, measure_phase, summaries
-from rephase.evaluation.phase_volume import PhaseVolume
 from rephase.evaluation.sampling import decode
 from rephase.evaluation.sessions import RealVolume, comparable
+from rephase.evaluation.statistics import PhaseVolume, diversity
 
 FLOOR = "real (other volume)"
 REAL = "real"
@@ -22,10 +21,10 @@ REAL = "real"
 class Score:
     """One generator in one session.
 
-    `distances` are from the session's real phase, lower is better; `values` say in one number what was measured.
-    The generator `FLOOR` is the real phase of one volume of the session (another echo or run) against that of another,
-    mean over the pairs; `REAL` has no distances. `diversity` is that of several draws; for `FLOOR`, of the real volumes
-    of the session. `descriptive` sessions decide nothing.
+    `distances` are from the session's real phase, lower is better; `values` summarise each statistic in one number. The
+    generator `FLOOR` is the real phase of one volume of the session (echo or run) against that of another, mean over
+    the pairs; `REAL` has no distances. `diversity` is that of several samples; for `FLOOR`, of the real volumes of the
+    session. `descriptive` sessions are left out of every decision.
     """
 
     session: str
@@ -44,18 +43,18 @@ def score_session(
     generated: Iterable[tuple[str, Sequence[NDArray[np.uint16]], float]],
     descriptive: bool = False,
 ) -> list[Score]:
-    """Score a session.
+    """Score the candidates in a session.
 
     Parameters
     ----------
     session
-        Its name.
+        Name of the session.
     volumes
-        Its real volumes.
+        Real volumes of the session.
     generated
-        For each generator its label, the phase codes of every volume, and its diversity.
+        Label, phase codes of every volume, and diversity of each candidate.
     descriptive
-        Whether it only is shown.
+        Whether the session is reported only.
     """
     reals = [one.real for one in volumes]
     pooled = measure_phase(reals)
@@ -78,9 +77,9 @@ def _floor(volumes: Sequence[RealVolume]) -> dict[str, float]:
 
 
 def real_diversity(volumes: Sequence[RealVolume]) -> float:
-    """The circular variance of the real phase over volumes that show the same slices of the same matrix.
+    """Return the circular variance of the real phase over volumes with the same slices and matrix.
 
-    Two at a time, mean over the pairs, so that it stands beside generators with two draws.
+    Mean over pairs of volumes, comparable with that of two samples.
     """
     return _mean(
         [
@@ -91,26 +90,26 @@ def real_diversity(volumes: Sequence[RealVolume]) -> float:
     )
 
 
-def draws_diversity(
+def sample_diversity(
     volumes: Sequence[RealVolume],
     places: Sequence[Sequence[int]],
-    draw: Callable[[RealVolume, Sequence[int], int], NDArray[np.complex64]],
+    sample: Callable[[RealVolume, Sequence[int], int], NDArray[np.complex64]],
     seeds: Sequence[int],
 ) -> float:
-    """The circular variance over draws of the slices at `places` of each volume, all pairs of seeds, mean.
+    """Return the circular variance over samples of the slices at `places` of each volume, mean over pairs of seeds.
 
-    `draw(volume, places, seed)` gives the phasors.
+    `sample(volume, places, seed)` returns the phasors.
     """
     found = []
     for volume, chosen in zip(volumes, places, strict=True):
         part = slices_at(volume.real, chosen)
-        draws = [part.with_phasor(draw(volume, chosen, seed)) for seed in seeds]
-        found += [diversity([a, b]) for index, a in enumerate(draws) for b in draws[index + 1 :]]
+        samples = [part.with_phasor(sample(volume, chosen, seed)) for seed in seeds]
+        found += [diversity([a, b]) for index, a in enumerate(samples) for b in samples[index + 1 :]]
     return _mean(found)
 
 
 def slices_at(volume: PhaseVolume, places: Sequence[int]) -> PhaseVolume:
-    """Some of the slices."""
+    """Return the slices at some positions."""
     rows = list(places)
     return PhaseVolume(
         volume.phasor[rows],

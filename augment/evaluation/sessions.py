@@ -1,4 +1,4 @@
-"""The real volumes that an evaluation looks at, in sessions."""
+"""Real volumes of an evaluation, in sessions and folds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rephase.diffusion.generators import Conditions
 from rephase.errors import VolumeError
-from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.statistics import PhaseVolume
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import object_support
 from rephase.readers.registry import read_with_phase
@@ -18,10 +18,10 @@ from rephase.readers.registry import read_with_phase
 
 @dataclass(frozen=True)
 class RealVolume:
-    """Slices of a volume with their real phase, and what a generator is told of them.
+    """Slices of a volume with their real phase, and the conditions for a generator.
 
-    `session` is the row's `subject_id` (or the volume's own name); `group` is what must not be split between training
-    and test, which may be wider. `source_sha256` names the bytes that were read.
+    `session` is the row's `subject_id`, else its `volume_id`; `group`, which may be wider, is never split between
+    training and test. `source_sha256` is the digest of the source files.
     """
 
     volume_id: str
@@ -34,7 +34,7 @@ class RealVolume:
 
 
 def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None) -> RealVolume:
-    """Read a row with real phase and take some of its slices.
+    """Read some slices of a row with real phase.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
     volume, phase = read_with_phase(row)
     support = object_support(volume.magnitude)
     if not support.any():
-        raise VolumeError("unsupported", f"{row.volume_id}: no object: the magnitude is zero; leave the row out")
+        raise VolumeError("unsupported", f"{row.volume_id}: magnitude is zero; expected an object; remove the row")
     slices = choose_slices(len(volume.magnitude), max_slices)
     chosen = list(slices)
     session = row.subject_id or row.volume_id
@@ -68,7 +68,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
 def choose_slices(count: int, limit: int) -> tuple[int, ...]:
     """Choose at most `limit` of `count` slices (0: all): neighbouring pairs, spread evenly from end to end.
 
-    Pairs, because the gradient through the slices needs neighbours. An odd limit leaves the last pair half.
+    Pairs, because the through-slice gradient needs neighbours; with an odd limit the last pair is incomplete.
     """
     if limit == 0 or limit >= count:
         return tuple(range(count))
@@ -79,7 +79,7 @@ def choose_slices(count: int, limit: int) -> tuple[int, ...]:
 
 
 def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]:
-    """Collect volumes by session, in the order in which the sessions appear."""
+    """Return volumes by session, in order of appearance."""
     sessions: dict[str, list[RealVolume]] = {}
     for one in volumes:
         sessions.setdefault(one.session, []).append(one)
@@ -87,19 +87,21 @@ def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]
 
 
 def comparable(volumes: Sequence[RealVolume]) -> list[tuple[RealVolume, RealVolume]]:
-    """All pairs of volumes of one session, for the floor."""
+    """Return all pairs of volumes of a session, for the floor."""
     return [(one, other) for index, one in enumerate(volumes) for other in volumes[index + 1 :]]
 
 
 def divide_groups(groups: Iterable[str], num_folds: int) -> list[frozenset[str]]:
-    """Divide groups into folds of about equal numbers of members; some are empty where there are fewer groups.
+    """Divide groups into folds with about equal numbers of members (grouped k-fold split).
+
+    Some folds are empty if there are fewer groups.
 
     Parameters
     ----------
     groups
-        The group of every member.
+        Group of each member.
     num_folds
-        How many.
+        Number of folds.
     """
     folds: list[set[str]] = [set() for _ in range(num_folds)]
     sizes = [0] * num_folds

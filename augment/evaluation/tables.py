@@ -1,4 +1,4 @@
-"""The tables of an evaluation: made once, written as Markdown and as HTML."""
+"""The tables of an evaluation, for Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rephase.evaluation.comparison import Evaluation
 from rephase.evaluation.metrics import METRICS
-from rephase.evaluation.result import Evaluation
 from rephase.evaluation.scores import REAL
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a title and a sentence that says how to read it; without rows only the words."""
+    """A table with a title and an explanation; without rows, only the explanation."""
 
     title: str
     words: str
@@ -22,7 +22,7 @@ class Section:
 
 
 def sections(result: Evaluation) -> Iterator[Section]:
-    """Give every table of an evaluation, in their order; those that have nothing to say are left out."""
+    """Yield the tables of an evaluation; empty ones are dropped."""
     yield _distances(result)
     yield _values(result)
     yield from _gaps(result)
@@ -30,12 +30,12 @@ def sections(result: Evaluation) -> Iterator[Section]:
     yield from _classifier(result)
     yield from _verdicts(result)
     yield _ties(result)
-    if result.left_out:
-        yield Section("Left out", "Rows that do not take part.", ("reason",), tuple((one,) for one in result.left_out))
+    if result.skipped:
+        yield Section("Skipped rows", "Rows that were not used.", ("reason",), tuple((one,) for one in result.skipped))
 
 
 def markdown(result: Evaluation) -> str:
-    """Write all tables as one Markdown text."""
+    """Return all tables as Markdown."""
     parts = [f"# Generated against real phase\n\n{headline(result)}"]
     for section in sections(result):
         parts.append(f"## {section.title}\n\n{section.words}")
@@ -47,7 +47,7 @@ def markdown(result: Evaluation) -> str:
 
 
 def headline(result: Evaluation) -> str:
-    """Say in one line where and on what the figures were made."""
+    """Return one line with the machine and the data of the evaluation."""
     machine, settings = result.machine, result.settings
     return (
         f"{machine['cpu']}, {machine['cores']} cores, device {machine['device']}, torch {machine['torch']}; manifest "
@@ -67,9 +67,9 @@ def _distances(result: Evaluation) -> Section:
         if one.generator != REAL
     )
     words = (
-        "How far each generator's phase is from the session's real phase, over the object; lower is better. "
-        "`real (other volume)` is the floor: another echo or run of the session against the real one. A session marked "
-        "with * is descriptive and decides nothing."
+        "Distance of each generator's phase from the real phase of the session, over the object; lower is better. "
+        "`real (other volume)` is the floor: another echo or run of the session. Sessions marked * are descriptive and "
+        "left out of every decision."
     )
     return Section(
         "Distances", words, ("session", "generator", *(_titled(metric.title, metric.unit) for metric in METRICS)), rows
@@ -87,9 +87,9 @@ def _values(result: Evaluation) -> Section:
         for one in result.scores
     )
     words = (
-        "What was measured, in one number each: mean modulus of gradients, means over slices elsewhere; the circular "
-        "variance is 1 minus the mean resultant length. `diversity` is the circular variance over draws of one slice, "
-        "for the floor that over the session's real volumes."
+        "Each statistic in one number: mean modulus of gradients, else mean over slices; the circular variance is 1 "
+        "minus the mean resultant length. `diversity` is the circular variance over samples of one slice; for the "
+        "floor, over the real volumes of the session."
     )
     return Section("Values", words, ("session", "generator", *(metric.title for metric in METRICS), "diversity"), rows)
 
@@ -102,11 +102,11 @@ def _gaps(result: Evaluation) -> Iterator[Section]:
         rows.append((*key, *("-" if found[name] is None else f"{found[name]:.0f} %" for name in metrics)))
     if rows:
         words = (
-            "How much of the way from `smooth` to the floor a generator goes: 100 % reaches the floor, below 0 is "
-            "farther than `smooth`; `-` where `smooth` is within the margin of the floor already."
+            "Part of the gap between `smooth` and the floor that a generator closes: 100 % reaches the floor, below 0 "
+            "is farther than `smooth`; `-` where `smooth` is within the margin of the floor."
         )
         yield Section(
-            "Gap between smooth and floor that is closed", words, ("session", "generator", *metrics), tuple(rows)
+            "Closed part of the gap between smooth and floor", words, ("session", "generator", *metrics), tuple(rows)
         )
 
 
@@ -124,8 +124,8 @@ def _differences(result: Evaluation) -> Iterator[Section]:
     if rows:
         words = (
             "Paired differences of the distances, by session: negative where the generator is nearer to the real phase "
-            "than the reference. The mean is over the sessions that decide; the interval (bootstrap over sessions) "
-            "stands only where there are enough of them."
+            "than the reference. Mean over the sessions that are not descriptive; bootstrap interval only with enough "
+            "of them."
         )
         header = ("generator", "reference", "metric", *sessions, "mean", "interval")
         yield Section("Paired differences", words, header, tuple(rows))
@@ -135,10 +135,10 @@ def _classifier(result: Evaluation) -> Iterator[Section]:
     found = result.classifier
     if found is None:
         return
-    verdict = "" if found.measurable else f"**Not measurable**: {found.reason}. The figures only say what was found. "
+    verdict = "" if found.measurable else f"**Not measurable**: {found.reason}. The figures do not count. "
     words = (
-        f"{verdict}Area under the ROC curve of a small network that is to tell generated from real slices of sessions "
-        f"that it was not trained on: 0.5 is the best, 1 the worst. Real phase against real phase: {found.null:.3f}."
+        f"{verdict}Area under the ROC curve of a small classifier of generated against real slices, on sessions "
+        f"that it was not trained on: 0.5 is the best, 1 the worst. Real against real phase: {found.null:.3f}."
     )
     rows = tuple((label, f"{value:.3f}") for label, value in found.auroc.items())
     yield Section("Real or generated", words, ("generator", "AUROC"), rows)
@@ -154,8 +154,8 @@ def _verdicts(result: Evaluation) -> Iterator[Section]:
     )  # fmt: skip
     if rows:
         words = (
-            "Distance of the generator minus that of the reference; the margins were fixed before. With few sessions "
-            "every one must be within the margin."
+            "Distance of the generator minus that of the reference; the margins are fixed before the run. With few "
+            "sessions, each one must be within the margin."
         )
         header = ("generator", "reference", "metric", "mean difference", "worst session", "margin", "verdict")
         yield Section("Non-inferiority", words, header, rows)
@@ -166,7 +166,7 @@ def _ties(result: Evaluation) -> Section:
         return Section("Ties with baselines", "No model took part.")
     if not result.ties:
         return Section("Ties with baselines", "No baseline ties with the model or beats it.")
-    words = "Where a baseline is within the margin of the model, or nearer to the real phase than it."
+    words = "Cases in which a baseline is within the margin of the model, or nearer to the real phase."
     return Section("Ties with baselines", words, ("finding",), tuple((line,) for line in result.ties))
 
 

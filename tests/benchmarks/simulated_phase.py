@@ -16,9 +16,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from rephase.evaluation.phase_volume import PhaseVolume
 from rephase.evaluation.sessions import read_real
-from rephase.evaluation.spatial import LAGS, gradient_quantiles, residue_density, structure_function
+from rephase.evaluation.statistics import LAGS, PhaseVolume, gradient_quantiles, residue_density, structure_function
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import object_support

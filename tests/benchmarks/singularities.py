@@ -13,7 +13,7 @@ from real_rows import given_volumes
 
 from rephase.diffusion.physics.measurement import estimate_sigma
 from rephase.diffusion.physics.singularities import bright_squares, find_singularities
-from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.statistics import PhaseVolume
 
 
 def count(real: PhaseVolume) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rephase.diffusion.physics.anatomy import guess_axis, local_mean
 from rephase.diffusion.physics.magnet import Places
 from rephase.diffusion.physics.measurement import bright_level, estimate_sigma
-from rephase.evaluation.phase_volume import PhaseVolume
+from rephase.evaluation.statistics import PhaseVolume
 
 _FAR_MM = 145.0
 _TOO_BRIGHT = 0.9

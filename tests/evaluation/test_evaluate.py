@@ -11,12 +11,12 @@ from rephase.config import read_config
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
-from rephase.evaluation.candidates import Choice, make_contestants
-from rephase.evaluation.comparison import closed_gaps, compare, find_ties, judge
+from rephase.evaluation.candidates import Candidate, CandidateOptions, make_candidates
+from rephase.evaluation.comparison import closed_gaps, compare, find_ties, noninferiority
 from rephase.evaluation.config import DEFAULT, EvaluationConfig
 from rephase.evaluation.metrics import METRIC_NAMES
 from rephase.evaluation.run import Request, evaluate
-from rephase.evaluation.sampling import Contestant, Sampler, decode, encode
+from rephase.evaluation.sampling import Sampler, decode, encode
 from rephase.evaluation.scores import FLOOR, Score
 from rephase.evaluation.sessions import choose_slices, read_real
 from rephase.evaluation.tables import markdown
@@ -44,7 +44,7 @@ def manifest(tmp_path):
 
 
 def baselines(*names):
-    return [Contestant(name, make_generator(name)) for name in names]
+    return [Candidate(name, make_generator(name)) for name in names]
 
 
 def scores(manifest, *names):
@@ -114,20 +114,20 @@ def test_samples_are_kept_to_16_bits_and_zero_exactly():
 
 
 def test_what_was_sampled_is_not_sampled_again(manifest, tmp_path):
-    one = Contestant("counting, nfe 3", Counting(), "hash")
+    one = Candidate("counting, nfe 3", Counting(), "hash")
     volume = read_real(next(iter(read_manifest(manifest))), 0)
     first = Sampler(tmp_path / "s").sample_codes(one, volume, 0)
     assert one.generator.count == 3
     assert np.array_equal(Sampler(tmp_path / "s").sample_codes(one, volume, 0), first) and one.generator.count == 3
-    other = Contestant("counting, nfe 3", one.generator, "another hash")
+    other = Candidate("counting, nfe 3", one.generator, "another hash")
     Sampler(tmp_path / "s").sample_codes(other, volume, 0)
     assert one.generator.count == 6
     Sampler(tmp_path / "s").sample_codes(one, volume, 1)
     assert one.generator.count == 9
 
 
-def test_a_damaged_sample_is_made_again(manifest, tmp_path):
-    one = Contestant("counting, nfe 3", Counting())
+def test_a_damaged_sample_is_sampled_again(manifest, tmp_path):
+    one = Candidate("counting, nfe 3", Counting())
     volume = read_real(next(iter(read_manifest(manifest))), 0)
     first = Sampler(tmp_path / "s").sample_codes(one, volume, 0)
     files = sorted((tmp_path / "s").rglob("*.npy"))
@@ -136,15 +136,15 @@ def test_a_damaged_sample_is_made_again(manifest, tmp_path):
     assert np.array_equal(Sampler(tmp_path / "s").sample_codes(one, volume, 0), first) and one.generator.count == 5
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(manifest, tmp_path):
-    one = Contestant("counting, nfe 3", Counting())
+def test_an_interrupted_evaluation_is_resumed(manifest, tmp_path):
+    one = Candidate("counting, nfe 3", Counting())
     one.generator.limit = 4
     request = Request(manifest, "val", output=tmp_path / "out", classifier=False)
     with pytest.raises(KeyboardInterrupt):
         evaluate(request, [one], CONFIG)
     one.generator.limit = 10**9
     resumed = evaluate(request, [one], CONFIG)
-    fresh = Contestant("counting, nfe 3", Counting())
+    fresh = Candidate("counting, nfe 3", Counting())
     plain = evaluate(Request(manifest, "val", output=tmp_path / "fresh", classifier=False), [fresh], CONFIG)
     assert one.generator.count == fresh.generator.count  # what was made before the interrupt was not made again
     assert resumed.to_json()["scores"] == plain.to_json()["scores"]
@@ -179,7 +179,7 @@ def test_descriptive_sessions_are_listed_but_do_not_decide():
     table += [made("head", "model", 9.0, True), made("head", "smooth", 3.0, True)]
     line = compare(table, CONFIG, "model", "smooth")[0]
     assert line.by_session == {"a": -2.0, "head": 6.0} and line.mean == -2.0
-    assert all(one.no_worse for one in judge(table, CONFIG, "model", "smooth"))
+    assert all(one.no_worse for one in noninferiority(table, CONFIG, "model", "smooth"))
 
 
 def test_no_worse_is_judged_by_the_worst_of_few_sessions():
@@ -190,12 +190,12 @@ def test_no_worse_is_judged_by_the_worst_of_few_sessions():
         made("b", "fast", 1.0 + 2 * margin),
         made("b", "slow", 1.0),
     ]
-    found = {one.metric: one for one in judge(table, CONFIG, "fast", "slow")}
+    found = {one.metric: one for one in noninferiority(table, CONFIG, "fast", "slow")}
     assert found["gradient"].no_worse is False and found["residues"].no_worse is True
     assert found["gradient"].worst == pytest.approx(2 * margin) and found["gradient"].difference < 0
 
 
-def test_ties_with_baselines_are_said():
+def test_ties_with_baselines_are_listed():
     table = [made("a", "model", 1.0), made("a", "smooth", 30.0, gradient=1.005), made("a", "zero", 30.0, residues=-1.0)]
     lines = find_ties(table, CONFIG, ["model"], ["smooth", "zero"])
     assert len(lines) == 2
@@ -234,27 +234,27 @@ def test_json_holds_no_nan(manifest, capsys):
     json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
 
 
-def test_rows_that_cannot_be_read_are_named_and_the_rest_goes_on(manifest, capsys):
+def test_rows_that_cannot_be_read_are_named_and_the_rest_is_evaluated(manifest, capsys):
     assert main(["evaluate", "phase", "--real", str(manifest), "--generators", "zero", "--no-classifier"]) == 1
     out = capsys.readouterr().out
     assert "gone.npy" in out and "| t (3 slices)" in out
 
 
-def test_a_manifest_without_splits_says_so(manifest, capsys):
+def test_a_split_of_a_manifest_without_splits_is_refused(manifest, capsys):
     manifest.write_text("volume_id,path,phase\na1,m.npy,e1.npy\n")
     words = ["--real", str(manifest), "--split", "val", "--generators", "zero", "--no-classifier"]
     assert main(["evaluate", "phase", *words]) == 2
-    assert "no row has a split; leave --split out" in capsys.readouterr().err
+    assert "remove --split" in capsys.readouterr().err
 
 
-def test_magnitude_that_is_not_finite_is_left_out(manifest, capsys):
+def test_magnitude_that_is_not_finite_is_skipped(manifest, capsys):
     magnitude = np.load(manifest.parent / "m.npy")
     magnitude[0, 3, 3] = np.inf
     np.save(manifest.parent / "inf.npy", magnitude)
     manifest.write_text(manifest.read_text() + "i1,inf.npy,e1.npy,i,val,,q\n")
     words = ["--real", str(manifest), "--split", "val", "--generators", "zero", "--no-classifier"]
     assert main(["evaluate", "phase", *words]) == 1
-    assert "inf.npy: is not finite somewhere" in capsys.readouterr().out
+    assert "inf.npy" in capsys.readouterr().out
 
 
 def test_phase_that_is_not_finite_ends_an_evaluation(manifest):
@@ -264,8 +264,8 @@ def test_phase_that_is_not_finite_ends_an_evaluation(manifest):
         def sample_phase(self, magnitude, keys, conditions):
             return super().sample_phase(magnitude, keys, conditions) * float("nan")
 
-    with pytest.raises(RequestError, match="a1: broken gives phase that is not finite"):
-        evaluate(Request(manifest, "val", classifier=False), [Contestant("broken", Broken())], CONFIG)
+    with pytest.raises(RequestError, match="a1: broken "):
+        evaluate(Request(manifest, "val", classifier=False), [Candidate("broken", Broken())], CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -273,33 +273,33 @@ def test_phase_that_is_not_finite_ends_an_evaluation(manifest):
     [
         (["--split", "test"], "gone.npy"),
         (["--generators", "nothing"], "nothing"),
-        (["--generators", " , "], "expected names with commas"),
+        (["--generators", " , "], "--generators"),
         (["--checkpoint", "gone.safetensors"], "gone.safetensors"),
         (["--config", "gone.toml"], "gone.toml"),
-        (["--max-slices", "-1"], "max_slices"),
+        (["--max-slices", "-1"], "--max-slices"),
         (["--group-column", "nothere"], "nothere"),
     ],
 )
-def test_a_wrong_request_is_said_and_ends_with_2(manifest, words, expected, capsys):
+def test_a_wrong_request_ends_with_2(manifest, words, expected, capsys):
     words = words if "--generators" in words or "--checkpoint" in words else [*words, "--generators", "zero"]
     assert main(["evaluate", "phase", "--real", str(manifest), "--no-classifier", *words]) == 2
     assert expected in capsys.readouterr().err
 
 
-def test_an_interrupt_says_how_to_go_on_and_ends_with_130(manifest, tmp_path, monkeypatch, capsys):
+def test_an_interrupt_names_the_folder_and_ends_with_130(manifest, tmp_path, monkeypatch, capsys):
     def interrupted(choice):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rephase.evaluation.candidates.make_contestants", interrupted)
+    monkeypatch.setattr("rephase.evaluation.candidates.make_candidates", interrupted)
     words = ["evaluate", "phase", "--real", str(manifest), "-o", str(tmp_path / "out")]
     assert main(words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert str(tmp_path / "out") in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_a_wrong_request(manifest, capsys):
     assert main(["evaluate", "phase", "--real", str(manifest), "--device", "cuda"]) == 2
-    assert "no usable GPU" in capsys.readouterr().err
+    assert "--device cuda" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_a_file_is_a_wrong_request(manifest, tmp_path):
@@ -324,17 +324,19 @@ def test_a_configuration_is_checked(tmp_path, line, expected):
         read_config(path, EvaluationConfig)
 
 
-def test_the_package_configuration_says_the_defaults_of_the_classes():
+def test_the_package_configuration_holds_the_defaults_of_the_classes():
     assert CONFIG.classifier == type(CONFIG.classifier)()
     assert CONFIG.max_slices == 8 and set(CONFIG.noninferiority.margins) == set(METRIC_NAMES)
 
 
 def test_models_are_labelled_by_their_evaluations_and_known_by_their_hash():
-    found = make_contestants(Choice(("diffusion", "zero"), checkpoint=shipped_weights("teacher"), steps=(1, 2)))
+    found = make_candidates(
+        CandidateOptions(("diffusion", "zero"), checkpoint=shipped_weights("teacher"), steps=(1, 2))
+    )
     assert [one.label for one in found] == ["diffusion, nfe 1", "diffusion, nfe 2", "zero"]
     assert [one.role for one in found] == ["model", "model", "baseline"] and len(found[0].identity) == 64
 
 
-def test_table_says_which_generator_takes_part(manifest):
+def test_table_without_a_model(manifest):
     result = evaluate(Request(manifest, "val", classifier=False), baselines("zero", "smooth"), CONFIG)
     assert "No model took part" in markdown(result) and "Paired differences" in markdown(result)

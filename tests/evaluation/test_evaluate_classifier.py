@@ -3,12 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rephase.evaluation.classifier import auroc, classify, halve, num_trainings
+from rephase.evaluation.classifier import Item, auroc, batch_of, classify, draw_patch, halve, make_items, num_trainings
 from rephase.evaluation.config import ClassifierConfig, ClassifierLimits
-from rephase.evaluation.patches import Item, batch_of, draw_patch, make_items
-from rephase.evaluation.phase_volume import PhaseVolume
 from rephase.evaluation.run import classifier_groups
 from rephase.evaluation.sessions import divide_groups, read_real
+from rephase.evaluation.statistics import PhaseVolume
 from rephase.manifests.parse import read_manifest
 
 SMALL = ClassifierConfig(patch=32, channels=(8, 16), steps=60, batch=16, null_draws=2)
@@ -39,7 +38,7 @@ def test_zero_and_white_phase_are_told_from_a_bent_one_and_itself_is_not():
 def test_a_classifier_without_a_budget_does_not_count():
     lazy = dataclasses.replace(SMALL, steps=1, null_draws=1)
     result = classify(items("bend"), [("zero", items("bend")), ("white", items("bend"))], lazy)
-    assert not result.measurable and "zero phase is told from real phase with 0.500 only" in result.reason
+    assert not result.measurable and "zero" in result.reason and "0.500" in result.reason
 
 
 def test_one_group_is_not_measurable():

@@ -3,20 +3,35 @@ import pytest
 import torch
 
 from rephase.diffusion.fourier import fft2c
-from rephase.evaluation.circular import NUM_BINS, circular_distance, diversity, phase_density, resultant_lengths
-from rephase.evaluation.metrics import METRIC_NAMES, distances, measure_phase, sample_distance, summaries, unlikeness
-from rephase.evaluation.phase_volume import PhaseVolume
-from rephase.evaluation.spatial import (
+from rephase.evaluation.metrics import (
+    METRIC_NAMES,
+    circular_distance,
+    decorrelation,
+    distances,
+    measure_phase,
+    sample_distance,
+    summaries,
+)
+from rephase.evaluation.statistics import (
     BENDS,
     LAGS,
+    NUM_BINS,
+    NUM_RINGS,
+    PhaseVolume,
     curvature_function,
+    diversity,
     gradient_quantiles,
+    homodyne,
+    homodyne_errors,
+    phase_density,
+    radial_spectrum,
     residue_density,
+    resultant_lengths,
     steepness_map,
     structure_function,
+    symmetry_defects,
     through_slice_quantiles,
 )
-from rephase.evaluation.spectral import NUM_RINGS, homodyne, homodyne_errors, radial_spectrum, symmetry_defects
 from rephase.pipeline.magnitude import object_support
 
 
@@ -74,10 +89,12 @@ def test_steepness_is_compared_place_by_place_in_the_object():
     steepness = steepness_map([one]).reshape(4, 5)
     assert np.isnan(steepness[:, 3:]).all()  # 3 of 8 columns of the block, and none
     np.testing.assert_allclose(steepness[:, :3], [[0.0, 0.0, 0.1]] * 4, atol=0.01)
-    assert unlikeness(steepness, steepness) == pytest.approx(0.0)
-    assert unlikeness(steepness, np.where(np.isnan(steepness), np.nan, 0.1 - steepness)) == pytest.approx(2.0)
-    assert unlikeness(steepness, np.full_like(steepness, 0.3)) == 1.0
-    assert np.isnan(unlikeness(steepness, steepness[:, :4])) and np.isnan(unlikeness(steepness, steepness * np.nan))
+    assert decorrelation(steepness, steepness) == pytest.approx(0.0)
+    assert decorrelation(steepness, np.where(np.isnan(steepness), np.nan, 0.1 - steepness)) == pytest.approx(2.0)
+    assert decorrelation(steepness, np.full_like(steepness, 0.3)) == 1.0
+    assert np.isnan(decorrelation(steepness, steepness[:, :4])) and np.isnan(
+        decorrelation(steepness, steepness * np.nan)
+    )
 
 
 def test_a_vortex_is_one_residue():

@@ -1,0 +1,306 @@
+"""Statistics of a phase, real or generated, over the object: from pixel to pixel, over the circle, and in k-space.
+
+Every statistic is circular (differences are taken of phasors) and counts only pixels of the object. Functions take the
+volumes of a session, which are pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.diffusion.fourier import fft2c, ifft2c, radial_rings
+from rephase.diffusion.physics.gauge import fix_gauge
+from rephase.diffusion.physics.singularities import find_singularities
+
+LAGS = (1, 2, 4, 8, 16, 32)
+"""Distances of the structure function in pixels."""
+BENDS = (1, 2, 4, 8, 16)
+"""Distances of the curvature in pixels, from its middle to its ends."""
+BLOCK = 8
+"""Side of a block of `steepness_map`, pixels."""
+_QUANTILES = np.linspace(0.0005, 0.9995, 1000)
+NUM_BINS = 72
+"""Bins of `phase_density`."""
+NUM_RINGS = 32
+"""Rings of `radial_spectrum`, from the centre to the nearer edge of k-space."""
+FLOOR_DB = -80.0
+"""Lower limit of a ring relative to the strongest: zero-filled parts of k-space have no level."""
+PARTIAL_FOURIER = 5.0 / 8.0
+
+
+@dataclass(frozen=True)
+class PhaseVolume:
+    """Slices of a volume with a phase, real or generated.
+
+    Attributes
+    ----------
+    phasor
+        Unit-modulus phase, complex64 `(slice height width)`.
+    magnitude, support
+        float32 and bool of the same shape; the support is that of the whole volume.
+    spacing_mm
+        Along (slice, height, width).
+    slices
+        Indices of the slices in their volume, ascending; neighbouring slices differ by one.
+    """
+
+    phasor: NDArray[np.complex64]
+    magnitude: NDArray[np.float32]
+    support: NDArray[np.bool_]
+    spacing_mm: tuple[float, float, float]
+    slices: tuple[int, ...]
+
+    def with_phasor(self, phasor: NDArray[np.complex64]) -> PhaseVolume:
+        """Return the same slices with another phase."""
+        if phasor.shape != self.phasor.shape:
+            raise ValueError(f"phasor {phasor.shape}: expected {self.phasor.shape}, as the magnitude")
+        return replace(self, phasor=phasor)
+
+    @cached_property
+    def image(self) -> NDArray[np.complex64]:
+        """Complex images without global and linear phase, which differ from scan to scan."""
+        fixed: NDArray[np.complex64] = fix_gauge(torch.from_numpy(self.magnitude * self.phasor)).numpy()
+        return fixed
+
+    @cached_property
+    def fixed_phasor(self) -> NDArray[np.complex64]:
+        """The phase of `image` as phasors; 1 where the magnitude is zero."""
+        phasor: NDArray[np.complex64] = np.exp(1j * np.angle(self.image)).astype(np.complex64)
+        return phasor
+
+
+def gradient_quantiles(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return 1,000 quantiles of the wrapped gradients along height and width, `(2 1000)`, in rad/mm."""
+    return np.stack([_quantiles([_gradient(one, axis) for one in volumes]) for axis in (1, 2)])
+
+
+def through_slice_quantiles(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return 1,000 quantiles of the wrapped gradient between slices in rad/mm; NaN without neighbouring slices."""
+    return _quantiles([part for one in volumes for part in _through_slices(one)])
+
+
+def structure_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return `1 - <cos(phase(x + r) - phase(x))>` for r in `LAGS`, mean of both directions; NaN beyond the matrix."""
+    return _incoherence(volumes, LAGS, _difference)
+
+
+def curvature_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return `1 - <cos(phase(x + r) - 2 phase(x) + phase(x - r))>` for r in `BENDS`, mean of both directions.
+
+    0 where the phase is linear over 2 r, whatever its slope, so it separates ramps from blotches; the structure
+    function does not. NaN beyond the matrix.
+    """
+    return _incoherence(volumes, BENDS, _second_difference)
+
+
+def steepness_map(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the mean modulus of the wrapped gradient in each block of `BLOCK` x `BLOCK` pixels, rad/mm, flat.
+
+    NaN where less than half of a block is in the object; incomplete blocks at the edges are dropped.
+    """
+    return np.concatenate([_steepness(one).ravel() for one in volumes])
+
+
+def residue_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return phase singularities per 1,000 squares of 2 x 2 pixels of the object, `(1)`; NaN without such squares."""
+    count = total = 0
+    for one in volumes:
+        singular, counted = find_singularities(torch.from_numpy(one.phasor), torch.from_numpy(one.support))
+        count, total = count + int(singular.sum()), total + int(counted.sum())
+    return np.array([1000.0 * count / total if total else np.nan])
+
+
+def _incoherence(
+    volumes: Sequence[PhaseVolume],
+    lags: Sequence[int],
+    product: Callable[[PhaseVolume, int, int], NDArray[np.complex64]],
+) -> NDArray[np.float64]:
+    """Return `1 - <Re p>` for each lag, p the products with that lag along both axes; NaN where there are none."""
+    result = np.full(len(lags), np.nan)
+    for index, lag in enumerate(lags):
+        values = np.concatenate([product(one, lag, axis).real for one in volumes for axis in (1, 2)])
+        if values.size:
+            result[index] = 1.0 - values.mean(dtype=np.float64)
+    return result
+
+
+def _difference(volume: PhaseVolume, lag: int, axis: int) -> NDArray[np.complex64]:
+    """Return `z(x + lag) conj z(x)` where both pixels are in the object, flat."""
+    near, far = _along(volume.phasor, lag, axis, 2)
+    product: NDArray[np.complex64] = (far * near.conj())[_inside(volume, lag, axis, 2)]
+    return product
+
+
+def _second_difference(volume: PhaseVolume, lag: int, axis: int) -> NDArray[np.complex64]:
+    """Return `z(x + lag) conj z(x)^2 z(x - lag)` where the three pixels are in the object, flat."""
+    before, middle, after = _along(volume.phasor, lag, axis, 3)
+    product: NDArray[np.complex64] = (after * middle.conj() ** 2 * before)[_inside(volume, lag, axis, 3)]
+    return product
+
+
+def _inside(volume: PhaseVolume, lag: int, axis: int, count: int) -> NDArray[np.bool_]:
+    """Return where all pixels that `_along` combines are in the object."""
+    inside: NDArray[np.bool_] = np.logical_and.reduce(_along(volume.support, lag, axis, count))
+    return inside
+
+
+def _along(image: NDArray[Any], lag: int, axis: int, count: int) -> list[NDArray[Any]]:
+    """Return `count` views of one shape, each `lag` pixels further along the axis; empty where they do not fit."""
+    length = max(image.shape[axis] - (count - 1) * lag, 0)
+    before = (slice(None),) * axis
+    return [image[(*before, slice(start, start + length))] for start in range(0, count * lag, lag)]
+
+
+def _gradient(volume: PhaseVolume, axis: int) -> NDArray[np.float32]:
+    gradient: NDArray[np.float32] = np.angle(_difference(volume, 1, axis)) / volume.spacing_mm[axis]
+    return gradient
+
+
+def _steepness(volume: PhaseVolume) -> NDArray[np.float64]:
+    """Return the blocks of one volume, `(slice rows columns)`."""
+    total, counted = np.zeros(1), np.zeros(1)
+    for axis in (1, 2):
+        near, far = _along(volume.phasor, 1, axis, 2)
+        inside = _inside(volume, 1, axis, 2)
+        step = np.abs(np.angle(far * near.conj())) * inside / volume.spacing_mm[axis]
+        ends = [(0, int(axis == other)) for other in range(3)]
+        total = total + _block_sums(np.pad(step, ends))
+        counted = counted + _block_sums(np.pad(inside, ends))
+    # two steps per pixel, one along each axis
+    return np.where(counted >= BLOCK**2, total / np.maximum(counted, 1.0), np.nan)
+
+
+def _block_sums(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum over the blocks of each slice."""
+    rows, columns = (size // BLOCK for size in values.shape[1:])
+    parts = values[:, : rows * BLOCK, : columns * BLOCK].reshape(len(values), rows, BLOCK, columns, BLOCK)
+    sums: NDArray[np.float64] = parts.sum(axis=(2, 4), dtype=np.float64)
+    return sums
+
+
+def _through_slices(volume: PhaseVolume) -> Iterator[NDArray[np.float32]]:
+    for near in range(len(volume.slices) - 1):
+        far = near + 1
+        if volume.slices[far] - volume.slices[near] == 1:
+            inside = volume.support[far] & volume.support[near]
+            product = (volume.phasor[far] * volume.phasor[near].conj())[inside]
+            yield np.angle(product) / volume.spacing_mm[0]
+
+
+def _quantiles(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    values = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    if not values.size:
+        return np.full(len(_QUANTILES), np.nan)
+    quantiles: NDArray[np.float64] = np.quantile(values.astype(np.float64), _QUANTILES)
+    return quantiles
+
+
+def resultant_lengths(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the mean resultant length `|<exp(i phase)>|` of each slice; 1 minus it is the circular variance.
+
+    Mardia and Jupp, Directional Statistics (2000), section 2.3.
+    """
+    lengths = [
+        np.abs(z[s].mean(dtype=np.complex128))
+        for one in volumes
+        for z, s in zip(one.fixed_phasor, one.support, strict=True)
+        if s.any()
+    ]
+    return np.array(lengths) if lengths else np.array([np.nan])
+
+
+def phase_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the share of the object's pixels in each of `NUM_BINS` bins from -pi to pi, all slices pooled."""
+    counts = np.zeros(NUM_BINS)
+    for one in volumes:
+        counts += np.histogram(np.angle(one.fixed_phasor[one.support]), bins=NUM_BINS, range=(-np.pi, np.pi))[0]
+    total = counts.sum()
+    density: NDArray[np.float64] = counts / total if total else np.full(NUM_BINS, np.nan)
+    return density
+
+
+def diversity(samples: Sequence[PhaseVolume]) -> float:
+    """Return the circular variance over samples of one volume, mean over the object.
+
+    Global and linear phase are removed first. 0: all equal; about `1 - 0.886 / sqrt(n)` for n independent uniform
+    phases. NaN with fewer than two samples or without an object.
+    """
+    if len(samples) < 2:
+        return float("nan")
+    inside = np.logical_and.reduce([one.support for one in samples])
+    if not inside.any():
+        return float("nan")
+    mean = np.mean([one.fixed_phasor[inside] for one in samples], axis=0, dtype=np.complex128)
+    return float(1.0 - np.abs(mean).mean())
+
+
+def radial_spectrum(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the mean power of k-space on `NUM_RINGS` rings in dB of the strongest ring, mean over the slices."""
+    spectra = [_rings(slice_image) for one in volumes for slice_image in one.image if slice_image.any()]
+    return np.mean(spectra, axis=0) if spectra else np.full(NUM_RINGS, np.nan)
+
+
+def symmetry_defects(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the conjugate-symmetry defect of each slice, `min_a ||K(k) - exp(ia) conj K(-k)|| / ||K||`.
+
+    `conj K(-k)` is the transform of the conjugate image x, so by Parseval the defect is
+    `sqrt(2 - 2 |sum x^2| / sum |x|^2)`: 0 for zero phase, sqrt(2) for white phase. The sums run over the object.
+    """
+    defects = []
+    for one in volumes:
+        for image, inside in zip(one.image, one.support, strict=True):
+            x = image[inside].astype(np.complex128)
+            power = float((np.abs(x) ** 2).sum())
+            if power > 0:
+                defects.append(np.sqrt(max(2.0 - 2.0 * abs((x**2).sum()) / power, 0.0)))
+    return np.array(defects) if defects else np.array([np.nan])
+
+
+def homodyne_errors(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return the relative magnitude error of each slice after a 5/8 homodyne reconstruction along width.
+
+    Noll, Nishimura and Macovski, IEEE Trans Med Imaging 1991: three eighths of the phase-encoding lines are dropped,
+    and the phase of the symmetric centre is removed. Phase of higher spatial frequency becomes error.
+    """
+    errors = []
+    for one in volumes:
+        made = homodyne(one.image)
+        for result, magnitude, inside in zip(made, one.magnitude, one.support, strict=True):
+            truth = magnitude[inside].astype(np.float64)
+            if truth.size:
+                errors.append(np.linalg.norm(result[inside] - truth) / np.linalg.norm(truth))
+    return np.array(errors) if errors else np.array([np.nan])
+
+
+def homodyne(images: NDArray[np.complex64], fraction: float = PARTIAL_FOURIER) -> NDArray[np.float64]:
+    """Reconstruct real images from the upper `fraction` of their columns of k-space, `(slice height width)`."""
+    width = images.shape[-1]
+    kspace = fft2c(torch.from_numpy(images))
+    k = torch.arange(width) - width // 2
+    overscan = max(round(fraction * width) - width // 2, 1)
+    ramp = (1.0 + k / overscan).clamp(0.0, 2.0)
+    hann = torch.where(k.abs() < overscan, 0.5 + 0.5 * torch.cos(torch.pi * k / overscan), 0.0)
+    guide = ifft2c(kspace * hann)
+    made: NDArray[np.float64] = (
+        ifft2c(kspace * ramp) * torch.polar(torch.ones_like(guide.real), -guide.angle())
+    ).real.numpy()
+    return made
+
+
+def _rings(image: NDArray[np.complex64]) -> NDArray[np.float64]:
+    power = fft2c(torch.from_numpy(image)).abs().square().numpy().astype(np.float64)
+    height, width = image.shape
+    ring = radial_rings(height, width, NUM_RINGS).numpy()
+    totals = np.bincount(ring.ravel(), power.ravel(), NUM_RINGS + 1)[:NUM_RINGS]
+    counts = np.bincount(ring.ravel(), minlength=NUM_RINGS + 1)[:NUM_RINGS]
+    mean = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+    with np.errstate(divide="ignore"):
+        decibels: NDArray[np.float64] = 10.0 * np.log10(mean / np.nanmax(mean))
+    return np.maximum(decibels, FLOOR_DB)
