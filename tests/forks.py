@@ -53,3 +53,10 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def _execute(code: str, arguments: Sequence[str]) -> None:
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<test>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the test's own
+
+
+def run_command(*words: str) -> None:
+    """Run a `rephase` command and end with its exit status; to be given to `fork`."""
+    from rephase.cli import main
+
+    sys.exit(main(words))

@@ -195,10 +195,18 @@ def run(*words: str):
     return arguments.handler(arguments)
 
 
-def test_command_gives_text_and_json(tmp_path):
-    size = ("--volumes", "1", "--slices", "1", "--size", "8", "--folder", str(tmp_path))
-    few = ("--workers", "0", "--coils", "0", "--epochs", "1", "--index-volumes", "5")
+def test_command_gives_text_and_json(tmp_path, monkeypatch):
+    given = {}
+
+    def benchmark(*values):
+        given.update(enumerate(values))
+        return BenchResult("loader", machine_facts(), {}, [], [])
+
+    monkeypatch.setattr("rephase.bench.loader.bench_loader", benchmark)
+    size = ("--volumes", "1", "--slices", "2", "--size", "8", "--folder", str(tmp_path))
+    few = ("--workers", "0", "--coils", "0", "4", "--epochs", "3", "--index-volumes", "5")
     answer = run("loader", *size, *few, "--json")
+    assert list(given.values()) == [1, 2, 8, [0], 3, tmp_path, [0, 4], 5]
     assert answer.status == 0
     assert answer.lines[0] == "rephase bench loader"
     assert answer.data["benchmark"] == "loader"

@@ -1,11 +1,10 @@
 import json
-import os
-import subprocess
-import sys
+import socket
 
 import numpy as np
 import pytest
 import torch
+from forks import fork, run_command
 
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.physics.grid import GRID_MM
@@ -82,17 +81,23 @@ def test_a_share_of_the_weights_that_the_student_started_from_is_kept(folder):
     assert not all(learned[name].equal(mean[name]) for name in learned)
 
 
-@pytest.mark.slow
 def test_of_two_processes_one_finishes_the_student(folder):
     """A share that each of them kept would be kept twice."""
     recipe = DISTILL.replace("seed = 5", "seed = 5\nbatches = 2") + "kept = 0.5\n"
     for name in ("one", "two"):
         (folder / f"{name}.toml").write_text(recipe.replace('"student"', f'"{name}"'))
     one = load_checkpoint(distill(read_config(folder / "one.toml", DistillConfig)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "rephase.cli", "distill", str(folder / "two.toml"), "--device", "cpu"]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun sets them
+    words = ("distill", str(folder / "two.toml"), "--device", "cpu")
+    ranks = [
+        fork(run_command, *words, output=folder / f"rank{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **group)
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0], (folder / "rank0.err").read_text()
     two = load_checkpoint(folder / "two" / "two.safetensors")
     assert two.noise_gain == pytest.approx(one.noise_gain, abs=1e-3)
     for name, value in one.network.state_dict().items():
