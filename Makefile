@@ -8,7 +8,7 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # the CI adds --durations and --cpu-limit
 TEST_OPTIONS ?=
 
-.PHONY: help demo test check links format conformance reliability fuzz bench scale clean
+.PHONY: help demo test check links format conformance reliability fuzz bench scale figures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -72,6 +72,10 @@ bench: $(VENV)/.base  ## measure sampling, building and loading on this machine
 
 scale: $(VENV)/.base  ## measure the overhead per volume and the planning of a million rows
 	$(BIN)/python -m tests.benchmarks.scale
+
+# AGAINST=REVISION for a second column
+figures: $(VENV)/.test  ## print sizes, imports and start-up times of the code
+	$(BIN)/python -m tests.benchmarks.figures $(if $(AGAINST),--against $(AGAINST))
 
 clean:  ## remove the environment and all build output
 	rm -rf $(VENV) .links build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -46,18 +46,21 @@ def pip(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the tree: a build leaves its traces in the tree that it is made from."""
-    folder = tmp_path_factory.mktemp("wheel")
+def build_wheel(tree: Path, folder: Path) -> Path:
+    """Build the wheel from a copy of a tree: a build leaves its traces in the tree that it is made from."""
     for name in ("augment", "cluster", "diffusion", "manifests"):
-        shutil.copytree(PROJECT / name, folder / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(tree / name, folder / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PROJECT / name, folder / "tree")
+        shutil.copy(tree / name, folder / "tree")
     built = pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(folder / "tree"))
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
