@@ -1,24 +1,22 @@
-"""The ISMRMRD header of a volume, as XML that fits the schema of ISMRMRD 1.x.
+"""Write and read the ISMRMRD header of a volume: XML after the schema of ISMRMRD 1.x.
 
 x is readout, the height here; y is phase encoding, the width; z is the slice.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
-
-import numpy as np
 
 from rephase.errors import VolumeError
 from rephase.manifests.record import CONTRASTS
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 HERTZ_PER_TESLA = 42_577_478.518
-"""Of the proton, CODATA 2018."""
+"""Gyromagnetic ratio of the proton over 2 pi, CODATA 2018."""
 
 _MOST = 65_535
 
@@ -29,17 +27,17 @@ def ismrmrd_header(name: str, receipt: Mapping[str, Any], num_coils: int) -> byt
     Parameters
     ----------
     name
-        The volume, for messages.
+        Of the volume, for messages.
     receipt
-        Its attributes.
+        The receipt of the volume.
     num_coils
         Receiver channels, at least 1.
 
     Returns
     -------
     xml
-        UTF-8. The resonance frequency, which the schema demands, is 0 where the field strength is not known. Columns
-        `padding_left` to `padding_right` count as acquired, the centre of k-space lies at `width // 2`.
+        UTF-8. The resonance frequency, which the schema requires, is 0 where the field strength is unknown. Columns
+        `padding_left` to `padding_right` count as acquired; the centre of k-space is at `width // 2`.
 
     Raises
     ------
@@ -51,7 +49,7 @@ def ismrmrd_header(name: str, receipt: Mapping[str, Any], num_coils: int) -> byt
         raise VolumeError(
             "unsupported",
             f"volume {name}: has {receipt['num_slices']} slices of {height} x {width}; expected at most {_MOST} each, "
-            "which is what ISMRMRD can count; export it as bart",
+            "the limit of ISMRMRD; export it as bart",
         )
     root = ElementTree.Element("ismrmrdHeader", xmlns=NAMESPACE)
     system = _child(root, "acquisitionSystemInformation")
@@ -103,90 +101,93 @@ def _text(parent: ElementTree.Element, name: str, value: float | str) -> None:
 
 
 _PLANES = ("AX", "COR", "SAG")
-
-
 # longer names first: fastMRI's own are T1PRE, T1POST, T2, FLAIR, PD and PDFS
 _BY_LENGTH = sorted((name for name in CONTRASTS if name != "other"), key=len, reverse=True)
+_LARGEST_HEADER = 1 << 20
+"""Characters; fastMRI's headers have some ten thousand."""
 
 
 @dataclass(frozen=True)
 class FastmriFacts:
-    """Facts of one file; None where it does not say."""
+    """What the ISMRMRD header and the attributes of a fastMRI file say; None where they do not.
 
+    Attributes
+    ----------
+    encoding_size, recon_size
+        Matrix (x, y, z) of k-space and of the reconstruction.
+    padding
+        First column of k-space that was acquired, and the one after the last, as fastMRI computes them.
+    spacing_mm
+        (slice, height, width) of the reconstruction.
+    te_ms, field_t, contrast
+        As in `rephase.readers.volume.Volume`.
+    """
+
+    encoding_size: tuple[int, int, int] | None = None
+    recon_size: tuple[int, int, int] | None = None
+    padding: tuple[int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
-    recon_size: tuple[int, int] | None = None
     te_ms: float | None = None
     field_t: float | None = None
     contrast: str | None = None
 
 
-def fastmri_facts(header: bytes | str | None, attributes: Mapping[str, Any]) -> FastmriFacts:
-    """Read the facts out of the ISMRMRD header and the attributes.
+def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
+    """Read the facts of a fastMRI file.
 
-    Only a few plain numbers are wanted, so the XML is searched, not parsed: no entity of a hostile file is expanded.
+    Parameters
+    ----------
+    header
+        The dataset `ismrmrd_header`, bytes or text. A header that is no well-formed XML says nothing.
+    acquisition
+        The attribute `acquisition`, such as AXT1POST or CORPDFS_FBK: the plane, then the contrast.
     """
-    text = header.decode("utf-8", "replace") if isinstance(header, bytes) else header or ""
-    recon = _element(text, "reconSpace")
-    sizes = _triple(_element(recon, "matrixSize"))
-    view_mm = _triple(_element(recon, "fieldOfView_mm"))
-    spacing = None
-    if sizes and view_mm and min(*sizes, *view_mm) > 0:
-        # x is readout, which is the height here; z of one slice is its thickness.
-        spacing = (view_mm[2] / sizes[2], view_mm[0] / sizes[0], view_mm[1] / sizes[1])
-    return FastmriFacts(
-        spacing_mm=spacing,
-        recon_size=(int(sizes[0]), int(sizes[1])) if sizes else None,
-        te_ms=_number(_element(text, "TE")),
-        field_t=_number(_element(text, "systemFieldStrength_T")),
-        contrast=_contrast(attributes.get("acquisition")),
-    )
-
-
-def _contrast(acquisition: object) -> str | None:
-    """Read the contrast out of a name such as AXT1POST or CORPDFS_FBK: the plane, then what is measured."""
     name = acquisition.upper() if isinstance(acquisition, str) else ""
     rest = next((name.removeprefix(plane) for plane in _PLANES if name.startswith(plane)), "")
-    return next((contrast for contrast in _BY_LENGTH if rest.startswith(contrast.upper())), None)
+    contrast = next((contrast for contrast in _BY_LENGTH if rest.startswith(contrast.upper())), None)
+    root = _parse(header)
+    if root is None:
+        return FastmriFacts(contrast=contrast)
+    encoding_size, _ = _space(root, "encodedSpace")
+    recon_size, view_mm = _space(root, "reconSpace")
+    spacing_mm = padding = None
+    if recon_size and view_mm:  # x is readout, the height here; z of one slice is its thickness
+        spacing_mm = (view_mm[2] / recon_size[2], view_mm[0] / recon_size[0], view_mm[1] / recon_size[1])
+    center, maximum = (_number(root, f"kspace_encoding_step_1/{{*}}{key}") for key in ("center", "maximum"))
+    if encoding_size and center is not None and maximum is not None:
+        left = encoding_size[1] // 2 - int(center)
+        padding = (left, left + int(maximum) + 1)
+    te_ms, field_t = _number(root, "TE") or None, _number(root, "systemFieldStrength_T") or None
+    return FastmriFacts(encoding_size, recon_size, padding, spacing_mm, te_ms, field_t, contrast)
 
 
-def _element(text: str, name: str) -> str:
-    # Two searches: one pattern for both tags would look for an end from every beginning, for hours in a hostile file.
-    start = re.search(rf"<(?:\w+:)?{name}>", text)
-    end = re.compile(rf"</(?:\w+:)?{name}>").search(text, start.end()) if start else None
-    return text[start.end() : end.start()] if start and end else ""
-
-
-def _triple(text: str) -> tuple[float, float, float] | None:
-    x, y, z = (_number(_element(text, axis)) for axis in "xyz")
-    return None if x is None or y is None or z is None else (x, y, z)
-
-
-def _number(text: str) -> float | None:
+def _parse(header: object) -> ElementTree.Element | None:
+    text = header.decode("utf-8", "replace") if isinstance(header, bytes) else header
+    # no ISMRMRD header has a DOCTYPE, and without one there is no entity to expand
+    if not isinstance(text, str) or len(text) > _LARGEST_HEADER or "<!DOCTYPE" in text:
+        return None
     try:
-        number = float(text)
+        return ElementTree.fromstring(text.encode())  # noqa: S314
+    except ElementTree.ParseError:
+        return None
+
+
+def _space(
+    root: ElementTree.Element, name: str
+) -> tuple[tuple[int, int, int] | None, tuple[float, float, float] | None]:
+    """Return matrix and field of view in mm of `encodedSpace` or `reconSpace`; None unless all three are above 0."""
+    sizes, view_mm = (
+        [_number(root, f"{name}/{{*}}{part}/{{*}}{axis}") or 0.0 for axis in "xyz"]
+        for part in ("matrixSize", "fieldOfView_mm")
+    )
+    matrix = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+    return matrix if min(matrix) > 0 else None, (view_mm[0], view_mm[1], view_mm[2]) if min(view_mm) > 0 else None
+
+
+def _number(root: ElementTree.Element, path: str) -> float | None:
+    """Return the number in the first element of a path, in any name space; None for one below 0 or not finite."""
+    try:
+        number = float(root.findtext(f".//{{*}}{path}", ""))
     except ValueError:
         return None
-    return number if 0 < number < np.inf else None
-
-
-_NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
-
-
-def _header_sizes(header: bytes | str) -> dict[str, Any]:
-    """Sizes and padding, as fastMRI computes them from the header."""
-    if "<!DOCTYPE" in (header.decode("utf-8", "replace") if isinstance(header, bytes) else header):
-        raise ValueError("its header declares entities, which no ISMRMRD header has")
-    root = ElementTree.fromstring(header)  # noqa: S314 - without a DOCTYPE there is no entity to expand
-
-    def number(*names: str) -> int:
-        found = root.find(".//" + "//".join(_NAMESPACE + name for name in names))
-        if found is None or found.text is None:
-            raise ValueError(f"its header has no {'/'.join(names)}")
-        return int(found.text)
-
-    encoding = tuple(number("encoding", "encodedSpace", "matrixSize", axis) for axis in "xyz")
-    recon = tuple(number("encoding", "reconSpace", "matrixSize", axis) for axis in "xyz")
-    limits = ("encoding", "encodingLimits", "kspace_encoding_step_1")
-    left = encoding[1] // 2 - number(*limits, "center")
-    right = left + number(*limits, "maximum") + 1
-    return {"padding_left": left, "padding_right": right, "encoding_size": encoding, "recon_size": recon}
+    return number if 0 <= number < math.inf else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
 from rephase.errors import RequestError, VolumeError
 from rephase.hdf5_files import open_hdf5
-from rephase.ismrmrd_header import _header_sizes, fastmri_facts
+from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
 from rephase.text import one_line
 
 _TARGETS = {"singlecoil": "reconstruction_esc", "multicoil": "reconstruction_rss"}
@@ -130,13 +128,14 @@ def _describe(path: Path, challenge: str | None) -> _File:
             shape = tuple(int(size) for size in file["kspace"].shape)
             if len(shape) not in (3, 4) or file["kspace"].dtype != np.complex64:
                 raise ValueError(f"kspace is {file['kspace'].dtype} {shape}, not complex64 with three or four axes")
-            header = file["ismrmrd_header"][()]
-            sizes = _header_sizes(header)
             own = {key: _plain(value) for key, value in file.attrs.items()}
+            facts = fastmri_facts(file["ismrmrd_header"][()], own.get("acquisition"))
+            if not (facts.encoding_size and facts.recon_size and facts.padding):
+                raise ValueError("ismrmrd_header does not state matrix sizes and encoding limits")
             key = _target(len(shape) - 1, challenge)
-            size = file[key].shape[1:] if key in file else sizes["recon_size"][:2]
+            size = file[key].shape[1:] if key in file else facts.recon_size[:2]
             has_mask, has_target = "mask" in file, key in file
-    except (OSError, RuntimeError, KeyError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise VolumeError(
             "unreadable",
             f"{path}: {one_line(error)}; expected fastMRI's kspace and ismrmrd_header; take it out of the folder",
@@ -144,14 +143,13 @@ def _describe(path: Path, challenge: str | None) -> _File:
     coils = shape[1] if len(shape) == 4 else 0
     matrix = (coils, shape[-2], shape[-1], int(size[0]), int(size[1]))
     # as in fastMRI's SliceDataset, attributes of the file stand above what its header says
-    attributes = _attributes(header, own, path) | sizes
+    attributes = _attributes(facts, path)
     attributes |= {key: value for key, value in own.items() if key in attributes}
     return _File(shape[0], matrix, attributes, own, has_mask, has_target)
 
 
-def _attributes(header: bytes | str, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The keys that `KSpaceSlices` gives, from what there is."""
-    facts = fastmri_facts(header, own)
+def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
+    """Return the keys of `KSpaceSlices`, with NaN or an empty text for what the file does not say."""
     return {
         "max": math.nan,
         "norm": math.nan,
@@ -163,6 +161,10 @@ def _attributes(header: bytes | str, own: Mapping[str, Any], path: Path) -> dict
         "field_t": facts.field_t or math.nan,
         "te_ms": facts.te_ms or math.nan,
         "spacing_mm": facts.spacing_mm or (math.nan, math.nan, math.nan),
+        "encoding_size": facts.encoding_size,
+        "recon_size": facts.recon_size,
+        "padding_left": facts.padding and facts.padding[0],
+        "padding_right": facts.padding and facts.padding[1],
     }
 
 

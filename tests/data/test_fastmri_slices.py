@@ -124,13 +124,9 @@ def test_what_is_no_file_of_fastmri_is_named(tmp_path):
         FastMRISlices(tmp_path)
     with pytest.raises(RequestError, match="expected singlecoil or multicoil"):
         FastMRISlices(tmp_path, "both")
-    for header, message in (
-        ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "declares entities"),
-        ("<a/>", "no encoding/encodedSpace/matrixSize/x"),
-        ("no xml", "syntax error"),
-    ):
+    for header in ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", "<a/>", "no xml", HEADER.replace("center", "centre")):
         write_file(tmp_path / "a.h5", header=header)
-        with pytest.raises(VolumeError, match=f"a.h5: .*{message}.*; expected fastMRI's") as caught:
+        with pytest.raises(VolumeError, match=r"a.h5: .*ismrmrd_header") as caught:
             FastMRISlices(tmp_path)
         assert "\n" not in str(caught.value)
     (tmp_path / "a.h5").write_bytes(b"no HDF5")

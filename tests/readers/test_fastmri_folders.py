@@ -53,7 +53,7 @@ def rows_of(folder, tmp_path, **options):
 def test_a_scan_finds_every_file_that_is_whole(folder, tmp_path):
     result, rows = rows_of(folder, tmp_path)
     assert set(rows) == {"recon.h5", "single.h5", "coils.h5"}
-    assert result.left_out["unsupported"] == 1
+    assert result.skipped["unsupported"] == 1
     assert {name: row.contrast for name, row in rows.items()} == {
         "recon.h5": "T1", "single.h5": "PD", "coils.h5": "FLAIR"
     }  # fmt: skip

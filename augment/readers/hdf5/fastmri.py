@@ -207,7 +207,7 @@ def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | 
         found = find_object(file, key, name)
         if isinstance(found, h5py.Dataset) and found.ndim == 3:
             return int(found.shape[1]), int(found.shape[2])
-    return facts.recon_size
+    return facts.recon_size and facts.recon_size[:2]
 
 
 def image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from rephase.readers.sources import hash_file, hash_location, local_path
 from rephase.readers.volume import PhaseEncode, Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
-_LARGEST_HEADER = 1 << 24
+_LARGEST_TEXT = 1 << 24
 
 
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -93,17 +93,13 @@ def _opened(path: Path, name: str) -> Iterator[h5py.File]:
 def _facts(file: h5py.File, name: str) -> FastmriFacts:
     header, text = find_object(file, "ismrmrd_header", name), None
     if isinstance(header, h5py.Dataset) and header.shape == () and not lies_elsewhere(header):
-        text = header[()] if header.dtype.itemsize <= _LARGEST_HEADER else None
-    return fastmri_facts(text if isinstance(text, bytes | str) else None, _attributes(file))
-
-
-def _attributes(file: h5py.File) -> dict[str, Any]:
-    """The one attribute that tells something: the others may be of any type and size, and damaged."""
-    try:
-        size = file.attrs.get_id("acquisition").get_storage_size()
-        return {"acquisition": file.attrs["acquisition"]} if size <= _LARGEST_HEADER else {}
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError):
-        return {}
+        text = header[()] if header.dtype.itemsize <= _LARGEST_TEXT else None
+    acquisition = None
+    # the other attributes are not read: they may be damaged, and of any type and size
+    with suppress(KeyError, OSError, RuntimeError, TypeError, ValueError):
+        if file.attrs.get_id("acquisition").get_storage_size() <= _LARGEST_TEXT:
+            acquisition = file.attrs["acquisition"]
+    return fastmri_facts(text, acquisition)
 
 
 def _known(facts: FastmriFacts) -> dict[str, Any]:
