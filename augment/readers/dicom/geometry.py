@@ -1,4 +1,4 @@
-"""Puts the slices of a DICOM volume in order and says where they lie in the patient."""
+"""Sort the slices of a DICOM volume and compute its geometry."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # towards the negative and the 
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Frames in slice order and the geometry of the final (slice, height, width) array, as `Volume` keeps it."""
+class SliceStack:
+    """Frames in slice order, and the geometry of their (slice, height, width) array as in `Volume`."""
 
     frames: tuple[Frame, ...]
     shape: tuple[int, int, int]
@@ -29,8 +29,8 @@ class Placement:
     phase_encode: PhaseEncode
 
 
-def place_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) -> Placement:
-    """Sort the frames of one volume along the slice normal and check that they make a regular stack.
+def stack_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) -> SliceStack:
+    """Sort the frames of one volume along the slice normal and check that they form a regular stack.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def place_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) 
     name
         For messages.
     all_files
-        Whether the frames should be all that there are: then a number of slices in the header must be reached.
+        Whether the frames should be complete: a number of slices in the header must then be reached.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def place_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) 
     ordered = tuple(sorted(frames, key=lambda frame: frame.depth_mm))
     first = ordered[0]
     if all_files and first.num_expected is not None and len(ordered) < first.num_expected:
-        found = f"{len(ordered)} slices, the header says {first.num_expected}"
+        found = f"{len(ordered)} slices; expected {first.num_expected} by the header"
         raise VolumeError("incomplete", f"{name}: {found}; copy the series again")
     step = _slice_step(ordered, name)
     down = np.multiply(first.column_direction, first.spacing_mm[0])
@@ -58,7 +58,7 @@ def place_frames(frames: Sequence[Frame], name: str, *, all_files: bool = True) 
     height, width = (right, down) if transposed else (down, right)
     sizes = (first.columns, first.rows) if transposed else (first.rows, first.columns)
     between_mm = abs(float(np.dot(step, first.normal)))
-    return Placement(
+    return SliceStack(
         frames=ordered,
         shape=(len(ordered), *sizes),
         spacing_mm=(between_mm, float(np.linalg.norm(height)), float(np.linalg.norm(width))),
@@ -80,13 +80,14 @@ def _slice_step(frames: Sequence[Frame], name: str) -> NDArray[np.float64]:
     off_mm = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(frames)), step), axis=1).max()
     if off_mm > max(first.spacing_mm) + 0.3 * float(np.linalg.norm(step)):
         raise VolumeError(
-            "unsupported", f"{name}: slices lie up to {off_mm:.1f} mm off a straight line; expected one straight stack"
+            "unsupported",
+            f"{name}: slices lie up to {off_mm:.1f} mm off a straight line; expected one straight stack; split it",
         )
     return step
 
 
 def _check_regular(depths: NDArray[np.float64], name: str) -> None:
-    """Steps must be equal; a step of about n times the smallest means n - 1 missing slices."""
+    """Check that steps are equal; a step of about n times the smallest means n - 1 missing slices."""
     steps = np.diff(depths)
     smallest = float(steps.min())
     gaps = np.flatnonzero(steps > 1.5 * smallest)
@@ -112,7 +113,7 @@ def _affine(*columns: NDArray[np.float64]) -> tuple[tuple[float, float, float, f
 
 
 def _orientation(directions: NDArray[np.float64]) -> str:
-    """Letters of the nearest patient axes, each axis used once, so that oblique stacks have an answer too."""
+    """Return the letters of the nearest patient axes; each axis is used once, so oblique stacks work too."""
     cosines = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     best = max(itertools.permutations(range(3)), key=lambda axes: sum(abs(cosines[i, a]) for i, a in enumerate(axes)))
     return "".join(_LETTERS[axis][int(cosines[i, axis] > 0)] for i, axis in enumerate(best))

@@ -1,4 +1,4 @@
-"""Facts of an acquisition out of a DICOM header: what audits and conditions need, and nothing that names anyone."""
+"""Read the facts of an acquisition from a DICOM header: for audits and conditions, nothing that identifies anyone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rephase.manifests.header import Kind
 from rephase.readers.dicom.kinds import frame_kind
 from rephase.readers.volume import PhaseEncode
 
-HeaderValue: TypeAlias = Any  # whatever pydicom makes of an element: a number, a string, several of them, items
+HeaderValue: TypeAlias = Any  # of an element in pydicom: a number, a string, several of them, items
 
-# BodyPartExamined is a coded word by the standard and free text in practice: only words of this list are let through.
+# BodyPartExamined is a code in the standard and free text in practice, so only words of this list are taken
 _BODY_PARTS = frozenset({
     "ABDOMEN", "ANKLE", "ARM", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "FOOT", "HAND", "HEAD", "HEART", "HIP",
     "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "SHOULDER", "SPINE", "TSPINE",
@@ -49,7 +49,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one frame: conditions of the acquisition, and `acquisition` with JSON values for audits."""
+    """Acquisition conditions of one frame, and `acquisition` with JSON values for audits."""
 
     te_ms: float | None
     field_t: float | None
@@ -62,7 +62,7 @@ class Facts:
 def find(
     dataset: pydicom.Dataset, group: pydicom.Dataset | None, keyword: str, sequence: str | None = None
 ) -> HeaderValue:
-    """Look a value up where Enhanced objects may keep it: the frame's group, the shared group, the top level.
+    """Look up a value where Enhanced objects may store it: the frame's group, the shared group, the top level.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def find(
 
 
 def number(value: HeaderValue) -> float | None:
-    """Read a header's number; None where it is empty, not finite or no number."""
+    """Return a header value as a number; None where it is empty, not finite or no number."""
     if value is None or value == "":
         return None
     try:
@@ -150,10 +150,10 @@ def _phase_encode(value: HeaderValue) -> PhaseEncode:
 def _acquired_matrix(
     dataset: pydicom.Dataset, group: pydicom.Dataset | None, phase_encode: PhaseEncode
 ) -> list[int] | None:
-    """Acquired samples along (height, width) of the stored axes.
+    """Return the acquired samples along (height, width) of the stored axes.
 
     AcquisitionMatrix is (frequency rows, frequency columns, phase rows, phase columns), where "rows" counts samples
-    along a row. With the phase direction known, height is frequency and width is phase.
+    along a row. Where the phase-encoding direction is known, height is frequency and width is phase.
     """
     matrix = [int(item) for item in (dataset.get("AcquisitionMatrix") or []) if number(item) is not None]
     if len(matrix) == 4 and sum(value > 0 for value in matrix) == 2:
@@ -171,7 +171,7 @@ def _acquired_matrix(
 
 
 def _extended_type(group: pydicom.Dataset | None) -> list[str]:
-    """Siemens XA writes the names of filters (DIS2D, NORM) in a private element of the frame's type."""
+    """Read the names of filters (DIS2D, NORM) that Siemens XA stores in a private element of the frame type."""
     items = group.get("MRImageFrameTypeSequence") if group is not None else None
     try:
         value = items[0].private_block(0x21, "SIEMENS MR SDI 02")[0x78].value if items else None
@@ -182,11 +182,11 @@ def _extended_type(group: pydicom.Dataset | None) -> list[str]:
 
 
 def _philips_contrast(dataset: pydicom.Dataset) -> str:
-    """Philips keeps an Enhanced object's elements in a private sequence of its classic ones."""
+    """Read the contrast from the private sequence in which Philips stores Enhanced elements in classic objects."""
     try:
         items = dataset.private_block(0x2005, "Philips MR Imaging DD 005")[0x0F].value
         return str(items[0].get("AcquisitionContrast") or "").upper()
-    except (KeyError, IndexError, TypeError, AttributeError):  # another vendor's, or a damaged one
+    except (KeyError, IndexError, TypeError, AttributeError):  # of another vendor, or damaged
         return ""
 
 
@@ -202,7 +202,7 @@ def _vendor(manufacturer: str) -> str | None:
 
 
 def _field(value: float | None) -> float | None:
-    """Tesla; a few exports write gauss."""
+    """Return tesla; a few exports write gauss."""
     tesla = value / 1e4 if value and value > 100 else value
     return tesla if tesla and 0.001 < tesla < 25 else None
 
@@ -227,7 +227,7 @@ def _contrast(
     te_ms: float | None,
     facts: dict[str, Any],
 ) -> str | None:
-    """Name the contrast where the header leaves no doubt; else the family of the sequence, else None."""
+    """Return the contrast where the header is unambiguous, else the sequence family, else None."""
     stated = str(find(dataset, group, "AcquisitionContrast", "MRImageFrameTypeSequence") or "").upper()
     stated = stated or _philips_contrast(dataset)
     words = {word.upper() for word in image_type}
@@ -246,7 +246,7 @@ def _contrast(
     if str(dataset.get("AngioFlag") or "") == "Y" or "TOF" in variant:
         return "MRA"
     if "GR" in sequence or str(dataset.get("EchoPulseSequence") or "") == "GRADIENT":
-        # A magnetisation-prepared gradient echo with an inversion time is an MPRAGE by any other name.
+        # a magnetisation-prepared gradient echo with an inversion time is an MPRAGE
         prepared = "MP" in variant or str(find(dataset, group, "InversionRecovery", "MRModifierSequence")) == "YES"
         ti_ms = facts.get("ti_ms")
         return "T1" if prepared and ti_ms and 400 <= ti_ms <= 1500 and (te_ms or 99) < 10 else "GRE"
@@ -273,17 +273,17 @@ def _listed(facts: dict[str, Any], name: str) -> list[str]:
 
 
 def kind_of(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Kind:
-    """Say what the pixels of a frame are, from all that its header tells."""
+    """Return what the pixels of a frame are, from all parts of its header."""
     component = find(dataset, group, "ComplexImageComponent", "MRImageFrameTypeSequence")
     ge_type = dataset.private_block(0x43, "GEMS_PARM_01")[0x2F].value if _has_ge_type(dataset) else None
-    ge_number = whole(ge_type)
+    ge_number = first_int(ge_type)
     return frame_kind(
         image_type, component, unit_of_values(dataset, group), ge_number, str(dataset.get("SeriesDescription") or "")
     )
 
 
 def unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
-    """Unit of the rescaled values; a code of "1" or "US" says none."""
+    """Return the unit of the rescaled values; empty for the codes "1" and "US"."""
     unit = str(find(dataset, group, "RescaleType", "PixelValueTransformationSequence") or "US").upper()
     mapping = find(dataset, group, "MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
     if mapping and unit in ("US", "NORMALIZED", "UNSPECIFIED"):
@@ -299,17 +299,17 @@ def _has_ge_type(dataset: pydicom.Dataset) -> bool:
 
 
 def counted_slices(dataset: pydicom.Dataset) -> int | None:
-    """Number of slices that a Philips classic header says its volume has; other headers do not say it."""
+    """Return the number of slices of the volume by a classic Philips header; other headers do not have it."""
     if "PerFrameFunctionalGroupsSequence" in dataset:
         return None
     try:
-        return whole(dataset.private_block(0x2001, "Philips Imaging DD 001")[0x18].value)
+        return first_int(dataset.private_block(0x2001, "Philips Imaging DD 001")[0x18].value)
     except KeyError:
         return None
 
 
 def acquisition_order(get: Callable[..., HeaderValue]) -> tuple[tuple[float, ...], ...]:
-    """Everything that may differ between two real images of one position and echo, most telling first."""
+    """Return everything that may differ between two images of one position and echo, most specific first."""
     direction = get("DiffusionGradientOrientation", "MRDiffusionSequence")
     when = f"{get('AcquisitionDate') or ''}{get('AcquisitionTime') or ''}" or str(get("AcquisitionDateTime") or "")
     return (
@@ -325,24 +325,24 @@ def acquisition_order(get: Callable[..., HeaderValue]) -> tuple[tuple[float, ...
 
 
 def _key(value: HeaderValue) -> tuple[float, ...]:
-    return tuple(found for item in several(value) if (found := number(item)) is not None)
+    return tuple(found for item in as_list(value) if (found := number(item)) is not None)
 
 
 def acquired_at(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
-    """Date and time of acquisition as written, empty where they were removed."""
+    """Return date and time of acquisition as text, empty where they were removed."""
     frame_time = find(dataset, group, "FrameAcquisitionDateTime", "FrameContentSequence")
     parts = (dataset.get("AcquisitionDate"), dataset.get("AcquisitionTime"))
     return str(frame_time or dataset.get("AcquisitionDateTime") or "".join(str(part) for part in parts if part))
 
 
-def several(value: HeaderValue) -> list[HeaderValue]:
-    """Values of an element as a list, whether it has none, one or more."""
+def as_list(value: HeaderValue) -> list[HeaderValue]:
+    """Return the values of an element as a list, whether it has none, one or more."""
     if value is None or isinstance(value, (str, bytes, int, float)):
         return [] if value is None or value == "" else [value]
     return list(value) if hasattr(value, "__iter__") else [value]
 
 
-def whole(value: HeaderValue) -> int | None:
-    """First value as a whole number, None where there is none."""
-    items = [number(item) for item in several(value)]
+def first_int(value: HeaderValue) -> int | None:
+    """Return the first value as an integer, None where there is none."""
+    items = [number(item) for item in as_list(value)]
     return int(items[0]) if items and items[0] is not None else None

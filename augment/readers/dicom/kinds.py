@@ -1,4 +1,4 @@
-"""Tells magnitude from everything else that an MR image can hold."""
+"""Classify MR images by their headers: magnitude, phase, real, field map, derived and so on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rephase.manifests.header import Kind
 _COMPONENTS: dict[str, Kind] = {
     "MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary",
 }  # fmt: skip
-# The vendors' words from the third value of ImageType on: Siemens M P R I, Philips M_FFE P_FFE "PHASE MAP", ...
+# vendors' words from the third value of ImageType on: Siemens M P R I, Philips M_FFE P_FFE "PHASE MAP", ...
 _WORDS: dict[str, Kind] = {
     "P": "phase", "PHASE": "phase", "PHASE MAP": "phase", "PHASE_MAP": "phase", "VELOCITY MAP": "phase",
     "P_FFE": "phase", "P_SE": "phase", "P_IR": "phase", "P_PCA": "phase", "PHASE CONTRAST M": "phase",
@@ -22,7 +22,7 @@ _WORDS: dict[str, Kind] = {
 }  # fmt: skip
 _UNITS: dict[str, Kind] = {"HZ": "fieldmap", "PPM": "fieldmap", "MRAD": "phase", "RAD": "phase"}
 _GE_KINDS: dict[int, Kind] = {1: "phase", 2: "real", 3: "imaginary"}
-# Values that were computed out of images: no pixel of theirs is the magnitude of a measured signal.
+# computed from images: no pixel is the magnitude of a measured signal
 _COMPUTED = frozenset({
     "ADC", "EADC", "EXP", "FA", "RA", "TENSOR", "TRACE", "TRACEW", "MIP", "CSA MIP", "MINIP", "MNIP", "MIN IP",
     "MAX IP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "SUB", "SUBTRACT", "RATIO",
@@ -40,7 +40,7 @@ def frame_kind(
     ge_type: int | None = None,
     description: str = "",
 ) -> Kind:
-    """Say what the pixels of a frame are.
+    """Return what the pixels of a frame are.
 
     Parameters
     ----------
@@ -49,17 +49,17 @@ def frame_kind(
     component
         ComplexImageComponent.
     unit
-        Of the pixel values after rescaling, where a header says one.
+        Of the rescaled pixel values, where a header has it.
     ge_type
-        GE's private image type (0043,102F): their ImageType does not tell phase.
+        GE's private image type (0043,102F), as GE's ImageType does not distinguish phase.
     description
-        SeriesDescription: for most vendors the only place that tells a localizer.
+        SeriesDescription: for most vendors the only mark of a localizer.
     """
     words = [word.strip().upper() for word in image_type]
     kinds = [_WORDS[word] for word in words[2:] if word in _WORDS]
     if "localizer" in kinds or _SURVEY.search(description.replace("_", " ")):
         return "localizer"
-    # A field map in Hz calls itself REAL, so its unit and name come first.
+    # a field map in Hz is called REAL, so unit and name come first
     by_unit = _UNITS.get((unit or "").strip().upper())
     if "fieldmap" in (*kinds, by_unit):
         return "fieldmap"

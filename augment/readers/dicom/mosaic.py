@@ -1,4 +1,4 @@
-"""Siemens mosaics: one picture that holds all slices of a volume as tiles."""
+"""Read the layout of Siemens mosaics: one image with all slices of a volume as tiles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pydicom
 from rephase.errors import VolumeError
 
 with warnings.catch_warnings():
-    # nibabel says at import that its DICOM readers are experimental; only its parser of Siemens headers is used here.
+    # nibabel warns at import that its DICOM readers are experimental; only its parser of Siemens headers is used
     warnings.simplefilter("ignore", UserWarning)
     from nibabel.nicom import csareader
 
 Vector = tuple[float, float, float]
-_MOST_SLICES = 4096  # a mosaic has a few hundred at most; a damaged count must not become as many frames
+_MOST_SLICES = 4096  # a mosaic has a few hundred at most; a damaged count must not create millions of frames
 
 
 @dataclass(frozen=True)
 class MosaicLayout:
-    """How a mosaic is cut: `grid` tiles a side, each `tile_shape` (rows, columns), slices growing along `normal`."""
+    """`grid` x `grid` tiles of `tile_shape` (rows, columns); slices grow along `normal`."""
 
     num_slices: int
     grid: int
@@ -31,7 +31,7 @@ class MosaicLayout:
 
 
 def is_mosaic(dataset: pydicom.Dataset) -> bool:
-    """Whether the header calls the image a mosaic."""
+    """Whether ImageType marks the image as a mosaic."""
     image_type = dataset.get("ImageType") or []
     return "MOSAIC" in ([image_type] if isinstance(image_type, str) else list(image_type))
 
@@ -44,16 +44,16 @@ def mosaic_layout(dataset: pydicom.Dataset, rows: int, columns: int, normal: Vec
     dataset
         Header of the mosaic.
     rows, columns
-        Of the whole picture.
+        Of the whole image.
     normal
-        Row direction x column direction; the private header only says along or against it.
+        Row direction x column direction; the private header gives the sign.
     name
         For messages.
 
     Raises
     ------
     VolumeError
-        `unsupported` where the private header was removed or contradicts the picture.
+        `unsupported` where the private header was removed or contradicts the image.
     """
     header = _csa_header(dataset, name)
     num_slices = int(csareader.get_n_mosaic(header) or 0) if header else _private_count(dataset)
@@ -67,8 +67,9 @@ def mosaic_layout(dataset: pydicom.Dataset, rows: int, columns: int, normal: Vec
     if num_slices > _MOST_SLICES or min(rows, columns) < grid or rows % grid or columns % grid:
         raise VolumeError(
             "unsupported",
-            f"{name}: a mosaic of {num_slices} slices has {grid}x{grid} tiles, but {rows}x{columns} pixels "
-            "do not divide so; the picture was changed; export it again",
+            f"{name}: a mosaic of {num_slices} slices in {rows}x{columns} pixels; "
+            f"expected {grid}x{grid} tiles of equal "
+            "size; export it again",
         )
     csa_normal = csareader.get_slice_normal(header) if header else None
     along = 1.0 if csa_normal is None else sum(a * b for a, b in zip(normal, csa_normal, strict=True))

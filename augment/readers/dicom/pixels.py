@@ -1,4 +1,4 @@
-"""Decodes the frames of one DICOM file to rescaled values."""
+"""Decode the frames of one DICOM file to rescaled values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from rephase.errors import VolumeError
-from rephase.readers.dicom.files import Source, looking_into
+from rephase.readers.dicom.files import DicomFile, looking_into
 from rephase.readers.dicom.frames import Frame
 from rephase.text import one_line
 
@@ -38,7 +38,7 @@ _JP2_BYTES = 4096
 
 @dataclass(frozen=True)
 class Codestream:
-    """Rows, columns, samples per pixel and bits per sample, as the codestream has them."""
+    """Rows, columns, samples per pixel and bits per sample of a codestream."""
 
     rows: int
     columns: int
@@ -52,18 +52,18 @@ def read_codestream(data: bytes) -> Codestream:
     Raises
     ------
     ValueError
-        If it is none, breaks off before its sizes or contradicts itself.
+        If it is none, ends before its sizes or contradicts itself.
     """
     start = data.find(_J2K_START, 0, _JP2_BYTES)
     try:
         return _jpeg_2000(data, start) if start >= 0 else _jpeg(data)
     except (struct.error, IndexError):
-        raise ValueError("the compressed pixels break off in their header") from None
+        raise ValueError("the compressed pixels end within their header") from None
 
 
 def _jpeg(data: bytes) -> Codestream:
     if data[:2] != b"\xff\xd8":
-        raise ValueError("the compressed pixels do not begin as JPEG does")
+        raise ValueError("the compressed pixels are not JPEG")
     at, found = 2, None
     while True:
         if data[at] != 0xFF:
@@ -76,18 +76,18 @@ def _jpeg(data: bytes) -> Codestream:
         if marker in _NO_LENGTH:
             continue
         if marker in (_SOI, _EOI):
-            raise ValueError("the compressed pixels have no picture")
+            raise ValueError("the compressed pixels have no image")
         if marker == _SOS:
             break
         (length,) = struct.unpack_from(">H", data, at)
         if marker in _FRAME_HEADERS:
             if found is not None:
-                raise ValueError("the compressed pixels have two pictures")
+                raise ValueError("the compressed pixels have two images")
             bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 2)
             found = Codestream(rows, columns, samples, bits)
         at += max(length, 2)
     if found is None:
-        raise ValueError("the compressed pixels do not tell their size")
+        raise ValueError("the compressed pixels have no size")
     return found
 
 
@@ -106,14 +106,14 @@ def _jpeg_2000(data: bytes, start: int) -> Codestream:
 
 @dataclass(frozen=True)
 class Planes:
-    """float32 `(frame, rows, columns)` in the order asked for, and how many pixels were padding and became 0."""
+    """float32 `(frame, rows, columns)` in the requested order, and the number of padding pixels, set to 0."""
 
     values: NDArray[np.float32]
     num_padding: int
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> UID:
-    """Say how the pixels are encoded; files without a file header tell it by the encoding of their elements."""
+    """Return the encoding of the pixels; without a file header it is that of the elements."""
     stated = getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
     if stated:
         return UID(stated)
@@ -123,43 +123,44 @@ def transfer_syntax(dataset: pydicom.Dataset) -> UID:
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
-    """Refuse what is not one grey value per pixel in an encoding that can be decoded.
+def check_encoding(dataset: pydicom.Dataset, file: DicomFile) -> None:
+    """Check that a file has one grey value per pixel in an encoding that can be decoded.
 
     Raises
     ------
     VolumeError
         `unsupported`.
     """
-    with looking_into(source):
-        _check_encoding(dataset, source)
+    with looking_into(file):
+        _check_encoding(dataset, file)
 
 
-def _check_encoding(dataset: pydicom.Dataset, source: Source) -> None:
+def _check_encoding(dataset: pydicom.Dataset, file: DicomFile) -> None:
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
     samples = int(dataset.get("SamplesPerPixel") or 1)
     bits = int(dataset.get("BitsAllocated") or 0)
     if not photometric.startswith("MONOCHROME") or samples != 1:
         raise VolumeError(
-            "unsupported", f"{source}: {photometric} with {samples} samples a pixel; expected MONOCHROME1 or 2"
+            "unsupported",
+            f"{file}: {photometric} with {samples} samples per pixel; expected MONOCHROME1 or 2; convert it",
         )
     if bits not in (8, 16, 32):
-        raise VolumeError("unsupported", f"{source}: {bits} bits allocated; expected 8, 16 or 32")
+        raise VolumeError("unsupported", f"{file}: {bits} bits allocated; expected 8, 16 or 32; convert it")
     if "ModalityLUTSequence" in dataset:
         raise VolumeError(
-            "unsupported", f"{source}: values through a modality lookup table; expected slope and intercept"
+            "unsupported", f"{file}: values through a modality lookup table; expected slope and intercept; convert it"
         )
     stored = int(dataset.get("BitsStored") or bits)
     if not 0 < stored <= bits or int(dataset.get("HighBit") or stored - 1) != stored - 1:
         raise VolumeError(
             "unsupported",
-            f"{source}: {stored} of {bits} bits stored, the highest {dataset.get('HighBit')}; expected the lower bits, "
+            f"{file}: {stored} of {bits} bits stored, the highest {dataset.get('HighBit')}; expected the lower bits, "
             "the highest one less than their number; convert it",
         )
     syntax = transfer_syntax(dataset)
     if decoder_name(syntax) is None:
         raise VolumeError(
-            "unsupported", f"{source}: transfer syntax {syntax.name} cannot be decoded; convert it (dcmconv)"
+            "unsupported", f"{file}: transfer syntax {syntax.name} cannot be decoded; convert it (dcmconv)"
         )
 
 
@@ -178,21 +179,21 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
     VolumeError
         `unreadable` where pixel data is missing, too short or damaged, `unsupported` as in `check_encoding`.
     """
-    source = frames[0].source
-    with looking_into(source):
-        check_encoding(dataset, source)
+    file = frames[0].file
+    with looking_into(file):
+        check_encoding(dataset, file)
         if "PixelData" not in dataset or not dataset.PixelData:
-            raise VolumeError("unreadable", f"{source}: no pixel data; copy it again")
-        _check_length(dataset, source)
+            raise VolumeError("unreadable", f"{file}: no pixel data; copy it again")
+        _check_length(dataset, file)
         indices = sorted({frame.index for frame in frames})
-        stored = dict(zip(indices, _decode(dataset, indices, source), strict=True))
+        stored = dict(zip(indices, _decode(dataset, indices, file), strict=True))
         padding = _padding_range(dataset)
     planes = np.empty((len(frames), frames[0].rows, frames[0].columns), np.float32)
     num_padding = 0
     for plane, frame in zip(planes, frames, strict=True):
         top, left = frame.tile or (0, 0)
         values = stored[frame.index][top : top + frame.rows, left : left + frame.columns]
-        with np.errstate(over="ignore"):  # infinity is refused, with its place, where values are judged
+        with np.errstate(over="ignore"):  # infinities are refused, with their place, by `prepare_magnitude`
             plane[:] = values.astype(np.float64) * frame.slope + frame.intercept
         if padding is not None:
             outside = (values >= padding[0]) & (values <= padding[1])
@@ -201,10 +202,10 @@ def decode_frames(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Planes:
     return Planes(planes, num_padding)
 
 
-def _check_length(dataset: pydicom.Dataset, source: Source) -> None:
-    """Refuse more pixels than the header speaks of: rows of the wrong length would be cut out of them, unnoticed.
+def _check_length(dataset: pydicom.Dataset, file: DicomFile) -> None:
+    """Check that there are no more pixels than the header states: rows of the wrong length would go unnoticed.
 
-    Padding behind the last row, of zeros or less than a row, is common.
+    Padding after the last row, of zeros or less than a row, is common.
     """
     if transfer_syntax(dataset).is_encapsulated:
         return
@@ -213,13 +214,12 @@ def _check_length(dataset: pydicom.Dataset, source: Source) -> None:
     if len(dataset.PixelData) >= expected + max(row, 2) and any(dataset.PixelData[expected:]):
         raise VolumeError(
             "unreadable",
-            f"{source}: holds {len(dataset.PixelData)} bytes of pixels where its header speaks of {expected}; expected "
-            "as many; copy it again",
+            f"{file}: holds {len(dataset.PixelData)} bytes of pixels; expected {expected} by its header; copy it again",
         )
 
 
 def _check_codestreams(dataset: pydicom.Dataset, indices: Sequence[int]) -> None:
-    """Hold what is compressed against the header, before a decoder believes it.
+    """Compare the compressed images with the header, before a native decoder reads them.
 
     Raises
     ------
@@ -232,18 +232,18 @@ def _check_codestreams(dataset: pydicom.Dataset, indices: Sequence[int]) -> None
     count = int(dataset.get("NumberOfFrames") or 1)
     for index in indices:
         found = read_codestream(get_frame(dataset.PixelData, index, number_of_frames=count))
-        told = (int(dataset.Rows), int(dataset.Columns), 1)
-        if (found.rows, found.columns, found.samples) != told or found.bits > int(dataset.BitsAllocated):
+        stated = (int(dataset.Rows), int(dataset.Columns), 1)
+        if (found.rows, found.columns, found.samples) != stated or found.bits > int(dataset.BitsAllocated):
             raise ValueError(
                 f"{found.rows}x{found.columns} of {found.samples} x {found.bits} bits are compressed; the header says "
-                f"{told[0]}x{told[1]} of {dataset.BitsAllocated} bits"
+                f"{stated[0]}x{stated[1]} of {dataset.BitsAllocated} bits"
             )
 
 
 def decoder_name(syntax: UID) -> str | None:
-    """Name the decoder of a transfer syntax: "" where none is needed, None where there is none.
+    """Return the decoder of a transfer syntax: "" where none is needed, None where none exists.
 
-    The choice is never left to pydicom, which would take any that is installed, whatever its licence.
+    The choice is not left to pydicom, which takes any installed one, whatever its licence.
     """
     if not syntax.is_transfer_syntax or syntax.is_private:
         return None
@@ -258,7 +258,7 @@ def decoder_name(syntax: UID) -> str | None:
     return "gdcm" if "gdcm" in decoder.available_plugins else None
 
 
-def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) -> list[NDArray[np.integer]]:
+def _decode(dataset: pydicom.Dataset, indices: Sequence[int], file: DicomFile) -> list[NDArray[np.integer]]:
     syntax = transfer_syntax(dataset)
     expected = (int(dataset.Rows), int(dataset.Columns))
     try:
@@ -271,17 +271,17 @@ def _decode(dataset: pydicom.Dataset, indices: Sequence[int], source: Source) ->
         ValueError, TypeError, RuntimeError, EOFError, AttributeError, IndexError, NotImplementedError, struct.error,
     ) as error:  # fmt: skip
         raise VolumeError(
-            "unreadable", f"{source}: pixel data is cut off or damaged ({one_line(error)}); copy it again"
+            "unreadable", f"{file}: pixel data is truncated or damaged ({one_line(error)}); copy it again"
         ) from error
     if len(arrays) != len(indices) or any(array.shape != expected for array in arrays):
         raise VolumeError(
-            "unreadable", f"{source}: {len(arrays)} of {len(indices)} frames could be decoded; copy it again"
+            "unreadable", f"{file}: {len(arrays)} of {len(indices)} frames could be decoded; copy it again"
         )
     return arrays
 
 
 def _used_bits(array: NDArray[np.integer], dataset: pydicom.Dataset, syntax: UID) -> NDArray[np.integer]:
-    """Clear what older files keep in the bits above BitsStored (overlays); extend the sign from the highest used."""
+    """Clear the bits above BitsStored, where older files store overlays, and extend the sign."""
     unused = array.dtype.itemsize * 8 - int(dataset.get("BitsStored") or array.dtype.itemsize * 8)
     if unused <= 0 or syntax.is_encapsulated:
         return array
@@ -291,7 +291,7 @@ def _used_bits(array: NDArray[np.integer], dataset: pydicom.Dataset, syntax: UID
 
 
 def _padding_range(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Stored values that mean "nothing was measured here", from PixelPaddingValue to PixelPaddingRangeLimit."""
+    """Return the range of stored padding values, from PixelPaddingValue to PixelPaddingRangeLimit."""
     ends = [dataset.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     known = [_as_stored(int.from_bytes(end, "little") if isinstance(end, bytes) else int(end), dataset) for end in ends
              if end is not None and end != ""]  # fmt: skip
@@ -299,7 +299,7 @@ def _padding_range(dataset: pydicom.Dataset) -> tuple[int, int] | None:
 
 
 def _as_stored(value: int, dataset: pydicom.Dataset) -> int:
-    """Read a padding value as the pixels are: many files write a signed one as unsigned, or the other way round."""
+    """Convert a padding value to the sign of the pixels: many files write a signed one as unsigned, or vice versa."""
     bits = int(dataset.BitsAllocated)
     signed = int(dataset.get("PixelRepresentation") or 0) == 1
     wrapped = value % (1 << bits)

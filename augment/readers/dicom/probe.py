@@ -1,4 +1,4 @@
-"""Says which volumes the DICOM files of one folder hold, from their headers alone."""
+"""Describe the volumes in the DICOM files of one folder, from headers alone."""
 
 from __future__ import annotations
 
@@ -11,97 +11,97 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rephase.errors import VolumeError
 from rephase.manifests.header import Kind, Probed, SeriesHeader
-from rephase.readers.dicom.files import Source, looking_into, read_header
+from rephase.readers.dicom.files import DicomFile, looking_into, read_header
 from rephase.readers.dicom.frames import Frame, frames_of, is_mr
-from rephase.readers.dicom.geometry import Placement, place_frames
+from rephase.readers.dicom.geometry import SliceStack, stack_frames
 from rephase.readers.dicom.headers import number
 from rephase.readers.dicom.kinds import frame_kind
 from rephase.readers.dicom.pixels import check_encoding
-from rephase.readers.dicom.select import Stack, split_volumes
+from rephase.readers.dicom.select import VolumeFrames, split_volumes
 
-# Kinds that are told apart by echo and time like magnitude, as they may be its pair.
+# split by echo and time like magnitude, as they may be its pair
 _PAIRED: tuple[Kind, ...] = ("magnitude", "phase", "real", "imaginary")
 
 
 @dataclass(frozen=True)
 class _File:
-    """One readable image file: its frames, or none and the kind that it is left out for."""
+    """One readable image file: its frames, or none and the kind for which it is skipped."""
 
-    source: Source
+    file: DicomFile
     series: str
     subject: str
     study: str
     frames: tuple[Frame, ...]
-    left_out: Kind | None
+    skipped_as: Kind | None
     shape: tuple[int, int, int]
 
 
 def probe_dicom(folder: Path, files: Sequence[Path]) -> Probed:
     """Describe the volumes that the DICOM files among `files` hold.
 
-    Slices in many files make one volume with the folder as its path; what is complete in one file (Enhanced object,
-    mosaic, single slice) has the file. `series` is set where the folder holds anything else beside the series.
+    Slices in many files are one volume with the folder as its path; a volume in one file (Enhanced object, mosaic,
+    single slice) has the path of the file. `series` is set where the folder has anything beside the series.
 
     Parameters
     ----------
     folder
-        Where the files lie.
+        The folder of the files.
     files
-        Any files of it; those that are no DICOM images are passed over.
+        Any files in it; those that are no DICOM images are ignored.
 
     Returns
     -------
     probed
-        Headers of every kind, in the order of the file names; and files or series that cannot be a volume, with why.
+        Headers of every kind, in the order of the file names; and files or series that form no volume, with the reason.
     """
     probed = Probed()
     images: list[_File] = []
     for path in sorted(files):
-        source = Source(LocalFileSystem(), str(path))
+        file = DicomFile(LocalFileSystem(), str(path))
         try:
-            dataset = read_header(source)
+            dataset = read_header(file)
             if dataset is not None:
-                images.append(_open(dataset, source))
+                images.append(_open(dataset, file))
         except VolumeError as error:
             probed.unreadable.append((path, str(error)))
-    series = {image.series for image in images if image.left_out != "non_mr"}
+    series = {image.series for image in images if image.skipped_as != "non_mr"}
     must_name = len(series) > 1 or bool(probed.unreadable)
     for group in _groups(images):
-        headers, faults = _describe(folder, group, must_name)
+        headers, problems = _describe(folder, group, must_name)
         probed.headers.extend(headers)
-        probed.unreadable.extend(faults)
+        probed.unreadable.extend(problems)
     probed.headers[:] = _distinct(probed.headers)
     return probed
 
 
-def _open(dataset: pydicom.Dataset, source: Source) -> _File:
+def _open(dataset: pydicom.Dataset, file: DicomFile) -> _File:
     frames: tuple[Frame, ...] = ()
-    left_out: Kind | None = None
-    with looking_into(source):
+    skipped_as: Kind | None = None
+    with looking_into(file):
         if not is_mr(dataset):
-            left_out = "non_mr"
+            skipped_as = "non_mr"
         else:
             try:
-                check_encoding(dataset, source)
-                frames = tuple(frames_of(dataset, source))
+                check_encoding(dataset, file)
+                frames = tuple(frames_of(dataset, file))
             except VolumeError:
-                left_out = _kind_without_geometry(dataset)
-                if left_out == "magnitude":
+                skipped_as = _kind_without_geometry(dataset)
+                if skipped_as == "magnitude":
                     raise
         sizes = [int(number(dataset.get(keyword)) or 0) for keyword in ("NumberOfFrames", "Rows", "Columns")]
         return _File(
-            source=source,
+            file=file,
             series=str(dataset.get("SeriesInstanceUID") or ""),
             subject=_subject(dataset),
             study=str(dataset.get("StudyInstanceUID") or ""),
             frames=frames,
-            left_out=left_out,
+            skipped_as=skipped_as,
             shape=(sizes[0] or 1, sizes[1], sizes[2]),
         )
 
 
 def _kind_without_geometry(dataset: pydicom.Dataset) -> Kind:
-    """Screen saves, reports as pictures and coloured maps have no place in space; they are no faults either."""
+    """Return the kind of an image without geometry: a screen save, report or coloured map is no error."""
     image_type = dataset.get("ImageType") or []
     words = [image_type] if isinstance(image_type, str) else list(image_type)
     component = dataset.get("ComplexImageComponent")
@@ -109,7 +109,7 @@ def _kind_without_geometry(dataset: pydicom.Dataset) -> Kind:
 
 
 def _subject(dataset: pydicom.Dataset) -> str:
-    """What names the person best: the identity number, else name and birth date, else the study."""
+    """Return the best identification of the person: the id, else name and birth date, else the study."""
     number = str(dataset.get("PatientID") or "")
     if number:
         return number
@@ -118,11 +118,11 @@ def _subject(dataset: pydicom.Dataset) -> str:
 
 
 def _groups(images: Sequence[_File]) -> list[list[_File]]:
-    """Files that belong together: a file with several planes stands alone, single planes go by series."""
+    """Group files into volumes: a file with several planes is alone, single planes are grouped by series."""
     groups: dict[tuple[str, str], list[_File]] = {}
     for image in images:
-        alone = str(image.source) if len(image.frames) > 1 else ""
-        key = "left out" if image.left_out else alone
+        alone = str(image.file) if len(image.frames) > 1 else ""
+        key = "skipped" if image.skipped_as else alone
         groups.setdefault((image.series, key), []).append(image)
     return list(groups.values())
 
@@ -131,17 +131,17 @@ def _describe(
     folder: Path, group: Sequence[_File], must_name: bool
 ) -> tuple[list[SeriesHeader], list[tuple[Path, str]]]:
     first = group[0]
-    path = Path(str(first.source)) if len(group) == 1 else folder
+    path = Path(str(first.file)) if len(group) == 1 else folder
     base = SeriesHeader(
         path=path, format="dicom", kind="unsupported", series_key=first.series,
         num_slices=sum(image.shape[0] for image in group), height=first.shape[1], width=first.shape[2],
         subject_key=first.subject or None,
         series=first.series or None if must_name and path == folder else None,
     )  # fmt: skip
-    if first.left_out:
-        return [replace(base, kind=first.left_out)], []
+    if first.skipped_as:
+        return [replace(base, kind=first.skipped_as)], []
     headers: list[SeriesHeader] = []
-    faults: list[tuple[Path, str]] = []
+    problems: list[tuple[Path, str]] = []
     by_kind: dict[Kind, list[Frame]] = {}
     for image in group:
         for frame in image.frames:
@@ -153,55 +153,55 @@ def _describe(
             headers.extend(_volume_headers(base, kind, frames, first.study))
         except VolumeError as error:
             if kind == "magnitude":
-                faults.append((path, str(error)))
-            else:  # left out all the same: one entry, to be counted
+                problems.append((path, str(error)))
+            else:  # skipped in any case: one entry, to be counted
                 lump = replace(base, kind=kind, num_slices=len(frames), height=frames[0].rows, width=frames[0].columns)
                 headers.append(replace(lump, series_key=f"{first.series}|{frames[0].instance}|{kind}"))
-    return headers, faults
+    return headers, problems
 
 
 def _volume_headers(base: SeriesHeader, kind: Kind, frames: Sequence[Frame], study: str) -> list[SeriesHeader]:
     headers = []
-    for stack in split_volumes(frames, str(base.path)):
-        placement = place_frames(stack.frames, str(base.path))
-        first = placement.frames[0]
+    for volume in split_volumes(frames, str(base.path)):
+        stack = stack_frames(volume.frames, str(base.path))
+        first = stack.frames[0]
         facts = first.facts
         headers.append(
             replace(
                 base,
                 kind=kind,
-                series_key=_series_key(stack, kind),
-                pair_key=_pair_key(stack, placement, study),
-                num_slices=placement.shape[0], height=placement.shape[1], width=placement.shape[2],
-                echo=stack.echo if stack.several_echoes else None,
-                frame=stack.time if stack.several_times else None,
-                te_ms=stack.te_ms or None, field_t=facts.field_t, contrast=facts.contrast, anatomy=facts.anatomy,
-                spacing_mm=placement.spacing_mm,
+                series_key=_series_key(volume, kind),
+                pair_key=_pair_key(volume, stack, study),
+                num_slices=stack.shape[0], height=stack.shape[1], width=stack.shape[2],
+                echo=volume.echo if volume.several_echoes else None,
+                frame=volume.time if volume.several_times else None,
+                te_ms=volume.te_ms or None, field_t=facts.field_t, contrast=facts.contrast, anatomy=facts.anatomy,
+                spacing_mm=stack.spacing_mm,
             )
         )  # fmt: skip
     return headers
 
 
-def _series_key(stack: Stack, kind: Kind) -> str:
-    first = stack.frames[0]
-    one_file = all(frame.source == first.source for frame in stack.frames)
-    return "|".join([first.series, first.instance if one_file else "", kind, str(stack.echo), str(stack.time)])
+def _series_key(volume: VolumeFrames, kind: Kind) -> str:
+    first = volume.frames[0]
+    one_file = all(frame.file == first.file for frame in volume.frames)
+    return "|".join([first.series, first.instance if one_file else "", kind, str(volume.echo), str(volume.time)])
 
 
-def _pair_key(stack: Stack, placement: Placement, study: str) -> str:
-    """Magnitude and phase of one acquisition share when, where and at which echo time they were measured.
+def _pair_key(volume: VolumeFrames, stack: SliceStack, study: str) -> str:
+    """Return a key of the time, position and echo time of an acquisition, equal for its magnitude and phase.
 
-    Vendors write them to one series or to two; the acquisition time is the same. Without it only one series can tell.
+    Vendors store them in one series or two, with one acquisition time. Without a time, the series identifies them.
     """
-    first = placement.frames[0]
-    when = min(frame.acquired for frame in stack.frames) or first.series
-    where = ",".join(f"{component:.2f}" for component in (*first.position, *placement.spacing_mm))
-    shape = "x".join(str(length) for length in placement.shape)
-    return "|".join([study, when, f"{stack.te_ms or 0:.3f}", where, shape, str(stack.time)])
+    first = stack.frames[0]
+    when = min(frame.acquired for frame in volume.frames) or first.series
+    where = ",".join(f"{component:.2f}" for component in (*first.position, *stack.spacing_mm))
+    shape = "x".join(str(length) for length in stack.shape)
+    return "|".join([study, when, f"{volume.te_ms or 0:.3f}", where, shape, str(volume.time)])
 
 
 def _distinct(headers: Sequence[SeriesHeader]) -> list[SeriesHeader]:
-    """Make the keys of copies differ: exports exist in which several files share one instance UID."""
+    """Make the keys of copies distinct: in some exports several files share one instance UID."""
     seen: dict[str, int] = {}
     distinct = []
     for header in headers:

@@ -1,4 +1,4 @@
-"""Sorts the frames of a file or folder into volumes and finds the one that a manifest row asks for."""
+"""Group the frames of a file or folder into volumes and select the one that a manifest row names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Stack:
+class VolumeFrames:
     """The frames of one volume, not yet in order.
 
-    `echo` and `time` are what a manifest row must say to get it; `several_echoes`, `several_times` whether it must.
+    `echo` and `time` are the cells `echo` and `frame` of its manifest row; `several_echoes` and `several_times` say
+    whether they are needed.
     """
 
     frames: tuple[Frame, ...]
@@ -36,7 +37,7 @@ class Stack:
         return self.frames[0].te_ms
 
 
-def select_stack(frames: Sequence[Frame], row: ManifestRow, kind: Kind = "magnitude") -> Stack:
+def select_volume(frames: Sequence[Frame], row: ManifestRow, kind: Kind = "magnitude") -> VolumeFrames:
     """Find the volume that a row names by `series`, `echo` and `frame`.
 
     Parameters
@@ -46,65 +47,67 @@ def select_stack(frames: Sequence[Frame], row: ManifestRow, kind: Kind = "magnit
     row
         The manifest row.
     kind
-        What to take out of mixed objects.
+        Of the frames to take from mixed objects.
 
     Raises
     ------
     VolumeError
-        `ambiguous` where the row must say more, `mismatch` where what it says is not there, `not_magnitude`.
+        `ambiguous` where several volumes match the row, `mismatch` where none does, `not_magnitude`.
     """
     frames = _one_series(frames, row)
-    stacks = split_volumes(_of_kind(frames, row, kind), row.path)
-    stacks = _one_echo(stacks, row)
-    return _one_time(stacks, row)
+    volumes = split_volumes(_of_kind(frames, row, kind), row.path)
+    volumes = _one_echo(volumes, row)
+    return _one_time(volumes, row)
 
 
-def split_volumes(frames: Sequence[Frame], name: str) -> list[Stack]:
+def split_volumes(frames: Sequence[Frame], name: str) -> list[VolumeFrames]:
     """Split frames of one series and kind into echoes and time points.
 
-    Nothing is split unless some slice position holds several frames: echo times that vary from slice to slice, or
-    acquisition numbers of interleaved packages, do not make several volumes.
+    Nothing is split unless a slice position has several frames: echo times that vary from slice to slice, or
+    acquisition numbers of interleaved packages, are still one volume.
 
     Raises
     ------
     VolumeError
-        `incomplete` for unequal matrices or uneven numbers of images, `ambiguous` for two images that nothing tells
-        apart, `unsupported` for slices that are not parallel.
+        `incomplete` for unequal matrices or uneven numbers of images, `ambiguous` for two images without any
+        difference, `unsupported` for slices that are not parallel.
     """
     _check_alike(frames, name)
     slices = _number_slices(frames)
     if max(Counter(slices.values()).values()) == 1:
-        return [Stack(tuple(frames), _echo_number(frames[0]), 0, False, False)]
+        return [VolumeFrames(tuple(frames), _echo_number(frames[0]), 0, False, False)]
     echoes = _split_echoes(frames)
-    stacks = []
+    volumes = []
     for echo, members in echoes:
         times = _split_times(members, slices, name)
         for time, group in enumerate(times):
-            stacks.append(Stack(tuple(group), echo, time, len(echoes) > 1, len(times) > 1))
-    return stacks
+            volumes.append(VolumeFrames(tuple(group), echo, time, len(echoes) > 1, len(times) > 1))
+    return volumes
 
 
 def _one_series(frames: Sequence[Frame], row: ManifestRow) -> Sequence[Frame]:
     if not frames:
-        raise VolumeError("unreadable", f"{row.path}: no DICOM images in it; correct path or format")
+        raise VolumeError("unreadable", f"{row.path}: has no DICOM images; expected MR; correct path or format")
     found = Counter(frame.series for frame in frames)
     if row.series is not None:
         chosen = [frame for frame in frames if frame.series == row.series]
         if not chosen:
             raise VolumeError(
-                "mismatch", f"{row.path}: {_series_list(frames)}, none of them the row's; correct the column series"
+                "mismatch",
+                f"{row.path}: {_series_list(frames)}; expected the series of the row; correct the column series",
             )
         return chosen
     if len(found) > 1:
         raise VolumeError(
             "ambiguous",
-            f"{row.path}: {_series_list(frames)}; name one in the column series ('rephase manifest scan' does)",
+            f"{row.path}: {_series_list(frames)}; expected one; "
+            "name it in the column series ('rephase manifest scan' does)",
         )
     return frames
 
 
 def _series_list(frames: Sequence[Frame]) -> str:
-    """Describe the series without their UIDs, which identify: the message goes into the run log."""
+    """Describe the series without their UIDs, which are identifying: messages go into the run log."""
     groups = _grouped(frames, [frame.series for frame in frames])
     shown = [f"{len(group)} {group[0].kind}" for group in list(groups.values())[:8]]
     more = f" and {len(groups) - 8} more" if len(groups) > 8 else ""
@@ -114,18 +117,18 @@ def _series_list(frames: Sequence[Frame]) -> str:
 def _of_kind(frames: Sequence[Frame], row: ManifestRow, kind: Kind) -> list[Frame]:
     chosen = [frame for frame in frames if frame.kind == kind and frame.computed is None]
     if not chosen and kind == "magnitude":
-        # Reformatted or otherwise processed magnitude is still magnitude, and who names it by hand may have it; the
-        # acquisition's image_type keeps the word DERIVED for audits. Maps and projections are not.
+        # reformatted or otherwise processed magnitude is allowed where a row names it, and `image_type` keeps the word
+        # DERIVED for audits; maps and projections are not
         chosen = [frame for frame in frames if frame.kind == "derived" and frame.computed is None]
     if chosen:
         return chosen
     words = sorted({frame.computed or frame.kind for frame in frames})
     counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(f.kind for f in frames).items()))
-    told = "\\".join(_image_type(frames[0]))
+    stated = "\\".join(_image_type(frames[0]))
     raise VolumeError(
         "not_magnitude",
-        f"{row.path}: its images are {', '.join(words)} ({counts}; ImageType {told}), not {kind}; "
-        "take the row out or name the magnitude series",
+        f"{row.path}: its images are {', '.join(words)} ({counts}; ImageType {stated}); expected {kind}; "
+        "remove the row or name the magnitude series",
     )
 
 
@@ -133,31 +136,32 @@ def _image_type(frame: Frame) -> list[str]:
     return [str(word)[:24] for word in frame.facts.acquisition.get("image_type", [])][:8]
 
 
-def _one_echo(stacks: Sequence[Stack], row: ManifestRow) -> list[Stack]:
-    echoes = {stack.echo: stack.te_ms for stack in stacks}
+def _one_echo(volumes: Sequence[VolumeFrames], row: ManifestRow) -> list[VolumeFrames]:
+    echoes = {volume.echo: volume.te_ms for volume in volumes}
     listed = ", ".join(f"{echo} (TE {'unknown' if te is None else f'{te:g} ms'})" for echo, te in echoes.items())
     if len(echoes) > 1 and row.echo is None:
-        raise VolumeError("ambiguous", f"{row.path}: holds echoes {listed}; name one in the column echo")
+        raise VolumeError("ambiguous", f"{row.path}: holds echoes {listed}; expected one; name it in the column echo")
     if row.echo is None or (len(echoes) == 1 and row.echo == 1):
-        return list(stacks)
-    chosen = [stack for stack in stacks if stack.echo == row.echo]
+        return list(volumes)
+    chosen = [volume for volume in volumes if volume.echo == row.echo]
     if not chosen:
         raise VolumeError("mismatch", f"{row.path}: no echo {row.echo}; it holds {listed}; correct the column echo")
     return chosen
 
 
-def _one_time(stacks: Sequence[Stack], row: ManifestRow) -> Stack:
-    if len(stacks) > 1 and row.frame is None:
+def _one_time(volumes: Sequence[VolumeFrames], row: ManifestRow) -> VolumeFrames:
+    if len(volumes) > 1 and row.frame is None:
         raise VolumeError(
             "ambiguous",
-            f"{row.path}: holds {len(stacks)} time points; name one (0 to {len(stacks) - 1}) in the column frame",
+            f"{row.path}: holds {len(volumes)} time points; expected one; "
+            f"name it (0 to {len(volumes) - 1}) in the column frame",
         )
     frame = row.frame or 0
-    if not 0 <= frame < len(stacks):
+    if not 0 <= frame < len(volumes):
         raise VolumeError(
-            "mismatch", f"{row.path}: no frame {frame}; it holds 0 to {len(stacks) - 1}; correct the column"
+            "mismatch", f"{row.path}: no frame {frame}; it holds 0 to {len(volumes) - 1}; correct the column"
         )
-    return stacks[frame]
+    return volumes[frame]
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
@@ -171,7 +175,8 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
     spacings = {frame.spacing_mm for frame in frames}
     if any(abs(a - b) > 1e-3 * b for spacing in spacings for a, b in zip(spacing, first.spacing_mm, strict=True)):
         raise VolumeError(
-            "incomplete", f"{name}: images of unequal pixel spacing: {sorted(spacings)[:4]}; expected one"
+            "incomplete",
+            f"{name}: images of unequal pixel spacing: {sorted(spacings)[:4]}; expected one; sort the files",
         )
     for frame in frames:
         rows = sum(a * b for a, b in zip(frame.row_direction, first.row_direction, strict=True))
@@ -183,7 +188,7 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
 
 
 def _number_slices(frames: Sequence[Frame]) -> dict[int, int]:
-    """Give frames at one position one number; keys are `id`s, as frames are not unique by value."""
+    """Number the slice positions; keys are the `id`s of frames, which are not unique by value."""
     ordered = sorted(frames, key=lambda frame: frame.depth_mm)
     numbers, current, last = {}, 0, ordered[0].depth_mm
     for frame in ordered:
@@ -199,7 +204,7 @@ def _echo_number(frame: Frame) -> int:
 
 
 def _split_echoes(frames: Sequence[Frame]) -> list[tuple[int, list[Frame]]]:
-    """Frames by echo time, with the header's echo numbers where these name each echo once, else 1, 2, ... by time."""
+    """Group frames by echo time; numbers are the header's where these are distinct, else 1, 2, ... by time."""
     groups = _grouped(frames, [round(frame.te_ms or 0.0, 3) for frame in frames])
     ordered = [groups[te] for te in sorted(groups)]
     named = [{frame.echo for frame in group} for group in ordered]
@@ -215,7 +220,7 @@ def _split_times(frames: Sequence[Frame], slices: dict[int, int], name: str) -> 
         return [list(frames)]
     times = [frame.time for frame in frames]
     if None not in times and len(set(times)) > 1:
-        # Temporal positions are explicit: each is judged alone, so a last one that was cut short harms no other.
+        # temporal positions are explicit and checked one by one, so an incomplete last one affects no other
         by_time = _grouped(frames, times)
         parts = [by_time[time] for time in sorted(by_time, key=lambda time: time or 0)]
         return [split for part in parts for split in _split_repeats(part, slices, name)]
@@ -223,7 +228,7 @@ def _split_times(frames: Sequence[Frame], slices: dict[int, int], name: str) -> 
 
 
 def _split_repeats(frames: Sequence[Frame], slices: dict[int, int], name: str) -> list[list[Frame]]:
-    """The k-th image at each position, in the order of acquisition, is of volume k."""
+    """Assign the k-th image at each position, in the order of acquisition, to volume k."""
     by_slice = _grouped(frames, [slices[id(frame)] for frame in frames])
     usual = Counter(len(group) for group in by_slice.values()).most_common(1)[0][0]
     for group in by_slice.values():
@@ -233,8 +238,8 @@ def _split_repeats(frames: Sequence[Frame], slices: dict[int, int], name: str) -
         if len(group) != usual:
             raise VolumeError(
                 "incomplete",
-                f"{name}: {len(group)} images at slice position {group[0].depth_mm:.2f} mm, {usual} at others; "
-                "expected as many at each; copy the series again",
+                f"{name}: {len(group)} images at slice position {group[0].depth_mm:.2f} mm; expected {usual} as at "
+                "the others; copy the series again",
             )
     return [[group[k] for group in by_slice.values()] for k in range(usual)]
 
@@ -242,10 +247,10 @@ def _split_repeats(frames: Sequence[Frame], slices: dict[int, int], name: str) -
 def _check_distinct(group: Sequence[Frame], name: str) -> None:
     for one, other in pairwise(group):
         if one.order == other.order:
-            files = str(one.source) if one.source == other.source else f"{one.source} and {other.source}"
+            files = str(one.file) if one.file == other.file else f"{one.file} and {other.file}"
             raise VolumeError(
                 "ambiguous",
-                f"{name}: two images at slice position {one.depth_mm:.2f} mm that nothing tells apart ({files}); "
+                f"{name}: two images at slice position {one.depth_mm:.2f} mm without any difference ({files}); "
                 "expected one; remove the copy",
             )
 
