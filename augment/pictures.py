@@ -15,15 +15,15 @@ from PIL import Image
 from rephase.pipeline.magnitude import SUPPORT
 
 NUM_HUES = 120
-"""Steps of the colour circle; a PNG palette holds them twice, plain and faded."""
+"""Levels of the colour circle; a PNG palette holds them twice, plain and faded."""
 NOTHING = 2 * NUM_HUES
-"""Entry of the palette for a pixel whose magnitude is zero but for rounding: it has no phase."""
+"""Palette index of pixels with zero magnitude up to rounding, which have no phase."""
 FADE = 0.82
-"""How far the colour of a pixel without signal is drawn towards grey."""
+"""Share of grey in the colour of pixels without signal."""
 DECADES = 5
-"""Range of the k-space pictures below their maximum, in powers of ten."""
+"""Dynamic range of k-space pictures, decades."""
 MAX_SIDE = 512
-"""Larger matrices are shown by every n-th pixel: averages of phase would be wrong, and a page must stay small."""
+"""Larger matrices are subsampled: averages of phase would be wrong, and a page must stay small."""
 
 _T = TypeVar("_T", bound=np.generic)
 _GREY = 0.5
@@ -43,7 +43,7 @@ class Picture:
     step
         Every `step`-th pixel of both axes is shown.
     caption
-        The grey scale or colours, in words.
+        Description of the grey scale or colours.
     """
 
     uri: str
@@ -52,10 +52,10 @@ class Picture:
 
 
 def phase_palette() -> NDArray[np.uint8]:
-    """Give the colours of the phase: uint8 `(2 * NUM_HUES + 1, 3)`, plain, faded for pixels without signal, `NOTHING`.
+    """Return the colours of the phase, uint8 `(2 * NUM_HUES + 1, 3)`: plain, faded (no signal), `NOTHING`.
 
-    Entry k stands for the angle `2 pi k / NUM_HUES - pi`. The circle runs at constant chroma in OKLab, so that equal
-    steps of phase look equally large, and is brightest at 0, darkest at +-pi, so that it can be read without colours.
+    Entry k is the angle `2 pi k / NUM_HUES - pi`. The chroma is constant in OKLab, so that equal phase steps look
+    equal; the lightness is largest at 0 and smallest at +-pi, so that it can be read without colour vision.
     """
     angle = np.arange(NUM_HUES) * (2 * np.pi / NUM_HUES) - np.pi
     lightness = 0.68 + 0.12 * np.cos(angle)
@@ -69,16 +69,16 @@ def phase_palette() -> NDArray[np.uint8]:
 
 
 def phase_index(image: NDArray[np.complex64]) -> NDArray[np.uint8]:
-    """Give the entry of `phase_palette` (the plain half) for every pixel's angle; pi and -pi are the same entry."""
+    """Return the index into `phase_palette` (plain half) of each pixel's angle; pi and -pi are equal."""
     steps = np.rint((np.angle(image) + np.pi) * (NUM_HUES / (2 * np.pi)))
     index: NDArray[np.uint8] = (steps % NUM_HUES).astype(np.uint8)
     return index
 
 
 def signal_mask(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which pixels of a slice `(height width)` belong to the object, as `rephase.evaluation` does.
+    """Return which pixels of a slice `(height width)` belong to the object.
 
-    Where almost all of it is empty, the 99th percentile is nothing but rounding: then 0.1 % of the maximum counts.
+    The threshold is relative to the 99th percentile; at least 0.1 % of the maximum, for slices that are almost empty.
     """
     limit = max(SUPPORT * float(np.percentile(magnitude, 99.0)), _NOISE_OF_MAXIMUM * float(magnitude.max()))
     mask: NDArray[np.bool_] = magnitude > limit
@@ -86,7 +86,7 @@ def signal_mask(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def picture_magnitude(magnitude: NDArray[np.float32]) -> Picture:
-    """Draw a slice `(height width)`, black at 0, white at the 99.5th percentile of its object."""
+    """Draw a magnitude slice `(height width)`, white at the 99.5th percentile of its object."""
     inside = magnitude[signal_mask(magnitude)]
     white = float(np.percentile(inside, _PERCENTILE)) if inside.size else 0.0
     shown, step = _thinned(magnitude)
@@ -95,7 +95,7 @@ def picture_magnitude(magnitude: NDArray[np.float32]) -> Picture:
 
 
 def picture_phase(image: NDArray[np.complex64], signal: NDArray[np.bool_]) -> Picture:
-    """Draw the phase of a complex slice `(height width)`, faded where there is no signal, grey where it is zero."""
+    """Draw the phase of a complex slice `(height width)`, faded without signal, grey where it is zero."""
     magnitude = np.abs(image)
     index = phase_index(image) + NUM_HUES * (~signal).astype(np.uint8)
     index[magnitude <= _ROUNDING_OF_MAXIMUM * magnitude.max()] = NOTHING

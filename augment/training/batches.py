@@ -16,16 +16,16 @@ from rephase.diffusion.processes.objective import Batch
 from rephase.readers.volume import Volume
 
 NOISE_RANGE = (0.003, 0.05)
-"""Level of the noise that is added, relative to the 99th percentile of the magnitude."""
+"""Standard deviation of the added noise relative to the 99th percentile of the magnitude."""
 CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """One complex slice `(height width)` with what is known of it; NaN where not known.
+    """A complex slice `(height width)` and its acquisition; NaN where not known.
 
-    `group` is the session that it is from: the more slices a group has, the more rarely each is drawn. Where it is
-    `labelled`, its phase is a label, which noise does not change.
+    `group` is its session: slices of large groups are sampled more rarely. If `labelled`, its phase encodes a label,
+    which noise does not change.
     """
 
     image: Tensor
@@ -37,7 +37,7 @@ class TrainingSlice:
 
 
 def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
-    """The slices of a volume with real phase that hold signal.
+    """Return the slices with signal of a volume with real phase.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
 
 
 def complex_image(volume: Volume) -> Tensor:
-    """Magnitude and real phase of a volume as one image, complex64 `(slice height width)`.
+    """Return magnitude and real phase of a volume as one image, complex64 `(slice height width)`.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def complex_image(volume: Volume) -> Tensor:
 
 
 def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
-    """Bring a slice to the resolution at which one of its spacing is sampled; see `rephase.diffusion.physics.grid`."""
+    """Resample a slice to the resolution at which its spacing is sampled; see `rephase.diffusion.physics.grid`."""
     own = (one.image.shape[0], one.image.shape[1])
     grid = grid_size(*own, one.spacing_mm, grid_mm)
     if grid == own:
@@ -77,10 +77,9 @@ def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
 class TrainingSlices:
     """Batches of augmented slices, each a function of the seed and the step alone.
 
-    A batch holds slices of one size, as many as fit into `pixels`. To the share `noisy` of them noise is added. A group
-    of n slices is seen in proportion to the square root of n: between every slice alike, which gives a few large
-    sessions all the say, and every session alike, which shows a single volume over and over. Large slices make more of
-    the batches, since few of them fit into one.
+    A batch holds slices of one size, as many as fit into `pixels`; noise is added to the share `noisy` of them. A group
+    of n slices is sampled in proportion to sqrt(n), between equal weights of slices (a few large sessions dominate) and
+    of sessions (single volumes are repeated). Large slices are in more batches, since few of them fit into one.
     """
 
     def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
@@ -95,7 +94,7 @@ class TrainingSlices:
         self.sizes = np.array([one.image.shape for one in slices])
 
     def __call__(self, step: int) -> Batch:
-        """Draw the batch of a step."""
+        """Return the batch of a step."""
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         first = self.slices[random.choice(len(self.slices), p=self.firsts)]
         height, width = first.image.shape
@@ -108,10 +107,10 @@ class TrainingSlices:
         crop = _crop_size(random, height, width) if random.random() < 0.3 else None
         size = crop or (height, width)
         count = max(1, min(32, self.pixels // (size[0] * size[1])))
-        turned = bool(random.random() < 0.5)
+        transposed = bool(random.random() < 0.5)
         matrix = (height, width) if coarse else None
         rows = [
-            augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, turned, self.noisy)
+            augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, transposed, self.noisy)
             for _ in range(count)
         ]
         images, conditions, places = zip(*rows, strict=True)
@@ -123,16 +122,18 @@ def augment_slice(
     random: np.random.Generator,
     coarse: tuple[int, int] | None,
     crop: tuple[int, int] | None,
-    turned: bool,
+    transposed: bool,
     noisy: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Change a slice as nature could: coarser resolution, field of view, flips, turns, conjugation, noise.
+    """Augment a slice by coarser resolution, field of view, flips, transposition, conjugation, noise.
 
-    With the flips, the exchange of the axes (`turned`) makes all turns by 90 degrees. Global and linear phase are not
-    changed: the gauge removes both.
+    Flips and `transposed` together give all rotations by 90 degrees. Global and linear phase are not changed, since
+    the gauge removes both.
 
-    Returns the complex image `(height width)`, its conditions `(4)`, and where its middle is in the slice, in mm along
-    height and width, `(2)`.
+    Returns
+    -------
+    image, conditions, place_mm
+        Complex `(height width)`, `(4)`, and the offset of its centre in the slice along height and width, `(2)`.
     """
     image, (dy, dx), (y, x) = one.image, one.spacing_mm, (0.0, 0.0)
     if coarse is not None:
@@ -144,7 +145,7 @@ def augment_slice(
         image, y = image.flip(-2), -y
     if random.random() < 0.5:
         image, x = image.flip(-1), -x
-    if turned:
+    if transposed:
         image, dy, dx, y, x = image.transpose(-2, -1), dx, dy, x, y
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
@@ -156,7 +157,7 @@ def augment_slice(
 
 
 def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Add complex noise, as a shorter scan of the same object has; the magnitude becomes noisy with the phase."""
+    """Add complex noise, as in a shorter acquisition; it acts on magnitude and phase."""
     level = math.exp(random.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]))) * float(
         image.abs().quantile(0.99)
     )
@@ -173,12 +174,12 @@ def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[in
 
 
 def _crop_with_signal(image: Tensor, crop: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, float, float]:
-    """A random crop, and its middle from that of the image in pixels; where it is mostly air, others are tried."""
-    floor = 0.05 * float(image.abs().amax())
+    """Return a random crop that is not mostly air (8 attempts), and the offset of its centre in pixels."""
+    air = 0.05 * float(image.abs().amax())
     spare = [size - part for size, part in zip(image.shape, crop, strict=True)]
     for _ in range(8):
         top, left = (int(random.integers(most + 1)) for most in spare)
         part = image[top : top + crop[0], left : left + crop[1]]
-        if float((part.abs() > floor).float().mean()) > 0.3:
+        if float((part.abs() > air).float().mean()) > 0.3:
             break
     return part, top - spare[0] / 2.0, left - spare[1] / 2.0

@@ -1,4 +1,4 @@
-"""What a manifest gives to train on: slices with real phase, their licences, and the linear phase of their volumes."""
+"""Training data of a manifest: slices with real phase, their licences, and the linear phase of their volumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rephase.training.simulated.phase import simulate_on
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Slices of the rows of one split. `gauge` is that of `measure_gauge`, `facts` what a model card tells of them."""
+    """Slices of one split. `gauge` is that of `measure_gauge`; `facts` go into the model card."""
 
     slices: list[TrainingSlice]
     gauge: torch.Tensor
@@ -49,27 +49,27 @@ def read_training_set(
     grid_mm: float = 0.0,
     fat: FatGuess | None = None,
 ) -> TrainingSet:
-    """Read the rows of a split that have real phase, and simulate; say on standard error what is left out.
+    """Read the rows of a split that have real phase, and simulate; skipped rows are reported on standard error.
 
     Parameters
     ----------
     manifest
-        Of magnitude and phase.
+        Manifest with magnitude and phase.
     split
-        All rows where it is empty.
+        Split of the rows; all rows if empty.
     licences
-        Of the rows to take; all where it is empty.
+        Licences of the rows; any if empty.
     simulation
-        Volumes to add; they have no say in the gauge.
+        Simulated volumes to add; they do not enter the gauge.
     grid_mm
-        Slices that are clearly finer are brought to this resolution; 0 for none.
+        Slices finer than this by a quarter are resampled to it; 0 for none.
     fat
-        Guesses where in the rows' magnitudes a simulated phase has fat; by brightness where None.
+        Estimates the fat fraction for simulated phase on magnitudes of the rows; by brightness if None.
 
     Raises
     ------
     RequestError
-        The manifest is wrong, or no row of it can be trained on.
+        The manifest has errors, or none of its rows can be trained on.
     """
     slices: list[TrainingSlice] = []
     anatomies: list[Volume] = []
@@ -97,19 +97,19 @@ def read_training_set(
 
 
 def _nothing(manifest: Path, split: str, licences: Collection[str], rows: list[ManifestRow]) -> str:
-    wanted = f" of split {split!r}" if split else ""
-    wanted += f" under {', '.join(licences)}" if licences else ""
-    mend = ""
+    which = f" of split {split!r}" if split else ""
+    which += f" under {', '.join(licences)}" if licences else ""
+    fix = ""
     if split and not any(row.split for row in rows):
-        mend = '; expected a column split with train and val; fill it in, by session, or take all rows by split = ""'
-    return f"{manifest}: no row{wanted} with phase could be read{mend}"
+        fix = '; expected a column split with train and val, divided by session; fill it in, or set split = ""'
+    return f"{manifest}: no row{which} with phase could be read{fix}"
 
 
 def measure_gauge(volume: Volume) -> torch.Tensor:
-    """What the phase of a volume does on the whole, `(5)`; see `rephase.diffusion.physics.gauge_pool`.
+    """Measure the linear phase of a volume, `(5)`; see `rephase.diffusion.physics.gauge_pool`.
 
-    The linear phase is the median over the slices; the turn is the angle between neighbouring slices, all of them and
-    their pixels weighted by power, and NaN where there is one slice.
+    In the plane, the median over the slices; through the slices, the power-weighted mean phase step between
+    neighbouring slices, NaN if there is one slice.
 
     Raises
     ------
@@ -118,17 +118,17 @@ def measure_gauge(volume: Volume) -> torch.Tensor:
     """
     image = complex_image(volume)
     ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
-    turn = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
+    phase_step = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
     te_ms = math.nan if volume.te_ms is None else volume.te_ms
     spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
-    return torch.tensor([te_ms, spacing, *ramp.median(dim=0).values.tolist(), turn])
+    return torch.tensor([te_ms, spacing, *ramp.median(dim=0).values.tolist(), phase_step])
 
 
 def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
-    """The gauges of all volumes `(volume 5)` but those of one slice, unless all are: these turn nowhere."""
+    """Stack the gauges `(volume 5)`, without volumes of one slice; if there are no others, their phase step is 0."""
     pool = torch.stack(gauges)
-    told = pool[torch.isfinite(pool[:, -1])]
-    return told if len(told) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
+    known = pool[torch.isfinite(pool[:, -1])]
+    return known if len(known) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
 def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None) -> Iterator[list[TrainingSlice]]:
@@ -139,16 +139,16 @@ def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess |
 def _simulate_phases(
     config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None
 ) -> Iterator[list[TrainingSlice]]:
-    """Put simulated phases on magnitudes of the rows, each a function of seed, number and guess of fat alone."""
+    """Put simulated phases on magnitudes of the rows, each a function of seed, number and estimated fat alone."""
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
         magnitude = torch.from_numpy(volume.magnitude)
-        share = None if fat is None else _guess(fat, magnitude, volume)
+        share = None if fat is None else _estimate_fat(fat, magnitude, volume)
         yield simulate_on(magnitude, volume.spacing_mm, random, share)
 
 
-def _guess(fat: FatGuess, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
+def _estimate_fat(fat: FatGuess, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
     known = torch.tensor([Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t).numbers()])
     with one_thread(magnitude.device):
         return torch.cat([fat(one[None], known) for one in magnitude])
@@ -159,10 +159,10 @@ def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
         try:
             volume, _ = read_with_phase(row)
             if not (volume.magnitude > 0).any():
-                raise VolumeError("unsupported", f"{row.path}: is zero everywhere; expected an image; take it out")
-            # whatever its unit: squares of very large or small values are none that float32 holds
+                raise VolumeError("unsupported", f"{row.path}: is zero; expected an image; remove the row")
+            # scaled: squares of very large or small values overflow or vanish in float32
             volume = replace(volume, magnitude=prepare_magnitude(volume.magnitude, "clip").stored)
         except VolumeError as error:
-            print(f"left out: {error}", file=sys.stderr)  # noqa: T201
+            print(f"skipped: {error}", file=sys.stderr)  # noqa: T201
             continue
         yield row, volume

@@ -1,4 +1,4 @@
-"""`rephase fit-baseline`: fit the baselines of the phase model to a manifest's real phase."""
+"""`rephase fit-baseline`: fit the smooth baseline to the real phase of a manifest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rephase.readers.registry import read_with_phase
 
 
 def fit_smooth(manifest: Path, split: str | None, output: Path) -> int:
-    """Fit the smooth baseline and write it; the exit status.
+    """Fit the smooth baseline, write it, and return the exit status.
 
     Raises
     ------
     RequestError
-        No row has real phase that a polynomial can be fitted to, or the file cannot be written.
+        No row has real phase to fit, or the file cannot be written.
     """
     rows = [row for row in read_manifest(manifest) if split is None or row.split == split]
     volumes, licences, failed = [], Counter[str](), 0
@@ -33,7 +33,7 @@ def fit_smooth(manifest: Path, split: str | None, output: Path) -> int:
             licences[row.licence or "not stated"] += 1
         except VolumeError as error:
             failed += 1
-            print(f"left out: {error}", file=sys.stderr)  # noqa: T201
+            print(f"skipped: {error}", file=sys.stderr)  # noqa: T201
     data = {
         "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
         "split": split,

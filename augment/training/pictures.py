@@ -1,4 +1,4 @@
-"""Pictures of a run in its folder: the loss curve, and samples beside real slices."""
+"""Pictures of a run: the loss curve, and samples beside real slices."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rephase.training.batches import TrainingSlice
 from rephase.training.validation import read_losses, read_scores
 
 SEEDS = (0, 1)
-"""Samples that are drawn of each slice."""
+"""Seeds of the samples of each slice."""
 _GAP = 4
 _WIDTH, _HEIGHT, _MARGIN = 720, 360, 40
 _SMOOTHING = 50
 
 
 def draw_samples(slices: Sequence[TrainingSlice], generator: PhaseGenerator, path: Path) -> None:
-    """Write a picture with a row for each slice: magnitude, real phase, and a sample for each of `SEEDS`.
+    """Write a picture with a row per slice: magnitude, real phase, and a sample for each of `SEEDS`.
 
-    The phase is drawn in the cyclic colours of the report, faded where there is no signal.
+    Phase has the cyclic colours of the report, faded where there is no signal.
     """
     rows = []
     for index, one in enumerate(slices):
@@ -41,7 +41,7 @@ def draw_samples(slices: Sequence[TrainingSlice], generator: PhaseGenerator, pat
 
 
 def draw_losses(folder: Path) -> None:
-    """Write `loss.png`: the loss of the steps, its running mean, and the validation scores in red."""
+    """Write `loss.png`: the loss per step, its running mean, and the validation loss in red."""
     losses, scores = read_losses(folder / "loss.jsonl"), read_scores(folder)
     if not losses:
         return

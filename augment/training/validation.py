@@ -1,4 +1,4 @@
-"""The validation score of a run: the loss on fixed slices with fixed draws."""
+"""The validation loss of a run, on fixed slices with fixed random numbers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from rephase.files import replacing
 from rephase.training.batches import TrainingSlice
 
 DRAWS = 4
-"""Sources, noises and times that are drawn for each slice."""
+"""Samples of source, noise and time per slice."""
 HISTORY = "validation.jsonl"
 
 
 def choose_slices(slices: list[TrainingSlice], count: int) -> list[TrainingSlice]:
-    """Choose slices that are evenly spread over all of them."""
+    """Choose evenly spaced slices."""
     count = min(count, len(slices))
     return [slices[int((index + 0.5) * len(slices) / count)] for index in range(count)]
 
 
 class Validation:
-    """Scores a network; what is drawn is a function of the slice's place, so scores of one run compare.
+    """Computes the validation loss of a network, without augmentation.
 
-    The same slices and draws are used each time and nothing is augmented. Lower is better.
+    Random numbers depend only on the position of the slice, so that the losses of a run can be compared.
     """
 
     def __init__(self, slices: list[TrainingSlice], objective: Objective, multiple: int) -> None:
         if not slices:
-            raise ValueError("no slice to validate on")
+            raise ValueError("no slice to validate on; expected one or more")
         self.objective = objective
         self.prepared = [
             objective.prepare(_repeat(one), 0.0, torch.Generator().manual_seed(index), multiple)
@@ -41,7 +41,7 @@ class Validation:
 
     @torch.no_grad()
     def score(self, network: ComplexUNet, device: str) -> float:
-        """The mean loss over all slices."""
+        """Return the mean loss over all slices."""
         losses = [
             self.objective.loss(self.objective.error(network, tuple(tensor.to(device) for tensor in tensors)))
             for tensors in self.prepared
@@ -50,9 +50,9 @@ class Validation:
 
 
 def note_score(folder: Path, step: int, score: float) -> bool:
-    """Write a score down in the run folder; say whether it is the best of the run."""
+    """Append a score to the run folder; return whether it is the best of the run."""
     path = folder / HISTORY
-    # a run that was interrupted does some steps again
+    # a resumed run repeats some steps
     earlier = [row for row in read_scores(folder) if row[0] < step]
     rows = [*earlier, (step, score)]
     text = "".join(json.dumps({"step": number, "loss": value}) + "\n" for number, value in rows)
@@ -62,14 +62,14 @@ def note_score(folder: Path, step: int, score: float) -> bool:
 
 
 def read_scores(folder: Path) -> list[tuple[int, float]]:
-    """Read the scores of a run: steps and losses."""
+    """Read the validation losses of a run, as steps and losses."""
     return read_losses(folder / HISTORY)
 
 
 def read_losses(path: Path) -> list[tuple[int, float]]:
-    """Read a curve that a run wrote, one JSON object a line; empty where there is none.
+    """Read a curve of a run, one JSON object per line; empty if there is none.
 
-    A line that a kill cut short is left out: a curve is looked at, no weights hang on it.
+    A truncated line is dropped: the curve is only drawn.
     """
     if not path.exists():
         return []

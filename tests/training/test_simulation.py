@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rephase.config import ConfigError, from_mapping
 from rephase.training.simulated import anatomy as simulation
 from rephase.training.simulated.anatomy import (
     Anatomy,
@@ -97,8 +98,8 @@ def test_volumes_are_a_function_of_seed_and_number():
     assert all(torch.equal(a.image, b.image) for a, b in zip(one, two, strict=True))
     assert one[0].image.shape != other[0].image.shape or not torch.equal(one[0].image, other[0].image)
     assert all(part.image.dtype == torch.complex64 and bool(torch.isfinite(part.image.abs()).all()) for part in one)
-    with pytest.raises(ValueError, match="volumes = -1: expected a whole number of 0 or more"):
-        SimulationConfig(-1)
+    with pytest.raises(ConfigError, match="volumes: "):
+        from_mapping({"volumes": -1}, SimulationConfig)
 
 
 def test_the_magnet_is_even_in_the_middle_and_not_towards_the_bore():

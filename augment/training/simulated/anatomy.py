@@ -1,4 +1,4 @@
-"""Simulated complex slices: training data whose phase comes from physics instead of a scanner.
+"""Simulated complex slices: training data whose anatomy and phase come from a physical model.
 
 Random anatomy (a body with organs, fat, bone and air) gives a susceptibility map; its field follows from the dipole
 kernel in k-space (Salomir et al., Concepts Magn Reson B 2003; Marques and Bowtell, Concepts Magn Reson B 2005), is
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rephase.config import Whole
 from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, mix_fat
-from rephase.diffusion.training.checks import check_whole
 from rephase.training.batches import TrainingSlice
 
 _STRENGTH = (0.3, 1.2)
@@ -29,22 +29,18 @@ _DEPTH = 36
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """What is simulated in addition to the training rows, and the seed.
+    """Simulated training data in addition to the rows."""
 
-    `volumes` are simulated whole, anatomy and phase; `phases` are simulated phases on magnitudes of the rows, each on
-    one that is drawn. 0 adds none.
-    """
-
-    volumes: int = 0
-    phases: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_whole(self, 0, "volumes", "phases", "seed")
+    volumes: Whole = 0
+    """Number of volumes with simulated anatomy and phase."""
+    phases: Whole = 0
+    """Number of simulated phases, each on the magnitude of a random row."""
+    seed: Whole = 0
+    """Random seed of the simulation."""
 
 
 class Echo(NamedTuple):
-    """Echo time that acts on the phase (ms; 0 for a spin echo), what is known of it (NaN: nothing), field (T)."""
+    """Dephasing time (ms; 0 for a spin echo), echo time known to the network (ms; NaN: unknown), field strength (T)."""
 
     te_ms: float
     te_known: float
@@ -52,12 +48,12 @@ class Echo(NamedTuple):
 
     @property
     def cycles_per_ppm(self) -> float:
-        """Cycles of phase for a relative field of one part in a million."""
+        """Cycles of phase per ppm of field."""
         return GYROMAGNETIC * self.field_t * self.te_ms * 1e-3
 
 
 class Tissue(NamedTuple):
-    """Ranges of a tissue: signal, susceptibility relative to water (ppm), relaxation rate R2* (1/s), share of fat."""
+    """Ranges of a tissue: signal, susceptibility relative to water (ppm), R2* (1/s); fat fraction."""
 
     signal: tuple[float, float]
     susceptibility: tuple[float, float]
@@ -74,7 +70,7 @@ _SHARES = (0.68, 0.12, 0.1, 0.1)
 
 
 class Anatomy(NamedTuple):
-    """Maps `(slice height width)`: signal, susceptibility (ppm, relative to water), R2* (1/s), share of fat."""
+    """Maps `(slice height width)`: signal, susceptibility (ppm, relative to water), R2* (1/s), fat fraction."""
 
     signal: Tensor
     susceptibility: Tensor
@@ -83,18 +79,18 @@ class Anatomy(NamedTuple):
 
 
 def simulate(config: SimulationConfig) -> Iterator[list[TrainingSlice]]:
-    """Simulate the volumes of a configuration, each a list of slices; a function of seed and number alone."""
+    """Yield the slices of each volume of a configuration; a function of seed and number alone."""
     for number in range(config.volumes):
         yield simulate_volume(np.random.Generator(np.random.Philox(key=[config.seed, number])))
 
 
 def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
-    """Simulate one volume and give every third of its inner slices.
+    """Simulate a volume and return every third of its inner slices.
 
     Parameters
     ----------
     random
-        Draws the anatomy, the geometry and the acquisition.
+        Source of anatomy, geometry and acquisition.
     """
     height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
     in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
@@ -116,7 +112,7 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
 
 
 def draw_echo(random: np.random.Generator) -> Echo:
-    """Draw an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, whose phase no field made."""
+    """Sample an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, which refocus the field."""
     field_t = float(random.choice((1.5, 3.0)))
     te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
     refocused = random.random() < 0.25
@@ -124,20 +120,19 @@ def draw_echo(random: np.random.Generator) -> Echo:
 
 
 def draw_strength(random: np.random.Generator) -> float:
-    """Draw what part of the simulated field acts: 0.3 to 1.2 of it, evenly by its logarithm.
+    """Sample a factor of the simulated field, log-uniform from 0.3 to 1.2.
 
-    A weak signal is not always air, and scanners shim by more than polynomials of the second order: on magnitudes of
-    scans at 3 T, phase of the whole field is hardly steeper than the real one of some scanners, and far steeper than
-    that of others.
+    Weak signal is not always air, and scanners shim beyond second order: at 3 T, phase of the full field is about as
+    steep as the real phase of some scanners, and much steeper than that of others.
     """
     return math.exp(random.uniform(math.log(_STRENGTH[0]), math.log(_STRENGTH[1])))
 
 
 def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], random: np.random.Generator) -> Tensor:
-    """The field of the magnet itself in ppm, `(slice height width)`: even in the middle, steep towards the bore.
+    """Sample the inhomogeneity of the magnet in ppm, `(slice height width)`.
 
-    A magnet is homogeneous within a sphere; beyond it the deviation grows with a high power of the distance. The sphere
-    has 190 to 280 mm radius, at which the deviation is up to 4 ppm; its centre lies near that of the volume.
+    It grows with a high power of the distance from the isocentre, near that of the volume, and is up to 4 ppm at a
+    radius of 190 to 280 mm.
     """
     centre = random.uniform(-40.0, 40.0, 3)
     grid = _positions((shape[0], shape[1], shape[2]), spacing_mm)
@@ -150,16 +145,16 @@ def magnet_field(shape: tuple[int, ...], spacing_mm: tuple[float, float, float],
 
 
 def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float], axis: int) -> Tensor:
-    """The relative field that a susceptibility makes, in its unit.
+    """Return the relative field of a susceptibility distribution, in its unit.
 
     Parameters
     ----------
     susceptibility
-        `(slice height width)`; the surroundings repeat it.
+        `(slice height width)`, periodic.
     spacing_mm
-        Of the three axes.
+        Along (slice, height, width).
     axis
-        Along which the main field points.
+        Axis of the main field.
 
     Returns
     -------
@@ -178,9 +173,9 @@ def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float],
 
 
 def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
-    """Take `share` of what polynomials of second order explain away, as a scanner's shim coils do.
+    """Subtract the part `share` of a fitted second-order polynomial, as shim coils do.
 
-    The fit is over the object: where `signal` is above a tenth of its maximum.
+    The fit is over the object: `signal` above a tenth of its maximum.
     """
     axes = [torch.linspace(-1.0, 1.0, size) for size in field.shape]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
@@ -192,10 +187,10 @@ def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
 
 
 def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
-    """The complex image of a gradient echo, `(slice height width)`; TE 0 is a spin echo.
+    """Return the complex image of a gradient echo, `(slice height width)`; TE 0 is a spin echo.
 
-    Phase is 2 pi times the frequency offset times TE. The gradient of the field along the slice axis dephases a
-    voxel: its signal falls with the sinc of the cycles across it.
+    The phase is 2 pi times off-resonance times TE. The field gradient along the slice axis dephases a voxel: its signal
+    is multiplied by the sinc of the cycles across it.
     """
     across = echo.cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
     signal = anatomy.signal * torch.exp(-anatomy.rate * echo.te_ms * 1e-3) * torch.sinc(across).abs()
@@ -203,20 +198,21 @@ def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
 
 
 def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
-    """The phase of `acquire` without its magnitude: unit phasors of the shape of the field."""
+    """Return the phase of `acquire` as unit phasors, of the shape of the field."""
     image = _precess(field_ppm, fat, echo)
     return torch.polar(torch.ones_like(field_ppm), image.angle())
 
 
 def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
-    turn = 2.0 * math.pi * echo.cycles_per_ppm
-    return mix_fat(fat, torch.tensor(turn * FAT_SHIFT_PPM)) * torch.polar(torch.ones_like(field_ppm), turn * field_ppm)
+    per_ppm = 2.0 * math.pi * echo.cycles_per_ppm  # radians
+    precession = torch.polar(torch.ones_like(field_ppm), per_ppm * field_ppm)
+    return mix_fat(fat, torch.tensor(per_ppm * FAT_SHIFT_PPM)) * precession
 
 
 def draw_anatomy(
     shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], random: np.random.Generator
 ) -> Anatomy:
-    """Draw a body in air, with a layer of fat and 8 to 24 structures in it; edges are a pixel soft."""
+    """Sample a body in air with a layer of fat and 8 to 24 structures; edges are about a pixel wide."""
     grid = _positions(shape, spacing_mm)
     extent = torch.tensor([n * mm for n, mm in zip(shape, spacing_mm, strict=True)])
     bend = 0.09 * smooth_field(shape, spacing_mm, 60.0, random)
@@ -243,7 +239,7 @@ def draw_anatomy(
 def smooth_field(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], correlation_mm: float, random: np.random.Generator
 ) -> Tensor:
-    """A Gaussian random field of zero mean and unit deviation; its correlation falls to 1/e over `correlation_mm`."""
+    """Sample a Gaussian random field, mean 0, deviation 1; its correlation falls to 1/e over `correlation_mm`."""
     exponent = torch.zeros(shape)
     for axis, (size, step) in enumerate(zip(shape, spacing_mm, strict=True)):
         frequency = torch.fft.fftfreq(size, step).reshape([-1 if i == axis else 1 for i in range(len(shape))])
@@ -259,10 +255,10 @@ def receive(
     random: np.random.Generator,
     magnitude: bool = True,
 ) -> Tensor:
-    """Sensitivity of receive and transmit: smooth in magnitude and phase, or in phase alone.
+    """Sample receive and transmit sensitivity: smooth magnitude and phase, or phase alone.
 
-    The phase has a scale of 60 to 140 mm and one of 20 to 50 mm. A wave's goes with the frequency, that of the coils'
-    places does not: taken is the square root of the frequency.
+    The phase has components with correlation lengths of 60 to 140 mm and of 20 to 50 mm. It grows with the square root
+    of the field strength: the phase of the wave grows in proportion, that of the coil positions does not.
     """
     modulus = torch.exp(0.3 * smooth_field(shape, spacing_mm, 150.0, random)) if magnitude else torch.ones(shape)
     wide = random.uniform(0.7, 2.5) * smooth_field(shape, spacing_mm, random.uniform(60.0, 140.0), random)
@@ -271,7 +267,7 @@ def receive(
 
 
 def white_noise(shape: tuple[int, ...], random: np.random.Generator) -> Tensor:
-    """Independent standard normals."""
+    """Sample independent standard normals."""
     values: NDArray[np.float32] = random.standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(values)
 
@@ -281,15 +277,15 @@ def _positions(shape: tuple[int, int, int], spacing_mm: tuple[float, float, floa
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _ellipsoid(grid: Tensor, place: Tensor, radii: Tensor, turn: float) -> Tensor:
-    """Distance from the place in units of the radii, minus 1: negative inside. `turn` rotates it in the plane."""
+def _ellipsoid(grid: Tensor, place: Tensor, radii: Tensor, angle: float) -> Tensor:
+    """Return the distance from `place` in radii, minus 1 (negative inside); `angle` rotates in plane."""
     z, y, x = grid - place[:, None, None, None]
-    y, x = math.cos(turn) * y - math.sin(turn) * x, math.sin(turn) * y + math.cos(turn) * x
+    y, x = math.cos(angle) * y - math.sin(angle) * x, math.sin(angle) * y + math.cos(angle) * x
     return torch.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2) - 1.0
 
 
 def _soft_mask(distance: Tensor, pixels: float) -> Tensor:
-    """1 inside, 0 outside; `pixels` are the pixels of a radius."""
+    """Return 1 inside, 0 outside; `pixels` is the radius in pixels."""
     return torch.sigmoid(-2.0 * pixels * distance)
 
 

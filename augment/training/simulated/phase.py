@@ -1,9 +1,8 @@
-"""Simulated phase on real magnitudes: anatomy as it is, and a phase that its susceptibility would make.
+"""Simulated phase on real magnitudes: real anatomy, and the phase that its susceptibility would cause.
 
-Air is where a magnitude is weak, fat where a guess is given or else where it is bright: guesses, with thresholds that
-are drawn anew for every volume.
-From them come a susceptibility, its field, and the phase over an echo time, as in `rephase.training.simulated.anatomy`.
-So a network sees more pairs of a real magnitude and a phase that follows from it than scans with phase there are.
+Weak signal is taken for air, and the estimated fat fraction (else bright signal) for fat, with thresholds sampled per
+volume. They give a susceptibility, its field, and the phase at an echo time, as in
+`rephase.training.simulated.anatomy`. This adds pairs of real magnitude and plausible phase to the few real ones.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from rephase.training.simulated.anatomy import (
 )
 
 _EXTENT_MM = 160.0
-"""The slab is continued through the slices to this extent: a body does not end with the field of view."""
+"""Extent to which the slab is continued through the slices: a body does not end with the field of view."""
 _MARGIN = 0.25
 
 
@@ -42,7 +41,7 @@ def simulate_on(
     magnitude: Tensor,
     spacing_mm: tuple[float, float, float],
     random: np.random.Generator,
-    guessed_fat: Tensor | None = None,
+    fat_fraction: Tensor | None = None,
 ) -> list[TrainingSlice]:
     """Put a simulated phase on a real magnitude.
 
@@ -51,18 +50,18 @@ def simulate_on(
     magnitude
         `(slice height width)`.
     spacing_mm
-        Of the three axes.
+        Along (slice, height, width).
     random
-        Draws thresholds, direction of the main field, echo time, coils and noise.
-    guessed_fat
-        The share of fat, of the shape of the magnitude; by its brightness where None.
+        Source of thresholds, direction of the main field, echo time, coils and noise.
+    fat_fraction
+        Estimated fat fraction, of the shape of the magnitude; by brightness if None.
 
     Returns
     -------
     slices
-        Those with signal; their magnitude is the given one but for noise.
+        Slices with signal; their magnitude is the given one with noise.
     """
-    air, fat = guess_tissues(magnitude, spacing_mm[1:], random, guessed_fat)
+    air, fat = guess_tissues(magnitude, spacing_mm[1:], random, fat_fraction)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
     susceptibility = random.uniform(*AIR.susceptibility) * body[0] + random.uniform(*FAT.susceptibility) * body[1]
@@ -85,16 +84,16 @@ def guess_tissues(
     magnitude: Tensor,
     spacing_mm: tuple[float, float],
     random: np.random.Generator,
-    guessed_fat: Tensor | None = None,
+    fat_fraction: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Guess where air and where fat is, as shares of 0 to 1 of the shape of the magnitude `(slice height width)`."""
+    """Estimate fractions of air and fat, 0 to 1, of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = guess_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
-    if guessed_fat is None:
+    if fat_fraction is None:
         fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
     else:
-        fat = decide_fat(guessed_fat, torch.tensor(random.uniform(-0.5, 1.5)))
+        fat = decide_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 
@@ -104,6 +103,6 @@ def _margins(shape: torch.Size, spacing_mm: tuple[float, float, float]) -> tuple
 
 
 def _continue(maps: Tensor, margins: tuple[int, int, int]) -> Tensor:
-    """Continue maps `(map slice height width)` beyond their edges as they are there."""
+    """Pad maps `(map slice height width)` by their edge values."""
     pads = [pad for margin in reversed(margins) for pad in (margin, margin)]
     return functional.pad(maps, pads, mode="replicate")
