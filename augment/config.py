@@ -123,6 +123,10 @@ def schema(kind: type[DataclassInstance]) -> dict[str, Any]:
     document = _adapter(kind, False).json_schema()
     definitions = document["$defs"]
     own: dict[str, Any] = definitions.pop(kind.__name__)
+    for base in kind.__mro__[1:]:  # pydantic reads the texts under a class's own fields only
+        for name, inherited in schema(base)["properties"].items() if is_dataclass(base) else ():
+            if "description" in inherited:
+                own["properties"][name].setdefault("description", inherited["description"])
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return dialect | own | ({"$defs": definitions} if definitions else {})
 

@@ -144,6 +144,15 @@ def test_schema():
     assert found["$defs"]["Part"]["properties"]["kind"]["enum"] == ["one", "two"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class More(Settings):
+    further: int = 1
+
+
+def test_schema_describes_inherited_keys():
+    assert schema(More)["properties"]["share"]["description"] == "Part of the slices."
+
+
 @pytest.mark.parametrize(
     ("command", "key"), [("train", "manifest"), ("distill", "teacher"), ("evaluate phase", "noninferiority")]
 )
