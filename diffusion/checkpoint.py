@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save
 
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
-from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
 from rephase.diffusion.shipped import WEIGHTS, describe_missing
 from rephase.errors import RephaseError
 from rephase.files import replacing
 
-PROCESSES = ("flow", "ddpm", "regression", "fat")
+Settings = TypeVar("Settings")
 _LARGEST_CARD = 1 << 24
 MOST_STEPS = 4096
 """Of evaluations a slice."""
@@ -45,10 +44,33 @@ class Checkpoint:
     card: dict[str, Any]
     path: Path | None = None
 
+    def settings(self, kind: type[Settings]) -> Settings:
+        """Return the settings of the process: the section of its name in the model card.
+
+        Parameters
+        ----------
+        kind
+            Their dataclass. It may have an attribute `RETIRED`, entries of earlier versions with their allowed values.
+
+        Raises
+        ------
+        CheckpointError
+            The section does not hold such settings.
+        """
+        where, section = self.path or self.card.get("name"), self.card.get(self.process, {})
+        try:
+            entries = dict(section)
+            for name, values in getattr(kind, "RETIRED", {}).items():
+                if entries.pop(name, values[0]) not in values:
+                    raise ValueError(f"{name} = {section[name]!r}: no longer supported; expected {values[0]!r}")
+            return kind(**entries)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: {self.process}: {error}") from error
+
     @property
-    def flow(self) -> FlowConfig:
-        """The flow that the network was trained for; for other processes, what they share with it."""
-        return FlowConfig(**self.card.get("flow", {}))
+    def distilled(self) -> bool:
+        """Whether the network is a student, which needs exactly `steps` evaluations."""
+        return "distillation" in self.card
 
     @property
     def steps(self) -> int | None:
@@ -58,7 +80,7 @@ class Checkpoint:
 
     @property
     def teacher_steps(self) -> int | None:
-        """For a distilled network: evaluations of the teacher that it stands for."""
+        """Evaluations of the teacher that a student follows, in cards of earlier versions."""
         steps: int | None = self.card.get("distillation", {}).get("teacher_steps")
         return steps
 
@@ -140,18 +162,13 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not JSON ({error}); get the file again") from error
     if not isinstance(card, dict) or card.get("format") != 1:
         raise CheckpointError(f"{path}: not a model card of format 1")
-    if card.get("process") not in PROCESSES:
-        raise CheckpointError(f"{path}: process {card.get('process')!r}; expected one of {', '.join(PROCESSES)}")
+    if not isinstance(card.get("process"), str):
+        raise CheckpointError(f"{path}: process is {str(card.get('process'))[:60]}; expected the name of one")
     _check_steps(card, path)
     return card
 
 
 def _check_steps(card: dict[str, Any], path: Path) -> None:
-    for process, config in (("flow", FlowConfig), ("ddpm", DdpmConfig)):
-        try:
-            config(**card.get(process, {}))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: {process}: {error}") from error
     distillation = card.get("distillation", {})
     if not isinstance(distillation, dict):
         raise CheckpointError(f"{path}: distillation is {str(distillation)[:60]!r}; expected an object")
@@ -160,8 +177,8 @@ def _check_steps(card: dict[str, Any], path: Path) -> None:
         if value is not None and (type(value) is not int or not 0 < value <= MOST_STEPS):
             found = str(value)[:60]
             raise CheckpointError(f"{path}: {key} is {found}; expected a whole number of 1 to {MOST_STEPS}")
-    if ("distillation" in card) != (counts["teacher_steps"] is not None):
-        raise CheckpointError(f"{path}: distillation without teacher_steps; expected a card of rephase distill")
+    if "distillation" in card and counts["steps"] is None:
+        raise CheckpointError(f"{path}: distillation without steps; expected a card of rephase distill")
     gain = distillation.get("noise_gain")
     if gain is not None and (not isinstance(gain, float) or not 0.0 <= gain <= 1.0):
         raise CheckpointError(f"{path}: noise_gain is {str(gain)[:60]}; expected a number of 0 to 1")
@@ -192,7 +209,7 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 def _digest(path: Path, card: dict[str, Any]) -> str:
     """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
-    keys = ("format", "process", "network", "distillation", "flow", "ddpm", "fat")
+    keys = ("format", "process", "network", "distillation", "fat", card["process"])
     wiring = {key: card[key] for key in keys if key in card}
     digest = hashlib.sha256(path.read_bytes())
     digest.update(json.dumps(wiring, sort_keys=True).encode())

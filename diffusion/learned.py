@@ -18,7 +18,7 @@ from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
 from rephase.diffusion.noise import Stream, complex_normals
 from rephase.diffusion.physics.gauge import ramp_phasor
 from rephase.diffusion.physics.gauge_pool import draw_gauge
-from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
+from rephase.diffusion.physics.grid import GRID_MM, from_grid, grid_size, to_grid
 from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
 
 GPU_TILE = 16
@@ -55,11 +55,11 @@ class LearnedGenerator(ABC):
     gain: float
     """How much of the measurement's noise the process itself gives to a slice."""
 
-    def __init__(self, checkpoint: Checkpoint, steps: int, device: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, steps: int, device: str, grid_mm: float = GRID_MM) -> None:
         self.nfe = steps
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
-        self.gauge, self.flow = checkpoint.gauge, checkpoint.flow
+        self.gauge, self.grid_mm = checkpoint.gauge, grid_mm
         self.network = fix_weights(checkpoint.network, self.device)
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
@@ -80,7 +80,7 @@ class LearnedGenerator(ABC):
 
     def _sample_tile(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         height, width = magnitude.shape[-2:]
-        grid = grid_size(height, width, conditions.spacing_mm, self.flow.grid_mm)
+        grid = grid_size(height, width, conditions.spacing_mm, self.grid_mm)
         on_grid = to_grid(magnitude, *grid)
         weight = compress_magnitude(on_grid)
         known = self._conditions(conditions, (height, width), grid)

@@ -1,9 +1,10 @@
-"""From a name on the command line to a phase generator."""
+"""The table of learned processes, and from a name on the command line to a phase generator."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,72 @@ from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_check
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.learned import LearnedGenerator
 from rephase.diffusion.phases import PHASES, generated_phases
-from rephase.diffusion.processes.ddpm import DdpmGenerator
-from rephase.diffusion.processes.flow import FlowGenerator
-from rephase.diffusion.processes.regression import RegressionGenerator
+from rephase.diffusion.processes.ddpm import DdpmConfig, DdpmGenerator, DdpmObjective
+from rephase.diffusion.processes.distillation import DistillationConfig, EnergyObjective
+from rephase.diffusion.processes.fat import FatObjective
+from rephase.diffusion.processes.flow import FlowConfig, FlowGenerator, FlowObjective
+from rephase.diffusion.processes.objective import Objective
+from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective
 from rephase.diffusion.shipped import describe_missing, shipped_weights
 
-BY_PROCESS: dict[str, type[FlowGenerator] | type[DdpmGenerator]] = {"flow": FlowGenerator, "ddpm": DdpmGenerator}
-"""By the process of the checkpoint."""
+
+@dataclass(frozen=True)
+class Process:
+    """One row of `PROCESSES`: what training and sampling need of a learned process. Its network is a `ComplexUNet`.
+
+    Attributes
+    ----------
+    objective
+        Makes what a network is trained for, from the settings, or from nothing if there are none.
+    generator
+        Makes a phase generator of a checkpoint, a number of steps (or None) and a device; None if the network samples
+        no phase.
+    config
+        Dataclass of the settings: the section of the process's name in a training file and in a model card; None
+        without settings.
+    phase
+        The row of `rephase.diffusion.phases.PHASES` that takes such weights.
+    distil
+        Makes what a student is trained for, from the teacher's settings and those of `rephase distill`; None if the
+        process has no students.
+    labels
+        "module:attribute" of the function that turns training slices into those that the process is trained on.
+    """
+
+    objective: Callable[..., Objective]
+    generator: Callable[[Checkpoint, int | None, str], LearnedGenerator] | None
+    config: type[Any] | None = None
+    phase: str = "diffusion"
+    distil: Callable[[Any, DistillationConfig], EnergyObjective] | None = None
+    labels: str | None = None
+
+    def make_objective(self, settings: object) -> Objective:
+        """Return what a network is trained for; `settings` are a `config`, or None without one."""
+        return self.objective() if self.config is None else self.objective(settings)
+
+
+PROCESSES = {
+    "flow": Process(FlowObjective, FlowGenerator, FlowConfig, distil=EnergyObjective),
+    "ddpm": Process(DdpmObjective, DdpmGenerator, DdpmConfig),
+    "regression": Process(RegressionObjective, RegressionGenerator, phase="regression"),
+    "fat": Process(FatObjective, None, labels="rephase.training.simulated.fat:fat_slices"),
+}
+"""By the `process` of a training file and of a model card."""
+
+
+def process_of(checkpoint: Checkpoint) -> Process:
+    """Return the process of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It is not known.
+    """
+    found = PROCESSES.get(checkpoint.process)
+    if found is None:
+        known = ", ".join(PROCESSES)
+        raise CheckpointError(f"{_name(checkpoint)}: process {checkpoint.process[:60]!r}; expected one of {known}")
+    return found
 
 
 def make_generator(
@@ -54,46 +114,35 @@ def make_generator(
         checkpoint = shipped_weights(row.weights)
         if checkpoint is None:
             raise CheckpointError(describe_missing(row.weights))
+    if checkpoint is None:
+        raise CheckpointError(f"phase {name!r}: no weights ship; expected some; give --checkpoint")
     if not isinstance(checkpoint, Checkpoint):
-        if checkpoint is None:
-            raise CheckpointError(f"no weights for the phase {name!r}; expected some; give --checkpoint")
         checkpoint = load_checkpoint(checkpoint)
-    check_phase(checkpoint, name)
+    found = process_of(checkpoint)
+    if found.generator is not None and found.phase != name:  # no generator: `make_learned` says so
+        raise CheckpointError(
+            f"{_name(checkpoint)}: weights for --phase {found.phase}; expected some for {name}; take one or the other"
+        )
     learned: PhaseGenerator = factory(checkpoint, steps, device)
     return learned
 
 
-def check_phase(checkpoint: Checkpoint, name: str) -> None:
-    """Check that weights sample the phase of a name.
-
-    Raises
-    ------
-    CheckpointError
-        They are those of another phase, or of none.
-    """
-    where = checkpoint.path or f"weights {checkpoint.card.get('name')!r}"
-    if checkpoint.process == "fat":
-        raise CheckpointError(f"{where}: the process 'fat' estimates fat, not phase; name weights of a phase model")
-    found = "regression" if checkpoint.process == "regression" else "diffusion"
-    if found != name:
-        raise CheckpointError(f"{where}: weights for --phase {found}; expected some for {name}; take one or the other")
-
-
 def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> LearnedGenerator:
-    """Make the generator of a checkpoint, by its process.
+    """Return the generator of a checkpoint, by its process.
 
     Raises
     ------
     ValueError
         The checkpoint cannot be sampled with so many steps.
     CheckpointError
-        It is one that guesses fat, not phase.
+        Its process is not known, or samples no phase.
     """
-    if checkpoint.process == "fat":
-        raise CheckpointError("weights of the process 'fat' guess fat, not phase; name those of a phase model")
-    if checkpoint.process == "regression":
-        return RegressionGenerator(checkpoint, steps, device)
-    return BY_PROCESS[checkpoint.process](checkpoint, steps, device)
+    generator = process_of(checkpoint).generator
+    if generator is None:
+        raise CheckpointError(
+            f"{_name(checkpoint)}: the process {checkpoint.process!r} samples no phase; expected one that does"
+        )
+    return generator(checkpoint, steps, device)
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -101,3 +150,7 @@ def resolve(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    return str(checkpoint.path or f"weights {str(checkpoint.card.get('name'))[:60]!r}")

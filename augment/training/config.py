@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rephase.diffusion.checkpoint import MOST_STEPS, PROCESSES
+from rephase.diffusion.checkpoint import MOST_STEPS
 from rephase.diffusion.networks.unet import NetworkConfig
-from rephase.diffusion.processes.config import DdpmConfig, FlowConfig
 from rephase.diffusion.processes.distillation import DistillationConfig
+from rephase.diffusion.registry import PROCESSES
 from rephase.diffusion.training.checks import check_number, check_whole
 from rephase.diffusion.training.trainer import TrainingConfig
 from rephase.errors import RequestError
@@ -70,14 +70,11 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """The configuration of `rephase train`.
 
-    `process` is "flow" or "ddpm", of which the section of that name says more, "regression", or "fat", the network that
-    guesses the share of fat (`rephase.diffusion.processes.fat`). `initial` is a checkpoint whose weights the training
-    starts from.
+    `process` is a name of `rephase.diffusion.registry.PROCESSES`; if it has settings, they are in the section of that
+    name: `read_config` adds these sections as fields. `initial` is a checkpoint whose weights the training starts from.
     """
 
     process: str = "flow"
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    ddpm: DdpmConfig = field(default_factory=DdpmConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     initial: Path | None = None
 
@@ -85,10 +82,22 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         if self.process not in PROCESSES:
             raise ValueError(f"process {self.process!r}: expected one of {', '.join(PROCESSES)}")
-        if self.process != "flow" and self.flow != FlowConfig():
-            raise ValueError(f"flow: says nothing of the process {self.process!r}; leave the section out")
-        if self.process == "fat" and (self.picture_every or self.validation_split):
-            raise ValueError('process "fat": has no samples to look at; set picture_every = 0 and no validation_split')
+        for name, other in PROCESSES.items():
+            if (
+                name != self.process
+                and other.config is not None
+                and getattr(self, name, None) not in (None, other.config())
+            ):
+                raise ValueError(f"{name}: found settings, but the process is {self.process!r}; leave the section out")
+        if PROCESSES[self.process].generator is None and (self.picture_every or self.validation_split):
+            raise ValueError(
+                f"process {self.process!r}: samples no phase; expected picture_every = 0 and no validation_split"
+            )
+
+    @property
+    def settings(self) -> Any:  # noqa: ANN401  # of the type that PROCESSES has for it
+        """Return the settings of the process; None if it has none."""
+        return getattr(self, self.process, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +118,13 @@ BEST = "best"
 _OWN_NAMES = (BEST, "state", "ema", "recipe")
 """What a run folder calls its own files."""
 _OWN_ENTRIES = {
-    "format", "process", "network", "training", "data", "made_with", "flow", "ddpm", "distillation", "fat", "initial",
-    BEST,
+    "format", "process", "network", "training", "data", "made_with", "distillation", "initial", BEST, *PROCESSES,
 }  # fmt: skip
 """What a training writes into the model card itself."""
 Config = TypeVar("Config", bound=RunConfig)
 _SECTIONS = {
     "network": NetworkConfig,
     "training": TrainingConfig,
-    "flow": FlowConfig,
-    "ddpm": DdpmConfig,
     "distillation": DistillationConfig,
     "simulation": SimulationConfig,
 }
@@ -156,6 +162,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         raise RequestError(f"{path}: {error.strerror}; expected a TOML configuration") from error
     except ValueError as error:
         raise RequestError(f"{path}: not TOML ({error})") from error
+    if issubclass(kind, TrainConfig):
+        kind = _with_processes(kind)
     known = {one.name for one in fields(kind)}
     missing = [name for name in ("manifest", "output", "teacher") if name in known and name not in table]
     if missing:
@@ -169,6 +177,13 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         raise RequestError(f"{path}: {error}") from error
 
 
+def _with_processes(kind: type[Config]) -> type[Config]:
+    """Add a section for the settings of each process: a field of its name."""
+    rows = {name: one.config for name, one in PROCESSES.items() if one.config is not None}
+    sections = [(name, config, field(default_factory=config)) for name, config in rows.items()]
+    return make_dataclass(kind.__name__, sections, bases=(kind,), frozen=True, kw_only=True)
+
+
 def _value(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  # whatever TOML holds
     if key in _PATHS:
         if not isinstance(value, str):
@@ -178,9 +193,10 @@ def _value(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  # whatever
         if not isinstance(value, list):
             raise TypeError(f"licences = {value!r}: expected a list of texts between quotes")
         return tuple(value)
-    if key not in _SECTIONS:
+    sections = _SECTIONS | {name: one.config for name, one in PROCESSES.items() if one.config is not None}
+    if key not in sections:
         return value
     if not isinstance(value, dict):
         raise TypeError(f"{key} = {value!r}: expected a section [{key}]")
     values = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
-    return _SECTIONS[key](**values)
+    return sections[key](**values)

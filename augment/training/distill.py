@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 
-from rephase.diffusion.checkpoint import Checkpoint, CheckpointError
 from rephase.diffusion.networks.unet import ComplexUNet
-from rephase.diffusion.physics.source import FatGuess
-from rephase.diffusion.processes.distillation import make_objective, measure_noise_gain
-from rephase.diffusion.processes.fat import fat_facts, fat_guess, fat_guess_of
+from rephase.diffusion.registry import PROCESSES, process_of
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
 from rephase.training.config import DistillConfig, read_config
-from rephase.training.dataset import TrainingSet, read_training_set
+from rephase.training.dataset import read_training_set
 from rephase.training.train import choose_device, conclude, open_checkpoint, run_training
 
 _GAIN_BATCHES = 8
@@ -47,38 +44,27 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         No row of the manifest can be trained on, or the teacher cannot be used.
     """
     teacher = open_checkpoint(config.teacher)
-    if teacher.process != "flow":
-        raise RequestError(f"{config.teacher}: its process is {teacher.process}; expected flow; name another teacher")
-    if "distillation" in teacher.card and config.distillation.method != "energy":
-        raise RequestError(
-            f"{config.teacher}: is itself a student; expected a trained teacher, whose path can be followed; name that "
-            'one, or teach the student further with method = "energy"'
-        )
-    flow = replace(teacher.flow, source=config.distillation.source or teacher.flow.source)
-    if config.distillation.method != "energy":  # the teacher is followed from its own source
-        _check_fat(teacher, config.teacher)
-    fat = fat_guess(flow.source, torch.device("cpu"))
-    data = read_training_set(config.manifest, config.split, config.licences, config.simulation, flow.grid_mm, fat)
+    process = process_of(teacher)
+    if process.distil is None or process.config is None:
+        known = " or ".join(name for name, one in PROCESSES.items() if one.distil)
+        raise RequestError(f"{config.teacher}: process {teacher.process!r}; expected {known}; name another teacher")
+    objective = process.distil(teacher.settings(process.config), config.distillation)
+    data = read_training_set(
+        config.manifest, config.split, config.licences, config.simulation, objective.grid_mm, objective.fat
+    )
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
     facts = asdict(config.distillation) | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}}
-    card = {"steps": config.distillation.evaluations, "flow": asdict(flow), "distillation": facts}
-    card |= fat_facts(flow.source)
+    card = {"process": teacher.process, teacher.process: asdict(objective.flow)} | objective.facts()
+    card |= {"steps": config.distillation.evaluations, "distillation": facts}
 
     def finish(student: ComplexUNet) -> dict[str, Any]:
         _keep(student, teacher.network, config.distillation.kept)
-        gain = _noise_gain(student.to(device), config, data, flow.source, fat)
-        return {"distillation": facts | {"noise_gain": gain}}
+        batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
+        later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
+        return {"distillation": facts | objective.measure(student.to(device), later, config.training.seed)}
 
-    objective = make_objective(teacher.network, config.distillation, flow.source, fat)
     return run_training(config, data, network, device, initial=teacher, objective=objective, card=card, finish=finish)
-
-
-def _check_fat(teacher: Checkpoint, path: Path) -> None:
-    try:
-        fat_guess_of(teacher, torch.device("cpu"))
-    except CheckpointError as error:
-        raise RequestError(f"{path}: {error}") from None
 
 
 @torch.no_grad()
@@ -86,14 +72,6 @@ def _keep(student: ComplexUNet, start: ComplexUNet, share: float) -> None:
     """Bring a student back by a share of its way from where it started."""
     for learned, before in zip(student.parameters(), start.parameters(), strict=True):
         learned.lerp_(before.to(learned.device), share)
-
-
-def _noise_gain(
-    student: ComplexUNet, config: DistillConfig, data: TrainingSet, source: str, fat: FatGuess | None
-) -> float:
-    batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=0.0)
-    later = (batches(config.training.steps + index) for index in range(_GAIN_BATCHES))
-    return measure_noise_gain(student, later, config.distillation.evaluations, config.training.seed, source, fat)
 
 
 def distill_command(config_path: Path, device: str | None = None) -> int:

@@ -8,20 +8,15 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rephase.diffusion.processes.config import FlowConfig
 from rephase.errors import RequestError
 
 RECIPE = "recipe.json"
 _FREE = ("steps", "save_every", "prefetch")
 """Of the training: what may change between two parts of a run."""
-_DEFAULTS = {"flow": asdict(FlowConfig())}
-_KIND = ("kind", "complex")
 _SOURCES = "sources_sha256"
-"""With the above: what the folders of earlier versions do not say."""
 _WORDS = {_SOURCES: "content of the files"}
 """Of a recipe's parts, where their names say too little."""
 
@@ -87,10 +82,8 @@ def _recipe(card: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
     data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
     sources = {_SOURCES: card["data"][_SOURCES]}
-    names = ("network", "process", "flow", "ddpm", "distillation", "fat", "initial")
-    parts = {key: card[key] for key in names if key in card and card[key] != _DEFAULTS.get(key)}
-    if "network" in parts:
-        parts["network"] = {key: value for key, value in parts["network"].items() if (key, value) != _KIND}
+    names = ("network", "process", card["process"], "distillation", "fat", "initial")
+    parts = {key: card[key] for key in names if key in card}
     recipe: dict[str, Any] = json.loads(json.dumps(parts | sources | {"training": training, "data": data}))
     return recipe
 
@@ -100,7 +93,6 @@ def _unusable(folder: Path, error: OSError) -> RequestError:
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    old = {_SOURCES: new[_SOURCES]} | old
     differences = [_WORDS.get(key, key) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differences:
         raise RequestError(

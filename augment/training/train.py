@@ -14,20 +14,15 @@ import torch
 
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
-from rephase.diffusion.physics.source import FatGuess
-from rephase.diffusion.processes.ddpm import DdpmObjective
-from rephase.diffusion.processes.fat import FatObjective, fat_facts, fat_guess
-from rephase.diffusion.processes.flow import FlowObjective
 from rephase.diffusion.processes.objective import Objective
-from rephase.diffusion.processes.regression import RegressionObjective
+from rephase.diffusion.registry import PROCESSES, process_of, resolve
 from rephase.diffusion.training.ranks import Ranks, joined, started_by_torchrun
 from rephase.diffusion.training.trainer import Trainer
 from rephase.errors import RequestError
-from rephase.training.batches import TrainingSlice, TrainingSlices
+from rephase.training.batches import TrainingSlices
 from rephase.training.config import BEST, RunConfig, TrainConfig, read_config
 from rephase.training.dataset import TrainingSet, read_training_set
 from rephase.training.run_folder import claim_folder
-from rephase.training.simulated.fat import fat_slices
 from rephase.training.validation import read_scores
 from rephase.training.watch import training_progress, watch
 
@@ -52,15 +47,18 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     RequestError
         No row of the manifest can be trained on, or `initial` cannot be used.
     """
-    fat = fat_guess(config.flow.source, torch.device("cpu"))
-    objective, card = _objective(config, fat)
+    process, settings = PROCESSES[config.process], config.settings
+    objective = process.make_objective(settings)
+    card: dict[str, Any] = {"process": config.process} | objective.facts()
+    if settings is not None:
+        card[config.process] = asdict(settings)
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
-        if (initial.process == "fat") != (config.process == "fat"):
+        if (process_of(initial).generator is None) != (process.generator is None):
             raise RequestError(
                 f"{config.initial}: its process is {initial.process!r}, that of the configuration {config.process!r}; "
-                "the guess of fat and phase start from their own kind; name another checkpoint"
+                "expected both to sample phase, or neither; name another checkpoint"
             )
         if initial.network.config != config.network:
             raise RequestError(
@@ -69,22 +67,15 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
             )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     data = read_training_set(
-        config.manifest, config.split, config.licences, config.simulation, config.flow.grid_mm, fat
+        config.manifest, config.split, config.licences, config.simulation, objective.grid_mm, objective.fat
     )
-    if config.process == "fat":
-        slices = _fat_slices(config.manifest, data)
-        data = replace(data, slices=slices, facts=data.facts | {"fat_slices": len(slices)})
+    if process.labels is not None:
+        try:
+            slices = resolve(process.labels)(data.slices)
+        except RequestError as error:
+            raise RequestError(f"{config.manifest}: {error}") from None
+        data = replace(data, slices=slices, facts=data.facts | {f"{config.process}_slices": len(slices)})
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
-
-
-def _objective(config: TrainConfig, fat: FatGuess | None) -> tuple[Objective, dict[str, Any]]:
-    """What a configuration's process trains for, and what the card says of it."""
-    card: dict[str, Any] = {"process": config.process}
-    if config.process == "flow":
-        return FlowObjective(config.flow, fat), card | {"flow": asdict(config.flow)} | fat_facts(config.flow.source)
-    if config.process == "ddpm":
-        return DdpmObjective(config.ddpm), card | {"ddpm": asdict(config.ddpm)}
-    return FatObjective() if config.process == "fat" else RegressionObjective(), card
 
 
 def run_training(
@@ -123,16 +114,6 @@ def run_training(
             found = {} if finish is None else finish(trainer.average)
             save_checkpoint(trainer.average, data.gauge, card | found, path)
     return path
-
-
-def _fat_slices(manifest: Path, data: TrainingSet) -> list[TrainingSlice]:
-    slices = fat_slices(data.slices)
-    if not slices:
-        raise RequestError(
-            f"{manifest}: no slice tells fat from water; expected rows with field_t and a te_ms of at most 15 at which "
-            "they are neither in phase nor opposed"
-        )
-    return slices
 
 
 def _tell_slow_type() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from rephase.diffusion.checkpoint import Checkpoint, save_checkpoint
-from rephase.diffusion.processes.config import FlowConfig
 from rephase.diffusion.registry import make_learned
 from rephase.diffusion.training.trainer import Trainer
 from rephase.training.batches import TrainingSlice
@@ -40,8 +39,7 @@ def watch(
     watchers: list[tuple[int, Callable[[], None]]] = []
     slices = data.slices
     if config.validation_split:
-        grid_mm = FlowConfig(**card.get("flow", {})).grid_mm
-        seen = read_training_set(config.manifest, config.validation_split, grid_mm=grid_mm)
+        seen = read_training_set(config.manifest, config.validation_split, grid_mm=trainer.objective.grid_mm)
         slices = choose_slices(seen.slices, config.validation_slices)
         validation = Validation(slices, trainer.objective, trainer.network.config.multiple)
         watchers.append((config.validate_every, lambda: _validate(validation, trainer, data, card)))
@@ -60,9 +58,10 @@ def _validate(validation: Validation, trainer: Trainer, data: TrainingSet, card:
 
 def _draw(slices: list[TrainingSlice], trainer: Trainer, data: TrainingSet, card: dict[str, Any]) -> None:
     draw_losses(trainer.folder)
-    checkpoint = Checkpoint(trainer.average, card.get("process", "flow"), data.gauge, "", card)
-    steps = min(MOST_STEPS, card["ddpm"]["timesteps"]) if checkpoint.process == "ddpm" else None
-    generator = make_learned(checkpoint, steps, trainer.device)
+    checkpoint = Checkpoint(trainer.average, card["process"], data.gauge, "", card)
+    generator = make_learned(checkpoint, None, trainer.device)
+    if generator.nfe > MOST_STEPS:
+        generator = make_learned(checkpoint, MOST_STEPS, trainer.device)
     draw_samples(slices, generator, trainer.folder / "samples" / f"{trainer.step:06d}.png")
 
 

@@ -1,12 +1,10 @@
 """Where the flow starts: a random phase that is smooth on the scale of anatomy, with a little of smaller scales.
 
-Flow matching holds for any source. From independent uniform phases, few evaluations leave the source's grain in the
-picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What the
-source has of small scales comes back, stretched, where the phase is to be steep: a centimetre becomes islands a
-centimetre apart. What it lacks, a flow of many evaluations has to stretch out of the noise, and gets too smooth. So
-"narrow" has scales of 9, 3 and 1 cm, and "broad" of 9 and 3 cm, both with deviations so small that hardly a phase is
-far from its mean. "scales" is as narrow, but all around the circle, "smooth" has the largest scale only, and
-"independent" is the published process's.
+Flow matching holds for any source. From independent uniform phases, few evaluations leave the noise of the source in
+the picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What
+the source has of small scales comes back, stretched, where the phase is to be steep. What it lacks, a flow of many
+evaluations has to stretch out of the noise, and gets too smooth. So "narrow" has scales of 9, 3 and 1 cm, with
+deviations so small that hardly a phase is far from its mean; "scales" has the same, but all around the circle.
 
 Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
 network. "field" is a phase that physics makes of the slice's magnitude and conditions
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from rephase.diffusion.devices import from_scalars
 from rephase.diffusion.generators import SliceKey
-from rephase.diffusion.noise import Stream, anchor_key, normals, random_phasors, uniforms, volume_key
+from rephase.diffusion.noise import Stream, anchor_key, normals, uniforms, volume_key
 from rephase.diffusion.physics.field_phase import (
     FIRST_MM,
     NUM_DRAWS,
@@ -39,7 +37,7 @@ from rephase.diffusion.physics.field_phase import (
 )
 from rephase.diffusion.physics.gauge import find_gauge
 
-SOURCES = ("narrow", "broad", "scales", "smooth", "independent", "field", "tissue")
+SOURCES = ("narrow", "scales", "field", "tissue")
 OF_MAGNITUDE = ("field", "tissue")
 """Sources that are made of the slice's magnitude."""
 DEFAULT_SOURCE = "narrow"
@@ -47,13 +45,9 @@ FatGuess = Callable[[Tensor, Tensor], Tensor]
 """From magnitudes `(batch height width)` and conditions `(batch 4)` to the share of fat; see `processes.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
-AMPLITUDE = 2.0
-"""Its standard deviation in radians: enough for it to be anything."""
 FIELDS = {
-    "smooth": ((CORRELATION_MM, AMPLITUDE),),
-    "scales": ((CORRELATION_MM, AMPLITUDE), (30.0, 0.6), (10.0, 0.2)),
+    "scales": ((CORRELATION_MM, 2.0), (30.0, 0.6), (10.0, 0.2)),
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
-    "broad": ((CORRELATION_MM, 0.7), (30.0, 0.4)),
     "field": ((80.0, 1.0), (30.0, 0.5)),
     "tissue": ((80.0, 0.52), (30.0, 0.28)),
 }
@@ -153,8 +147,6 @@ def source_phasors(
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
-    if kind == "independent":
-        return _in_no_gauge(random_phasors(keys, Stream.SOURCE, height, width, device))
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
     positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
@@ -206,9 +198,6 @@ def training_source(
         For "tissue": guesses the share of fat.
     """
     _check_fat(kind, fat)
-    if kind == "independent":
-        phase = 2.0 * math.pi * torch.rand(magnitude.shape, generator=generator)
-        return torch.polar(torch.ones_like(phase), phase)
     angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
     if kind not in OF_MAGNITUDE:
         return torch.polar(torch.ones_like(angle), angle)

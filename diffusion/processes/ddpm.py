@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,13 +22,26 @@ from rephase.diffusion.generators import SliceKey
 from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
-from rephase.diffusion.noise import Stream, complex_normals, random_phasors, step_key
-from rephase.diffusion.processes.config import DdpmConfig
+from rephase.diffusion.noise import Stream, random_phasors, step_key
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, make_target
 
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
+_MOST_TIMESTEPS = 100_000
 Network: TypeAlias = ComplexUNet | Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class DdpmConfig:
+    """The settings of the process, in a training file and in a model card: its number of timesteps."""
+
+    RETIRED: ClassVar = {"noise": ("unit",), "sampler": ("deterministic",)}
+    """Entries of cards of earlier versions, with the values that are sampled as today."""
+    timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if type(self.timesteps) is not int or not 1 <= self.timesteps <= _MOST_TIMESTEPS:
+            raise ValueError(f"timesteps = {self.timesteps!r}: expected a whole number of 1 to {_MOST_TIMESTEPS}")
 
 
 def cosine_alpha_bar(timesteps: int) -> Tensor:
@@ -63,11 +77,8 @@ class DdpmObjective(Objective):
         weight, target = make_target(batch.image)
         number = torch.randint(1, self.config.timesteps + 1, (len(weight),), generator=generator)
         conditions = drop_conditions(batch.conditions, dropout, generator)
-        if self.config.noise == "unit":
-            angle = 2.0 * math.pi * torch.rand(weight.shape, generator=generator)
-            noise = torch.polar(torch.ones_like(angle), angle)
-        else:
-            noise = torch.view_as_complex(torch.randn((*weight.shape, 2), generator=generator)) * math.sqrt(0.5)
+        angle = 2.0 * math.pi * torch.rand(weight.shape, generator=generator)
+        noise = torch.polar(torch.ones_like(angle), angle)
         images = (target, noise, weight.to(torch.complex64))
         blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in images]
         return *blocks, self.alpha_bar[number].float(), number / self.config.timesteps, conditions
@@ -83,28 +94,25 @@ class DdpmObjective(Objective):
 
 @torch.no_grad()
 def sample_ddpm(
-    network: Network,
-    noise: Callable[[int], Tensor],
-    weight: Tensor,
-    config: DdpmConfig,
-    steps: int,
-    conditions: Tensor,
+    network: Network, noise: Tensor, weight: Tensor, config: DdpmConfig, steps: int, conditions: Tensor
 ) -> Tensor:
-    """Run the process backwards.
+    """Run the process backwards, by the deterministic sampler of Song et al. (arXiv 2010.02502).
+
+    It adds no noise, so its path is right for any distribution of the noise. The published sampler adds a unit phasor
+    in every step, and the sum of many has no unit modulus.
 
     Parameters
     ----------
     network
         The predictor of `v`.
     noise
-        Gives the noise of a step, complex64 `(batch 1 height width)`: that of step 0 is the start, the others are asked
-        for by the ancestral sampler alone.
+        The start, complex64 `(batch 1 height width)`.
     weight
         Compressed magnitude, float32 `(batch 1 height width)`.
     config
         The process that the network was trained for.
     steps
-        Evaluations of the network; the timesteps are thinned out evenly.
+        Network evaluations; the timesteps are thinned out evenly.
     conditions
         `(batch 4)`.
 
@@ -116,20 +124,14 @@ def sample_ddpm(
     chosen = choose_timesteps(config.timesteps, steps)
     schedule = cosine_alpha_bar(config.timesteps).tolist()
     condition = torch.cat((weight, torch.zeros_like(weight)), dim=1)
-    x_t = math.sqrt(1.0 - schedule[-1]) * to_real(noise(0))
-    for index, (here, there) in enumerate(zip(chosen, [*chosen[1:], 0], strict=True)):
-        t = torch.full((len(x_t),), here / config.timesteps, device=x_t.device)
-        alpha_bar = torch.full_like(t, schedule[here])
-        v = predict_v(network, x_t, condition, alpha_bar, t, conditions)
-        old, new = schedule[here], schedule[there]
-        x_0 = math.sqrt(old) * x_t - math.sqrt(1.0 - old) * v
-        estimate = math.sqrt(1.0 - old) * x_t + math.sqrt(old) * v
-        if config.sampler == "deterministic" or not there:
-            x_t = math.sqrt(new) * x_0 + math.sqrt(1.0 - new) * estimate  # Song et al., arXiv 2010.02502, eq. 12
-            continue
-        variance = (1.0 - new) / (1.0 - old) * (1.0 - old / new)  # the same, eq. 16 with eta = 1
-        kept = math.sqrt(max(1.0 - new - variance, 0.0))
-        x_t = math.sqrt(new) * x_0 + kept * estimate + math.sqrt(variance) * to_real(noise(index + 1))
+    x_t = math.sqrt(1.0 - schedule[-1]) * to_real(noise)
+    for step, step_next in zip(chosen, [*chosen[1:], 0], strict=True):
+        t = torch.full((len(x_t),), step / config.timesteps, device=x_t.device)
+        alpha_bar, alpha_bar_next = schedule[step], schedule[step_next]
+        v = predict_v(network, x_t, condition, torch.full_like(t, alpha_bar), t, conditions)
+        x_0 = math.sqrt(alpha_bar) * x_t - math.sqrt(1.0 - alpha_bar) * v
+        estimate = math.sqrt(1.0 - alpha_bar) * x_t + math.sqrt(alpha_bar) * v  # of the noise
+        x_t = math.sqrt(alpha_bar_next) * x_0 + math.sqrt(1.0 - alpha_bar_next) * estimate  # eq. 12 with sigma = 0
     return x_t
 
 
@@ -159,23 +161,15 @@ class DdpmGenerator(LearnedGenerator):
     gain = 1.0
 
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.config = DdpmConfig(**checkpoint.card.get("ddpm", {}))
+        self.config = checkpoint.settings(DdpmConfig)
         steps = self.config.timesteps if steps is None else steps
         choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
         super().__init__(checkpoint, steps, device)
 
     def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
         shape = slices.weight.shape
-        draw = random_phasors if self.config.noise == "unit" else _unit_normals
-
-        def noise(step: int) -> Tensor:
-            step_keys = [step_key(key, step) for key in keys]
-            return self._fill(draw(step_keys, Stream.SOURCE, shape[-2], shape[-1], self.device))
-
+        # The first step of a sampler that may draw in every step: the keys of weights that were sampled before.
+        start = random_phasors([step_key(key, 0) for key in keys], Stream.SOURCE, shape[-2], shape[-1], self.device)
         conditions = slices.conditions.expand(self.tile, -1)
-        x_0 = sample_ddpm(self.network, noise, self._fill(slices.weight), self.config, self.nfe, conditions)
+        x_0 = sample_ddpm(self.network, self._fill(start), self._fill(slices.weight), self.config, self.nfe, conditions)
         return Drawn(self._cut(x_0, shape))
-
-
-def _unit_normals(keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device) -> Tensor:
-    return complex_normals(keys, stream, height, width, device) * math.sqrt(0.5)

@@ -1,15 +1,14 @@
-"""Distillation: a student that needs few long steps where the teacher needs many short ones.
+"""Distillation: a student that needs few long steps where a flow needs many short ones.
 
-Two ways. The flow's path from a source is deterministic, so its end is a function of the start: the student learns that
-function by regression, segment by segment (as progressive distillation does, Salimans & Ho, arXiv 2202.00512, but in
-one go). Or the student keeps the teacher's weights as a start only, and learns to land on phase that is distributed as
-real phase is, by a proper score of its samples.
+The student keeps its teacher's weights as a start only, and learns to land on phase that is distributed as real phase
+is, by a proper score of its samples (`rephase.diffusion.processes.energy`). Gradients go through all its evaluations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,39 +26,39 @@ from rephase.diffusion.processes.energy import (
     spectrum_score,
     to_modulus,
 )
-from rephase.diffusion.processes.flow import (
-    euler_step,
-    integrate,
-    interpolate,
-    prepare_batch,
-    sample_flow,
-    time_grid,
-    velocity_error,
-)
+from rephase.diffusion.processes.fat import fat_facts, fat_guess
+from rephase.diffusion.processes.flow import FlowConfig, integrate, prepare_batch, sample_flow, time_grid
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, known_to_source
 from rephase.diffusion.training.checks import check_number, check_whole
-
-METHODS = ("energy", "path", "data")
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How a student is taught; stored with its checkpoint.
+    """How a student is distilled; stored with its checkpoint.
 
-    The student makes `evaluations` steps where the teacher makes `teacher_steps`. With `method = "path"` it is taught
-    to land where the teacher does, from the states that the teacher passes through on its way from the source, with
-    "data" from mixtures of source and real phase, which cost a part of the evaluations of the teacher only. With
-    "energy" it starts from the teacher's weights, and is taught that its ends have the distribution of real phase, by
-    `rephase.diffusion.processes.energy` with `draws` samples of each slice; it may have a `source` of its own. Beside
-    that score count, times `frequency`, that of its local frequencies, times `spectrum`, that of its radial spectrum,
-    and, times `modulus`, the error of the modulus of its ends where the real phase has no singularity within a square
-    of `near` pixels, or, with 0, none in the slice. The student that ships is the mean of what was learned and, times
-    `kept`, the weights that it started from, as Wortsman et al. do (arXiv 2109.01903).
+    Attributes
+    ----------
+    evaluations
+        Network evaluations per slice of the student.
+    draws
+        Samples of each slice that the score compares with its real phase.
+    source
+        The student's own source; that of its teacher if empty.
+    modulus
+        Weight of the error of the modulus of its ends.
+    frequency
+        Weight of the score of local frequencies.
+    spectrum
+        Weight of the score of the radial spectrum.
+    near
+        The modulus counts where the real phase has no singularity within a square of so many pixels (an odd number);
+        with 0, none in the slice.
+    kept
+        Share of the weights that the student started from in the mean that is saved, as Wortsman et al. do (arXiv
+        2109.01903).
     """
 
     evaluations: int = 2
-    teacher_steps: int = 16
-    method: str = "energy"
     draws: int = 2
     source: str = ""
     modulus: float = 0.25
@@ -69,42 +68,29 @@ class DistillationConfig:
     kept: float = 0.0
 
     def __post_init__(self) -> None:
-        check_whole(self, 1, "evaluations", "teacher_steps", most=MOST_STEPS)
-        if self.teacher_steps <= self.evaluations or self.teacher_steps % self.evaluations:
-            raise ValueError(
-                f"teacher_steps = {self.teacher_steps}: expected a multiple of evaluations = {self.evaluations}, at "
-                "least twice as many"
-            )
-        if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r}: expected one of {', '.join(METHODS)}")
-        if self.source and (self.source not in SOURCES or self.method != "energy"):
-            raise ValueError(
-                f"source {self.source!r}: expected one of {', '.join(SOURCES)}, with method energy; leave it out to "
-                "take the teacher's"
-            )
+        check_whole(self, 1, "evaluations", most=MOST_STEPS)
         check_whole(self, 2, "draws")
         check_whole(self, 0, "near")
+        check_number(self, "modulus", "frequency", "spectrum")
+        if self.source and self.source not in SOURCES:
+            raise ValueError(
+                f"source {self.source!r}: expected one of {', '.join(SOURCES)}; leave it out to take the teacher's"
+            )
         if self.near and self.near % 2 == 0:
             raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
-        if type(self.kept) not in (int, float) or not 0 <= self.kept < 1 or (self.kept and self.method != "energy"):
-            raise ValueError(f"kept = {self.kept!r}: expected a share from 0 to below 1, with method energy")
-        check_number(self, "modulus", "frequency", "spectrum")
-
-
-def make_objective(
-    teacher: ComplexUNet, config: DistillationConfig, source: str, fat: FatGuess | None = None
-) -> Objective:
-    """Give the objective of a configuration; `source` is that of the student, `fat` what it needs for that."""
-    if config.method == "energy":
-        return EnergyObjective(config, source, fat)
-    return DistillationObjective(teacher, config, source, fat)
+        if type(self.kept) not in (int, float) or not 0 <= self.kept < 1:
+            raise ValueError(f"kept = {self.kept!r}: expected a share from 0 to below 1")
 
 
 class EnergyObjective(Objective):
-    """The energy score of where the student lands from several sources, against real phase."""
+    """The energy score of where the student lands from several sources, against real phase.
 
-    def __init__(self, config: DistillationConfig, source: str, fat: FatGuess | None = None) -> None:
-        self.config, self.source, self.fat = config, source, fat
+    `flow` are the settings of the student: those of the teacher, with the student's source.
+    """
+
+    def __init__(self, teacher: FlowConfig, config: DistillationConfig) -> None:
+        self.config, self.flow = config, replace(teacher, source=config.source or teacher.source)
+        self.grid_mm, self.fat = self.flow.grid_mm, fat_guess(self.flow.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
@@ -113,7 +99,7 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.source, self._guess_once())
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow.source, self._guess_once())
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def _guess_once(self) -> FatGuess | None:
@@ -148,50 +134,14 @@ class EnergyObjective(Objective):
         """The mean: a score may be below 0."""
         return error.mean()
 
+    def facts(self) -> dict[str, Any]:
+        """Return the hash of the weights that estimate fat, if the source needs them."""
+        return fat_facts(self.flow.source)
 
-class DistillationObjective(Objective):
-    """To land where the teacher does; the student starts from the source that its teacher starts from."""
-
-    def __init__(
-        self,
-        teacher: ComplexUNet,
-        config: DistillationConfig,
-        source: str = DEFAULT_SOURCE,
-        fat: FatGuess | None = None,
-    ) -> None:
-        self.teacher, self.config, self.source, self.fat = teacher, config, source, fat
-
-    def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """As for the flow; the times become those of the student's evaluations."""
-        tensors = prepare_batch(batch, dropout, generator, multiple, self.source, self.fat)
-        segments = self.config.evaluations
-        return tuple(tensors._replace(t=(tensors.t * segments).floor() / segments))
-
-    def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """Error of the student's mean velocity over a segment: `(batch)`, or `(evaluations * batch)` on the path."""
-        x_0, x_1, weight, t, conditions = tensors
-        self.teacher.to(x_0.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.config.method == "data":
-            start = interpolate(x_0, x_1, t)
-            velocity = self._teach(start, weight, t, conditions)
-            return velocity_error(network, start, velocity, weight, t, conditions)
-        errors, state = [], x_0
-        for here in time_grid(self.config.evaluations):
-            time = torch.full_like(t, here)
-            velocity = self._teach(state, weight, time, conditions)
-            errors.append(velocity_error(network, state, velocity, weight, time, conditions))
-            state = state + velocity / self.config.evaluations
-        return torch.cat(errors)
-
-    @torch.no_grad()
-    def _teach(self, start: Tensor, weight: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
-        """The mean velocity of the teacher's path over one segment of the student's."""
-        state = start
-        for index in range(self.config.teacher_steps // self.config.evaluations):
-            here = t + index / self.config.teacher_steps
-            left = (1.0 - 1.0 / (self.config.teacher_steps * (1.0 - here)))[:, None, None, None]
-            state = euler_step(self.teacher, state, weight, here, left, conditions)
-        return (state - start) * self.config.evaluations
+    def measure(self, student: ComplexUNet, batches: Iterable[Batch], seed: int) -> dict[str, Any]:
+        """Return what the model card says of a finished student; see `measure_noise_gain`."""
+        gain = measure_noise_gain(student, batches, self.config.evaluations, seed, self.flow.source, self.fat)
+        return {"noise_gain": gain}
 
 
 _BRIGHT = 0.2
@@ -223,7 +173,7 @@ def measure_noise_gain(
     seed
         Of sources and noise.
     source, fat
-        As in `make_objective`.
+        Of the student, as in `rephase.diffusion.physics.source.training_source`.
 
     Returns
     -------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +77,10 @@ def shipped_fat_map(device: torch.device) -> FatMap:
     path = shipped_weights("fat")
     if path is None:
         raise CheckpointError(f"source 'tissue': {describe_missing('fat')}")
-    return FatMap(_load(path), device)
+    checkpoint = load_checkpoint(path)
+    if checkpoint.process != "fat":
+        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected fat")
+    return FatMap(checkpoint, device)
 
 
 def fat_guess(source: str, device: torch.device) -> FatGuess | None:
@@ -91,29 +93,21 @@ def fat_facts(source: str) -> dict[str, Any]:
     return {"fat": {"sha256": shipped_fat_map(torch.device("cpu")).sha256}} if source == "tissue" else {}
 
 
-def fat_guess_of(checkpoint: Checkpoint, device: torch.device) -> FatGuess | None:
-    """What the source of a checkpoint needs to know of fat.
+def check_fat(checkpoint: Checkpoint, source: str) -> None:
+    """Check that weights were trained with the fat estimate that ships, or with none if their source needs none.
 
     Raises
     ------
     CheckpointError
-        It was trained with other weights than those that ship, or does not say with which.
+        They were trained with another one, or do not say with which.
     """
-    facts = fat_facts(checkpoint.flow.source)
-    wanted = checkpoint.card.get("fat")
-    if wanted != facts.get("fat"):
+    found, shipped = checkpoint.card.get("fat"), fat_facts(source).get("fat")
+    if found != shipped:
         raise CheckpointError(
-            f"weights {str(checkpoint.card.get('name'))[:60]!r} were trained with a guess of fat ({str(wanted)[:100]}) "
-            f"that is not the one that ships, {facts.get('fat')}; train them again, or install the version of theirs"
+            f"weights {str(checkpoint.card.get('name'))[:60]!r}: trained with another fat estimate, "
+            f"{str(found)[:100]}; expected the shipped one, {shipped}; train them again, or install the "
+            "version that they came with"
         )
-    return fat_guess(checkpoint.flow.source, device)
-
-
-def _load(path: Path) -> Checkpoint:
-    checkpoint = load_checkpoint(path)
-    if checkpoint.process != "fat":
-        raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected fat")
-    return checkpoint
 
 
 FAT_ANGLE = math.pi / 2.0

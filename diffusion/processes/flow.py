@@ -9,7 +9,8 @@ fine grain out of a smooth source.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,99 +22,68 @@ from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.noise import Stream, complex_normals
 from rephase.diffusion.physics.field_phase import TYPICAL_SPACING_MM
+from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import estimate_sigma, noise_modulus
 from rephase.diffusion.physics.singularities import bright_squares
 from rephase.diffusion.physics.singularity_removal import remove_singularities
-from rephase.diffusion.physics.source import DEFAULT_SOURCE, FatGuess, source_phasors, training_source
-from rephase.diffusion.processes.config import FlowConfig
-from rephase.diffusion.processes.fat import fat_guess_of
+from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatGuess, source_phasors, training_source
+from rephase.diffusion.processes.fat import check_fat, fat_facts, fat_guess
 from rephase.diffusion.processes.objective import (
     Batch,
     Objective,
     drop_conditions,
     known_to_source,
-    log_error,
     make_target,
 )
 
+Network: TypeAlias = ComplexUNet | Callable[..., Any]
+_COARSEST_MM = 100.0
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """The settings of the flow, in a training file and in a model card.
+
+    Attributes
+    ----------
+    source
+        The phase that the flow starts from, one of `rephase.diffusion.physics.source.SOURCES`.
+    grid_mm
+        Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each.
+    """
+
+    RETIRED: ClassVar = {"loss": ("power", "log")}
+    """Entries of cards of earlier versions, with the values that are sampled as today."""
+    source: str = DEFAULT_SOURCE
+    grid_mm: float = GRID_MM
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source {self.source!r}: expected one of {', '.join(SOURCES)}")
+        if type(self.grid_mm) not in (int, float) or not 0 <= self.grid_mm <= _COARSEST_MM:
+            raise ValueError(f"grid_mm = {self.grid_mm!r}: expected 0 (none) to {_COARSEST_MM:g} mm")
+
 
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
-    """The path: `(1 - t) x_0 + t x_1`, with `t` of shape `(batch)`."""
+    """Return the point of the path at the times `t`, `(batch)`: `(1 - t) x_0 + t x_1`."""
     time = t[:, None, None, None]
     return (1.0 - time) * x_0 + time * x_1
 
 
-def predict_x_1(
-    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
-) -> Tensor:
-    """Estimate the end of the path.
+def flow_loss(network: Network, x_0: Tensor, x_1: Tensor, weight: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+    """Return the mean squared error of the velocity, `(batch)`, relative to the mean power of the target.
 
-    The network's input and output are scaled to unit size for every t, as Karras et al. (arXiv 2206.00364, section 5)
-    do for diffusion: with D = t^2 + (1 - t)^2, `x_1 = t / D x_t + (1 - t) / sqrt(D) F(x_t / sqrt(D))`.
-
-    Parameters
-    ----------
-    network
-        The predictor F.
-    x_t, weight
-        Real blocks `(batch 2 height width)`; the imaginary part of `weight` is zero.
-    t
-        `(batch)`.
-    conditions
-        `(batch 4)`.
-
-    Returns
-    -------
-    x_1
-        `(batch 2 height width)`.
+    All but `t`, `(batch)`, and `conditions`, `(batch 4)`, are real blocks `(batch 2 height width)`.
     """
-    return _mix(_residual(network, x_t, weight, t, conditions), x_t, t)
-
-
-def _power(t: Tensor) -> Tensor:
-    return (t.square() + (1.0 - t).square())[:, None, None, None]
-
-
-def _residual(
-    network: ComplexUNet | Callable[..., Tensor], x_t: Tensor, weight: Tensor, t: Tensor, conditions: Tensor
-) -> Tensor:
-    result: Tensor = network(x_t * _power(t).rsqrt(), weight, t, conditions)
-    return result.float()
-
-
-def _mix(residual: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    time, power = t[:, None, None, None], _power(t)
-    return time / power * x_t + (1.0 - time) * power.rsqrt() * residual
-
-
-def flow_loss(
-    network: ComplexUNet | Callable[..., Tensor],
-    x_0: Tensor,
-    x_1: Tensor,
-    weight: Tensor,
-    t: Tensor,
-    conditions: Tensor,
-) -> Tensor:
-    """Mean squared error of the velocity, `(batch)`, relative to the mean power of the target."""
     x_t = interpolate(x_0, x_1, t)
-    return velocity_error(network, x_t, x_1 - x_0, weight, t, conditions)
-
-
-def velocity_error(
-    network: ComplexUNet | Callable[..., Tensor],
-    x_t: Tensor,
-    velocity: Tensor,
-    weight: Tensor,
-    t: Tensor,
-    conditions: Tensor,
-) -> Tensor:
-    """Mean squared error of the network's velocity at `x_t` against a given one, as `flow_loss` measures it."""
-    residual = _residual(network, x_t, weight, t, conditions)
-    # the velocity is (2 t - 1) / D x_t + F / sqrt(D), so its error is that of F over sqrt(D)
-    time, power = t[:, None, None, None], _power(t)
-    predicted = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
-    error = (predicted - velocity).square().mean(dim=(1, 2, 3))
-    return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
+    time = t[:, None, None, None]
+    power = time.square() + (1.0 - time).square()
+    residual = network(x_t * power.rsqrt(), weight, t, conditions).float()
+    # The estimated end of `integrate`, written as a velocity: its error is that of the residual over sqrt(D).
+    velocity = (2.0 * time - 1.0) / power * x_t + power.rsqrt() * residual
+    error = (velocity - (x_1 - x_0)).square().mean(dim=(1, 2, 3))
+    relative: Tensor = error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
+    return relative
 
 
 def time_grid(steps: int) -> list[float]:
@@ -139,8 +109,8 @@ def noise_gain(times: list[float]) -> float:
 
 
 @torch.no_grad()
-def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
-    """Integrate the flow with Euler steps over `times`; the last step lands on the estimated end.
+def sample_flow(network: Network, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """Sample from the flow, without gradients.
 
     Parameters
     ----------
@@ -164,21 +134,21 @@ def sample_flow(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[f
     return integrate(network, to_real(x_0), condition, times, conditions)
 
 
-def integrate(network: ComplexUNet, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
-    """The steps of `sample_flow` from and with real blocks `(batch 2 height width)`; gradients go through them."""
+def integrate(network: Network, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
+    """Integrate the flow with Euler steps over `times`; the last step lands on the estimated end.
+
+    As `sample_flow`, but from real blocks `(batch 2 height width)`, and with gradients.
+    """
     x_t = x_0
-    for here, there in zip(times, [*times[1:], 1.0], strict=True):
-        t = torch.full((x_t.shape[0],), here, device=x_t.device)
-        x_t = euler_step(network, x_t, weight, t, (1.0 - there) / (1.0 - here), conditions)
+    for t, t_next in zip(times, [*times[1:], 1.0], strict=True):
+        time = torch.full((len(x_t), 1, 1, 1), t, device=x_t.device)
+        # Karras et al. (arXiv 2206.00364, section 5): input and output of the network have unit variance at every t.
+        power = time.square() + (1.0 - time).square()  # D
+        residual = network(x_t * power.rsqrt(), weight, time[:, 0, 0, 0], conditions).float()  # F
+        x_1 = time / power * x_t + (1.0 - time) * power.rsqrt() * residual
+        # Euler step along the straight line to the estimated end.
+        x_t = x_1 + (1.0 - t_next) / (1.0 - t) * (x_t - x_1)
     return x_t
-
-
-def euler_step(
-    network: ComplexUNet, x_t: Tensor, weight: Tensor, t: Tensor, left: Tensor | float, conditions: Tensor
-) -> Tensor:
-    """Go along the straight line from `x_t` to the estimated end until the part `left` of the way is left."""
-    x_1 = predict_x_1(network, x_t, weight, t, conditions)
-    return x_1 + left * (x_t - x_1)
 
 
 class Tensors(NamedTuple):
@@ -213,10 +183,11 @@ def prepare_batch(
 
 
 class FlowObjective(Objective):
-    """The velocity of the flow; see `rephase.diffusion.processes.flow`."""
+    """The velocity of the flow, by `flow_loss`."""
 
-    def __init__(self, config: FlowConfig | None = None, fat: FatGuess | None = None) -> None:
-        self.config, self.fat = config or FlowConfig(), fat
+    def __init__(self, config: FlowConfig | None = None) -> None:
+        self.config = config or FlowConfig()
+        self.grid_mm, self.fat = self.config.grid_mm, fat_guess(self.config.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """See `prepare_batch`."""
@@ -227,9 +198,13 @@ class FlowObjective(Objective):
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
 
+    def facts(self) -> dict[str, Any]:
+        """Return the hash of the weights that estimate fat, if the source needs them."""
+        return fat_facts(self.config.source)
+
     def loss(self, error: Tensor) -> Tensor:
-        """See `FlowConfig`."""
-        return error.mean() if self.config.loss == "power" else log_error(error)
+        """Return the mean."""
+        return error.mean()
 
 
 DEFAULT_STEPS = 16
@@ -239,10 +214,17 @@ class FlowGenerator(LearnedGenerator):
     """Samples phase by flow matching."""
 
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
-        self.times = time_grid(_choose_steps(checkpoint, steps))
-        super().__init__(checkpoint, len(self.times), device)
-        self.fat_guess = fat_guess_of(checkpoint, self.device)
-        # a student does in few steps what its teacher does in many, as well as it has learned that
+        if checkpoint.distilled and steps not in (None, checkpoint.steps):
+            raise ValueError(
+                f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out, or take "
+                "weights that were not distilled, which take any number"
+            )
+        self.times = time_grid((checkpoint.steps or DEFAULT_STEPS) if steps is None else steps)
+        self.flow = checkpoint.settings(FlowConfig)
+        super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
+        check_fat(checkpoint, self.flow.source)
+        self.fat_guess = fat_guess(self.flow.source, self.device)
+        # A student does in few steps what its teacher does in many; how well, was measured.
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
@@ -260,12 +242,3 @@ class FlowGenerator(LearnedGenerator):
         """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
         spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
         return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)
-
-
-def _choose_steps(checkpoint: Checkpoint, steps: int | None) -> int:
-    if checkpoint.teacher_steps and steps not in (None, checkpoint.steps):
-        raise ValueError(
-            f"steps = {steps}: the weights are distilled for {checkpoint.steps}; leave the steps out, or take weights "
-            "that were not distilled, which take any number"
-        )
-    return (checkpoint.steps or DEFAULT_STEPS) if steps is None else steps

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.gauge import fix_gauge
+from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import compress_magnitude
+from rephase.diffusion.physics.source import FatGuess
 
 
 class Batch(NamedTuple):
@@ -34,7 +36,18 @@ def log_error(error: Tensor) -> Tensor:
 
 
 class Objective(ABC):
-    """What a network is trained for."""
+    """What a network is trained for.
+
+    Attributes
+    ----------
+    grid_mm
+        Slices clearly finer are trained on at this spacing; see `rephase.diffusion.physics.grid`.
+    fat
+        The fat fraction estimate that the source phase of simulated and real slices needs, if any.
+    """
+
+    grid_mm: float = GRID_MM
+    fat: FatGuess | None = None
 
     @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
@@ -43,6 +56,10 @@ class Objective(ABC):
     @abstractmethod
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """The relative squared error of each slice, `(batch)` or a multiple of it."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the model card says beside the settings, such as the hash of other weights that were used."""
+        return {}
 
     def loss(self, error: Tensor) -> Tensor:
         """What is made small: a number for the errors of a batch."""

@@ -234,5 +234,5 @@ def test_a_regression_is_known_by_its_card_and_has_one_evaluation(tmp_path, regr
     with pytest.raises(ValueError, match="one evaluation"):
         make_generator("regression", path, steps=4)
     save_checkpoint(regression.network, GAUGE, {"process": "flow"}, path)
-    with pytest.raises(CheckpointError, match="expected a regression"):
+    with pytest.raises(CheckpointError, match="expected some for regression"):
         make_generator("regression", path)

@@ -20,19 +20,21 @@ from rephase.diffusion.physics.field_phase import (
 from rephase.diffusion.physics.gauge import find_gauge
 from rephase.diffusion.physics.source import source_phasors
 from rephase.diffusion.processes import fat as fat_module
-from rephase.diffusion.processes.distillation import DistillationConfig, make_objective
+from rephase.diffusion.processes.distillation import DistillationConfig, EnergyObjective
 from rephase.diffusion.processes.fat import (
     FAT_ANGLE,
     FatMap,
     FatObjective,
+    check_fat,
     fat_facts,
     fat_guess,
-    fat_guess_of,
     shipped_fat_map,
 )
+from rephase.diffusion.processes.flow import FlowConfig
 from rephase.diffusion.processes.objective import Batch
 from rephase.diffusion.registry import make_learned
 from rephase.diffusion.shipped import shipped_weights
+from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlice, TrainingSlices
 from rephase.training.simulated.fat import fat_slices, incoherence, separate_fat, tells_fat
 
@@ -104,7 +106,8 @@ def test_a_student_guesses_the_fat_of_a_slice_once_for_all_its_draws():
         seen.append((given.shape, known.shape))
         return fat.expand(len(given), -1, -1)
 
-    objective = make_objective(ComplexUNet(TINY), DistillationConfig(draws=3), "tissue", guess)
+    objective = EnergyObjective(FlowConfig("tissue"), DistillationConfig(draws=3))
+    objective.fat = guess
     batch = Batch(magnitude.repeat(2, 1, 1).to(torch.complex64), torch.full((2, 4), 3.0))
     tensors = objective.prepare(batch, 0.0, torch.Generator().manual_seed(0), 8)
     assert seen == [((2, 64, 64), (2, 4))] and len(tensors[0]) == 6
@@ -132,7 +135,8 @@ def test_training_slices_say_their_share_of_fat_by_their_phase():
     inside = image[0].abs() > 0
     assert float((one.image.angle() / FAT_ANGLE - fat[0])[inside].abs().mean()) < 0.05
     assert (one.te_ms, one.field_t, one.spacing_mm, one.group) == (4.0, 3.0, (3.0, 3.0), "s")
-    assert fat_slices([silent]) == []
+    with pytest.raises(RequestError, match="field_t"):
+        fat_slices([silent])
 
 
 def test_the_objective_is_least_for_the_true_share_and_does_not_see_air():
@@ -198,7 +202,7 @@ def test_the_tissue_source_has_the_steps_of_fat_and_needs_a_guess():
 def test_weights_that_guess_fat_make_no_phase_and_others_guess_no_fat(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = ComplexUNet(TINY)
-    with pytest.raises(CheckpointError, match="guess fat"):
+    with pytest.raises(CheckpointError, match="samples no phase"):
         make_learned(Checkpoint(network, "fat", GAUGE, "0" * 64, {}))
     save_checkpoint(network, GAUGE, {"process": "flow"}, tmp_path / "w.safetensors")
     monkeypatch.setattr(fat_module, "shipped_weights", lambda name: tmp_path / "w.safetensors")
@@ -216,14 +220,15 @@ def test_weights_that_were_trained_with_another_guess_are_refused(tmp_path):
     other = {"process": "flow", "flow": {"source": "tissue"}, "fat": {"sha256": "0" * 64}}
     torch.manual_seed(0)
     save_checkpoint(ComplexUNet(TINY), GAUGE, other, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match="not the one that ships"):
+    with pytest.raises(CheckpointError, match="expected the shipped one"):
         make_learned(load_checkpoint(tmp_path / "w.safetensors"))
     card = other | fat_facts("tissue")
     save_checkpoint(ComplexUNet(TINY), GAUGE, card, tmp_path / "w.safetensors")
     checkpoint = load_checkpoint(tmp_path / "w.safetensors")
-    assert isinstance(fat_guess_of(checkpoint, CPU), FatMap)
+    check_fat(checkpoint, "tissue")
+    assert isinstance(fat_guess("tissue", CPU), FatMap)
     save_checkpoint(ComplexUNet(TINY), GAUGE, {"flow": {"source": "tissue"}}, tmp_path / "u.safetensors")
-    with pytest.raises(CheckpointError, match="not the one that ships"):
+    with pytest.raises(CheckpointError, match="expected the shipped one"):
         make_learned(load_checkpoint(tmp_path / "u.safetensors"))
     assert fat_guess("field", CPU) is None and fat_facts("narrow") == {}
     shutil.copy(tmp_path / "w.safetensors", tmp_path / "v.safetensors")

@@ -5,7 +5,7 @@ import torch
 
 from rephase.diffusion.networks.layers import to_complex, to_real
 from rephase.diffusion.physics.measurement import compress, compress_magnitude
-from rephase.diffusion.processes.flow import flow_loss, interpolate, noise_gain, predict_x_1, sample_flow, time_grid
+from rephase.diffusion.processes.flow import flow_loss, integrate, interpolate, noise_gain, sample_flow, time_grid
 
 UNKNOWN = torch.full((2, 4), math.nan)
 
@@ -54,8 +54,7 @@ def test_the_exact_network_has_no_loss_and_predicts_the_end():
     x_0, x_1, t = to_real(phasors(0)), phasors(1), torch.tensor([0.1, 0.8])
     weight = torch.cat((torch.ones(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)), 1)
     assert float(flow_loss(exact(x_1), x_0, to_real(x_1), weight, t, UNKNOWN).max()) < 1e-8
-    x_t = interpolate(x_0, to_real(x_1), t)
-    assert torch.allclose(predict_x_1(exact(x_1), x_t, weight, t, UNKNOWN), to_real(x_1), atol=1e-5)
+    assert torch.allclose(integrate(exact(x_1), x_0, weight, [0.0, 0.8], UNKNOWN), to_real(x_1), atol=1e-5)
 
 
 def test_the_loss_of_no_prediction_is_that_of_its_velocity():

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from rephase.diffusion.generators import SliceKey
-from rephase.diffusion.noise import Stream, random_phasor
 from rephase.diffusion.physics.gauge import estimate_ramp
 from rephase.diffusion.physics.singularities import find_singularities
 from rephase.diffusion.physics.source import (
-    AMPLITUDE,
-    CORRELATION_MM,
     FIELDS,
     OF_MAGNITUDE,
     SOURCES,
@@ -38,22 +35,6 @@ def likeness(phasor: torch.Tensor, mm: float, axis: int) -> float:
     return float((far * near.conj()).real.mean())
 
 
-def test_source_is_unit_modulus_and_its_phase_is_spread_as_said():
-    source = drawn(16, "smooth")
-    assert torch.allclose(source.abs(), torch.ones(16, 256, 256), atol=1e-5)
-    mean = float(source.mean().abs())
-    assert mean < 3 * torch.exp(torch.tensor(-(AMPLITUDE**2) / 2))
-
-
-def test_likeness_falls_with_the_distance_in_mm_as_that_of_a_gaussian_field():
-    source = drawn(16, "smooth")
-    for axis in (0, 1):
-        for mm in (8.0, 24.0, 48.0):
-            correlation = torch.exp(torch.tensor(-((mm / CORRELATION_MM) ** 2)))
-            expected = float(torch.exp(-(AMPLITUDE**2) * (1 - correlation)))
-            assert abs(likeness(source, mm, axis) - expected) < 0.08
-
-
 @pytest.mark.parametrize("kind", SOURCES)
 def test_source_of_a_key_is_repeatable_at_any_size(kind):
     key, unknown = SliceKey(1, "v", 0, 2), torch.full((4,), torch.nan)
@@ -73,24 +54,10 @@ def test_neighbouring_slices_start_alike_and_distant_ones_do_not():
     assert alike[0] > 0.999 and alike[1] > 0.8 and alike[2] < 0.6
 
 
-def test_the_independent_source_is_uniform_in_every_pixel_and_no_two_slices_share_it():
-    shape = (4, 128, 128)
-    source = drawn(4, "independent", 128)
-    assert torch.allclose(source.abs(), torch.ones(shape), atol=1e-6)
-    counts = torch.histc(source.angle(), 16, -math.pi, math.pi)
-    expected = source.numel() / 16
-    assert float(((counts - expected).square() / expected).sum()) < 45  # chi square, 15 degrees of freedom
-    assert abs(likeness(source, 2.0, 0)) < 0.02
-
-    key, following = SliceKey(1, "v", 0, 2), SliceKey(1, "v", 0, 3)
-    one, other = (of_key(name, (64, 64), "independent") for name in (key, following))
-    assert torch.equal(one, random_phasor(key, Stream.SOURCE, 64, 64))
-    assert float((one * other.conj()).mean().abs()) < 0.05
-
-
 @pytest.mark.parametrize("kind", sorted(set(FIELDS) - set(OF_MAGNITUDE)))
 def test_a_smooth_source_has_the_likeness_of_its_sum_of_fields_and_no_singularities(kind):
     source = drawn(16, kind)
+    assert torch.allclose(source.abs(), torch.ones(16, 256, 256), atol=1e-5)
     for axis in (0, 1):
         for mm in (8.0, 24.0, 48.0):
             spread = sum(a**2 * (1 - math.exp(-((mm / length) ** 2))) for length, a in FIELDS[kind])

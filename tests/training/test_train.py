@@ -16,6 +16,7 @@ from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.processes.fat import FatMap
+from rephase.diffusion.processes.flow import FlowConfig
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
 from rephase.readers.volume import Volume
@@ -102,15 +103,15 @@ def test_nothing_to_train_on_is_an_error_that_says_so(config):
         (CONFIG.replace("[4, 8]", "[3, 8]"), "multiples of groups"),
         (CONFIG.replace('name = "tiny"', 'title = "tiny"'), "title"),
         (CONFIG.replace("[network]", "process = 'gan'\n[network]"), "flow, ddpm"),
-        (CONFIG + "[ddpm]\nsampler = 'best'\n", "deterministic, ancestral"),
-        (CONFIG + "[flow]\nsource = 'pink'\n", "smooth, independent"),
-        (CONFIG + "[flow]\nloss = 1\n", "log, power"),
+        (CONFIG + "[ddpm]\ntimesteps = 0\n", "timesteps"),
+        (CONFIG + "[flow]\nsource = 'pink'\n", "field, tissue"),
+        (CONFIG + "[flow]\nloss = 'log'\n", "loss"),
         (CONFIG + "[flow]\ngrid_mm = -1.0\n", "expected 0"),
         (CONFIG + "[flow]\ngrid_mm = nan\n", "expected 0"),
         (CONFIG + "[flow]\ngrid_mm = true\n", "expected 0"),
         (CONFIG + "[flow]\ngrid_mm = '3'\n", "expected 0"),
         (CONFIG + "[flow]\nwidth = 3\n", "width"),
-        (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: says nothing"),
+        (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: found settings"),
         (CONFIG.replace("groups = 2", "kind = 'split'"), "complex, real"),
         (CONFIG.replace("groups = 2", "groups = 0"), "groups is 0; expected whole numbers"),
         (CONFIG.replace("blocks = 1", "patch = 1.5"), "patch is 1.5; expected whole numbers"),
@@ -161,7 +162,7 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
     path = train(read_config(config, TrainConfig))
     checkpoint = load_checkpoint(path)
     assert checkpoint.process == "ddpm"
-    assert checkpoint.card["ddpm"] == {"timesteps": 7, "noise": "unit", "sampler": "deterministic"}
+    assert checkpoint.card["ddpm"] == {"timesteps": 7}
     assert make_generator("diffusion", path).nfe == 7
 
 
@@ -183,11 +184,11 @@ def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(
     magnitude = torch.from_numpy(np.load(config.parent / "m.npy"))
     share = FatMap(checkpoint, torch.device("cpu"))(magnitude, torch.full((3, 4), math.nan))
     assert share.shape == magnitude.shape and 0.0 <= float(share.min()) <= float(share.max()) <= 1.0
-    with pytest.raises(CheckpointError, match="guess fat, not phase"):
+    with pytest.raises(CheckpointError, match="samples no phase"):
         make_generator("diffusion", path)
     text = config.read_text().replace('process = "fat"', 'initial = "run/tiny.safetensors"')
     config.write_text(text.replace('output = "run"', 'output = "run2"'))
-    with pytest.raises(RequestError, match="from their own kind"):
+    with pytest.raises(RequestError, match="both to sample phase"):
         train(read_config(config, TrainConfig))
 
 
@@ -202,12 +203,11 @@ def test_what_cannot_be_trained_to_guess_fat_is_told(config):
 
 def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
     plain = train(read_config(config, TrainConfig))
-    assert load_checkpoint(plain).card["flow"] == {"source": "narrow", "loss": "power", "grid_mm": 1.5}
+    assert load_checkpoint(plain).card["flow"] == {"source": "narrow", "grid_mm": 1.5}
     weights = [plain.read_bytes()]
     for number, (old, new) in enumerate(
         [
-            ("[card]", '[flow]\nsource = "independent"\n[card]'),
-            ("[card]", '[flow]\nloss = "log"\n[card]'),
+            ("[card]", '[flow]\nsource = "scales"\n[card]'),
             ("[card]", "[flow]\ngrid_mm = 3.0\n[card]"),
             ("groups = 2", 'groups = 2\nkind = "real"'),
         ]
@@ -216,20 +216,17 @@ def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
         path = train(read_config(config, TrainConfig))
         weights.append(path.read_bytes())
         checkpoint = load_checkpoint(path)
-        assert checkpoint.flow == read_config(config, TrainConfig).flow
+        assert checkpoint.settings(FlowConfig) == read_config(config, TrainConfig).settings
         assert checkpoint.network.config == read_config(config, TrainConfig).network
         generator = make_generator("diffusion", path)
         phasor = generator.sample_phase(torch.rand(1, 20, 24), [SliceKey(0, "v", 0, 0)], Conditions((1.0, 1.0)))
         assert torch.allclose(phasor.abs(), torch.ones(1, 20, 24), atol=1e-5)
-    assert len(set(weights)) == 5
+    assert len(set(weights)) == 4
 
 
-def test_the_folder_of_an_earlier_version_goes_on(config):
-    """It does not say what was the only thing there was."""
+def test_a_run_folder_belongs_to_one_recipe(config):
     train(read_config(config, TrainConfig))
-    recipe = json.loads((config.parent / "run" / "recipe.json").read_text())
-    assert "flow" not in recipe and "kind" not in recipe["network"]
-    config.write_text(CONFIG + '[flow]\nsource = "independent"\n')
+    config.write_text(CONFIG + '[flow]\nsource = "scales"\n')
     with pytest.raises(RequestError, match="another flow; expected"):
         train(read_config(config, TrainConfig))
     config.write_text(CONFIG.replace("groups = 2", 'groups = 2\nkind = "real"'))
@@ -257,7 +254,7 @@ def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
         (CONFIG.replace("[4, 8]", "[4, 4]"), "network"),
         (CONFIG.replace("seed = 5", "seed = 6"), "training"),
         (CONFIG.replace('split = "train"', 'split = "val"'), "data"),
-        (CONFIG.replace("[network]", "process = 'ddpm'\n[network]"), "ddpm, process"),
+        (CONFIG.replace("[network]", "process = 'ddpm'\n[network]"), "ddpm, flow, process"),
     ]:
         config.write_text(text)
         with pytest.raises(RequestError, match=f"another {what}; expected"):
@@ -271,11 +268,6 @@ def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config):
     with pytest.raises(RequestError, match="another content of the files; expected"):
         train(read_config(config, TrainConfig))
     np.save(config.parent / "p.npy", phase)
-    train(read_config(config, TrainConfig))
-    recipe = config.parent / "run" / "recipe.json"
-    old = json.loads(recipe.read_text())
-    del old["sources_sha256"]  # as an earlier version wrote it
-    recipe.write_text(json.dumps(old))
     train(read_config(config, TrainConfig))
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, mix_fat
 from rephase.diffusion.physics.measurement import compress_magnitude
 from rephase.diffusion.processes.fat import FAT_ANGLE
+from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlice
 from rephase.training.simulated.anatomy import Echo
 
@@ -49,8 +50,18 @@ def fat_slices(slices: Sequence[TrainingSlice]) -> list[TrainingSlice]:
     """Turn slices with real phase into those that `diffusion.processes.fat` trains on; those that tell no fat go.
 
     The phase of the result is the share of fat times `FAT_ANGLE`.
+
+    Raises
+    ------
+    RequestError
+        No slice tells fat from water.
     """
     told = [one for one in slices if tells_fat(one.te_ms, one.field_t)]
+    if not told:
+        raise RequestError(
+            "no slice tells fat from water; expected rows with field_t and a te_ms of at most 15 at which they are "
+            "neither in phase nor opposed"
+        )
     made = []
     with tqdm(desc="separating fat", unit="slice", total=len(told), disable=None) as bar:
         for alike in _alike(told):
