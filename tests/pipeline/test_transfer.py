@@ -218,7 +218,7 @@ class Crossings(TorchDispatchMode):
 
 GENERATORS = {
     "flow": lambda device: FlowGenerator(tiny_checkpoint(), 3, device),
-    "ddpm": lambda device: DdpmGenerator(tiny_checkpoint("ddpm", ddpm={"sampler": "ancestral"}), 3, device),
+    "ddpm": lambda device: DdpmGenerator(tiny_checkpoint("ddpm"), 3, device),
     "regression": lambda device: RegressionGenerator(tiny_checkpoint("regression"), None, device),
 }
 
