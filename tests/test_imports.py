@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 from paths import PROJECT
@@ -197,6 +200,24 @@ def test_every_package_is_listed_for_the_wheel():
         for path in (PROJECT / folder).rglob("__init__.py")
     }
     assert set(listed) == there
+
+
+def test_every_library_is_declared_and_every_declared_one_is_needed():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in ("test", "conformance")]
+    written = sum(extras, project["dependencies"])
+    declared = {re.split(r"[<>=\[ ]", line)[0].lower() for line in written}
+    installed = packages_distributions()
+    # fastmri: a benchmark compares with it if it is installed; _typeshed: for type checkers alone
+    undeclared = {"rephase", "fastmri", "_typeshed", *sys.stdlib_module_names}
+    used: set[str] = set()
+    for module in MODULES:
+        for library in {name.split(".")[0] for name in imports(module)} - undeclared:
+            name = library.removesuffix("_core")  # pydantic pins the version of pydantic_core
+            found = {one.lower().replace("_", "-") for one in installed.get(name, [name])} & declared
+            assert found, f"{module} imports {library}, which pyproject.toml does not declare"
+            used |= found
+    assert declared - used == {"python-gdcm"}  # pydicom decodes compressed pixels with it
 
 
 def test_help_needs_no_heavy_library():

@@ -6,7 +6,9 @@ repository are. The environment is fresh but for the dependencies, which it borr
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +92,16 @@ def test_the_wheel_holds_one_package(wheel):
 @pytest.mark.xfail(reason="the wheel still holds every checkpoint")
 def test_the_wheel_is_small(wheel):
     assert wheel.stat().st_size <= MOST_BYTES
+
+
+def test_the_licence_of_the_wheel_covers_code_and_weights(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+        names = [name for name in archive.namelist() if "/diffusion/weights/" in name and name.endswith(".json")]
+        weights = {json.loads(archive.read(name)).get("licence", "Apache-2.0") for name in names}
+    (expression,) = re.findall("^License-Expression: (.*)$", metadata, re.MULTILINE)
+    parts = {part.removesuffix("-only") for part in expression.split(" AND ")}
+    assert parts == {"Apache-2.0", *weights}
 
 
 @pytest.mark.slow
