@@ -1,1 +1,1 @@
-"""Where the work runs: from a `--cluster` value to a Dask client whose workers are set up."""
+"""Where the work runs: from a value of `--cluster` to a Dask client with workers."""

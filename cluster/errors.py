@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The error of this package."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from rephase.errors import RephaseError
 
 
 class ClusterError(RephaseError):
-    """There is no cluster to work on; the message says what was asked, what was found and how to mend it."""
+    """There is no cluster to work on. The message says what was requested, what was found and how to fix it."""

@@ -1,4 +1,4 @@
-"""Brings a worker's counters to the scheduler, with its heartbeat, and to Prometheus, on its own `/metrics`."""
+"""Publish the counters of a worker: with its heartbeat to the scheduler, and for Prometheus on its `/metrics`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rephase.counters import COUNTERS
 from rephase.text import install_hint
 
 METRIC = "rephase"
-"""Under this name the scheduler has a worker's counters."""
+"""Name of the counters among a worker's metrics on the scheduler."""
 
 _PLUGIN = "rephase-metrics"
 
 
 def metrics_plugin() -> WorkerPlugin:
-    """Make a plugin that publishes `rephase.counters.COUNTERS` of every worker process.
+    """Return a plugin that publishes `rephase.counters.COUNTERS` of every worker process.
 
-    It stays on a cluster that was there before, so its class travels by value: a worker without this package that joins
-    later for someone else's work must not fail over it.
+    It stays on a cluster that this build has only joined. So its class is local, which pickles it by value: a worker
+    without this package that joins later, for other work, must not fail.
     """
 
     class Publish(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
@@ -37,12 +37,12 @@ def metrics_plugin() -> WorkerPlugin:
 
 
 def install_metrics(client: Client) -> None:
-    """Let the workers publish what they do, in the heartbeat and on `/metrics`; those too that join later."""
+    """Publish the counters of all workers, also of those that join later, in the heartbeat and on `/metrics`."""
     client.register_plugin(metrics_plugin(), name=_PLUGIN)
 
 
 def prometheus_missing() -> str | None:
-    """Say in one line that there are no counters for Prometheus in this environment; None where there are."""
+    """Return a line that says why `/metrics` has no counters in this environment; None if it has."""
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
@@ -51,12 +51,12 @@ def prometheus_missing() -> str | None:
 
 
 def snapshot(worker: Worker) -> dict[str, Any]:
-    """Give the counters of this process, for the heartbeat."""
+    """Return the counters of this process, for the heartbeat."""
     return COUNTERS.snapshot()
 
 
 def publish() -> None:
-    """Register the counters with Prometheus's registry, once in a process; nothing where it is not installed."""
+    """Register the counters with Prometheus's registry, once per process; do nothing if it is not installed."""
     if prometheus_missing() is not None:
         return
     from prometheus_client import REGISTRY
@@ -67,31 +67,31 @@ def publish() -> None:
 
 
 class Collector:
-    """Gives the counters in Prometheus's terms."""
+    """The counters as Prometheus metrics."""
 
     def describe(self) -> list[Any]:
-        """Give nothing, so that registering does not collect."""
+        """Return nothing, so that registering does not collect."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Give every metric."""
+        """Yield every metric."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         now = COUNTERS.snapshot()
         for name, what, value in (
             ("slices", "Slices of committed volumes.", now["slices"]),
-            ("sampled_slices", "Slices that were given phase.", now["sampled"]),
-            ("gpu_busy_seconds", "Seconds of the GPU, from CUDA events.", now["device_s"]),
+            ("sampled_slices", "Slices with sampled phase.", now["sampled"]),
+            ("gpu_busy_seconds", "Busy time of the GPU, from CUDA events.", now["device_s"]),
         ):
             yield CounterMetricFamily(f"rephase_{name}", what, value=value)
         for name, what, label, values in (
-            ("volumes", "Volumes by how they ended.", "status", now["volumes"]),
-            ("stage_seconds", "Seconds of work by stage.", "stage", now["seconds"]),
+            ("volumes", "Finished volumes by status.", "status", now["volumes"]),
+            ("stage_seconds", "Seconds of work by stage, over all threads.", "stage", now["seconds"]),
             ("failures", "Failed volumes by reason.", "reason", now["failures"]),
         ):
             family = CounterMetricFamily(f"rephase_{name}", what, labels=[label])
             for key, value in sorted(values.items()):
                 family.add_metric([key], value)
             yield family
-        yield GaugeMetricFamily("rephase_volumes_in_work", "Volumes in work.", value=now["in_work"])
-        yield GaugeMetricFamily("rephase_volumes_waiting", "Volumes that wait for the sampler.", value=now["waiting"])
+        yield GaugeMetricFamily("rephase_volumes_in_work", "Volumes being built.", value=now["in_work"])
+        yield GaugeMetricFamily("rephase_volumes_waiting", "Volumes waiting for the sampler.", value=now["waiting"])

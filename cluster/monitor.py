@@ -1,4 +1,4 @@
-"""What is watched on the scheduler: how far each build is, what its workers do, and a page that shows it."""
+"""The progress of builds on the scheduler: a plugin that collects it for a page, and the reporter of a client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rephase.text import one_line
 
 LOOK_S = 2.0
 HISTORY = 1800
-"""Moments that are remembered: an hour."""
+"""Number of rates kept: one hour."""
 
 _BUILDS = 20
 _PLUGIN = "rephase-watching"
@@ -25,7 +25,7 @@ _HANDLER = "rephase_progress"
 
 
 class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
-    """Lives on the scheduler, once, however many builds it serves; holds a bounded number of values."""
+    """Collects the progress of all builds; one per scheduler, with a bounded number of values."""
 
     idempotent = True
     name = _PLUGIN
@@ -38,9 +38,9 @@ class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._looked = 0.0
 
     async def start(self, scheduler: Scheduler) -> None:
-        """Listen to clients, look at the workers now and then, and add the page."""
+        """Register the handler of clients' reports, start sampling the workers, and add the page."""
         self._scheduler = scheduler
-        scheduler.handlers[_HANDLER] = self.take
+        scheduler.handlers[_HANDLER] = self.update
         self._callback = PeriodicCallback(self.look, LOOK_S * 1000)
         self._callback.start()
         try:
@@ -50,26 +50,26 @@ class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         except ImportError as error:
             missing = error.name or "bokeh"
             self.page = f"the dashboard has no rephase page: {missing} is not installed where the scheduler runs"
-        except Exception as error:  # an unfamiliar version of Dask or bokeh must not stop a build
+        except Exception as error:  # an unknown version of Dask or bokeh must not stop a build
             self.page = f"the dashboard has no rephase page: {type(error).__name__}: {error}"
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop sampling the workers."""
         self._callback.stop()
 
-    def take(self, build: str, told: Mapping[str, Any]) -> str | None:
-        """Take in what a client tells of its build; answers with what the page lacks, None where it is there."""
+    def update(self, build: str, progress: Mapping[str, Any]) -> str | None:
+        """Store a client's report of its build; return why there is no page, None if there is one."""
         entry = self.builds.setdefault(build, Build())
-        entry.told = dict(told)
+        entry.progress = dict(progress)
         moment = time.monotonic()
-        entry.volumes.add(moment, told["done"])
-        entry.slices.add(moment, told["slices"])
+        entry.volumes.add(moment, progress["done"])
+        entry.slices.add(moment, progress["slices"])
         while len(self.builds) > _BUILDS:
             self.builds.pop(next(iter(self.builds)))
         return self.page
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Give the counters of every worker that has some, with its memory in bytes and its name."""
+        """Return the counters of every worker that has some, with its memory in bytes and its name, by address."""
         return {
             address: {**state.metrics[METRIC], "memory": state.metrics.get("memory", 0), "name": str(state.name)}
             for address, state in self._scheduler.workers.items()
@@ -77,10 +77,10 @@ class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         }
 
     def look(self) -> None:
-        """Remember how many slices a second were sampled since the last look."""
+        """Append the rate of sampled slices since the last call to the history."""
         now = time.monotonic()
         sampled = {address: float(worker["sampled"]) for address, worker in self.workers().items()}
-        # a worker that was not there is counted from now on: it may have been at work before we looked
+        # a new worker counts from now on: its earlier slices were not sampled within this interval
         grown = sum(max(value - self._sampled.get(address, value), 0.0) for address, value in sampled.items())
         if self._looked:
             self.history.append((time.time(), grown / (now - self._looked)))
@@ -88,23 +88,23 @@ class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
 
 
 class ProgressReporter:
-    """Reports the progress of a build to the scheduler, at most once per second. What fails here never fails the build.
+    """Reports the progress of a build to the scheduler, at most once per second; its errors never fail the build.
 
     Parameters
     ----------
     client
-        Of the build.
+        Client of the build.
     build
-        Names it on the page; unique.
+        Unique key of the build.
     say
-        Gets one line where the page cannot be had.
+        Called with one line if there is no page.
     """
 
     def __init__(self, client: Client, build: str, say: Callable[[str], None]) -> None:
         self._client = client
         self._build = build
         self._say = say
-        self._told = 0.0
+        self._reported_s = 0.0
         self._silent = False
         try:
             client.register_plugin(BuildMonitor())
@@ -112,16 +112,16 @@ class ProgressReporter:
             self._give_up(f"the dashboard has no rephase page: the scheduler cannot run it ({one_line(error)})")
 
     def report(self, facts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
-        """Send what `facts` returns: `corpus`, `total`, `done`, `failed`, `slices`, `last_failures`, `ended`."""
+        """Send what `facts` returns, the `progress` of `rephase.cluster.progress.Build`."""
         now = time.monotonic()
-        if self._silent or (now - self._told < 1.0 and not at_once) or self._client.status != "running":
+        if self._silent or (now - self._reported_s < 1.0 and not at_once) or self._client.status != "running":
             return
-        first, self._told = not self._told, now
+        first, self._reported_s = not self._reported_s, now
         try:
             lacking = self._client.sync(
-                getattr(self._client.scheduler, _HANDLER), build=self._build, told=facts(), callback_timeout=5
+                getattr(self._client.scheduler, _HANDLER), build=self._build, progress=facts(), callback_timeout=5
             )
-        except Exception:  # a scheduler that is busy or gone: the window over the tasks finds that out
+        except Exception:  # a busy or lost scheduler, which `run_window` reports
             return
         if first and lacking:
             self._say(lacking)

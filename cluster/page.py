@@ -185,17 +185,17 @@ def builds_html(builds: Mapping[str, Build]) -> str:
 
 def build_cells(build: Build) -> tuple[str, ...]:
     """Say one build in words: corpus, volumes, done, failed, left, slices a second, time left, state."""
-    told = build.told
-    left = max(told["total"] - told["done"] - told["failed"], 0)
-    rate, seconds = build.slices.rate(), build.volumes.seconds_left(left)
-    shown_rate = "-" if rate is None or told["ended"] else f"{rate:.1f}"
-    if told["ended"] or seconds is None:
+    progress = build.progress
+    left = max(progress["total"] - progress["done"] - progress["failed"], 0)
+    rate, seconds = build.slices.per_second(), build.volumes.seconds_left(left)
+    shown_rate = "-" if rate is None or progress["ended"] else f"{rate:.1f}"
+    if progress["ended"] or seconds is None:
         until = "-"
     else:
         end = datetime.now(UTC) + timedelta(seconds=seconds)
         until = f"{timedelta(seconds=round(seconds))}, until {end:%Y-%m-%d %H:%M} UTC"
-    numbers = (told["total"], told["done"], told["failed"], left)
-    return (told["corpus"], *map(str, numbers), shown_rate, until, told["ended"] or "building")
+    numbers = (progress["total"], progress["done"], progress["failed"], left)
+    return (progress["corpus"], *map(str, numbers), shown_rate, until, progress["ended"] or "building")
 
 
 def failures_html(builds: Mapping[str, Build]) -> str:
@@ -203,6 +203,6 @@ def failures_html(builds: Mapping[str, Build]) -> str:
     lines = [
         f"<li><b>{escape(name)}</b> {escape(reason)}: {escape(message)}</li>"
         for build in reversed(list(builds.values()))
-        for name, reason, message in build.told["last_failures"]
+        for name, reason, message in build.progress["last_failures"]
     ]
     return f"<b>Last failures</b><ul>{''.join(lines)}</ul>" if lines else "<b>No failures</b>"

@@ -16,10 +16,12 @@ import dask
 from distributed import Scheduler, SpecCluster
 from distributed.deploy.ssh import Worker as SshWorker
 
+from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
-from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address, interrupts_held
+from rephase.cluster.interrupts import interrupts_held
+from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address
 from rephase.config import Whole, read_config
-from rephase.text import install_hint, one_line
+from rephase.text import one_line
 
 _ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
@@ -43,7 +45,7 @@ class SshConfig:
     """File of host keys; the usual one where empty."""
 
     def __post_init__(self) -> None:
-        """Refuse hosts that cannot be."""
+        """Check the hosts."""
         if not self.hosts:
             raise ClusterError("no hosts; expected ssh:HOST,HOST or a file with hosts = [...]")
         for host in self.hosts:
@@ -51,7 +53,7 @@ class SshConfig:
 
 
 def split_host(text: str) -> dict[str, Any]:
-    """Take `[USER@]HOST[:PORT]` apart, as asyncssh takes it."""
+    """Split `[USER@]HOST[:PORT]` into the arguments `host`, `username` and `port` of asyncssh."""
     user, _, rest = text.rpartition("@")
     host, _, port = rest.partition(":")
     if not host or host.startswith("-") or any(letter.isspace() for letter in text) or (port and not port.isdigit()):
@@ -71,16 +73,25 @@ def read_ssh(spec: str) -> SshConfig:
         raise ClusterError(f"--cluster {spec}: {error}") from None
 
 
-def check_asyncssh() -> None:
-    """Raise ClusterError where asyncssh is missing."""
-    try:
-        import asyncssh  # noqa: F401
-    except ImportError:
-        raise ClusterError(f"--cluster ssh: asyncssh is not installed; {install_hint('ssh')}") from None
+def check(spec: str) -> None:
+    """Check the hosts or the file; raises ClusterError."""
+    read_ssh(spec)
+
+
+def job_script(spec: str) -> None:
+    """Return None: there is no batch system."""
+
+
+@contextmanager
+def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
+    """Start a scheduler on this machine and workers on the hosts, and wait for them; raises ClusterError."""
+    with start_ssh(read_ssh(spec), request) as (cluster, num_workers), open_client(cluster) as client:
+        wait_for_workers(client, num_workers, request.timeout, spec)
+        yield Connection(client)
 
 
 def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
-    """Give what asyncssh needs beside the host's name."""
+    """Return the arguments of `asyncssh.connect` besides the host."""
     options = {key: value for key, value in split_host(host).items() if key != "host"}
     if config.keys:
         options["client_keys"] = list(config.keys)
@@ -90,14 +101,13 @@ def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
 
 
 def ask_hosts(config: SshConfig, num_workers: int | None = None) -> dict[str, dict[str, Any]]:
-    """Ask every host how many workers it would have, with which GPU each.
+    """Return the `LocalShape` of every host: how many workers it would have, and the GPU of each.
 
     Raises
     ------
     ClusterError
-        If a host cannot be reached, or this package is missing there.
+        If a host cannot be reached or lacks this package.
     """
-    check_asyncssh()
 
     async def ask_all() -> list[dict[str, Any]]:
         return await asyncio.gather(*(_ask(config, host, num_workers) for host in config.hosts))
@@ -116,13 +126,13 @@ async def _ask(config: SshConfig, host: str, num_workers: int | None) -> dict[st
                 done = await connection.run(command)
     except (OSError, asyncssh.Error, TimeoutError) as error:
         raise ClusterError(
-            f"--cluster ssh: {host}: {error or 'no answer'}; expected that 'ssh {host}' logs in without a question"
+            f"--cluster ssh: {host}: {error or 'no answer'}; expected 'ssh {host}' to log in without a prompt"
         ) from None
     if done.exit_status:
         last = (str(done.stderr or "").strip().splitlines() or ["no message"])[-1]
         raise ClusterError(
-            f"--cluster ssh: {host}: {python} cannot run this package ({last}); install the same version there, or "
-            "name its Python in a file: ssh:HOSTS.toml with hosts and python"
+            f"--cluster ssh: {host}: {python} cannot run this package ({last}); expected the same version; install it, "
+            "or set `python` in ssh:CONFIG.toml"
         )
     answer: dict[str, Any] = json.loads(str(done.stdout).strip().splitlines()[-1])
     return answer
@@ -131,7 +141,7 @@ async def _ask(config: SshConfig, host: str, num_workers: int | None) -> dict[st
 def worker_specs(
     config: SshConfig, shapes: dict[str, dict[str, Any]], memory_limit: int | None
 ) -> dict[str, dict[str, Any]]:
-    """Describe one worker process each, with its GPU pinned."""
+    """Describe each worker process for `SpecCluster`, with its GPU pinned."""
     specs = {}
     for host, shape in shapes.items():
         for number in range(shape["num_workers"]):
@@ -157,19 +167,17 @@ def worker_specs(
 
 
 @contextmanager
-def start_ssh(
-    config: SshConfig, num_workers: int | None, memory_limit: int | None, dashboard_address: str
-) -> Iterator[tuple[SpecCluster, int]]:
-    """Start a scheduler here and workers on the hosts; gives the cluster and how many workers it has.
+def start_ssh(config: SshConfig, request: ClusterRequest) -> Iterator[tuple[SpecCluster, int]]:
+    """Start a scheduler on this machine and workers on the hosts; yields the cluster and its number of workers.
 
     Raises
     ------
     ClusterError
         If a host cannot be used.
     """
-    shapes = ask_hosts(config, num_workers)
-    specs = worker_specs(config, shapes, memory_limit)
-    scheduler = {"dashboard": True, "dashboard_address": free_address(dashboard_address), "port": 0}
+    shapes = ask_hosts(config, request.num_workers)
+    specs = worker_specs(config, shapes, request.memory_limit)
+    scheduler = {"dashboard": True, "dashboard_address": free_address(request.dashboard_address), "port": 0}
     if config.scheduler_host:
         scheduler["host"] = config.scheduler_host
     if dask.config.get("distributed.comm.require-encryption", False):
@@ -188,7 +196,10 @@ def start_ssh(
                     silence_logs=logging.CRITICAL,
                 )
         except Exception as error:
-            raise ClusterError(f"--cluster ssh: workers did not start: {one_line(error)}") from None
+            raise ClusterError(
+                f"--cluster ssh: workers did not start ({one_line(error)}); expected hosts that reach this machine; "
+                "set `scheduler_host` in ssh:CONFIG.toml if they know it by another address"
+            ) from None
         try:
             yield cluster, len(specs)
         finally:

@@ -1,4 +1,4 @@
-"""Hands items out to a cluster through a bounded window, and finds out which of them kill their workers."""
+"""Run a function over items on a cluster with a bounded number in flight, and find the items that kill workers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rephase.cluster.connect import Connection
 from rephase.cluster.errors import ClusterError
 
 PER_THREAD = 4
-"""Items in the window per thread of the cluster: enough to keep it busy, few enough to remember."""
+"""Items in flight per thread of the cluster: enough to keep it busy, few enough for the scheduler's memory."""
 
 _POLL_S = 0.02
 _RESULT_S = 5.0
-_LOOK_S = 2.0
+_UPDATE_S = 2.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Finished(Generic[T]):
-    """An item that came back: with a value, with the error that its function raised, or with its worker lost."""
+    """An item that has finished: with a value, with the error that its function raised, or with its worker lost."""
 
     item: T
     value: Any = None
@@ -50,36 +50,35 @@ def run_window(
 ) -> Iterator[Finished[T] | None]:
     """Run a function over items on the cluster.
 
-    When workers die, Dask counts it against everything that they held, guilty or not. So an item that Dask gives up is
-    only a suspect: it runs once more when nothing else does, and is given up if it kills its worker then too.
+    When a worker dies, Dask counts it against every item that it held. So an item that Dask gives up is only a suspect:
+    it runs once more while nothing else does, and is reported as lost if it kills its worker again.
 
     Parameters
     ----------
     connection
-        Of `rephase.cluster.connect`.
+        The cluster.
     function
-        Of an importable module; its argument and result are small.
+        A function of an importable module; its argument and result are small.
     items
-        Taken one by one as the window has room.
+        Taken one by one as others finish.
     name
-        Names an item on the dashboard; unique.
+        Returns the unique name of an item on the dashboard.
     workerless_s
-        Seconds without any worker after which the work is given up; those of the connection where None.
+        Seconds without any worker after which the work is given up. Default: that of the connection.
     is_suspect
-        Tells of an item that it is one already, from an earlier run: it only runs when nothing else does.
+        Whether an item became a suspect in an earlier run: it only runs while nothing else does.
     suspect
-        Called with an item that has just become one.
+        Called with an item that has just become a suspect.
 
     Yields
     ------
     finished
-        An item that came back, in any order; None now and then while nothing does, so that a caller may look at
-        the clock.
+        A finished item, in any order; None now and then while nothing finishes, so that a caller may check the time.
 
     Raises
     ------
     ClusterError
-        If the scheduler is gone or no worker comes back. What ran then may have been done or not.
+        If the scheduler is lost or no worker comes back. Items in flight may be done or not.
     """
     patience_s = connection.workerless_s if workerless_s is None else workerless_s
     window = _Window(connection, function, name, patience_s)
@@ -108,7 +107,7 @@ def run_window(
 
 
 class _Window(Generic[T]):
-    """The items that are handed out at this moment."""
+    """The items in flight."""
 
     def __init__(
         self, connection: Connection, function: Callable[[T], Any], name: Callable[[T], str], workerless_s: float
@@ -122,54 +121,54 @@ class _Window(Generic[T]):
         self._items: dict[Any, T] = {}
         self._completed = as_completed(loop=connection.client.loop)
         self._size = 0
-        self._looked = 0.0
-        self._seen_workers = time.monotonic()
+        self._updated_s = 0.0
+        self._had_workers_s = time.monotonic()
 
     def __len__(self) -> int:
         return len(self._items)
 
     def has_room(self) -> bool:
-        self._look()
+        self._update()
         return len(self) < self._size
 
     def submit(self, item: T) -> None:
-        # Dask takes what stands before the first number for the kind of the work, and keeps a record of every kind for
-        # as long as it runs: a name there would cost scheduler and workers kilobytes an item.
+        # Dask groups tasks by what precedes the first number of their key, and keeps a record per group for ever: with
+        # the name there, each item would cost scheduler and workers kilobytes
         key = f"{funcname(self._function)}-{next(self._number)}-{self._run}-{self._name(item)}"
         future = self._connection.client.submit(self._function, item, key=key, pure=False)
         self._items[future] = item
         self._completed.add(future)
 
     def collect(self, once: bool) -> Iterator[Finished[T] | None]:
-        """Give what has come back, None where nothing has; go on until the window is empty unless `once`."""
+        """Yield finished items, or None if there is none; repeat until nothing is in flight unless `once`."""
         while self._items:
             batch = self._completed.next_batch(block=False)
             values = self._fetch_all([future for future in batch if future.status == "finished"])
             for future in batch:
-                yield self._judge(future, values)
+                yield self._finish(future, values)
             if not batch:
-                self._look()
+                self._update()
                 time.sleep(_POLL_S)
                 yield None
             if once:
                 return
 
     def cancel(self) -> None:
-        """Take back what has not begun."""
+        """Cancel items that have not started."""
         if self._items and self._connection.client.status == "running":
             self._connection.client.cancel(list(self._items))
         self._items.clear()
 
     def _fetch_all(self, futures: list[Any]) -> dict[Any, Any]:
-        """Fetch results together, which costs one answer of the scheduler, not one each; nothing where any is lost."""
+        """Fetch results in one request to the scheduler, not one each; return nothing if any is lost."""
         try:
             values = _gather(self._connection.client, futures) if len(futures) > 1 else []
-        except Exception:  # which one it is, and what there is to do, is seen when they are fetched one by one
+        except Exception:  # found and handled when they are fetched one by one
             return {}
         return dict(zip(futures, values, strict=False))
 
-    def _judge(self, future: Any, values: dict[Any, Any]) -> Finished[T] | None:  # noqa: ANN401
-        """Say what became of an item; None where its result died with its worker, so that Dask makes it again."""
+    def _finish(self, future: Any, values: dict[Any, Any]) -> Finished[T] | None:  # noqa: ANN401
+        """Return a finished item; None if its result was lost with its worker, so that Dask runs it again."""
         item = self._items[future]
         finished: Finished[T] | None = None
         if future in values:
@@ -182,43 +181,45 @@ class _Window(Generic[T]):
         if finished is not None:
             del self._items[future]
         elif future.status == "cancelled":
-            raise ClusterError(f"the scheduler gave {self._name(item)} up; is it still running?")
+            raise ClusterError(f"the scheduler cancelled {self._name(item)}; expected it to run; check the scheduler")
         else:
             self._completed.add(future)
         return finished
 
-    def _look(self) -> None:
-        """Ask now and then how many threads there are: workers come and go."""
+    def _update(self) -> None:
+        """Update the size of the window now and then, since workers come and go."""
         now = time.monotonic()
-        if self._size and now - self._looked < _LOOK_S:
+        if self._size and now - self._updated_s < _UPDATE_S:
             return
-        self._looked = now
+        self._updated_s = now
         if self._connection.client.status not in ("running", "connecting"):
-            raise ClusterError("the scheduler does not answer any more; start it again")
+            raise ClusterError("the scheduler no longer answers; expected it to run; start it again")
         self._connection.check()
         num_threads = self._connection.num_threads()
         if num_threads:
-            self._seen_workers = now
-        elif now - self._seen_workers > self._workerless_s:
-            raise ClusterError(f"no worker came back within {self._workerless_s:g} s; look at why they die")
+            self._had_workers_s = now
+        elif now - self._had_workers_s > self._workerless_s:
+            raise ClusterError(
+                f"no worker came back within {self._workerless_s:g} s; expected at least one; check why they die"
+            )
         self._size = max(PER_THREAD * num_threads, 1)
 
 
 def _fetch(client: Client, item: T, future: Any) -> Finished[T] | None:  # noqa: ANN401
-    """Fetch a result from its worker; None where that is not to be had."""
+    """Fetch a result from its worker; return None if it is late or lost."""
     try:
         return Finished(item, value=_gather(client, [future])[0])
     except (OSError, KilledWorker, CancelledError, concurrent.futures.CancelledError):
-        # late, or the worker or the scheduler is gone, which `_look` finds out; what the function raised has a status
+        # late, or the worker or scheduler is lost, which `_update` notices; an error of the function has its own status
         return None
-    except Exception as error:  # what the function raised when it was run again, or a value that cannot be read
+    except Exception as error:  # raised by the function when it ran again, or a value that cannot be unpickled
         return Finished(item, error=error)
 
 
 def _gather(client: Client, futures: list[Any]) -> list[Any]:
-    """Fetch results, and raise TimeoutError where they do not come in time.
+    """Fetch results; raises TimeoutError if they are late.
 
-    What is late goes on behind our back: Dask joins requests, so that cancelling one would cancel others with it.
+    A late request continues in the background: Dask merges requests, so cancelling one would cancel others.
     """
 
     async def gather() -> list[Any]:

@@ -1,4 +1,4 @@
-"""State that every worker process makes once and its tasks share: a model, a lock, an open store."""
+"""State that is created once per worker process and shared by its tasks: a model, a lock, an open store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNLIKE = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
 
 
 class StatePlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
-    """Calls `setup(*arguments)` once in every worker process, also in one that joins late or was started again.
+    """Calls `setup(*arguments)` once in every worker process, also in one that joins later or is restarted.
 
-    What it returns stays in the process; `worker_state(name)` gives it to the tasks. A worker whose setup raises does
-    not join. `setup` must be importable in the workers (a function of a module, not of `__main__`).
+    Tasks get what it returned by `worker_state(name)`. A worker whose setup raises does not join. `setup` must be
+    importable in the workers: a function of a module, not of `__main__`.
     """
 
     def __init__(self, name: str, setup: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> None:
@@ -28,62 +28,62 @@ class StatePlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self.state: Any = None
 
     async def setup(self, worker: Worker) -> None:
-        """Make the state in a thread: loading a model would keep the worker from answering its scheduler."""
+        """Create the state in a thread, since loading a model would block the worker's event loop."""
         self.state = await asyncio.to_thread(self._setup, *self._arguments)
 
     def teardown(self, worker: Worker) -> None:
-        """Let go of the state."""
+        """Release the state."""
         self.state = None
 
 
 def install_state(client: Client, name: str, setup: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> None:
-    """Make the state on every worker of the cluster, now and later.
+    """Create the state on every worker of the cluster, also on those that join later.
 
     Raises
     ------
     Exception
-        What `setup` raised on a worker.
+        Whatever `setup` raised on a worker.
     """
     client.register_plugin(StatePlugin(name, setup, arguments), name=name)
 
 
 def remove_state(client: Client, name: str) -> None:
-    """Let the workers forget the state; a cluster that was there before stays as it was."""
+    """Remove the state from the workers, for a cluster that continues to run."""
     client.unregister_worker_plugin(name)
 
 
 def worker_state(name: str) -> Any:  # noqa: ANN401
-    """Give the state of the worker that runs this task.
+    """Return the state of the worker that runs this task.
 
     Raises
     ------
     ClusterError
-        Outside of a task, or where the state was never made.
+        Outside a task, or if the state was not installed.
     """
     try:
         plugin = get_worker().plugins.get(name)
     except ValueError:
         plugin = None
     if not isinstance(plugin, StatePlugin) or plugin.state is None:
-        raise ClusterError(f"this process has no state {name!r}; expected a worker on which it was installed")
+        raise ClusterError(f"state {name!r}: not in this process; expected a worker on which it was installed")
     return plugin.state
 
 
 def ask_workers(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
-    """Call a function of an importable module once in every worker; answers by worker address.
+    """Call a function of an importable module once in every worker; return the results by worker address.
 
     Raises
     ------
     ClusterError
-        If workers cannot import or run it.
+        If workers cannot import it.
     """
     try:
         answers: dict[str, Any] = client.run(question)
     except Exception as error:
-        # where the question's module is missing, Dask brings the error as the text of a plain Exception
+        # if the function's module is missing there, Dask raises a plain Exception with the error's text
         if isinstance(error, ImportError | AttributeError) or str(error).startswith(_UNLIKE):
             raise ClusterError(
-                f"workers cannot run this program ({error}); install the same version of it there"
+                f"workers cannot run this program ({error}); expected the same version on every worker; install it"
             ) from None
         raise
     return answers

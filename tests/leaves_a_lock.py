@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 
-from rephase.cluster.local import _interrupts_blocked
+from rephase.cluster.interrupts import interrupts_blocked
 
 
 def die():
@@ -16,7 +16,7 @@ def die():
 
 
 if __name__ == "__main__":
-    with _interrupts_blocked():
+    with interrupts_blocked():
         child = multiprocessing.get_context("spawn").Process(target=die)
         child.start()
         child.join()

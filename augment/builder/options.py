@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from rephase.cluster.kinds import CLUSTERS
 from rephase.diffusion.phases import PHASES, learned_phases
 from rephase.diffusion.shipped import WEIGHTS, find_checkpoint
 from rephase.errors import RequestError
@@ -127,8 +128,7 @@ class BuildOptions:
         default="local",
         metadata=_argument(
             "execution",
-            "local, slurm:CONFIG.toml, ssh:HOST,HOST, or the address of a running Dask scheduler: tcp://..., tls://... "
-            "(default: local)",
+            f"where to run: {', '.join(form for kind in CLUSTERS.values() for form in kind.forms)} (default: local)",
             "SPEC",
         ),
     )

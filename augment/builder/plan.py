@@ -11,8 +11,8 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
 from rephase.builder.workers import check_cluster
+from rephase.cluster.kinds import find_cluster
 from rephase.cluster.local import local_shape
-from rephase.cluster.slurm.start import job_script, read_slurm
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.manifests.manifest import Manifest
@@ -49,7 +49,7 @@ class Plan:
     unreadable
         (volume, why) of the headers that were looked at.
     job_script
-        What SLURM would get, where `--cluster` names it.
+        The script that a batch system would get; None without one.
     """
 
     corpus: str
@@ -177,7 +177,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
         free_bytes=open_storage(root).free_bytes(),
         unreadable=sizes.unreadable,
-        job_script=job_script(read_slurm(options.cluster)) if options.cluster.startswith("slurm:") else None,
+        job_script=find_cluster(options.cluster).job_script(options.cluster),
     )
     if sizes.num_slices:
         per_volume, per_slice = measure_work(build, device, sizes.matrix)

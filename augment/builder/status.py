@@ -13,7 +13,7 @@ from typing import Any
 
 from rephase.builder.run_history import RunStatus, _say_run, summarise_run
 from rephase.builder.runlog import Failure, read_failures, run_names
-from rephase.cluster.progress import Pace
+from rephase.cluster.progress import Rate
 from rephase.corpus.storage.open import open_run_folder, open_storage
 from rephase.corpus.store import CorpusStore, open_attributes
 from rephase.text import format_seconds
@@ -116,7 +116,7 @@ class Follower:
         self.seconds: Counter[str] = Counter()
         self.failures: list[tuple[str, str, str]] = []
         self.ended: str | None = None
-        self._volumes, self._slices = Pace(), Pace(60.0)
+        self._volumes, self._slices = Rate(), Rate(60.0)
 
     def look(self) -> None:
         """Read what is new; a newer run takes the place of the one that was followed."""
@@ -183,7 +183,7 @@ class Follower:
         return f"for {format_seconds(now - self.started)}{dead}"
 
     def _say_speed(self) -> str:
-        rate = self._slices.rate()
+        rate = self._slices.per_second()
         if self.ended or rate is None:
             whole = self.last - self.started
             return f"{self.num_slices / whole:.1f} slices/s over all" if whole > 0 else "not known yet"

@@ -11,7 +11,7 @@ from pathlib import Path
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_environment, open_corpus
 from rephase.builder.resolve import ResolvedBuild
-from rephase.cluster.connect import Connection, check_spec, connect
+from rephase.cluster.connect import ClusterRequest, Connection, check_spec, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.metrics import install_metrics
 from rephase.cluster.window import Finished
@@ -119,11 +119,13 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
             connection = stack.enter_context(
                 connect(
                     options.cluster,
-                    num_workers=options.workers,
-                    memory_limit=options.memory_limit,
-                    dashboard_address=options.dashboard_address,
-                    preload=(__name__,),
-                    say=say,
+                    ClusterRequest(
+                        num_workers=options.workers,
+                        memory_limit=options.memory_limit,
+                        dashboard_address=options.dashboard_address,
+                        preload=(__name__,),
+                        say=say,
+                    ),
                 )
             )
         yield connection

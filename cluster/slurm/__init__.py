@@ -1,1 +1,1 @@
-"""slurm."""
+"""Workers as jobs of SLURM."""

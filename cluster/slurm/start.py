@@ -1,4 +1,4 @@
-"""Workers as SLURM jobs, by dask-jobqueue: the scheduler runs here, each job is one GPU or a number of cores."""
+"""Workers as SLURM jobs, by dask-jobqueue: the scheduler runs on this machine, a job has one GPU or some cores."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ import dask
 from dask.utils import parse_bytes
 from distributed import NannyPlugin, WorkerPlugin
 
+from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
-from rephase.cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, WORKER_ENVIRON, free_address, interrupts_held
+from rephase.cluster.interrupts import interrupts_held
+from rephase.cluster.local import CPU_THREADS, GPU_THREADS, STRIKES, WORKER_ENVIRON, free_address
 from rephase.config import Count, Positive, Whole, read_config
-from rephase.text import install_hint
+from rephase.text import one_line
 
 if TYPE_CHECKING:
     from rephase.cluster.slurm.jobs import Jobs  # needs dask-jobqueue
 
-_WAIT = "trap : TERM  # the shell waits for its worker, which leaves in order"
+_WAIT = "trap : TERM  # at SIGTERM the shell waits for its worker, which exits gracefully"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class SlurmConfig:
     """Seconds to wait for the first worker."""
 
     def __post_init__(self) -> None:
-        """Refuse what SLURM or Dask would stumble over later."""
+        """Check what SLURM or Dask would only refuse later."""
         try:
             enough = parse_bytes(self.memory) >= 10**6
         except ValueError:
@@ -83,13 +85,13 @@ class SlurmConfig:
         if self.seconds <= 2 * self.leave:
             raise ClusterError(f"walltime is {self.walltime}; expected more than twice `leave`, {self.leave} s")
         if self.gpu and re.fullmatch(r"([A-Za-z0-9_.-]+:)?1", self.gpu) is None:
-            raise ClusterError(f"gpu is {self.gpu!r}; expected 1 or TYPE:1: one GPU a job, and more jobs for more")
+            raise ClusterError(f"gpu is {self.gpu!r}; expected 1 or TYPE:1, one GPU per job; set `jobs` for more")
         if self.minimum > self.jobs:
             raise ClusterError(f"minimum is {self.minimum}; expected at most jobs, {self.jobs}")
 
     @property
     def seconds(self) -> int:
-        """The walltime."""
+        """The walltime in seconds."""
         match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", self.walltime)
         if match is None:
             raise ClusterError(f"walltime is {self.walltime!r}; expected HH:MM:SS or D-HH:MM:SS")
@@ -103,23 +105,37 @@ class SlurmConfig:
 
 
 def read_slurm(spec: str) -> SlurmConfig:
-    """Read the file that `slurm:CONFIG` names; raises ClusterError."""
+    """Read the file of `slurm:CONFIG.toml`; raises ClusterError."""
     return read_config(spec.removeprefix("slurm:"), SlurmConfig, ClusterError)
 
 
-def check_jobqueue() -> None:
-    """Raise ClusterError where dask-jobqueue is missing."""
-    try:
-        import cryptography
+def check(spec: str) -> None:
+    """Check the file; raises ClusterError."""
+    read_slurm(spec)
 
-        import rephase.cluster.slurm.jobs  # noqa: F401
-    except ImportError as error:
-        raise ClusterError(f"--cluster slurm: {error.name} is not installed; {install_hint('slurm')}") from None
-    del cryptography
+
+def job_script(spec: str) -> str:
+    """Return the script that SLURM would get, for a scheduler whose address is not known yet."""
+    from rephase.cluster.slurm.jobs import Job
+
+    job: Any = Job(scheduler="tls://SCHEDULER:PORT", name="rephase", **job_options(read_slurm(spec)))
+    return str(job.job_script())
+
+
+@contextmanager
+def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
+    """Start a scheduler on this machine, submit jobs, and wait for the first worker; raises ClusterError."""
+    config = read_slurm(spec)
+    with start_slurm(config, request) as cluster, open_client(cluster) as client:
+        for plugin in graceful_exit_plugins():
+            client.register_plugin(plugin)
+        request.say(f"jobs are submitted; waiting for the first worker, at most {config.wait:g} s; Ctrl-C stops it")
+        wait_for_workers(client, 1, config.wait, spec, cluster.check)
+        yield Connection(client, workerless_s=config.wait, check=cluster.check)
 
 
 def job_options(config: SlurmConfig) -> dict[str, Any]:
-    """Give the job as dask-jobqueue takes it; nothing of a user's own jobqueue settings goes in."""
+    """Return the arguments of `dask_jobqueue.SLURMCluster`; they override the user's own jobqueue settings."""
     python = config.python or sys.executable
     threads = GPU_THREADS if config.gpu else CPU_THREADS
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRON.items()]
@@ -152,21 +168,12 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
     }
 
 
-def job_script(config: SlurmConfig) -> str:
-    """Give the script that SLURM would get, for a scheduler whose address is not known yet."""
-    check_jobqueue()
-    from rephase.cluster.slurm.jobqueue import SLURMJob
+def graceful_exit_plugins() -> list[WorkerPlugin | NannyPlugin]:
+    """Return plugins by which workers exit gracefully when SLURM ends their job, so that no task gets a strike.
 
-    job: Any = SLURMJob(scheduler="tls://SCHEDULER:PORT", name="rephase", **job_options(config))
-    return str(job.job_script())
-
-
-def leave_in_order() -> list[WorkerPlugin | NannyPlugin]:
-    """Make plugins by which workers leave in order when SLURM ends their job, and nothing is counted against its tasks.
-
-    SLURM sends SIGTERM to every process of a job and kills what is left half a minute later (its KillWait). Dask's own
-    answer, that the nanny stops its worker at once, counts as a death of the worker. The classes are defined here so
-    that they travel by value: a worker without this package is told so later.
+    SLURM sends SIGTERM to every process of a job, and SIGKILL half a minute later (its KillWait). By default Dask's
+    nanny then stops its worker at once, which counts as the death of the worker. The classes are local, so they are
+    pickled by value: a worker without this package accepts them, and is refused later with a clear message.
     """
 
     class Leave(WorkerPlugin):  # type: ignore[misc]
@@ -185,36 +192,26 @@ def leave_in_order() -> list[WorkerPlugin | NannyPlugin]:
 
 
 @contextmanager
-def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: str) -> Iterator[Jobs]:
-    """Start a scheduler here and jobs for it; everything that goes over the network is encrypted with keys of this run.
-
-    Parameters
-    ----------
-    config
-        Of the jobs.
-    num_jobs
-        At most so many; those of `config` where None.
-    dashboard_address
-        `host:port` of the scheduler's pages.
+def start_slurm(config: SlurmConfig, request: ClusterRequest) -> Iterator[Jobs]:
+    """Start a scheduler on this machine and submit jobs; all traffic is encrypted with keys of this run.
 
     Raises
     ------
     ClusterError
-        If dask-jobqueue is missing, or SLURM does not take the job.
+        If SLURM does not accept the job.
     """
-    check_jobqueue()
     if shutil.which("sbatch") is None:
-        raise ClusterError("--cluster slurm: there is no sbatch here; start it on a machine that submits jobs")
+        raise ClusterError("--cluster slurm: found no sbatch; expected a machine that submits jobs; start it on one")
     from distributed.security import Security
 
     from rephase.cluster.slurm.jobs import Jobs
 
     folder = Path(config.shared_folder).expanduser() if config.shared_folder else Path.home() / ".cache" / "rephase"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scheduler = {"dashboard_address": free_address(dashboard_address)}
+    scheduler = {"dashboard_address": free_address(request.dashboard_address)}
     if config.host:
         scheduler["host"] = config.host
-    most = num_jobs or config.jobs
+    most = request.num_workers or config.jobs
     with dask.config.set({"distributed.scheduler.allowed-failures": STRIKES - 2}):
         try:
             with interrupts_held():
@@ -228,11 +225,14 @@ def start_slurm(config: SlurmConfig, num_jobs: int | None, dashboard_address: st
                     **job_options(config),
                 )
         except (OSError, ValueError, RuntimeError) as error:
-            raise ClusterError(f"--cluster slurm: cannot start a scheduler here: {error}") from None
+            raise ClusterError(
+                f"--cluster slurm: cannot start a scheduler ({one_line(error)}); expected an address that jobs "
+                "reach; set `interface` or `host` in the file"
+            ) from None
         with cluster:
             try:
                 with interrupts_held():
-                    cluster.begin(min(config.minimum, most), most)
+                    cluster.submit(min(config.minimum, most), most)
                 yield cluster
             finally:
                 with interrupts_held():

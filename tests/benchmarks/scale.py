@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rephase.bench.measure import BenchResult, Table, Value, rounded
 from rephase.bench.phantom import open_smooth_worker, write_long_manifest, write_volumes
 from rephase.builder.status import read_status
-from rephase.cluster.connect import connect
+from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.window import run_window
 from rephase.cluster.worker_state import ask_workers
 from rephase.corpus.store import CorpusStore
@@ -170,7 +170,7 @@ class _Empty:
 def _empty_tasks(manifest: Path, outcome: Outcome, workers: int, count: int) -> _Empty:
     rows = read_manifest(manifest)
     work = partial(hand_back, outcome)
-    with connect("local", num_workers=workers, dashboard_address="127.0.0.1:0") as connection:
+    with connect("local", ClusterRequest(num_workers=workers, dashboard_address="127.0.0.1:0")) as connection:
 
         def go(first: int, last: int) -> None:
             tasks = (Task(rows[number]) for number in range(first, last))

@@ -18,7 +18,7 @@ from slurm_node import ask, jobs, slurm, why_not
 from rephase.bench.phantom import make_magnitude
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.cluster.connect import connect
+from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.errors import ClusterError
 from rephase.manifests.parse import read_manifest
 
@@ -134,7 +134,7 @@ def test_a_job_of_several_workers_is_replaced_as_a_whole_and_two_deaths_are_enou
         info = connection.client.scheduler_info(n_workers=-1)
         return {worker["name"] for worker in info["workers"].values()}
 
-    with connect(config(tmp_path, cpus=2), dashboard_address="127.0.0.1:0") as connection:
+    with connect(config(tmp_path, cpus=2), ClusterRequest(dashboard_address="127.0.0.1:0")) as connection:
         connection.client.wait_for_workers(2, timeout=300)
         assert connection.client.run_on_scheduler(strikes) == 0
         before = names(connection)
@@ -152,14 +152,14 @@ def test_a_job_of_several_workers_is_replaced_as_a_whole_and_two_deaths_are_enou
 
 def test_a_job_that_slurm_refuses_ends_it_with_slurms_own_words(here, tmp_path):
     spec = config(tmp_path, memory="900GB")
-    with pytest.raises(ClusterError, match="SLURM does not take the job: Memory specification can not be satisfied"):  # noqa: SIM117
-        with connect(spec, dashboard_address="127.0.0.1:0"):
+    with pytest.raises(ClusterError, match="SLURM refused the job: Memory specification can not be satisfied"):  # noqa: SIM117
+        with connect(spec, ClusterRequest(dashboard_address="127.0.0.1:0")):
             pass
 
 
 def test_jobs_that_end_before_a_worker_comes_are_not_waited_for(here, tmp_path):
     spec = config(tmp_path, python="/no/such/python")
-    with pytest.raises(ClusterError) as caught, connect(spec, dashboard_address="127.0.0.1:0"):
+    with pytest.raises(ClusterError) as caught, connect(spec, ClusterRequest(dashboard_address="127.0.0.1:0")):
         pass
     text = str(caught.value)
     assert "jobs in a row ended before a worker came" in text and "exit code 127" in text
@@ -176,5 +176,5 @@ def test_jobs_that_come_for_nothing_are_replaced_ever_more_slowly():
 
 def test_where_no_jobs_can_be_submitted_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match="no sbatch here"), connect(config(tmp_path)):
+    with pytest.raises(ClusterError, match="sbatch"), connect(config(tmp_path)):
         pass

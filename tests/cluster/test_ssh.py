@@ -14,7 +14,7 @@ import pytest
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.cluster.connect import check_spec, connect
+from rephase.cluster.connect import ClusterRequest, check_spec, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.local import WORKER_ENVIRON
 from rephase.cluster.ssh import ask_hosts, read_ssh, split_host, worker_specs
@@ -97,7 +97,7 @@ def test_workers_start_on_the_host_with_their_environment_and_end_with_the_clust
         environ = dict(entry.split("=", 1) for entry in block.split("\0") if "=" in entry)
         return os.getpid(), "SSH_CONNECTION" in os.environ, environ
 
-    with connect(f"ssh:{host}", dashboard_address="127.0.0.1:0") as connection:
+    with connect(f"ssh:{host}", ClusterRequest(dashboard_address="127.0.0.1:0")) as connection:
         assert connection.num_workers() == 2
         # two deaths are enough: Dask's own count ends with the first, and the window gives the last one
         assert connection.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures) == 0

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dask_programs import dask_program, dask_scheduler
 
-from rephase.cluster.connect import connect
+from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.errors import ClusterError
 
 ROLES = ("scheduler", "worker", "client")
@@ -96,13 +96,13 @@ def encrypted(tmp_path_factory):
 def test_a_client_of_the_same_authority_works(encrypted):
     address, folder = encrypted
     assert address.startswith("tls://127.0.0.1:")
-    with dask.config.set(settings(folder / "good")), connect(address, timeout=120) as connection:
+    with dask.config.set(settings(folder / "good")), connect(address, ClusterRequest(timeout=120)) as connection:
         assert connection.num_workers() == 1
         assert connection.client.submit(sum, [1, 2]).result() == 3
 
 
 def refusal(address):
-    with pytest.raises(ClusterError) as caught, connect(address, timeout=6):
+    with pytest.raises(ClusterError) as caught, connect(address, ClusterRequest(timeout=6)):
         pass
     assert "\n" not in str(caught.value)
     return str(caught.value)

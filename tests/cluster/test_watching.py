@@ -20,7 +20,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
 from rephase.cluster.monitor import BuildMonitor
 from rephase.cluster.page import build_cells, builds_html, failures_html
-from rephase.cluster.progress import Build, Pace
+from rephase.cluster.progress import Build, Rate
 from rephase.counters import Counters
 from rephase.manifests.parse import read_manifest
 
@@ -31,22 +31,22 @@ TOLD = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8,
 
 
 def test_pace_counts_the_last_minutes_only():
-    pace = Pace(100.0)
-    assert pace.rate() is None and pace.seconds_left(5) is None
+    pace = Rate(100.0)
+    assert pace.per_second() is None and pace.seconds_left(5) is None
     for second in range(0, 51):
         pace.add(second, 1000 * second)  # what was skipped
     for second in range(51, 400):
         pace.add(second, 50_000 + 2 * (second - 50))
-    assert pace.rate() == pytest.approx(2.0)
+    assert pace.per_second() == pytest.approx(2.0)
     assert pace.seconds_left(100) == pytest.approx(50.0)
 
 
 def test_pace_keeps_few_moments_however_often_it_is_told():
-    pace = Pace(100.0)
+    pace = Rate(100.0)
     for step in range(100_000):
         pace.add(step / 100, step)
     assert len(pace._seen) < 60
-    assert pace.rate() == pytest.approx(100.0, rel=0.01)
+    assert pace.per_second() == pytest.approx(100.0, rel=0.01)
 
 
 def test_counters_add_up_over_threads():
@@ -72,13 +72,13 @@ def test_counters_add_up_over_threads():
 def test_the_watching_keeps_a_bounded_number_of_builds():
     watching = BuildMonitor()
     for number in range(100):
-        watching.take(str(number), TOLD)
+        watching.update(str(number), TOLD)
     assert len(watching.builds) == 20 and "99" in watching.builds
 
 
 def test_what_a_build_tells_is_shown_and_cannot_be_markup():
     failing = {**TOLD, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
-    builds = {"one": Build(told=failing)}
+    builds = {"one": Build(progress=failing)}
     assert build_cells(builds["one"])[:5] == ("c<b>.zarr", "10", "4", "1", "5")
     assert "c&lt;b&gt;.zarr" in builds_html(builds) and "<b>.zarr" not in builds_html(builds)
     assert "missing: v1 (&lt;script&gt;): gone" in failures_html(builds)
