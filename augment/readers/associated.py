@@ -1,4 +1,4 @@
-"""Files beside a magnitude: real phase and segmentations, brought onto its grid without resampling."""
+"""Add measured phase and segmentations from associated files, on the grid of the magnitude, without resampling."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def attach_associated(
             volume = replace(volume, segmentation=_labels(values, location))
     if row.phase is not None and volume.phase is None:
         raise VolumeError(
-            "mismatch", f"{row.phase}: is named as phase too but holds none; expected complex values or another file"
+            "mismatch",
+            f"{row.phase}: is named as its own phase but has none; expected complex values; name another file",
         )
     return replace(volume, source_sha256=join_digests(digests))
 
@@ -93,7 +94,7 @@ def _reader_of(column: str, location: str) -> AssociatedReader:
 
 
 def to_radians(values: NDArray[Any], name: str) -> tuple[NDArray[np.float32], str]:
-    """Turn stored phase to radians in (-pi, pi], and say how.
+    """Convert stored phase to radians in (-pi, pi]; returns them and the scaling as text.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def to_radians(values: NDArray[Any], name: str) -> tuple[NDArray[np.float32], st
     if np.iscomplexobj(values):
         return np.angle(values).astype(np.float32), "angle of complex values"
     if not np.all(np.isfinite(values)):
-        raise VolumeError("not_finite", f"{name}: phase is not finite somewhere; expected angles; mend the source")
+        raise VolumeError("not_finite", f"{name}: phase is not finite everywhere; expected angles; fix the source")
     least, most = float(values.min()), float(values.max())
     reach = max(-least, most)
     if reach <= 1.002 * math.pi:
@@ -119,19 +120,22 @@ def to_radians(values: NDArray[Any], name: str) -> tuple[NDArray[np.float32], st
         return _wrapped(values.astype(np.float64) * (math.pi / 4096)), "-4096..4096 to -pi..pi"
     raise VolumeError(
         "unsupported",
-        f"{name}: phase is from {least:g} to {most:g}; expected radians, +-4096, 0..4095 or milliradians; scale it",
+        f"{name}: phase is from {least:g} to {most:g}; "
+        "expected radians, milliradians, -4096..4096 or 0..4095; scale it",
     )
 
 
 def _wrapped(radians: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Bring to (-pi, pi]; the float32 nearest pi is larger than pi, so the last step is a cut."""
-    turned = np.where(radians > math.pi, radians - 2 * math.pi, radians)
-    turned = np.where(turned <= -math.pi, math.pi, turned)
-    return np.clip(turned.astype(np.float32), np.nextafter(np.float32(-math.pi), np.float32(0)), np.float32(math.pi))
+    """Wrap to (-pi, pi]. The float32 nearest to pi is larger than pi, so the result is clipped below it."""
+    wrapped = np.where(radians > math.pi, radians - 2 * math.pi, radians)
+    wrapped = np.where(wrapped <= -math.pi, math.pi, wrapped)
+    return np.clip(wrapped.astype(np.float32), np.nextafter(np.float32(-math.pi), np.float32(0)), np.float32(math.pi))
 
 
 def _labels(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     wrong = np.iscomplexobj(values) or not bool(np.all((values >= 0) & (values <= 255) & (values == np.rint(values))))
     if wrong:
-        raise VolumeError("unsupported", f"{name}: is no segmentation; expected whole numbers of 0 to 255; convert it")
+        raise VolumeError(
+            "unsupported", f"{name}: is no segmentation; expected whole numbers from 0 to 255; convert it"
+        )
     return values.astype(np.uint8)

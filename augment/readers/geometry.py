@@ -1,6 +1,6 @@
-"""From the axes of a file to the corpus's axes: permutations and flips only, so that every voxel keeps its value.
+"""Bring arrays from the axes of a file to those of the corpus by permutation and flips, never by resampling.
 
-Directions are LPS: x grows to the patient's left, y to posterior, z to superior.
+Coordinates are LPS: x increases to the patient's left, y to posterior, z to superior.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rephase.readers.volume import PhaseEncode, Volume
 Affine = NDArray[np.float64]
 FrozenAffine = tuple[tuple[float, float, float, float], ...]
 
-# How DICOM displays a plane, by its normal's axis (x, y, z): directions of growing width and height.
+# how DICOM displays a plane, by the axis of its normal (x, y, z): directions of increasing width and height
 _DISPLAYED = {
     0: ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),  # sagittal: to posterior, to inferior
     1: ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),  # coronal: to left, to inferior
@@ -31,7 +31,7 @@ _CLEARLY_LARGER = 1.2
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Which axis of a file becomes slice, height and width, which of them is flipped, and what geometry that gives."""
+    """Which axes of a file become slice, height and width, which of them are flipped, and the resulting geometry."""
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
@@ -42,22 +42,22 @@ class Arrangement:
     phase_encode: PhaseEncode
 
     def arrange(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring a three-dimensional array of the file's axes to (slice, height, width); a view."""
+        """Return an array of the file's three axes as a view (slice, height, width)."""
         return permute(array, self.axes, self.flips)
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Give the shape that `arrange` makes out of this one."""
+        """Return the shape of `arrange` for an array of this shape."""
         num_slices, height, width = (int(shape[axis]) for axis in self.axes)
         return num_slices, height, width
 
 
 def permute(array: NDArray[Any], axes: Sequence[int], flips: Sequence[bool]) -> NDArray[Any]:
-    """Transpose, then flip along the new axes; a view."""
+    """Return a view, transposed and then flipped along the new axes."""
     return array.transpose(axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
 
 def arrange_axes(affine: Affine, shape: Sequence[int], slice_axis: int, phase_axis: int | None = None) -> Arrangement:
-    """Find the display order of a volume.
+    """Compute the display order of a volume.
 
     Parameters
     ----------
@@ -66,13 +66,13 @@ def arrange_axes(affine: Affine, shape: Sequence[int], slice_axis: int, phase_ax
     shape
         Of the file's array, three sizes.
     slice_axis, phase_axis
-        Axes of the file's array; `phase_axis` is None where no header tells it.
+        Axes of the file's array; `phase_axis` is None where unknown.
 
     Returns
     -------
     arrangement
-        In plane as DICOM displays the nearest of the three main planes; slices along width x height. Height and
-        width are exchanged where phase was encoded along the displayed columns.
+        In plane as DICOM displays the nearest of the three main planes; slices increase along width x height. Height
+        and width are exchanged where phase was encoded along the displayed columns.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     first, second = (axis for axis in range(3) if axis != slice_axis)
@@ -131,7 +131,7 @@ def as_displayed(
     slice_axis: int = 0,
     phase_encode: PhaseEncode = "assumed",
 ) -> Arrangement:
-    """Arrange an array without an affine: its rows and columns are taken as displayed, its slices as axial.
+    """Return the arrangement of an array without an affine: rows and columns as displayed, slices assumed axial.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def as_displayed(
     spacing_mm
         Along (slice, height, width).
     slice_axis, phase_encode
-        What is known otherwise. Nothing is transposed.
+        From elsewhere, where known. Nothing is transposed.
     """
     height_axis, width_axis = (axis for axis in range(3) if axis != slice_axis)
     affine = np.zeros((4, 4))
@@ -150,7 +150,7 @@ def as_displayed(
 
 
 def orientation_of(affine: Affine) -> str:
-    """Name the patient direction in which each index of an affine grows: three letters out of RL, AP, IS."""
+    """Return the patient direction in which each index of an affine increases: three letters of RL, AP, IS."""
     letters = ""
     for column in affine[:3, :3].T:
         axis = int(np.argmax(np.abs(column)))
@@ -159,7 +159,7 @@ def orientation_of(affine: Affine) -> str:
 
 
 def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
-    """Choose the slice axis: the manifest's, the header's, the only axis of size 1, the largest spacing, the last."""
+    """Return the slice axis: the manifest's, the header's, the only one of size 1, of the largest spacing, the last."""
     if given is not None:
         return given
     if header is not None:
@@ -174,46 +174,48 @@ def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int
 def match_grid(
     affine: Affine, shape: Sequence[int], volume_affine: FrozenAffine, volume_shape: Sequence[int], where: str
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Find the permutation and flips that bring a companion file onto a volume's grid.
+    """Find the permutation and flips that bring an associated file onto the grid of a volume.
 
     Parameters
     ----------
     affine, shape
-        Of the companion's array.
+        Of the associated file's array.
     volume_affine, volume_shape
         Of the volume in the corpus's axes.
     where
-        Names the companion in the error.
+        Name of the associated file, for messages.
 
     Raises
     ------
     VolumeError
-        `mismatch` where its voxels are not the volume's voxels in another order.
+        `mismatch` where its voxels are not those of the volume in another order.
     """
     step = np.linalg.inv(np.array(volume_affine)) @ affine
     nearest = np.rint(step[:3, :3])
     axes = tuple(int(axis) for axis in np.argmax(np.abs(nearest), axis=1))
     is_permutation = sorted(axes) == [0, 1, 2] and np.abs(nearest).sum() == 3
-    # Headers round: allow a tenth of a voxel over the whole length of the volume.
+    # headers are rounded: allow a tenth of a voxel over the length of the volume
     aligned = bool(np.all(np.abs(step[:3, :3] - nearest) * np.array(shape) < 0.1))
     if not (is_permutation and aligned) or [shape[axis] for axis in axes] != list(volume_shape):
-        found = f"{where} has shape {tuple(shape)} and another grid than the magnitude"
+        found = f"{where}: has shape {tuple(shape)} on another grid"
         raise VolumeError(
             "mismatch",
-            f"{found} of {tuple(volume_shape)} (slice, height, width); expected the same voxels; align the files",
+            f"{found}; expected the voxels of the magnitude, {tuple(volume_shape)} (slice, height, width); "
+            "align the files",
         )
     flips = tuple(bool(nearest[new, axis] < 0) for new, axis in enumerate(axes))
     corner = step[:3, 3] - np.array([size - 1 if flip else 0 for size, flip in zip(volume_shape, flips, strict=True)])
     if np.abs(corner).max() > 0.1:
         raise VolumeError(
             "mismatch",
-            f"{where} is shifted by {np.round(corner, 2).tolist()} voxels; expected the magnitude's grid; align them",
+            f"{where}: is shifted by {np.round(corner, 2).tolist()} voxels; expected the grid of the magnitude; "
+            "align them",
         )
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
 def freeze_affine(affine: Affine) -> FrozenAffine:
-    """Turn a 4 x 4 array into tuples of Python numbers, without negative zeros."""
+    """Return a 4 x 4 array as tuples of Python numbers, without negative zeros."""
     rows = (affine + 0.0).tolist()
     return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows)
 
@@ -226,7 +228,7 @@ def arranged_volume(
     digest: str,
     acquisition: dict[str, Any],
 ) -> Volume:
-    """Bring stored magnitude and phase, of one shape, into the corpus's axes, with what the manifest says of them."""
+    """Return the volume of a magnitude and its phase as stored, with the facts of the manifest row."""
     return Volume(
         magnitude=_contiguous(arrangement.arrange(values)),
         spacing_mm=arrangement.spacing_mm,
@@ -245,5 +247,5 @@ def arranged_volume(
 
 
 def _contiguous(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `ascontiguousarray`, which leaves an axis of length 1 its negative stride, which torch refuses."""
+    """Return a contiguous array. `ascontiguousarray` keeps negative strides of axes of length 1; torch refuses them."""
     return values.copy() if min(values.strides) < 0 else np.ascontiguousarray(values)

@@ -1,4 +1,7 @@
-"""Telling magnitude from phase, real, imaginary and field-map images where the header of a file does not say it."""
+"""Classify images as magnitude, phase, real, imaginary or field map where the file's header lacks it.
+
+The evidence is the file name, the JSON sidecar, and the values.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from rephase.formats import match_suffix
 from rephase.manifests.header import Kind
 
-# Words of a name, as BIDS and dcm2niix use them; only whole words count, most of them only in the end.
+# words of file names in BIDS and of dcm2niix; only whole words count, most of them only as the last one
 _KIND_WORDS: dict[str, Kind] = {
     "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "ph": "phase", "pha": "phase",
     "phasediff": "fieldmap", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
@@ -39,17 +42,17 @@ _IMAGE_TYPE: dict[str, Kind] = {
 _LARGEST_SIDECAR = 1 << 20
 _SIGNED_SHARE = 0.25
 _WRAP_SHARE = 0.01
-_TURNS = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradians"), (180.0, "degrees"))
+_CYCLES = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradians"), (180.0, "degrees"))
 
 
 def stem_of(path: Path) -> str:
-    """Give a file's name without the suffixes of its format."""
+    """Return a file's name without the suffix of its format."""
     found = match_suffix(path.name)
     return path.name[: -len(found[1])] if found else path.stem
 
 
 def kind_of_name(path: Path) -> Kind | None:
-    """Tell what a file's name says that its values are."""
+    """Return the kind of image by the words of a file name, None where there is none."""
     words = stem_of(path).lower().split("_")
     for place, word in enumerate(reversed(words)):
         if word in _KIND_WORDS and (place == 0 or word in _ANYWHERE):
@@ -58,22 +61,22 @@ def kind_of_name(path: Path) -> Kind | None:
 
 
 def contrast_of_name(path: Path) -> str | None:
-    """Tell the contrast that a file's name has as a whole word."""
+    """Return the contrast by the words of a file name, None where there is none."""
     words = re.split(r"[_\-. ]", stem_of(path).lower())
     return next((_CONTRAST_WORDS[word] for word in reversed(words) if word in _CONTRAST_WORDS), None)
 
 
 def pair_name(path: Path) -> str:
-    """Give the name that magnitude and phase of one acquisition share: of `x_magnitude1` and `x_phase1`, `x_1`."""
+    """Return the name that magnitude and phase of one acquisition share: `x_1` for `x_magnitude1` and `x_phase1`."""
     kept = []
     for word in stem_of(path).split("_"):
-        told = _KIND_WORDS.get(word.lower()) in ("phase", "magnitude")
-        kept.append(word.lstrip(string.ascii_letters + "-") if told else word)  # the number is the acquisition's
+        is_kind = _KIND_WORDS.get(word.lower()) in ("phase", "magnitude")
+        kept.append(word.lstrip(string.ascii_letters + "-") if is_kind else word)  # the number is the acquisition's
     return str(path.parent / "_".join(word for word in kept if word))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read the JSON file that BIDS and dcm2niix put beside an image; empty where there is none or it is none."""
+    """Read the JSON file that BIDS and dcm2niix store beside an image; empty where it is missing or no JSON."""
     sidecar = path.with_name(f"{stem_of(path)}.json")
     try:
         if not sidecar.is_file() or sidecar.stat().st_size > _LARGEST_SIDECAR:
@@ -85,7 +88,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
-    """Tell what the ImageType and Modality of a sidecar say."""
+    """Return the kind of image by ImageType and Modality of a sidecar, None where they lack it."""
     if sidecar.get("Modality", "MR") not in ("MR", ""):
         return "non_mr"
     words = sidecar.get("ImageType")
@@ -97,10 +100,10 @@ def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
 
 
 def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
-    """Tell phase and other signed images from a magnitude by their values.
+    """Recognise phase and other signed images by their values.
 
-    A magnitude may have a few negative voxels (ringing of a resampling): those are not judged here. Phase without a
-    sign (0..4095, 0..2 pi) is told by its wraps, jumps of more than half its range between neighbours.
+    A magnitude may have a few negative voxels, from ringing of a resampling: they are no evidence. Unsigned phase
+    (0..4095, 0..2 pi) is recognised by its wraps, steps of more than half its range between neighbours.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
     Returns
     -------
     kind
-        And the evidence as words, or None where nothing speaks against a magnitude.
+        And the evidence as text; None where the values may be a magnitude.
     """
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -120,7 +123,7 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
     if low < 0 and -low > _SIGNED_SHARE * high:
         share = np.count_nonzero(finite < 0) / finite.size
         evidence = f"{share:.0%} of its values are negative, from {least:g} to {most:g}"
-        unit = next((unit for turn, unit in _TURNS if 0.95 * turn <= max(-least, most) <= 1.01 * turn), None)
+        unit = next((unit for half, unit in _CYCLES if 0.95 * half <= max(-least, most) <= 1.01 * half), None)
         return ("phase", f"{evidence}, like {unit}") if unit else ("real", evidence)
     if least >= 0 and (0.99 * 2 * math.pi <= most <= 1.001 * 2 * math.pi or 4000 <= most <= 4096):
         share = max(_wraps(values, axis, most / 2) for axis in (-1, -2))
@@ -130,10 +133,10 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
 
 
 def _wraps(values: NDArray[Any], axis: int, half: float) -> float:
-    """Share of neighbours that differ by more than half the range; 0 where the values do not fill it as phase does.
+    """Return the share of neighbours that differ by more than half the range; 0 unless the values fill it like phase.
 
-    Zeros do not count: they may be air that was masked. An image of sharp edges jumps as well, but keeps to few values
-    or to one end of the range.
+    Zeros are ignored, as they may be masked air. An image with sharp edges has such steps too, but only few values, or
+    values at one end of the range.
     """
     inside = values > 0
     shares = np.histogram(values[inside], bins=16, range=(0, 2 * half))[0] / max(np.count_nonzero(inside), 1)

@@ -1,4 +1,4 @@
-"""Reads one magnitude volume out of a NumPy file; never a pickled one."""
+"""Read one magnitude volume from a NumPy file, never a pickled one; and volumes from arrays without orientation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rephase.readers.sources import hash_file, hash_location, local_path
 from rephase.readers.volume import Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
-# What NumPy raises on a header that is none, deep brackets and sizes beyond any memory included.
+# raised by NumPy on damaged headers, deep brackets and sizes beyond any memory included
 _HEADER_ERRORS = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError,
     IndexError, KeyError, tokenize.TokenError,
@@ -27,9 +27,9 @@ _HEADER_ERRORS = (
 
 
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
-    """Read an array of shape (slice, height, width), or of one slice (height, width), as it is displayed.
+    """Read an array of shape (slice, height, width), or (height, width) for one slice, oriented as displayed.
 
-    A complex array gives its magnitude, and its phase where the row's `phase` is the same path.
+    Of a complex array the magnitude is taken, and the phase where `row.phase` is the same path.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
 
 
 def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Say the shape (slices, height, width) from the header alone."""
+    """Return the shape (slices, height, width) from the header alone."""
     with local_path(row.path) as path:
         shape = _map(path, row.path).shape
     return as_displayed(shape, slice_axis=row.slice_axis or 0).sizes(shape)
@@ -99,9 +99,9 @@ def _map(path: Path, name: str) -> NDArray[Any]:
         with path.open("rb") as file:
             if file.read(2) == b"PK":
                 raise VolumeError(
-                    "unsupported", f"{name}: is an archive of arrays; expected .npy; save one array a file"
+                    "unsupported", f"{name}: is an archive of arrays; expected .npy; save one array per file"
                 )
-        # Unlike `np.load` this reads nothing but the one format, and never a pickle.
+        # unlike `np.load` this reads only .npy, and never a pickle
         mapped = np.lib.format.open_memmap(path, mode="r")
     except VolumeError:
         raise
@@ -118,7 +118,7 @@ def as_volume(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise VolumeError("unsupported", f"{name}: has values of type {array.dtype}; expected numbers; convert it")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise VolumeError(
-            "unsupported", f"{name}: has shape {array.shape}; expected (slice, height, width); save one volume a file"
+            "unsupported", f"{name}: has shape {array.shape}; expected (slice, height, width); save one volume per file"
         )
     return array if array.ndim == 3 else array[np.newaxis]
 
@@ -131,21 +131,21 @@ def plain_volume(
     source_format: str,
     acquisition: dict[str, Any] | None = None,
 ) -> tuple[Volume, Arrangement]:
-    """Make a volume of an array whose header tells no orientation, and say so in its acquisition.
+    """Return the volume of an array without orientation, which `acquisition` records as assumed.
 
     Raises
     ------
     VolumeError
-        `not_magnitude` where the values are those of phase or of another signed image.
+        `not_magnitude` where the values are phase or another signed image.
     """
     phase = None
     if np.iscomplexobj(values):
         phase = np.angle(values).astype(np.float32) if row.phase == row.path or row.kspace else None
         values = np.abs(values)
     elif found := kind_of_values(_sample(arrangement.arrange(values))):
-        kind = "a phase image" if found[0] == "phase" else "a signed image, as real parts, field maps and phase are"
+        kind = "a phase image" if found[0] == "phase" else "a signed image (real part, field map or phase)"
         raise VolumeError(
-            "not_magnitude", f"{row.path}: is {kind} ({found[1]}); expected a magnitude image; name that file"
+            "not_magnitude", f"{row.path}: is {kind} ({found[1]}); expected a magnitude image; name its file"
         )
     facts: dict[str, Any] = {
         "source_format": source_format,

@@ -1,4 +1,4 @@
-"""Reading whatever a manifest row names: the reader is found in the table, its volume checked and completed."""
+"""Read the volume that a manifest row names: find the reader in the table, check and complete its volume."""
 
 from __future__ import annotations
 
@@ -76,18 +76,20 @@ def read_volume(
 
 
 def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
-    """Read a volume that must have real phase; gives it and that phase, in radians `(slice height width)`.
+    """Read a volume that must have measured phase; returns it and the phase, in radians `(slice height width)`.
 
     Raises
     ------
     VolumeError
-        As `read_volume`; `mismatch` where its row names no phase; `not_finite` where the magnitude is not.
+        As `read_volume`; `mismatch` where the row names no phase, `not_finite` where the magnitude is not finite.
     """
     volume = read_volume(row)
     if volume.phase is None:
-        raise VolumeError("mismatch", f"{row.volume_id}: no real phase; its row needs `phase` or `kspace`")
+        raise VolumeError(
+            "mismatch", f"{row.volume_id}: no measured phase; expected a row with `phase` or `kspace`; fill one in"
+        )
     if not np.isfinite(volume.magnitude).all():
-        raise VolumeError("not_finite", f"{row.path}: is not finite somewhere; expected numbers; mend it")
+        raise VolumeError("not_finite", f"{row.path}: is not finite everywhere; expected numbers; fix the file")
     return volume, volume.phase
 
 
@@ -147,16 +149,16 @@ def _format(row: ManifestRow) -> str:
 
 def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:
     stated = (row.num_slices, row.height, row.width)
-    if any(want is not None and want != found for want, found in zip(stated, shape, strict=True)):
+    if any(expected is not None and expected != found for expected, found in zip(stated, shape, strict=True)):
         raise VolumeError(
             "mismatch",
-            f"{row.path}: is {shape[0]} slices of {shape[1]} x {shape[2]}; the manifest says num_slices, height, width "
-            f"{', '.join('-' if n is None else str(n) for n in stated)}; correct them or leave them empty",
+            f"{row.path}: has {shape[0]} slices of {shape[1]} x {shape[2]}; expected num_slices, height, width "
+            f"{', '.join('-' if n is None else str(n) for n in stated)} by the manifest; correct or clear them",
         )
 
 
 def _check_geometry(row: ManifestRow, volume: Volume) -> None:
-    """Refuse what no scanner writes: the network is told the spacing, and a reader of the corpus trusts the affine."""
+    """Check that the geometry is plausible: the network is conditioned on the spacing, readers trust the affine."""
     numbers = [*volume.spacing_mm, *(value for line in volume.affine for value in line)]
     finite = all(math.isfinite(value) for value in numbers)
     if finite and min(volume.spacing_mm) >= _LEAST_MM and max(map(abs, numbers)) <= _MOST_MM:
@@ -164,6 +166,6 @@ def _check_geometry(row: ManifestRow, volume: Volume) -> None:
     shown = " x ".join(f"{value:g}" for value in volume.spacing_mm)
     raise VolumeError(
         "unreadable",
-        f"{row.path}: its header places voxels of {shown} mm or a volume out of this world; expected {_LEAST_MM:g} mm "
-        f"to {_MOST_MM / 1000:g} m; mend the header",
+        f"{row.path}: implausible geometry, with voxels of {shown} mm or positions far outside a scanner; expected "
+        f"{_LEAST_MM:g} mm to {_MOST_MM / 1000:g} m; fix the header",
     )

@@ -1,4 +1,4 @@
-"""Opening what a manifest names: local files as they are, URLs by fsspec into a temporary file, and their digests."""
+"""Open the files that a manifest names, fetching URLs into temporary files, and hash them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BLOCK_BYTES = 1 << 20
 
 @contextmanager
 def local_path(location: str) -> Iterator[Path]:
-    """Give a local path of a file or folder for as long as the context lasts.
+    """Yield a local path of a file, a folder or a URL, which is fetched with fsspec for the duration of the context.
 
     Raises
     ------
     VolumeError
-        `missing` where nothing is there, `unreadable` where a URL cannot be fetched.
+        `missing`, or `unreadable` where a URL cannot be fetched.
     """
     if location.startswith("file://"):
         location = unquote(urlsplit(location).path)
@@ -39,12 +39,12 @@ def local_path(location: str) -> Iterator[Path]:
 
 
 def check_local(location: str) -> None:
-    """Make sure that a local path is a file or a folder, before anything opens it: opening a pipe waits for ever.
+    """Check that a local path is a file or a folder, before it is opened: opening a pipe would block.
 
     Raises
     ------
     VolumeError
-        `missing` where nothing is there, `unreadable` where it may not be looked at, or is neither.
+        `missing`; `unreadable` where access is denied, or it is neither.
     """
     try:
         mode = Path(location).stat().st_mode
@@ -52,39 +52,40 @@ def check_local(location: str) -> None:
         code = error.errno if isinstance(error, OSError) else errno.ENOENT
         if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             raise VolumeError(
-                "missing", f"{location}: is not there; expected a file or folder; correct the manifest's path"
+                "missing", f"{location}: does not exist; expected a file or folder; correct the path in the manifest"
             ) from None
         raise VolumeError(
-            "unreadable", f"{location}: cannot be looked at ({one_line(error)}); expected a readable file; check it"
+            "unreadable", f"{location}: cannot be accessed ({one_line(error)}); expected a readable file; check it"
         ) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise VolumeError(
-            "unreadable", f"{location}: is a pipe, a socket or a device; expected a file or folder; name one"
+            "unreadable", f"{location}: is a pipe, a socket or a device; expected a file or folder; correct the path"
         )
 
 
 def _fetch(location: str, folder: Path) -> Path:
     import fsspec
 
-    # The name decides the format where a row says `auto`, so it is kept.
+    # the suffix decides the format where a row has `auto`
     path = folder / (os.path.basename(location.rstrip("/")) or "source")  # noqa: PTH119
     try:
         with fsspec.open(location, "rb") as remote, path.open("wb") as local:
             shutil.copyfileobj(remote, local, _BLOCK_BYTES)
     except FileNotFoundError:
         raise VolumeError(
-            "missing", f"{location}: is not there; expected a file; correct the manifest's path"
+            "missing", f"{location}: does not exist; expected a file; correct the path in the manifest"
         ) from None
     except (OSError, ValueError, ImportError) as error:
         raise VolumeError(
             "unreadable",
-            f"{location}: cannot be fetched ({one_line(error)}); expected a file that fsspec opens; try it by hand",
+            f"{location}: cannot be fetched ({one_line(error)}); expected a file that fsspec can open; "
+            "check URL and credentials",
         ) from error
     return path
 
 
 def hash_file(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
     try:
         return file_sha256(path)
     except OSError as error:
@@ -100,7 +101,7 @@ def hash_location(location: str) -> str:
 
 
 def join_digests(digests: Sequence[str]) -> str:
-    """Join the digests of the files of one volume: of one file its own, of several the SHA-256 over them in order."""
+    """Return one digest for the files of a volume: that of a single file, else the SHA-256 over all in order."""
     if len(digests) == 1:
         return digests[0]
     return sha256(b"".join(map(bytes.fromhex, digests)))

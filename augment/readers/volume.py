@@ -1,4 +1,4 @@
-"""What every reader gives: one magnitude volume with its geometry and the facts of its acquisition."""
+"""The result of every reader, a magnitude volume with geometry and acquisition facts; and checks of its values."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Volume:
 
 
 def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: str) -> None:
-    """Refuse a volume of which float32 or complex64 leaves nothing but zeros.
+    """Refuse a volume whose values all become zero in float32 or complex64.
 
-    `largest` gives the largest modulus that the file has, and is asked only where all `values` are zero.
+    `largest` returns the largest modulus in the file; it is called only where all `values` are zero.
 
     Raises
     ------
@@ -77,13 +77,13 @@ def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: st
     if not values.any() and (found := largest()) > 0:
         raise VolumeError(
             "unsupported",
-            f"{name}: its values are {found:g} at most; expected some of 1e-38 or more, below which float32 holds "
-            "none; store it in another unit",
+            f"{name}: values of at most {found:g}; expected 1e-38 or more, the least of float32; store them in another "
+            "unit",
         )
 
 
 def check_limit(num_bytes: int, limit_bytes: int | None, name: str) -> None:
-    """Refuse a volume that needs more memory than the limit, before any is taken."""
+    """Check that a volume fits into the memory limit, before any is allocated."""
     if limit_bytes is not None and num_bytes > limit_bytes:
         raise VolumeError(
             "too_large",

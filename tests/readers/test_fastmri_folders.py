@@ -81,7 +81,7 @@ def test_pairs_keep_the_phase_of_all_of_them(folder, tmp_path):
 def test_kspace_by_name_where_there_is_a_reconstruction_too(folder):
     row = ManifestRow(line=2, volume_id="v", path=str(folder / "recon.h5"), dataset="kspace")
     np.testing.assert_allclose(read_volume(row).magnitude, np.abs(make_image(2, 32, 24))[:, 8:24], atol=1e-5)
-    with pytest.raises(VolumeError, match="expected at most") as caught:
+    with pytest.raises(VolumeError, match="recon") as caught:
         read_volume(row, limit_bytes=10_000)
     assert caught.value.reason == "too_large"
 
@@ -92,7 +92,7 @@ def test_an_export_of_generated_phase_is_no_pair(folder, tmp_path):
             file.attrs["phase_generator"] = generator
     _, rows = rows_of(folder, tmp_path, pairs=True)
     assert set(rows) == {"recon.h5", "coils.h5"}
-    with pytest.raises(VolumeError, match=r"its phase was generated \(smooth\)"):
+    with pytest.raises(VolumeError, match="smooth"):
         read_volume(ManifestRow(line=2, volume_id="v", path="single.h5", kspace=str(folder / "single.h5")))
 
 

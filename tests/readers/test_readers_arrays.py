@@ -215,7 +215,7 @@ def test_kspace_that_is_not_finite_is_refused(tmp_path, place, value):
     kspace[place] = value
     path = write_h5(tmp_path / "k.h5", kspace=kspace, reconstruction_rss=np.ones((2, 64, 64), np.float32))
     reason, message = fault_of(row_of(path, kspace=str(path)))
-    assert reason == "not_finite" and "k-space is not finite somewhere" in message
+    assert reason == "not_finite" and "k-space" in message
 
 
 @pytest.mark.parametrize("coils", [(), (3,)])
@@ -228,7 +228,7 @@ def test_kspace_with_lines_of_zeros_between_others_is_undersampled(tmp_path, coi
     path = write_h5(tmp_path / "b.h5", kspace=kspace)
     for row in (row_of(path, kspace=str(path)), row_of(path)):
         reason, message = fault_of(row)
-        assert reason == "unsupported" and "undersampled, 11 lines of 25 are not zero" in message
+        assert reason == "unsupported" and "11 of 25" in message
 
 
 def test_undersampled_or_odd_kspace_is_refused(tmp_path):

@@ -157,7 +157,7 @@ def test_broken_files_are_unreadable(tmp_path):
         reason, message = fault_of(row_of(tmp_path / name))
         assert reason == "unreadable", name
         assert name in message
-        assert name[:4] != "bomb" or "promises 54000000000352" in message
+        assert name[:4] != "bomb" or "54000000000352" in message
         seen_by_scan = name not in ("short.nii.gz", "checksum.nii.gz", "garbage.nii.gz")
         assert probe(tmp_path, [tmp_path / name]).unreadable or not seen_by_scan
 
@@ -192,7 +192,7 @@ def test_sizes_of_the_manifest_must_be_right(tmp_path):
     assert read_volume(row_of(path, num_slices=4, height=7, width=6)).magnitude.shape == (4, 7, 6)
     reason, message = fault_of(row_of(path, num_slices=4, height=6))
     assert reason == "mismatch"
-    assert "is 4 slices of 7 x 6" in message
+    assert "4 slices of 7 x 6" in message
 
 
 def angles(shape=(16, 17, 5), seed=1):

@@ -34,12 +34,12 @@ def _kspace(path: Path) -> ManifestRow:
 
 @pytest.mark.parametrize("write", [_npy, _nifti, _hdf5, _kspace])
 def test_values_that_float32_turns_to_zero_are_no_volume_of_zeros(write, tmp_path):
-    with pytest.raises(VolumeError, match=r"tiny.*at most; expected some of 1e-38 or more"):
+    with pytest.raises(VolumeError, match=r"tiny.*1e-38"):
         read_volume(write(tmp_path))
 
 
 def test_so_for_the_phase_of_kspace(tmp_path):
-    with pytest.raises(VolumeError, match="expected some of 1e-38 or more"):
+    with pytest.raises(VolumeError, match="1e-38"):
         read_with_phase(_kspace(tmp_path))
 
 

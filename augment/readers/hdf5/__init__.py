@@ -1,1 +1,1 @@
-"""hdf5."""
+"""Read HDF5: fastMRI files, and named datasets of other files."""

@@ -1,4 +1,4 @@
-"""What the headers of fastMRI files say, and the complex image behind their k-space."""
+"""Compute magnitude and complex image from the k-space of fastMRI files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LOW_RESOLUTION = 24
 def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None) -> NDArray[np.complex64]:
     """Transform fully sampled k-space to one complex image per slice.
 
-    Coils are combined with sensitivities from the middle of k-space, so that phase is kept: they are rated against one
-    virtual coil, the strongest combination of all coils over the volume, whose own smooth phase stays in the result.
+    Coils are combined with sensitivities from the centre of k-space, relative to one virtual coil, the principal
+    combination of all coils over the volume. The smooth receive phase of that coil stays in the result.
 
     Parameters
     ----------
     kspace
         `(slice [coil] height width)`, centred.
     size
-        Height and width to which the middle of the image is cut, as fastMRI's reconstructions are: this removes readout
-        oversampling. None keeps all.
+        Height and width to which the image is cropped about its centre, as fastMRI's reconstructions are: this removes
+        readout oversampling. None keeps all.
 
     Returns
     -------
@@ -36,13 +36,13 @@ def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None)
         complex64 `(slice height width)`.
     """
     if kspace.ndim == 3:
-        return np.stack([_cut(_ifft2c(plane), size) for plane in kspace])
+        return np.stack([_crop(_ifft2c(plane), size) for plane in kspace])
     weights = _virtual_coil(kspace)
-    return np.stack([_cut(_combine(plane, weights), size) for plane in kspace])
+    return np.stack([_crop(_combine(plane, weights), size) for plane in kspace])
 
 
 def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None) -> NDArray[np.float32]:
-    """Transform one slice of fully sampled k-space to its magnitude as fastMRI's `reconstruction_*` are made.
+    """Transform one slice of fully sampled k-space to its magnitude, as in fastMRI's `reconstruction_*`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | N
     magnitude
         float32 `(height width)`: of several coils the root sum of squares.
     """
-    magnitude = np.abs(_cut(_ifft2c(kspace), size))
+    magnitude = np.abs(_crop(_ifft2c(kspace), size))
     return np.asarray(magnitude if kspace.ndim == 2 else np.sqrt(np.sum(np.square(magnitude), axis=0)), np.float32)
 
 
@@ -68,18 +68,18 @@ def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:
 
 
 def _virtual_coil(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Weights of the coils: the principal vector of their covariance in the middle of k-space."""
+    """Return the weights of the coils: the principal vector of their covariance in the centre of k-space."""
     middle = _middle(kspace)
     samples = middle.transpose(1, 0, 2, 3).reshape(kspace.shape[1], -1).astype(np.complex128)
     _, vectors = np.linalg.eigh(samples @ samples.conj().T)
     principal = vectors[:, -1]
-    # The sign of an eigenvector is the library's choice: tie it to the strongest coil.
+    # the phase of an eigenvector depends on the library: fix it to that of the strongest coil
     strongest = principal[np.argmax(np.abs(principal))]
     return np.asarray(principal * np.conj(strongest) / np.abs(strongest), np.complex64)
 
 
 def _middle(kspace: NDArray[Any]) -> NDArray[Any]:
-    return _cut(kspace, (_LOW_RESOLUTION, _LOW_RESOLUTION))
+    return _crop(kspace, (_LOW_RESOLUTION, _LOW_RESOLUTION))
 
 
 def _combine(kspace: NDArray[np.complex64], weights: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -93,15 +93,15 @@ def _combine(kspace: NDArray[np.complex64], weights: NDArray[np.complex64]) -> N
 
 
 def _window(size: int) -> NDArray[np.float64]:
-    """Hann window over the low frequencies, zero elsewhere: without its smooth edge the sensitivities would ring."""
+    """Return a Hann window over the low frequencies, zero elsewhere: a sharp edge would make the sensitivities ring."""
     distance = np.abs(np.arange(size) - size // 2) / (min(_LOW_RESOLUTION, size) / 2 + 1)
     return np.where(distance < 1, np.cos(np.pi / 2 * np.minimum(distance, 1)) ** 2, 0.0)
 
 
-def _cut(image: NDArray[Any], size: tuple[int, int] | None) -> NDArray[Any]:
+def _crop(image: NDArray[Any], size: tuple[int, int] | None) -> NDArray[Any]:
     if size is None:
         return image
-    height, width = (min(wanted, found) for wanted, found in zip(size, image.shape[-2:], strict=True))
+    height, width = (min(limit, found) for limit, found in zip(size, image.shape[-2:], strict=True))
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
     return image[..., top : top + height, left : left + width]
 
@@ -116,7 +116,7 @@ _MOST_GAPS = 0.2
 
 
 def phase_generator(file: h5py.File) -> str | None:
-    """Name what made the phase of an export of a corpus, None where it was measured."""
+    """Return the generator of the phase in an exported corpus, None where the phase was measured."""
     try:
         found = file.attrs.get("phase_generator", "real")
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
@@ -125,12 +125,12 @@ def phase_generator(file: h5py.File) -> str | None:
 
 
 def is_kspace(dataset: h5py.Dataset) -> bool:
-    """Tell fastMRI's raw data from an image that someone has named so."""
+    """Whether a dataset is fastMRI's raw data, not an image of that name."""
     return bool(dataset.name == f"/{KSPACE}" and dataset.dtype.kind == "c")
 
 
 def read_magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.float32]:
-    """The magnitude behind a file's k-space; no more than one slice of that is held."""
+    """Compute the magnitude of a file's k-space, one slice at a time."""
     kspace = _whole_kspace(file, name)
     num_slices, *_, height, width = kspace.shape
     check_limit(8 * num_slices * height * width + 32 * (kspace.size // num_slices), limit_bytes, name)
@@ -147,26 +147,26 @@ def read_magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes:
 
 
 def _sampled(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
-    """Tell of the lines along phase encoding, the last axis, which hold anything."""
+    """Return which lines along phase encoding, the last axis, have samples."""
     return np.asarray(kspace.any(axis=tuple(range(kspace.ndim - 1))))
 
 
 def _refuse_gaps(sampled: NDArray[np.bool_], name: str) -> None:
-    """Refuse undersampled k-space that says so by nothing but lines of zeros between others; at the ends they may be.
+    """Refuse k-space with empty lines between sampled ones, undersampled without a mask; empty ends are allowed.
 
-    A line that was measured has noise, so none of it is zero; a simulated one may be by chance.
+    A measured line has noise and is never zero; a few simulated lines may be.
     """
     lines = np.flatnonzero(sampled)
     if len(lines) and 1.0 - len(lines) / (lines[-1] - lines[0] + 1) > _MOST_GAPS:
         raise VolumeError(
             "unsupported",
-            f"{name}: its k-space is undersampled, {len(lines)} lines of {lines[-1] - lines[0] + 1} are not zero; "
-            "expected all of it; take another file",
+            f"{name}: k-space is undersampled, with {len(lines)} of {lines[-1] - lines[0] + 1} lines; expected full "
+            "sampling; use another file",
         )
 
 
 def read_image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int | None) -> NDArray[np.complex64]:
-    """The complex image behind a file's k-space `(slice height width)`; see `image_of_kspace`.
+    """Compute the complex image of a file's k-space, `(slice height width)`; see `image_of_kspace`.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def read_image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
     """
     if generator := phase_generator(file):
         raise VolumeError(
-            "unsupported", f"{name}: its phase was generated ({generator}); expected a scanner's; take another file"
+            "unsupported", f"{name}: its phase was generated ({generator}); expected measured phase; use another file"
         )
     kspace = _whole_kspace(file, name)
     check_limit(kspace.size * (kspace.dtype.itemsize + 8) + chunk_bytes(kspace), limit_bytes, name)
@@ -183,9 +183,7 @@ def read_image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
     refuse_vanished(values, lambda: float(np.abs(kspace[()]).max()), name)
     _refuse_gaps(_sampled(values), name)
     if not np.isfinite(values).all():
-        raise VolumeError(
-            "not_finite", f"{name}: its k-space is not finite somewhere; expected numbers; mend the source"
-        )
+        raise VolumeError("not_finite", f"{name}: k-space is not finite everywhere; expected numbers; fix the source")
     return image_of_kspace(values, _size(file, facts, name))
 
 
@@ -198,7 +196,7 @@ def _whole_kspace(file: h5py.File, name: str) -> h5py.Dataset:
             "or four dimensions; convert it",
         )
     if find_object(file, "mask", name) is not None:
-        raise VolumeError("unsupported", f"{name}: its k-space is undersampled; expected all of it; take another file")
+        raise VolumeError("unsupported", f"{name}: k-space is undersampled; expected full sampling; use another file")
     return kspace
 
 
@@ -211,7 +209,7 @@ def _size(file: h5py.File, facts: FastmriFacts, name: str) -> tuple[int, int] | 
 
 
 def image_sizes(file: h5py.File, name: str, facts: FastmriFacts) -> tuple[int, int, int]:
-    """Slices, height and width of the image behind a file's k-space, of which nothing is read."""
+    """Return slices, height and width of the image of a file's k-space without reading it."""
     num_slices, *_, height, width = _whole_kspace(file, name).shape
-    wanted = _size(file, facts, name) or (height, width)
-    return int(num_slices), min(wanted[0], int(height)), min(wanted[1], int(width))
+    size = _size(file, facts, name) or (height, width)
+    return int(num_slices), min(size[0], int(height)), min(size[1], int(width))

@@ -1,4 +1,4 @@
-"""Reads one magnitude volume out of HDF5: fastMRI files by their known names, any other file by a named dataset."""
+"""Read one magnitude volume from HDF5: fastMRI files by their known names, other files by a named dataset."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _LARGEST_TEXT = 1 << 24
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
 
-    Raw data without a reconstruction gives the magnitude of its image, of several coils the root sum of squares; a row
-    whose `dataset` is `kspace` asks for that where there is a reconstruction too.
+    Of raw data without a reconstruction the magnitude of its image is computed, of several coils the root sum of
+    squares. `dataset` = `kspace` selects this where there is a reconstruction too.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
 
 
 def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Say the shape (slices, height, width) without reading the data."""
+    """Return the shape (slices, height, width) without reading the data."""
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
@@ -83,7 +83,7 @@ def _opened(path: Path, name: str) -> Iterator[h5py.File]:
             yield file
     except VolumeError:
         raise
-    # ValueError, TypeError: types, sizes and attributes that NumPy has no word for
+    # ValueError, TypeError: types, sizes and attributes that NumPy does not have
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise VolumeError(
             "unreadable", f"{name}: cannot be read ({one_line(error)}); expected HDF5; fetch it again or correct format"
@@ -107,7 +107,7 @@ def _known(facts: FastmriFacts) -> dict[str, Any]:
 
 
 def _arrange(shape: tuple[int, ...], row: ManifestRow, facts: FastmriFacts) -> Arrangement:
-    # fastMRI's files are ordered as the corpus is: height is readout, width is phase encoding.
+    # fastMRI's axes are those of the corpus: height is readout, width is phase encoding
     phase_encode: PhaseEncode = "row" if facts.recon_size and row.slice_axis in (None, 0) else "assumed"
     spacing = facts.spacing_mm or (1.0, 1.0, 1.0)
     return as_displayed(shape, spacing, slice_axis=row.slice_axis or 0, phase_encode=phase_encode)
@@ -127,7 +127,7 @@ def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
         return named_dataset(file, row.dataset, row.path)
     known = [key for key in RECONSTRUCTIONS if find_object(file, key, row.path) is not None]
     if known:
-        # A single-coil file has both: esc is its own target there, rss the one of the multi-coil original.
+        # a single-coil file has both: esc is its own target, rss that of the multi-coil original
         kspace = find_object(file, "kspace", row.path)
         single = "reconstruction_esc" in known and getattr(kspace, "ndim", 3) == 3
         return named_dataset(file, "reconstruction_esc" if single else known[0], row.path)
@@ -135,7 +135,8 @@ def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
         return named_dataset(file, KSPACE, row.path)
     keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
     raise VolumeError(
-        "ambiguous", f"{row.path}: holds {keys}; expected reconstruction_rss or _esc; name one in the column dataset"
+        "ambiguous",
+        f"{row.path}: has {keys}; expected reconstruction_rss or _esc; name a dataset in the column dataset",
     )
 
 
@@ -152,12 +153,12 @@ def _values(file: h5py.File, row: ManifestRow, facts: FastmriFacts, limit_bytes:
 
 
 def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
-    """An array of the dataset's type and shape that takes no memory, to check both before anything is read."""
+    """Return an array of the dataset's type and shape without memory, to check both before reading."""
     return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
-    """Describe the volumes in fastMRI files; of other HDF5 files nobody knows which dataset is an image."""
+    """Describe the volumes in fastMRI files; in other HDF5 files, it is unknown which dataset is an image."""
     found = Probed()
     for path in files:
         row = ManifestRow(line=0, volume_id="", path=str(path))
@@ -178,11 +179,11 @@ def _headers(path: Path, file: h5py.File, row: ManifestRow) -> list[SeriesHeader
         headers.append(_header(path, file, facts, "magnitude", _arrange(shape, row, facts).sizes(shape)))
     if find_object(file, KSPACE, row.path) is None or phase_generator(file):
         return headers
-    if find_object(file, "mask", row.path) is not None:  # fastMRI's test files: nothing whole to start from
+    if find_object(file, "mask", row.path) is not None:  # fastMRI's test files are undersampled
         shape = named_dataset(file, KSPACE, row.path).shape
         return headers or [_header(path, file, facts, "unsupported", (shape[0], shape[-2], shape[-1]))]
     sizes = image_sizes(file, row.path, facts)
-    if not headers:  # raw data alone: its own image is the magnitude
+    if not headers:  # raw data alone: the magnitude is that of its image
         headers.append(_header(path, file, facts, "magnitude", sizes))
     return [*headers, _header(path, file, facts, "kspace", sizes)]
 

@@ -1,1 +1,1 @@
-"""nifti."""
+"""Read NIfTI-1 and NIfTI-2."""

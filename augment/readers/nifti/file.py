@@ -1,4 +1,4 @@
-"""One NIfTI file: its header judged before its pixels, read without trusting either."""
+"""Open one NIfTI file, check its header, and read its values; neither is trusted."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540
 _CIFTI_INTENTS = range(3000, 3100)
 _LARGEST_OFFSET = 1 << 26
-_DEFLATE_RATIO = 1032  # zlib's limit: a larger promise cannot be kept
+_DEFLATE_RATIO = 1032  # limit of zlib: no stream unpacks to more
 _MOST_PADDING = 1 << 20
 _BLOCK_BYTES = 1 << 17
 _LARGEST_PLANE = 1 << 24
-_LARGEST_SAMPLE = 1 << 23  # voxels: few planes of a large picture tell as much as six of a small one
+_LARGEST_SAMPLE = 1 << 23  # voxels: a few planes of a large image are enough
 _LINE_ENDS = ((0, 0, 0, 0), (13, 10, 26, 10))
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What the header of one file says.
+    """The checked header of one file.
 
-    `shape` has three sizes, `num_frames` is the product of all others; `affine` maps to LPS mm; `acquisition` holds
-    what had to be assumed.
+    `shape` has three sizes, `num_frames` is the product of all others; `affine` maps to LPS mm; `acquisition` records
+    what was assumed.
     """
 
     name: str
@@ -58,32 +58,32 @@ class NiftiHeader:
     acquisition: dict[str, Any] = field(default_factory=dict)
 
     def arrange(self, slice_axis: int | None) -> Arrangement:
-        """Find the way to the corpus's axes; `slice_axis` is the manifest's or None."""
+        """Return the arrangement of the axes; `slice_axis` is that of the manifest or None."""
         spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
         chosen = choose_slice_axis(slice_axis, self.slice_axis, self.shape, spacing.tolist())
         return arrange_axes(self.affine, self.shape, chosen, self.phase_axis)
 
     @property
-    def promised_bytes(self) -> int:
-        """Size of the whole file, unpacked, as the header has it."""
+    def expected_bytes(self) -> int:
+        """Size of the unpacked file by its header."""
         return self.offset + int(np.prod(self.shape, dtype=object)) * self.num_frames * self.dtype.itemsize
 
 
 @contextmanager
 def open_nifti(path: Path, name: str) -> Iterator[tuple[NiftiHeader, Stream]]:
-    """Open a file, unpack it where it is gzip, and read its header.
+    """Open a file, unpacked where it is gzip, and read its header.
 
     Parameters
     ----------
     path
         Of a local file.
     name
-        Names it in errors.
+        Name of the file in messages.
 
     Raises
     ------
     VolumeError
-        `unreadable` or `unsupported`, also for what goes wrong in the block of the `with` statement.
+        `unreadable` or `unsupported`, also for read errors in the block of the `with` statement.
     """
     try:
         with path.open("rb") as raw:
@@ -93,11 +93,11 @@ def open_nifti(path: Path, name: str) -> Iterator[tuple[NiftiHeader, Stream]]:
                 raise VolumeError("unreadable", f"{name}: is not gzip; expected .nii.gz; rename it or fetch it again")
             stream: Stream = gzip.GzipFile(fileobj=raw) if packed else raw
             header = _read_header(stream.read(_HEADER_BYTES), name)
-            _check_promise(header, path.stat().st_size, packed)
+            _check_size(header, path.stat().st_size, packed)
             yield header, stream
     except (OSError, EOFError, zlib.error) as error:
         raise VolumeError(
-            "unreadable", f"{name}: breaks off or is damaged ({one_line(error)}); expected NIfTI; fetch it again"
+            "unreadable", f"{name}: is truncated or damaged ({one_line(error)}); expected NIfTI; fetch it again"
         ) from error
 
 
@@ -110,9 +110,9 @@ def _read_header(start: bytes, name: str) -> NiftiHeader:
         if bytes(header["magic"])[:2] not in (b"n+", b"ni") or bytes(header["magic"])[1:2] == b"i":
             raise VolumeError("unsupported", f"{name}: is one of a pair of files; expected one .nii; convert it")
         if kind is nib.Nifti2Header and tuple(header["eol_check"].tolist()) not in _LINE_ENDS:
-            raise ValueError("line ends were converted in it")
+            raise ValueError("line ends were converted")
         slope, intercept = header.get_slope_inter()
-        return _judged(header, float(1 if slope is None else slope), float(intercept or 0), name)
+        return _check_header(header, float(1 if slope is None else slope), float(intercept or 0), name)
     except (HeaderDataError, ValueError, KeyError, TypeError, OverflowError, np.linalg.LinAlgError) as error:
         if isinstance(error, VolumeError):
             raise
@@ -121,7 +121,7 @@ def _read_header(start: bytes, name: str) -> NiftiHeader:
         ) from error
 
 
-def _judged(header: nib.Nifti1Header, slope: float, intercept: float, name: str) -> NiftiHeader:
+def _check_header(header: nib.Nifti1Header, slope: float, intercept: float, name: str) -> NiftiHeader:
     sizes = [int(size) for size in header.get_data_shape()]
     if not 2 <= len(sizes) <= 7 or min(sizes) < 1:
         raise VolumeError("unsupported", f"{name}: has sizes {sizes}; expected two to four dimensions; convert it")
@@ -133,7 +133,7 @@ def _judged(header: nib.Nifti1Header, slope: float, intercept: float, name: str)
     offset = int(header.get_data_offset())
     if not header.single_vox_offset <= offset <= _LARGEST_OFFSET:
         raise VolumeError(
-            "unreadable", f"{name}: its data starts at byte {offset}; expected 352 or little more; convert it"
+            "unreadable", f"{name}: its data starts at byte {offset}; expected 352 or slightly more; convert it"
         )
     shape = (sizes[0], sizes[1], sizes[2] if len(sizes) > 2 else 1)
     affine, assumed = _affine(header, shape)
@@ -154,11 +154,11 @@ def _judged(header: nib.Nifti1Header, slope: float, intercept: float, name: str)
 
 
 def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[Affine, dict[str, str]]:
-    """Take the sform, else the qform, else the voxel sizes with NIfTI's own meaning of the axes, and say so."""
+    """Return the affine, from sform, qform or voxel sizes along NIfTI's default axes, and what was assumed."""
     for code, get in (("sform_code", header.get_sform), ("qform_code", header.get_qform)):
         if int(header[code]) > 0:
             affine = np.asarray(get(), dtype=np.float64)
-            if not np.all(np.isfinite(affine)):  # damaged; another place than the one it stands for would go unnoticed
+            if not np.all(np.isfinite(affine)):  # damaged: falling back to other coordinates would go unnoticed
                 raise ValueError(f"its {code.removesuffix('_code')} is not finite")
             if np.linalg.matrix_rank(affine[:3, :3]) == 3:
                 return _LPS_OF_RAS @ affine, {}
@@ -168,28 +168,29 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[Affi
     return _LPS_OF_RAS @ affine, {"orientation": "assumed: no sform or qform, axes taken as right, anterior, superior"}
 
 
-def _check_promise(header: NiftiHeader, file_bytes: int, packed: bool) -> None:
-    """Refuse a header that promises more than the file can hold, before memory is asked for."""
+def _check_size(header: NiftiHeader, file_bytes: int, packed: bool) -> None:
+    """Check that the file can have the size that its header states, before memory is allocated."""
     possible = file_bytes * (_DEFLATE_RATIO if packed else 1)
-    if header.promised_bytes > possible:
+    if header.expected_bytes > possible:
         raise VolumeError(
             "unreadable",
-            f"{header.name}: has {file_bytes} bytes where its header promises {header.promised_bytes}"
-            f"{' unpacked' if packed else ''}; expected the whole file; fetch it again",
+            f"{header.name}: has {file_bytes} bytes; "
+            f"expected {header.expected_bytes}{' unpacked' if packed else ''} by "
+            "its header; fetch it again",
         )
 
 
 def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int | None) -> NDArray[Any]:
     """Read one volume: float32, or complex64 of complex data.
 
-    The rest of a gzip stream is read too, because its checksum stands at the end.
+    The rest of a gzip stream is read too, since its checksum is at the end.
 
     Parameters
     ----------
     header, stream
         Of `open_nifti`.
     frame
-        Counted over all axes behind the third, the fourth one fastest.
+        Counted over all axes after the third, the fourth one fastest.
     limit_bytes
         Of memory, None for no limit.
 
@@ -201,7 +202,7 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     Raises
     ------
     VolumeError
-        `too_large`; `unreadable` where the file holds more than its header speaks of.
+        `too_large`; `unreadable` where the file has more data than its header states.
     """
     check_frame(header, limit_bytes)
     raw = _read_raw(header, stream, frame)
@@ -213,7 +214,7 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
         scaled: NDArray[Any] = raw[:, :, plane].astype(wide) * header.slope + header.intercept
         return scaled
 
-    # Plane by plane: in double precision as the standard has it, without a double-precision copy of the volume.
+    # plane by plane: the standard scales in double precision, which would double the memory of the volume
     with np.errstate(over="ignore", invalid="ignore"):
         for plane in range(header.shape[2]):
             values[:, :, plane] = scale(plane)
@@ -224,7 +225,7 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
 
 
 def check_frame(header: NiftiHeader, limit_bytes: int | None) -> None:
-    """Refuse a volume that would need more memory than the limit: the bytes of the file and two arrays."""
+    """Check that a volume fits into the memory limit: the bytes of the file and two arrays."""
     size = int(np.prod(header.shape, dtype=np.int64))
     check_limit(size * (header.dtype.itemsize + (16 if header.dtype.kind == "c" else 8)), limit_bytes, header.name)
 
@@ -239,43 +240,44 @@ def _read_raw(header: NiftiHeader, stream: Stream, frame: int) -> NDArray[Any]:
 
 
 def sample_planes(header: NiftiHeader, stream: Stream, num_planes: int = 6) -> NDArray[Any]:
-    """Read a few planes from the middle of the first frame, scaled: `(plane, y, x)`, enough to tell what they are."""
+    """Read a few planes from the middle of the first frame, scaled: `(plane, y, x)`, to classify the image."""
     if header.shape[0] * header.shape[1] > _LARGEST_PLANE:
         sizes = f"{header.shape[0]} x {header.shape[1]}"
         raise VolumeError("unsupported", f"{header.name}: has planes of {sizes} voxels; expected MR images; check it")
     num_planes = max(1, min(num_planes, _LARGEST_SAMPLE // (header.shape[0] * header.shape[1])))
     middle = header.shape[2] // 2
     first = max(0, middle - num_planes // 2)
-    wanted = (slice(None), slice(None), slice(first, first + num_planes), *((0,) if header.num_frames > 1 else ()))
+    selected = (slice(None), slice(None), slice(first, first + num_planes), *((0,) if header.num_frames > 1 else ()))
     shape = (*header.shape, header.num_frames) if header.num_frames > 1 else header.shape
     try:
-        raw = fileslice(stream, wanted, shape, header.dtype, header.offset, order="F")
-    except ValueError as error:  # nibabel's word for it
+        raw = fileslice(stream, selected, shape, header.dtype, header.offset, order="F")
+    except ValueError as error:  # raised by nibabel
         raise EOFError(one_line(error)) from error
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(raw.T * header.slope + header.intercept)
 
 
 def _drain(header: NiftiHeader, stream: Stream) -> None:
-    """Go on to the end, where gzip's checksum stands, and refuse fewer or more voxels than the header speaks of.
+    """Read to the end, for the checksum of gzip, and check that the file has as many voxels as its header states.
 
-    Then the sizes are wrong, and rows of a wrong length were cut out of the file, unnoticed.
+    Otherwise the sizes are wrong, and the values would be read in rows of a wrong length.
     """
     if isinstance(stream, gzip.GzipFile):
-        while stream.tell() < header.promised_bytes and stream.read(
-            min(_BLOCK_BYTES, header.promised_bytes - stream.tell())
+        while stream.tell() < header.expected_bytes and stream.read(
+            min(_BLOCK_BYTES, header.expected_bytes - stream.tell())
         ):
             pass
     else:
         stream.seek(0, io.SEEK_END)
-    if stream.tell() < header.promised_bytes:  # bytes lost anywhere before would have moved all that follows
-        raise EOFError(f"{stream.tell()} of {header.promised_bytes} bytes")
-    stream.seek(header.promised_bytes)
+    if stream.tell() < header.expected_bytes:  # bytes missing anywhere would shift all values after them
+        raise EOFError(f"{stream.tell()} of {header.expected_bytes} bytes")
+    stream.seek(header.expected_bytes)
     plane = header.shape[0] * header.shape[1] * header.dtype.itemsize
     rest = stream.read(_MOST_PADDING)
     if len(rest) == _MOST_PADDING or (len(rest) >= plane and any(rest)):
         raise VolumeError(
             "unreadable",
-            f"{header.name}: goes on behind the {header.promised_bytes} bytes that its header speaks of; its sizes or "
-            "its type are damaged; convert it again",
+            f"{header.name}: has more than {header.expected_bytes} bytes; "
+            "expected the sizes and the type of its header; "
+            "they are damaged; convert it again",
         )

@@ -1,4 +1,4 @@
-"""Reads one magnitude volume out of a NIfTI file, and says what volumes a file holds."""
+"""Read one magnitude volume from a NIfTI file, and describe the volumes in it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
 
 
 def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Say the shape (slices, height, width) of the volume that a row names, from the header alone."""
+    """Return the shape (slices, height, width) of the volume that a row names, from the header alone."""
     with local_path(row.path) as path, open_nifti(path, row.path) as (header, _):
         choose_frame(row, header)
         return header.arrange(row.slice_axis).sizes(header.shape)
@@ -70,18 +70,18 @@ def digest(row: ManifestRow) -> str:
 
 
 def choose_frame(row: ManifestRow, header: NiftiHeader) -> int:
-    """Give the frame that a row names, the only one where there is one."""
+    """Return the frame that a row names; the only one of a single volume."""
     if row.frame is None and header.num_frames > 1:
         raise VolumeError(
             "ambiguous",
-            f"{header.name}: holds {header.num_frames} frames; expected one; name it in the column frame (0 to "
-            f"{header.num_frames - 1}), a row each",
+            f"{header.name}: has {header.num_frames} frames; expected one; name it in the column frame (0 to "
+            f"{header.num_frames - 1}), one row per frame",
         )
     frame = row.frame or 0
     if frame >= header.num_frames:
         raise VolumeError(
             "mismatch",
-            f"{header.name}: holds {header.num_frames} frames; expected frame {frame}; correct the column frame",
+            f"{header.name}: has {header.num_frames} frames; expected more than {frame}; correct the column frame",
         )
     return frame
 
@@ -91,13 +91,13 @@ def _refuse_other_kinds(row: ManifestRow, path: Path, header: NiftiHeader, strea
     if kind not in ("magnitude", "derived"):
         raise VolumeError(
             "not_magnitude",
-            f"{row.path}: is {_KIND_NAMES[kind]} ({evidence}); expected a magnitude image; name that file",
+            f"{row.path}: is {_KIND_NAMES[kind]} ({evidence}); expected a magnitude image; name its file",
         )
 
 
 _KIND_NAMES: dict[Kind, str] = {
     "phase": "a phase image",
-    "real": "a signed image, as real parts, field maps and phase are",
+    "real": "a signed image (real part, field map or phase)",
     "imaginary": "an imaginary part",
     "fieldmap": "a field map",
     "localizer": "a localizer",
@@ -108,14 +108,13 @@ _KIND_NAMES: dict[Kind, str] = {
 
 
 def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) -> tuple[Kind, str]:
-    """Tell what a file holds: by its sidecar, its name, then its values; values outweigh a claim of magnitude.
+    """Return the kind of a file by its sidecar, its name, then its values, which outweigh a claim of magnitude.
 
-    With `masks`, an image of two whole numbers counts as derived: a row that names it by hand has its reasons, a scan
-    has none.
+    With `masks`, an image of two whole numbers is derived; without, a row that names it explicitly is trusted.
     """
     claims = (
-        (kind_of_sidecar(read_sidecar(path)), "says its JSON sidecar"),
-        (kind_of_name(path), "says its name"),
+        (kind_of_sidecar(read_sidecar(path)), "by its JSON sidecar"),
+        (kind_of_name(path), "by its name"),
     )
     for kind, evidence in claims:
         if kind is not None and kind != "magnitude":
@@ -126,7 +125,7 @@ def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) 
     levels = np.unique(values) if masks else np.empty(0)
     if levels.size == 2 and bool(np.all(levels == np.rint(levels))):
         return "derived", "a mask of two values"
-    return kind_of_values(values) or ("magnitude", "nothing speaks against it")
+    return kind_of_values(values) or ("magnitude", "no other evidence")
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
@@ -183,7 +182,7 @@ def _number(value: object) -> float | None:
 
 
 def _subject(path: Path) -> str | None:
-    """Give the path up to the folder or name part `sub-...` of BIDS, which names a subject within its data set."""
+    """Return the path up to the part `sub-...` of BIDS, which identifies a subject within its data set."""
     for parent in (*reversed(path.parents), path):
         if found := re.match(r"sub-[A-Za-z0-9]+", parent.name):
             return str(parent.parent / found.group())
@@ -195,7 +194,7 @@ def read_associated(
 ) -> tuple[NDArray[Any], str]:
     """Read values on the magnitude's grid, to which the affines of both files bring them.
 
-    A file of one frame serves all frames of the magnitude; of several, that of the magnitude's number is taken.
+    A file of one frame belongs to all frames of the magnitude; of several, the one with the same number is taken.
     """
     with local_path(location) as path:
         with open_nifti(path, location) as (header, stream):
@@ -203,7 +202,7 @@ def read_associated(
             if several and (row.frame is None or row.frame >= header.num_frames):
                 raise VolumeError(
                     "mismatch",
-                    f"{location}: holds {header.num_frames} frames; expected one of them named; set the column frame",
+                    f"{location}: has {header.num_frames} frames; expected one; name it in the column frame",
                 )
             values = read_frame(header, stream, row.frame or 0 if several else 0, limit_bytes)
         sha256 = hash_file(path)
