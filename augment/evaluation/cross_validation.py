@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rephase.config import read_config
 from rephase.diffusion.phases import baseline_phases
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import MODEL, REGRESSION, Candidate, CandidateOptions, make_candidates
@@ -17,7 +18,6 @@ from rephase.evaluation.sessions import divide_groups
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.training.config import TrainConfig
-from rephase.training.config import read_config as read_train_config
 from rephase.training.fit_baseline import fit_smooth
 from rephase.training.train import train
 
@@ -38,7 +38,7 @@ def cross_validate(
         The request names weights or a split, which the folds provide; or there are too few groups.
     """
     output = _check(request, choice)
-    base = read_train_config(recipe, TrainConfig)
+    base = read_config(recipe, TrainConfig)
     folds = divide(request, num_folds)
     parts: list[Sampled] = []
     candidates: list[Candidate] = []

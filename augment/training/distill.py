@@ -1,4 +1,4 @@
-"""`rephase distill`: from a trained network to one that needs 1, 2 or 4 evaluations."""
+"""`rephase distill`: from a trained network to a student with 1, 2 or 4 evaluations."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
+from rephase.config import read_config
+from rephase.diffusion.devices import choose_device
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.registry import PROCESSES, process_of
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
-from rephase.training.config import DistillConfig, read_config
+from rephase.training.config import DistillConfig
 from rephase.training.dataset import read_training_set
-from rephase.training.train import choose_device, conclude, open_checkpoint, run_training
+from rephase.training.train import open_checkpoint, run_command, run_training
 
 _GAIN_BATCHES = 8
 
 
 def distill(config: DistillConfig, device: str = "cpu") -> Path:
-    """Distil, or go on with a run that was interrupted, and write the student's checkpoint.
+    """Distil, or resume an interrupted run, and write the checkpoint of the student.
 
     The student keeps the teacher's architecture and measured gauge. The number of its evaluations is in its card and is
     what a sampler takes where none is asked for. The energy score takes no more of a teacher than its weights, so by
@@ -29,14 +31,14 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     Parameters
     ----------
     config
-        Whose student, on what data, and how.
+        Teacher, data and optimisation.
     device
         "cpu" or "cuda".
 
     Returns
     -------
     path
-        Of the checkpoint.
+        The checkpoint.
 
     Raises
     ------
@@ -69,12 +71,12 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
 
 @torch.no_grad()
 def _keep(student: ComplexUNet, start: ComplexUNet, share: float) -> None:
-    """Bring a student back by a share of its way from where it started."""
+    """Average the student with the weights that it started from; `share` is their weight."""
     for learned, before in zip(student.parameters(), start.parameters(), strict=True):
         learned.lerp_(before.to(learned.device), share)
 
 
 def distill_command(config_path: Path, device: str | None = None) -> int:
-    """Run `rephase distill`; the exit status."""
+    """Run `rephase distill` and return the exit status."""
     config = read_config(config_path, DistillConfig)
-    return conclude(config, lambda: distill(config, choose_device(device)))
+    return run_command(config, lambda: distill(config, choose_device(device)))

@@ -1,4 +1,4 @@
-"""A run folder belongs to one recipe: another one does not go on in it."""
+"""Run folders: one process at a time, and no resuming with another configuration."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from rephase.errors import RequestError
 
 RECIPE = "recipe.json"
 _FREE = ("steps", "save_every", "prefetch")
-"""Of the training: what may change between two parts of a run."""
+"""Keys of [training] that may change when a run is resumed."""
 _SOURCES = "sources_sha256"
 _WORDS = {_SOURCES: "content of the files"}
-"""Of a recipe's parts, where their names say too little."""
+"""Names for messages."""
 
 
 @contextmanager
 def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
-    """Make the run folder, note in it what is trained, and keep it from others for the time of a `with` block.
+    """Make and lock the run folder for a `with` block, and write the recipe: what the weights depend on.
 
     Parameters
     ----------
     folder
-        Of the run.
+        The run folder.
     card
-        The model card: what in it decides the weights is compared with that of a run that is in the folder already.
+        The model card; the entries that the weights depend on are compared with those of a run in the folder.
 
     Raises
     ------
     RequestError
-        The folder cannot be written, a run of another recipe is in it, or another process trains in it.
+        The folder cannot be written, holds a run of another recipe, or is locked by another process.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,8 @@ def _lock(descriptor: int, folder: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RequestError(
-                f"{folder}: another process trains in it; expected a folder of its own for each; wait for that one, or "
-                "choose another output"
+                f"{folder}: in use by another training; expected one process per folder; wait for it, or choose "
+                "another output"
             ) from error
 
 
@@ -67,7 +67,7 @@ def _note(folder: Path, recipe: dict[str, Any]) -> None:
         if (folder / "state.safetensors").exists() and path.exists():
             old = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(old, dict):
-                raise ValueError("no object")
+                raise ValueError("not a JSON object")
             _compare(old, recipe, folder)
         path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -75,7 +75,7 @@ def _note(folder: Path, recipe: dict[str, Any]) -> None:
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{path}: no recipe ({error}); remove the run folder or choose another output") from error
+        raise RequestError(f"{path}: not a recipe ({error}); remove the run folder or choose another output") from error
 
 
 def _recipe(card: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _recipe(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unusable(folder: Path, error: OSError) -> RequestError:
-    return RequestError(f"{folder}: {error.strerror}; expected a folder for the run; choose another output")
+    return RequestError(f"{folder}: {error.strerror}; expected a folder that can be written; choose another output")
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from rephase.config import read_config
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from rephase.diffusion.devices import choose_device
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.processes.objective import Objective
 from rephase.diffusion.registry import PROCESSES, process_of, resolve
@@ -20,7 +22,7 @@ from rephase.diffusion.training.ranks import Ranks, joined, started_by_torchrun
 from rephase.diffusion.training.trainer import Trainer
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
-from rephase.training.config import BEST, RunConfig, TrainConfig, read_config
+from rephase.training.config import BEST, RunConfig, TrainConfig
 from rephase.training.dataset import TrainingSet, read_training_set
 from rephase.training.run_folder import claim_folder
 from rephase.training.validation import read_scores
@@ -28,19 +30,19 @@ from rephase.training.watch import training_progress, watch
 
 
 def train(config: TrainConfig, device: str = "cpu") -> Path:
-    """Train, or go on with a run that was interrupted, and write the checkpoint.
+    """Train, or resume an interrupted run, and write the checkpoint.
 
     Parameters
     ----------
     config
-        What to train on and how.
+        Data, process, network and optimisation.
     device
         "cpu" or "cuda".
 
     Returns
     -------
     path
-        Of the checkpoint.
+        The checkpoint.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
         if initial.network.config != config.network:
             raise RequestError(
                 f"{config.initial}: its network is {_shown(initial.network.config)}; expected that of the "
-                f"configuration, {_shown(config.network)}; make [network] the same"
+                f"configuration, {_shown(config.network)}; use the same [network]"
             )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     data = read_training_set(
@@ -91,8 +93,8 @@ def run_training(
 ) -> Path:
     """Train a network for an objective and write its checkpoint; `card` adds to the model card.
 
-    `finish` is called once, by one of the processes that train together, with the trained network: it may change it,
-    and what it returns is put into the card.
+    `finish` is called with the trained network, by one of the processes that train together; it may change the network,
+    and returns further entries of the model card.
     """
     batches = TrainingSlices(data.slices, config.training.pixels, config.training.seed, noisy=config.noise_augmentation)
     start = None if initial is None else initial.network
@@ -100,12 +102,12 @@ def run_training(
     card = _describe(config, data, device) | {"network": asdict(network)} | card
     ranks = _ranks()
     if ranks.first and config.training.precision == "bfloat16" and device == "cpu":
-        _tell_slow_type()
+        _warn_slow_type()
     with claim_folder(config.output, card) if ranks.first else nullcontext():
         with joined(ranks, device) as own:
             try:
                 trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
-            except ValueError as error:  # batches that cannot be shared out, or a state that cannot be read
+            except ValueError as error:  # batches that cannot be divided, or a state that cannot be read
                 raise RequestError(str(error)) from error
             watchers = watch(config, data, trainer, card) if ranks.first else []
             with training_progress(trainer.step, config.training.steps, shown=ranks.first) as progress:
@@ -116,12 +118,12 @@ def run_training(
     return path
 
 
-def _tell_slow_type() -> None:
-    """Say that a CPU of AVX2 has no instructions for bfloat16, which makes a step about ten times as long."""
+def _warn_slow_type() -> None:
+    """Warn on CPUs without bfloat16 instructions."""
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         print(  # noqa: T201
-            'precision = "bfloat16": this CPU has no instructions for it and is about ten times as slow as with '
-            '"float32"; set that, with another output',
+            'precision = "bfloat16": this CPU has no instructions for it, a step takes about ten times as long as with '
+            '"float32"; use that, with another output',
             file=sys.stderr,
         )
 
@@ -152,20 +154,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def train_command(config_path: Path, device: str | None = None) -> int:
-    """Run `rephase train`; the exit status."""
+    """Run `rephase train` and return the exit status."""
     config = read_config(config_path, TrainConfig)
-    return conclude(config, lambda: train(config, choose_device(device)))
+    return run_command(config, lambda: train(config, choose_device(device)))
 
 
-def conclude(config: RunConfig, make: Callable[[], Path]) -> int:
-    """Run a training as a command: say where its checkpoints are, or why there are none; the exit status."""
+def run_command(config: RunConfig, make: Callable[[], Path]) -> int:
+    """Run a training, report its checkpoints or its failure, and return the exit status."""
     try:
         path = make()
     except FloatingPointError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
-        print(f"what was saved is in {config.output}; the same command goes on from there", file=sys.stderr)  # noqa: T201
+        print(f"state saved in {config.output}; the same command resumes", file=sys.stderr)  # noqa: T201
         raise
     if not _ranks().first:
         return 0
@@ -175,19 +177,6 @@ def conclude(config: RunConfig, make: Callable[[], Path]) -> int:
         step, loss = min(read_scores(config.output), key=lambda row: row[1])
         print(f"best on {config.validation_split}: {best} (step {step}, loss {loss:.4f})")  # noqa: T201
     return 0
-
-
-def choose_device(device: str | None) -> str:
-    """Take the device that is asked for, or a GPU where there is one.
-
-    Raises
-    ------
-    RequestError
-        A GPU is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda: torch finds no GPU here; expected one; leave --device out")
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is looked at while a network trains: validation scores, the best checkpoint, pictures."""
+"""Monitoring of a training: validation loss, best checkpoint, pictures, progress."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rephase.training.pictures import draw_losses, draw_samples
 from rephase.training.validation import Validation, choose_slices, note_score
 
 PICTURED = 4
-"""Slices in a picture of samples."""
+"""Slices per picture."""
 MOST_STEPS = 50
-"""Evaluations a slice in pictures: a look at a process of many steps must not cost more than its training."""
+"""Largest number of network evaluations per slice in pictures: they must not cost more than the training."""
 
 
 def watch(
     config: RunConfig, data: TrainingSet, trainer: Trainer, card: dict[str, Any]
 ) -> list[tuple[int, Callable[[], None]]]:
-    """Make the watchers of a run, for `Trainer.run`; `card` is the model card of its checkpoints.
+    """Return the watchers of a run for `Trainer.run`, each with its interval; `card` is the model card.
 
     Raises
     ------
@@ -66,27 +66,23 @@ def _draw(slices: list[TrainingSlice], trainer: Trainer, data: TrainingSet, card
 
 
 Progress = Callable[[int, float], None]
-
-
 LINE_SECONDS = 60.0
-"""From one line to the next where there is no terminal: a log of hours stays readable."""
-
-
+"""Interval of progress lines without a terminal."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} steps [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 @contextmanager
 def training_progress(step: int, steps: int, *, shown: bool = True) -> Iterator[Progress]:
-    """Give a `progress(step, loss)` that shows the steps done, the time left and a running mean of the loss on stderr.
+    """Yield a `progress(step, loss)` that shows steps, remaining time and a running mean of the loss on stderr.
 
     Parameters
     ----------
     step
-        Where the training goes on from.
+        First step, larger than 0 if resumed.
     steps
-        Where it ends.
+        Number of steps.
     shown
-        False for all but one of the processes that train together.
+        False for all but one of several processes.
     """
     terminal = sys.stderr.isatty()
     with tqdm(

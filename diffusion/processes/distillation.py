@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
+from rephase.config import NonNegative, Whole
 from rephase.diffusion.checkpoint import MOST_STEPS
 from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
 from rephase.diffusion.networks.unet import ComplexUNet
@@ -29,57 +31,37 @@ from rephase.diffusion.processes.energy import (
 from rephase.diffusion.processes.fat import fat_facts, fat_guess
 from rephase.diffusion.processes.flow import FlowConfig, integrate, prepare_batch, sample_flow, time_grid
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, known_to_source
-from rephase.diffusion.training.checks import check_number, check_whole
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How a student is distilled; stored with its checkpoint.
+    """How a student is distilled; stored with its checkpoint."""
 
-    Attributes
-    ----------
-    evaluations
-        Network evaluations per slice of the student.
-    draws
-        Samples of each slice that the score compares with its real phase.
-    source
-        The student's own source; that of its teacher if empty.
-    modulus
-        Weight of the error of the modulus of its ends.
-    frequency
-        Weight of the score of local frequencies.
-    spectrum
-        Weight of the score of the radial spectrum.
-    near
-        The modulus counts where the real phase has no singularity within a square of so many pixels (an odd number);
-        with 0, none in the slice.
-    kept
-        Share of the weights that the student started from in the mean that is saved, as Wortsman et al. do (arXiv
-        2109.01903).
-    """
-
-    evaluations: int = 2
-    draws: int = 2
+    evaluations: Annotated[int, Ge(1), Le(MOST_STEPS)] = 2
+    """Network evaluations per slice of the student."""
+    draws: Annotated[int, Ge(2), Le(1024)] = 2
+    """Samples of each slice that the score compares with its real phase."""
     source: str = ""
-    modulus: float = 0.25
-    frequency: float = 1.0
-    spectrum: float = 0.0
-    near: int = 17
-    kept: float = 0.0
+    """The student's own source; that of its teacher if empty."""
+    modulus: NonNegative = 0.25
+    """Weight of the error of the modulus of its ends."""
+    frequency: NonNegative = 1.0
+    """Weight of the score of local frequencies."""
+    spectrum: NonNegative = 0.0
+    """Weight of the score of the radial spectrum."""
+    near: Whole = 17
+    """The modulus counts where the real phase has no singularity within a square of so many pixels, an odd number; with
+    0, none in the slice."""
+    kept: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the initial weights in the mean that is saved, as Wortsman et al. do (arXiv 2109.01903)."""
 
     def __post_init__(self) -> None:
-        check_whole(self, 1, "evaluations", most=MOST_STEPS)
-        check_whole(self, 2, "draws")
-        check_whole(self, 0, "near")
-        check_number(self, "modulus", "frequency", "spectrum")
         if self.source and self.source not in SOURCES:
             raise ValueError(
                 f"source {self.source!r}: expected one of {', '.join(SOURCES)}; leave it out to take the teacher's"
             )
         if self.near and self.near % 2 == 0:
             raise ValueError(f"near = {self.near!r}: expected an odd number of pixels, or 0 for the whole slice")
-        if type(self.kept) not in (int, float) or not 0 <= self.kept < 1:
-            raise ValueError(f"kept = {self.kept!r}: expected a share from 0 to below 1")
 
 
 class EnergyObjective(Objective):

@@ -13,17 +13,18 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rephase.config import Count, NonNegative, Positive, Share, Whole
 from rephase.diffusion.checkpoint import write_tensors
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.processes.flow import FlowObjective
 from rephase.diffusion.processes.objective import Batch, Objective
-from rephase.diffusion.training.checks import check_number, check_whole
 from rephase.diffusion.training.prefetch import prefetch
 from rephase.diffusion.training.ranks import Ranks
 from rephase.text import one_line
@@ -31,35 +32,34 @@ from rephase.text import one_line
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained; stored with the checkpoint.
+    """How a network is trained; stored with the checkpoint."""
 
-    `pixels` is the size of a batch in pixels: a batch holds as many slices as fit. A step takes the mean of `batches`
-    of them, which several processes share among themselves. `precision` is the type in which convolutions run:
-    "float32" or "bfloat16". `prefetch` batches are prepared ahead, each by a thread of its own; that changes no result.
-    """
-
-    steps: int = 10_000
-    pixels: int = 131_072
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    weight_decay: float = 1e-3
-    clip: float = 1.0
-    ema: float = 0.999
-    condition_dropout: float = 0.3
-    precision: str = "float32"
-    seed: int = 0
-    save_every: int = 500
-    batches: int = 1
-    prefetch: int = 4
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {self.precision!r}: expected float32 or bfloat16")
-        check_whole(self, 1, "steps", "pixels", "save_every", "batches")
-        check_whole(self, 0, "warmup", "prefetch", "seed")
-        check_number(self, "learning_rate", "clip", above=0.0)
-        check_number(self, "weight_decay")
-        check_number(self, "ema", "condition_dropout", most=1.0)
+    steps: Count = 10_000
+    """Optimiser steps."""
+    pixels: Count = 131_072
+    """Size of a batch in pixels: it holds as many slices as fit."""
+    learning_rate: Positive = 1e-3
+    """Largest learning rate; see `learning_rate`."""
+    warmup: Whole = 200
+    """Steps in which the learning rate grows from 0."""
+    weight_decay: NonNegative = 1e-3
+    """Of AdamW."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    ema: Share = 0.999
+    """Decay of the moving average of the weights, which is what is saved."""
+    condition_dropout: Share = 0.3
+    """Probability with which each condition (spacing, echo time, field strength) is hidden from the network."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the convolutions."""
+    seed: Whole = 0
+    """Random seed."""
+    save_every: Count = 500
+    """Steps between two saved states."""
+    batches: Count = 1
+    """Batches per step, which several processes share."""
+    prefetch: Whole = 4
+    """Batches that are prepared ahead, each by a thread; no effect on the result."""
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

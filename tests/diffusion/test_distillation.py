@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
+from rephase.config import ConfigError, from_mapping
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.processes.distillation import (
@@ -56,21 +57,21 @@ def _config(steps: int, rate: float) -> TrainingConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluations": 0}, "evaluations = 0: expected a whole number of 1 to 4096"),
-        ({"evaluations": True}, "evaluations = True"),
-        ({"evaluations": 5000}, "evaluations = 5000"),
-        ({"draws": 1}, "draws = 1"),
-        ({"modulus": -0.1}, "modulus = -0.1"),
-        ({"modulus": float("nan")}, "modulus = nan"),
-        ({"near": 8}, "near = 8: expected an odd number"),
-        ({"frequency": -1.0}, "frequency = -1.0"),
-        ({"frequency": "much"}, "frequency = 'much'"),
-        ({"source": "pink"}, "source 'pink': expected one of narrow, scales"),
+        ({"evaluations": 0}, "evaluations"),
+        ({"evaluations": True}, "evaluations"),
+        ({"evaluations": 5000}, "evaluations"),
+        ({"draws": 1}, "draws"),
+        ({"modulus": -0.1}, "modulus"),
+        ({"modulus": float("nan")}, "modulus"),
+        ({"near": 8}, "near"),
+        ({"frequency": -1.0}, "frequency"),
+        ({"frequency": "much"}, "frequency"),
+        ({"source": "pink"}, "source"),
     ],
 )
 def test_impossible_distillations_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        DistillationConfig(**changes)
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(changes, DistillationConfig)
 
 
 def test_a_student_is_sampled_with_its_own_number_of_evaluations_and_the_noise_of_its_teacher():

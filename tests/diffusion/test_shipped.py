@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from paths import PROJECT
 
+from rephase.config import read_config
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.shipped import WEIGHTS, find_checkpoint, shipped_weights
-from rephase.training.config import DistillConfig, TrainConfig, read_config
+from rephase.training.config import DistillConfig, TrainConfig
 
 
 def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):

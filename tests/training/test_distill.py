@@ -6,6 +6,7 @@ import pytest
 import torch
 from forks import fork, run_command
 
+from rephase.config import read_config
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.processes.distillation import EnergyObjective
@@ -14,7 +15,7 @@ from rephase.diffusion.registry import make_generator
 from rephase.diffusion.training.trainer import Trainer
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
-from rephase.training.config import DistillConfig, TrainConfig, read_config
+from rephase.training.config import DistillConfig, TrainConfig
 from rephase.training.dataset import read_training_set
 from rephase.training.distill import distill, distill_command
 from rephase.training.train import train
@@ -148,12 +149,12 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (DISTILL.replace("teacher = ", "tutor = "), "no entry 'teacher'"),
+        (DISTILL.replace("teacher = ", "tutor = "), "teacher: "),
         (DISTILL.replace("teacher/teacher", "gone"), "gone.safetensors: no such file"),
-        (DISTILL.replace("evaluations = 2", "evaluations = 0"), "evaluations = 0"),
-        (DISTILL.replace("evaluations = 2", "evaluation = 2"), "evaluation"),
-        (DISTILL + NETWORK, "unknown entry 'network'"),
-        (DISTILL.replace('teacher = "teacher/teacher.safetensors"', "teacher = 3"), "expected a path"),
+        (DISTILL.replace("evaluations = 2", "evaluations = 0"), "distillation.evaluations: "),
+        (DISTILL.replace("evaluations = 2", "evaluation = 2"), "distillation.evaluation: "),
+        (DISTILL + NETWORK, "network: "),
+        (DISTILL.replace('teacher = "teacher/teacher.safetensors"', "teacher = 3"), "teacher: found 3"),
     ],
 )
 def test_wrong_requests_are_refused(folder, text, message):

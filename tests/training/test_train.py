@@ -12,6 +12,7 @@ import torch
 from tiny_network import TINY_TOML
 
 from rephase.cli import main
+from rephase.config import read_config
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import Conditions, SliceKey
@@ -21,7 +22,7 @@ from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
 from rephase.readers.volume import Volume
 from rephase.training.batches import TrainingSlices
-from rephase.training.config import TrainConfig, read_config
+from rephase.training.config import TrainConfig
 from rephase.training.dataset import measure_gauge, read_training_set
 from rephase.training.simulated.anatomy import SimulationConfig
 from rephase.training.train import train, train_command
@@ -68,7 +69,7 @@ def test_training_makes_a_checkpoint_that_says_what_it_is(config, capfd):
     assert checkpoint.card["data"]["licences"] == {"CC0-1.0": 3}
     assert checkpoint.gauge.shape == (1, 5) and float(checkpoint.gauge[0, 0]) == pytest.approx(4.6)
     err = capfd.readouterr().err
-    assert "left out: b" in err and "gone.npy" in err
+    assert "skipped: b" in err and "gone.npy" in err
 
 
 def test_equal_recipes_give_equal_weights(config):
@@ -97,40 +98,36 @@ def test_nothing_to_train_on_is_an_error_that_says_so(config):
     ("text", "message"),
     [
         ("manifest = 3 4", "not TOML"),
-        ('output = "run"', "no entry 'manifest'"),
-        (CONFIG.replace("steps = 3", "stepz = 3"), "stepz"),
-        (CONFIG.replace("steps = 3", 'precision = "half"'), "expected float32 or bfloat16"),
-        (CONFIG.replace("[4, 8]", "[3, 8]"), "multiples of groups"),
-        (CONFIG.replace('name = "tiny"', 'title = "tiny"'), "title"),
-        (CONFIG.replace("[network]", "process = 'gan'\n[network]"), "flow, ddpm"),
-        (CONFIG + "[ddpm]\ntimesteps = 0\n", "timesteps"),
-        (CONFIG + "[flow]\nsource = 'pink'\n", "field, tissue"),
-        (CONFIG + "[flow]\nloss = 'log'\n", "loss"),
-        (CONFIG + "[flow]\ngrid_mm = -1.0\n", "expected 0"),
-        (CONFIG + "[flow]\ngrid_mm = nan\n", "expected 0"),
-        (CONFIG + "[flow]\ngrid_mm = true\n", "expected 0"),
-        (CONFIG + "[flow]\ngrid_mm = '3'\n", "expected 0"),
-        (CONFIG + "[flow]\nwidth = 3\n", "width"),
-        (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: found settings"),
-        (CONFIG.replace("groups = 2", "kind = 'split'"), "complex, real"),
-        (CONFIG.replace("groups = 2", "groups = 0"), "groups is 0; expected whole numbers"),
-        (CONFIG.replace("blocks = 1", "patch = 1.5"), "patch is 1.5; expected whole numbers"),
-        (CONFIG.replace("seed = 5", "seed = -1"), "seed = -1: expected a whole number of 0 or more"),
-        (CONFIG.replace("seed = 5", "seed = 1.5"), "seed = 1.5: expected a whole number"),
-        (CONFIG.replace("seed = 5", "seed = 2147483648"), "seed = 2147483648: expected a whole number of 0 to"),
-        (CONFIG.replace("steps = 3", "steps = true"), "steps = True: expected a whole number"),
-        (CONFIG.replace("steps = 3", "steps = '3'"), "steps = '3': expected a whole number"),
-        (CONFIG.replace("seed = 5", "clip = 0"), "clip = 0: expected a number above 0"),
-        (CONFIG.replace("seed = 5", "learning_rate = nan"), "learning_rate = nan: expected a number above 0"),
-        (CONFIG.replace("seed = 5", "ema = 2"), "ema = 2: expected a number from 0 to 1"),
-        (CONFIG + "[simulation]\nseed = 'a'\n", "seed = 'a': expected a whole number"),
-        (CONFIG.replace('"tiny"', '"state"'), "name 'state': expected the name of a file, other than best, state"),
-        (CONFIG.replace('"tiny"', r'"a\u0000b"'), "expected the name of a file"),
-        ("card = 'x'\n" + CONFIG.split("[card]")[0], r"expected a section \[card\]"),
-        (CONFIG + "format = 'DICOM'\n", "card: format is what the training itself writes"),
-        (CONFIG + "steps = 5000\n", "card: steps = 5000: expected a whole number of 1 to 4096"),
-        (CONFIG + "made = 2026-01-01\n", "card: .*; expected texts, numbers"),
-        (CONFIG + "share = nan\n", "card: .*; expected texts, numbers"),
+        ('output = "run"', "manifest: "),
+        (CONFIG.replace("steps = 3", "stepz = 3"), "training.stepz: .* steps"),
+        (CONFIG.replace("steps = 3", 'precision = "half"'), "training.precision: "),
+        (CONFIG.replace("[4, 8]", "[3, 8]"), "network: .* multiples of groups"),
+        (CONFIG.replace('name = "tiny"', 'title = "tiny"'), "title: "),
+        (CONFIG.replace("[network]", "process = 'gan'\n[network]"), "process: .* flow, ddpm"),
+        (CONFIG + "[ddpm]\ntimesteps = 0\n", "ddpm: timesteps"),
+        (CONFIG + "[flow]\nsource = 'pink'\n", "flow: source 'pink'"),
+        (CONFIG + "[flow]\nloss = 'log'\n", "flow.loss: "),
+        (CONFIG + "[flow]\ngrid_mm = -1.0\n", "flow: grid_mm"),
+        (CONFIG + "[flow]\ngrid_mm = nan\n", "flow.grid_mm: "),
+        (CONFIG + "[flow]\ngrid_mm = true\n", "flow.grid_mm: "),
+        (CONFIG.replace("[network]", "process = 'ddpm'\n[flow]\ngrid_mm = 3.0\n[network]"), "flow: .*'ddpm'"),
+        (CONFIG.replace("groups = 2", "groups = 0"), "network: groups"),
+        (CONFIG.replace("blocks = 1", "patch = 1.5"), "network.patch: "),
+        (CONFIG.replace("seed = 5", "seed = -1"), "training.seed: found -1"),
+        (CONFIG.replace("seed = 5", "seed = 1.5"), "training.seed: found 1.5"),
+        (CONFIG.replace("seed = 5", "seed = 2147483648"), "training.seed: found 2147483648"),
+        (CONFIG.replace("steps = 3", "steps = true"), "training.steps: found true"),
+        (CONFIG.replace("steps = 3", "steps = '3'"), 'training.steps: found "3"'),
+        (CONFIG.replace("seed = 5", "clip = 0"), "training.clip: "),
+        (CONFIG.replace("seed = 5", "learning_rate = nan"), "training.learning_rate: "),
+        (CONFIG.replace("seed = 5", "ema = 2"), "training.ema: "),
+        (CONFIG + "[simulation]\nseed = 'a'\n", "simulation.seed: "),
+        (CONFIG.replace('"tiny"', '"state"'), "name 'state': "),
+        (CONFIG.replace('"tiny"', r'"a\u0000b"'), r"name 'a\\x00b': "),
+        ("card = 'x'\n" + CONFIG.split("[card]")[0], r"card: .*\[card\]"),
+        (CONFIG + "format = 'DICOM'\n", "card.format: "),
+        (CONFIG + "steps = 5000\n", "card.steps: found 5000"),
+        (CONFIG + "share = nan\n", "card: found nan"),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path, text, message):
@@ -194,7 +191,7 @@ def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(
 
 def test_what_cannot_be_trained_to_guess_fat_is_told(config):
     as_fat(config, "2.3")  # in phase with water
-    with pytest.raises(RequestError, match="no slice tells fat from water"):
+    with pytest.raises(RequestError, match=r"pairs\.csv: .*fat"):
         train(read_config(config, TrainConfig))
     config.write_text(config.read_text().replace("picture_every = 0", "picture_every = 5"))
     with pytest.raises(RequestError, match="picture_every = 0"):
@@ -227,10 +224,10 @@ def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
 def test_a_run_folder_belongs_to_one_recipe(config):
     train(read_config(config, TrainConfig))
     config.write_text(CONFIG + '[flow]\nsource = "scales"\n')
-    with pytest.raises(RequestError, match="another flow; expected"):
+    with pytest.raises(RequestError, match="another flow"):
         train(read_config(config, TrainConfig))
     config.write_text(CONFIG.replace("groups = 2", 'groups = 2\nkind = "real"'))
-    with pytest.raises(RequestError, match="another network; expected"):
+    with pytest.raises(RequestError, match="another network"):
         train(read_config(config, TrainConfig))
 
 
@@ -257,7 +254,7 @@ def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
         (CONFIG.replace("[network]", "process = 'ddpm'\n[network]"), "ddpm, flow, process"),
     ]:
         config.write_text(text)
-        with pytest.raises(RequestError, match=f"another {what}; expected"):
+        with pytest.raises(RequestError, match=f"another {what}"):
             train(read_config(config, TrainConfig))
 
 
@@ -265,7 +262,7 @@ def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config):
     train(read_config(config, TrainConfig))
     phase = np.load(config.parent / "p.npy")
     np.save(config.parent / "p.npy", -phase)
-    with pytest.raises(RequestError, match="another content of the files; expected"):
+    with pytest.raises(RequestError, match="another content"):
         train(read_config(config, TrainConfig))
     np.save(config.parent / "p.npy", phase)
     train(read_config(config, TrainConfig))
@@ -276,7 +273,7 @@ def test_a_state_that_cannot_be_read_is_told(config, content):
     train(read_config(config, TrainConfig))
     state = config.parent / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-40] if content is None else content)
-    with pytest.raises(RequestError, match="cannot go on from it"):
+    with pytest.raises(RequestError, match=r"state\.safetensors"):
         train(read_config(config, TrainConfig))
 
 
@@ -293,7 +290,7 @@ def test_a_recipe_that_cannot_be_read_is_told(config, content):
 def test_fewer_steps_than_a_run_has_made_are_refused(config):
     train(read_config(config, TrainConfig))
     config.write_text(CONFIG.replace("steps = 3", "steps = 1"))
-    with pytest.raises(RequestError, match="has made 3 steps; expected at most steps = 1"):
+    with pytest.raises(RequestError, match=r"3 steps.* steps = 1"):
         train(read_config(config, TrainConfig))
 
 
@@ -303,7 +300,7 @@ def test_two_do_not_train_in_one_folder(config, monkeypatch):
     def another(self, number):
         if not refused:
             refused.append(number)
-            with pytest.raises(RequestError, match="another process trains in it"):
+            with pytest.raises(RequestError, match="run: in use"):
                 train(read_config(config, TrainConfig))
         return batch(self, number)
 
@@ -318,7 +315,7 @@ def test_weights_of_another_network_are_no_start(config):
     config.write_text(text)
     train(read_config(config, TrainConfig))
     config.write_text(text.replace("[4, 8]", "[4, 4]"))
-    with pytest.raises(RequestError, match=r"its network is channels = \(4, 8\).*make \[network\] the same"):
+    with pytest.raises(RequestError, match=r"channels = \(4, 8\).*\[network\]"):
         train(read_config(config, TrainConfig))
 
 
@@ -341,7 +338,7 @@ def test_a_full_disk_is_told_in_one_line(config, monkeypatch, capfd):
 
     monkeypatch.setattr(Path, "write_bytes", fill)
     assert main(["train", str(config), "--device", "cpu"]) == 2
-    assert capfd.readouterr().err.splitlines()[-1].startswith("No space left on device; expected a place with room")
+    assert capfd.readouterr().err.splitlines()[-1].startswith("No space left on device")
 
 
 def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config, capfd):
@@ -352,7 +349,7 @@ def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config
     header, one, none = "volume_id,path,phase,split,licence\n", "b,m1.npy,p1.npy,,Y\n", "z,zero.npy,p.npy,,X\n"
     (folder / "pairs.csv").write_text(header + one + none + "a,m.npy,p.npy,,X\n")
     data = read_training_set(folder / "pairs.csv", "")
-    assert "zero.npy: is zero everywhere" in capfd.readouterr().err
+    assert "zero.npy: " in capfd.readouterr().err
     assert data.facts["licences"] == {"X": 3, "Y": 1}
     assert data.gauge.shape == (1, 5)
     (folder / "pairs.csv").write_text(header + one)
@@ -362,7 +359,7 @@ def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config
 
 def test_a_manifest_without_splits_says_how_to_take_all_rows(config):
     (config.parent / "pairs.csv").write_text("volume_id,path,phase\na,m.npy,p.npy\n")
-    with pytest.raises(RequestError, match=r'expected a column split .* or take all rows by split = ""'):
+    with pytest.raises(RequestError, match=r"pairs.csv: .*column split"):
         train(read_config(config, TrainConfig))
 
 
@@ -389,7 +386,7 @@ def test_magnitude_that_is_not_finite_is_left_out(config, capfd):
     np.save(config.parent / "m.npy", magnitude)
     with pytest.raises(RequestError, match="no row"):
         train(read_config(config, TrainConfig))
-    assert "m.npy: is not finite" in capfd.readouterr().err
+    assert "m.npy: " in capfd.readouterr().err
 
 
 def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
@@ -398,7 +395,7 @@ def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
 
     monkeypatch.setattr(TrainingSlices, "__call__", interrupt)
     assert main(["train", str(config), "--device", "cpu"]) == 130
-    assert "the same command goes on" in capfd.readouterr().err
+    assert str(config.parent / "run") in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -408,7 +405,7 @@ def test_a_type_that_the_cpu_has_no_instructions_for_is_told(config, monkeypatch
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     config.write_text(CONFIG.replace("seed = 5", f'seed = 5\nprecision = "{precision}"'))
     assert train_command(config, "cpu") == 0
-    assert ("no instructions" in capfd.readouterr().err) == (capability == "AVX2" and precision == "bfloat16")
+    assert ("bfloat16" in capfd.readouterr().err) == (capability == "AVX2" and precision == "bfloat16")
 
 
 def test_a_loss_that_is_not_finite_fails_in_one_line(config, capfd):
@@ -459,16 +456,16 @@ def test_rows_of_some_licences_and_simulated_volumes(config):
     assert {part.group for part in one.slices} == {"a", "simulated phase"}
     assert all(torch.equal(a.image, b.image) for a, b in zip(one.slices, two.slices, strict=True))
     assert not torch.equal(one.slices[3].image, one.slices[6].image)
-    with pytest.raises(RequestError, match="no row of split 'train' under BSD-2-Clause with phase"):
+    with pytest.raises(RequestError, match="BSD-2-Clause"):
         read_training_set(settings.manifest, "train", ("BSD-2-Clause",))
 
 
 @pytest.mark.parametrize(
     ("entry", "match"),
     [
-        ('licences = "MIT"\n', "expected a list of texts"),
-        ("licences = [3]\n", "expected a list of texts"),
-        ("simulation = 5\n", r"expected a section \[simulation\]"),
+        ('licences = "MIT"\n', "licences: "),
+        ("licences = [3]\n", r"licences\[0\]: "),
+        ("simulation = 5\n", r"simulation: .*\[simulation\]"),
     ],
 )
 def test_wrong_licences_and_simulation_are_refused(config, entry, match):

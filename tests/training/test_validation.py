@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from tiny_network import TINY, TINY_TOML
 
+from rephase.config import read_config
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.processes.flow import DEFAULT_STEPS, FlowObjective
 from rephase.diffusion.registry import make_generator
 from rephase.pictures import phase_palette
 from rephase.training.batches import TrainingSlice
-from rephase.training.config import TrainConfig, read_config
+from rephase.training.config import TrainConfig
 from rephase.training.pictures import draw_losses, draw_samples
 from rephase.training.train import train, train_command
 from rephase.training.validation import Validation, choose_slices, note_score, read_scores
@@ -122,11 +123,11 @@ def test_no_curve_is_drawn_before_there_are_losses(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"val"', '"train"', "its rows are trained on"),
+        ('"val"', '"train"', "validation_split"),
         ('"val"', '"test"', "no row of split 'test'"),
-        ("validate_every = 2", "validate_every = 0", "validate_every = 0"),
-        ("picture_every = 3", 'picture_every = "3"', "picture_every = '3'"),
-        ('output = "run"', 'output = "run"\nname = "best"', "other than best"),
+        ("validate_every = 2", "validate_every = 0", "validate_every: found 0"),
+        ("picture_every = 3", 'picture_every = "3"', "picture_every: "),
+        ('output = "run"', 'output = "run"\nname = "best"', "name 'best'"),
     ],
 )
 def test_wrong_requests_are_refused(config, old, new, message):
