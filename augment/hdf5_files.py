@@ -1,4 +1,4 @@
-"""The bytes of an HDF5 file: a damaged heap of strings is found before the library goes round in it for ever."""
+"""Open HDF5 files with a guard against damaged string heaps, and create them so that a full disk raises an error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing_extensions import Buffer
 _SIGNATURE = b"GCOL"
 _START = _SIGNATURE + b"\x01\0\0\0"
 _HEADER_BYTES = 16
-_MOST_OBJECTS = 1 << 16  # their numbers have two bytes
-_LARGEST_SHARED_READ = 1 << 20  # the library reads larger metadata by themselves, from their first byte on
+_MOST_OBJECTS = 1 << 16  # object numbers have two bytes
+_LARGEST_SHARED_READ = 1 << 20  # larger metadata is read by a call of its own, from its first byte
 
 
 @contextmanager
@@ -26,22 +26,22 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     OSError
-        Where it is no HDF5 file.
+        If it is not an HDF5 file.
     """
     with _Guarded(path) as guarded, h5py.File(guarded, "r") as file:
         yield file
 
 
 class _Guarded(io.FileIO):
-    """A file whose damaged heaps lose their signature as they are read, whereupon the library refuses them.
+    """A file that removes the signature of damaged heaps as they are read, so that the library refuses them.
 
-    Text of variable length, of data sets and of attributes, lies in global heaps (HDF5 file format specification,
-    III.E). The library steps from object to object by the size that each states; an object of no size, as zeroed bytes
-    have it, leaves it where it is, beyond the reach of any exception.
+    Variable-length text of datasets and attributes is stored in global heaps (HDF5 file format specification, III.E).
+    The library steps from object to object by their sizes. At an object of size zero, as zeroed bytes have it, it loops
+    forever within C, where no exception and no signal reaches it; scans and loaders have no process to kill.
     """
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer from the present position on, with zeros behind the end of the file."""
+        """Fill the buffer from the current position, with zeros after the end of the file."""
         view = memoryview(buffer).cast("B")
         at, done = self.tell(), 0
         while done < len(view) and (num := super().readinto(view[done:])):
@@ -51,7 +51,7 @@ class _Guarded(io.FileIO):
         return len(view)
 
     def _check(self, view: memoryview, at: int) -> None:
-        # a read may begin inside a signature where the library has what comes before already
+        # a read may start within a signature if the library has the bytes before it
         before = os.pread(self.fileno(), min(3, at), max(0, at - 3))
         part = before + bytes(view if len(view) <= _LARGEST_SHARED_READ else view[: len(_START)])
         place = part.find(_SIGNATURE)
@@ -62,10 +62,10 @@ class _Guarded(io.FileIO):
             place = part.find(_SIGNATURE, place + 1)
 
     def _is_endless(self, place: int) -> bool:
-        """Whether a heap has an object of no size, or one that goes beyond the heap."""
+        """Whether a heap has an object of size zero, or one that exceeds the heap."""
         start = os.pread(self.fileno(), _HEADER_BYTES, place)
         if not start.startswith(_START) or len(start) < _HEADER_BYTES:
-            return False  # chance, in other data; or the library sees by itself that it breaks off
+            return False  # coincidence in other data; or truncated, which the library detects
         at, end = place + _HEADER_BYTES, place + int.from_bytes(start[8:], "little")
         for _ in range(_MOST_OBJECTS):
             if end - at < _HEADER_BYTES:
@@ -80,9 +80,9 @@ class _Guarded(io.FileIO):
 
 
 class _PatientFile(FileIO):
-    """A file whose writes never fail: after one that does HDF5 cannot close its file, and crashes at the end.
+    """A file whose writes never fail: after a failed one, HDF5 cannot close the file and crashes at exit.
 
-    The first error is kept, and what comes after it is dropped.
+    The first error is kept; later writes are dropped.
     """
 
     failure: OSError | None = None
@@ -112,7 +112,7 @@ def creating(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     OSError
-        If the disk is full or fails; the file is then of no use.
+        If the disk is full or fails; the file is then invalid.
     """
     with _PatientFile(path, "w+") as raw:
         try:

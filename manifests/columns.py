@@ -81,8 +81,8 @@ class WordColumn:
 
     def _problem(self, cell: str) -> str:
         near = next((word for word in self._words if word.casefold() == cell.strip().casefold()), None)
-        mend = f"write {near!r}" if near else "use one of these or leave the cell empty"
-        return f"unknown {self._name} {shown(cell)}; expected {', '.join(self._words)}; {mend}"
+        fix = f"write {near!r}" if near else "use one of these or leave the cell empty"
+        return f"unknown {self._name} {shown(cell)}; expected {', '.join(self._words)}; {fix}"
 
     def __getitem__(self, row: int) -> str | None:
         code = self._rows[row]
@@ -147,8 +147,8 @@ class NumberColumn:
         return number if "_" not in cell and 0 < number < math.inf else math.nan
 
     def _problem(self, cell: str) -> str:
-        mend = "write a decimal point" if "," in cell else "write digits only or leave it empty"
-        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, above 0; {mend}"
+        fix = "write a decimal point" if "," in cell else "write digits only or leave it empty"
+        return f"{self._name} is {shown(cell)}; expected a number of {self._unit}, above 0; {fix}"
 
     def __getitem__(self, row: int) -> float | None:
         number = self._rows[row]

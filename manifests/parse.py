@@ -1,4 +1,4 @@
-"""Reading a manifest CSV: every fault is found before anything starts, and a million rows stay small in memory."""
+"""Read a manifest CSV and report all its problems at once; a million rows take little memory."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from rephase.text import is_url
 
 
 class Names(Protocol):
-    """The names by row; anything but text is no name."""
+    """Names by row; a value that is no text is no name."""
 
     def __getitem__(self, row: int) -> object: ...
 
 
 class DuplicateSearch:
-    """Compares hashes of the lower-case names, and the names themselves only where hashes are equal."""
+    """Find names that occur twice, without regard to case: by their hashes, then by the names of equal hashes."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
 
     def extend(self, names: Sequence[str]) -> None:
-        """Take the names of the next rows."""
+        """Add the names of the next rows."""
         self._hashes.extend(hash(name.lower()) for name in names)
 
     def duplicates(self, names: Names) -> Iterator[tuple[int, int, str]]:
-        """Yield (row, first row of that name, name) for every row whose name came before."""
+        """Yield (row, first row of that name, name) for every row whose name occurs before it."""
         hashes = np.frombuffer(self._hashes, dtype=np.int64) if self._hashes else np.empty(0, np.int64)
         ordered = np.sort(hashes)
         repeated = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -81,17 +81,17 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
     path
         A CSV file, or a URL that fsspec opens.
     keep_columns
-        Columns outside the contract that shall go on with their rows, as `ManifestRow.extra`.
+        Further columns to keep, as `ManifestRow.extra`.
 
     Returns
     -------
     manifest
-        Its rows in the order of the file. Relative paths are resolved against the manifest's folder.
+        The rows in the order of the file. Relative paths are resolved against the manifest's folder.
 
     Raises
     ------
     ManifestError
-        Where anything is wrong with it: all problems at once.
+        With all problems of the file.
     """
     location = os.fspath(path)
     problems = Problems(location)
@@ -109,7 +109,7 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
 def _open(location: str) -> IO[bytes]:
     if not is_url(location):
         if Path(location).exists() and not Path(location).is_file():
-            raise OSError(errno.EINVAL, "is a folder, a pipe or a device")  # to open a pipe waits for ever
+            raise OSError(errno.EINVAL, "is a folder, a pipe or a device")  # opening a pipe would block
         return Path(location).open("rb")
     import fsspec
 
@@ -145,14 +145,14 @@ def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], problems:
             f"volume_id {shown(name)} is already in line {lines[first]}; expected unique names without regard to case; "
             "rename one of them",
         )
-    return Manifest(location, lines, columns, sorted(set(keep_columns)))  # their order has no say in what a row is
+    return Manifest(location, lines, columns, sorted(set(keep_columns)))  # sorted: their order must not change rows
 
 
 def _decoded(file: IO[bytes], problems: Problems) -> Iterator[str]:
-    """Decode line by line, so that a fault has its line; a faulty line goes on as an empty one to keep the count."""
+    """Decode line by line, so that a problem has its line; a bad line becomes an empty one to keep the count."""
     for line, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
-        if len(raw) == _LONGEST_LINE:  # a file without line ends must not be read as one line, whole
-            problems.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; the file may be no CSV at all")
+        if len(raw) == _LONGEST_LINE:  # a file without line ends must not be read as one line
+            problems.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; check that it is a CSV file")
             return
         if line == 1:
             encoding = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
@@ -161,7 +161,7 @@ def _decoded(file: IO[bytes], problems: Problems) -> Iterator[str]:
                 return
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         if b"\0" in raw:
-            problems.add(line, "has a NUL byte; expected UTF-8 text; the file may be damaged or no CSV at all")
+            problems.add(line, "has a NUL byte; expected UTF-8 text; check that it is a CSV file")
             yield "\n"
             continue
         try:
@@ -173,7 +173,7 @@ def _decoded(file: IO[bytes], problems: Problems) -> Iterator[str]:
 
 
 def _records(reader: Reader, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line at which each record starts, and its fields; blank lines are no records."""
+    """Yield the first line and the fields of each record, without blank lines."""
     while True:
         line = reader.line_num + 1
         try:
@@ -190,7 +190,7 @@ def _records(reader: Reader, problems: Problems) -> Iterator[tuple[int, list[str
 def _blocks(
     records: Iterator[tuple[int, list[str]]], num_fields: int, problems: Problems
 ) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
-    """Yield the lines and the columns of blocks of records: checks on columns cost a tenth of checks on cells."""
+    """Yield the lines and the columns of blocks of records: checking columns costs a tenth of checking cells."""
     lines: list[int] = []
     rows: list[list[str]] = []
     for line, record in records:
@@ -211,7 +211,7 @@ def _blocks(
 def _check_header(line: int, header: list[str], keep_columns: Sequence[str], problems: Problems) -> None:
     header[:] = [name.strip() for name in header]
     if len(header) > _MOST_COLUMNS:
-        problems.add(line, f"has {len(header)} columns; expected at most {_MOST_COLUMNS}; the file may be no manifest")
+        problems.add(line, f"has {len(header)} columns; expected at most {_MOST_COLUMNS}; check that it is a manifest")
         return
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         problems.add(line, f"has one column {shown(header[0])}; expected commas between columns; save with commas")
@@ -220,11 +220,17 @@ def _check_header(line: int, header: list[str], keep_columns: Sequence[str], pro
         if name in header:
             continue
         near = next((other for other in header if other.casefold() == name.casefold()), None)
-        mend = f"rename {shown(near)}" if near else "add it" if name in REQUIRED_COLUMNS else "add it or keep others"
-        problems.add(line, f"column {name!r} is missing; expected it in the header; {mend}")
+        fix = (
+            f"rename {shown(near)}"
+            if near
+            else "add it"
+            if name in REQUIRED_COLUMNS
+            else "add it or drop it from --keep-columns"
+        )
+        problems.add(line, f"column {name!r} is missing; expected it in the header; {fix}")
     for name, count in sorted(Counter(header).items()):
         if name and count > 1:
-            problems.add(line, f"column {shown(name)} stands {count} times; expected once; remove or rename one")
+            problems.add(line, f"column {shown(name)} occurs {count} times; expected once; remove or rename one")
 
 
 def _column(name: str) -> Column:
@@ -254,9 +260,9 @@ def _column(name: str) -> Column:
 
 
 def _check_pairs(header: list[str], lines: list[int], cells: list[tuple[str, ...]], problems: Problems) -> None:
-    """A row takes its real phase from one place."""
+    """Check that a row takes its measured phase from one column."""
     if "phase" not in header or "kspace" not in header:
         return
     for line, phase, kspace in zip(lines, cells[header.index("phase")], cells[header.index("kspace")], strict=True):
         if phase and kspace:
-            problems.add(line, "names phase and kspace; expected one of them; empty the other cell")
+            problems.add(line, "names phase and kspace; expected one of them; clear the other cell")

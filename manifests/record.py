@@ -1,4 +1,4 @@
-"""One manifest row, validated, and the words that its columns may hold."""
+"""One validated manifest row, and the vocabularies of its columns."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ OPTIONAL_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One volume that is asked for.
+    """One requested volume.
 
-    `path`, `phase`, `kspace` and `segmentation` are absolute paths or URLs that fsspec opens: they were resolved
-    against the manifest's folder. `line` is the line in the manifest. `frame` and `echo`: time point (0-based) and
-    echo number as the header counts it. `slice_axis` is 0, 1 or 2 of the stored array. `extra` holds the columns that
-    the user asked to keep, as (name, value).
+    `line` is the line in the manifest. `path`, `phase`, `kspace` and `segmentation` are absolute paths, or URLs for
+    fsspec. `frame` is the time point from 0, `echo` the echo number of the header, `slice_axis` 0, 1 or 2 of the stored
+    array. `extra` holds the columns of `--keep-columns`, as (name, value).
     """
 
     line: int

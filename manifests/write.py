@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from rephase.files import replacing
@@ -18,10 +17,10 @@ _COLUMNS = (
 
 
 def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
-    """Write a row per volume.
+    """Write one row per volume, replacing the file atomically.
 
-    Paths are relative to the manifest's folder where the source lies below it or below its parent, else absolute.
-    Columns without any value are left out. The file is replaced in one step, so no reader sees half of it.
+    Paths are relative to the manifest's folder where the source is below it or below its parent, else absolute.
+    Columns without any value are omitted.
 
     Parameters
     ----------
@@ -33,13 +32,13 @@ def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
     Returns
     -------
     num_rows
-        That were written.
+        Number of rows written.
     """
     target = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
     rows = [_cells(volume, target.parent) for volume in result.volumes]
     columns = [name for name in _COLUMNS if name in REQUIRED_COLUMNS or any(row[name] for row in rows)]
     with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        # readers of manifests drop blanks in front of a field, but not those between quotes
+        # `read_manifest` drops blanks before a field, unless it is quoted
         blank = any(cell.startswith(" ") for row in rows for cell in row.values())
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if blank else csv.QUOTE_MINIMAL)
         writer.writerow(columns)
@@ -48,40 +47,20 @@ def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
 
 
 def _cells(volume: ScannedVolume, folder: Path) -> dict[str, str]:
-    header = volume.header
-    return dict(
-        _texts(
-            {
-                "volume_id": volume.volume_id,
-                "path": _location(header.path, folder),
-                "format": header.format,
-                "series": header.series,
-                "echo": header.echo,
-                "frame": header.frame,
-                "dataset": header.dataset,
-                "phase": None if volume.phase is None else _location(volume.phase, folder),
-                "kspace": None if volume.kspace is None else _location(volume.kspace, folder),
-                "subject_id": volume.subject_id,
-                "anatomy": header.anatomy,
-                "contrast": header.contrast,
-                "field_t": header.field_t,
-                "te_ms": header.te_ms,
-                "slice_axis": header.slice_axis,
-                "num_slices": header.num_slices,
-                "height": header.height,
-                "width": header.width,
-            }.items()
-        )
-    )
+    cells = {name: getattr(volume if hasattr(volume, name) else volume.header, name) for name in _COLUMNS}
+    return {name: _text(value, folder) for name, value in cells.items()}
 
 
-def _texts(cells: Iterable[tuple[str, str | int | float | None]]) -> Iterable[tuple[str, str]]:
-    for name, value in cells:
-        yield name, "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+def _text(value: str | float | Path | None, folder: Path) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Path):
+        return _location(value, folder)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _location(path: Path, folder: Path) -> str:
-    """Write a path so that the manifest may move together with its sources."""
+    """Return a path that stays valid when the manifest moves together with its sources."""
     source = Path(os.path.abspath(path))  # noqa: PTH100 - without following links
     if source.is_relative_to(folder):
         return source.relative_to(folder).as_posix()

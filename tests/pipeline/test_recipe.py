@@ -81,7 +81,7 @@ def test_row_hash_counts_every_column_that_changes_what_is_stored():
     assert len(hashes | {row_hash(ROW, SOURCE), row_hash(ROW, "1" * 64)}) == len(values) + 2
 
 
-def test_row_hash_has_no_need_of_a_companions_path():
+def test_row_hash_does_not_depend_on_paths_of_associated_files():
     assert row_hash(replace(ROW, phase="/p"), SOURCE) == row_hash(replace(ROW, phase="/q"), SOURCE)
 
 

@@ -24,7 +24,7 @@ def row_of(path, **columns):
     return ManifestRow(line=2, volume_id="v", path=str(path), **columns)
 
 
-def fault_of(row, **arguments):
+def problem_of(row, **arguments):
     with pytest.raises(VolumeError) as caught:
         read_volume(row, **arguments)
     assert "\n" not in str(caught.value)
@@ -111,8 +111,8 @@ def test_bad_npy(tmp_path):
         "four.npy": "unsupported", "none.npy": "unsupported", "phase.npy": "not_magnitude", "short.npy": "unreadable",
         "text.npy": "unreadable", "gone.npy": "missing",
     }  # fmt: skip
-    assert {name: fault_of(row_of(tmp_path / name, format="npy"))[0] for name in expected} == expected
-    assert fault_of(row_of(tmp_path / "whole.npy"), limit_bytes=1000)[0] == "too_large"
+    assert {name: problem_of(row_of(tmp_path / name, format="npy"))[0] for name in expected} == expected
+    assert problem_of(row_of(tmp_path / "whole.npy"), limit_bytes=1000)[0] == "too_large"
 
 
 def test_fastmri_reconstruction_and_its_header(tmp_path):
@@ -147,18 +147,18 @@ def test_any_dataset_by_name_and_bad_hdf5(tmp_path):
         file.create_dataset("huge", (100_000, 100_000, 1000), np.float32, chunks=(1, 64, 64))
         file.create_dataset("other", (1, 4, 4), np.int32, external=[(str(tmp_path / "text.h5"), 0, 64)])
     np.testing.assert_array_equal(read_volume(row_of(path, dataset="images/t1", slice_axis=2)).magnitude, phantom())
-    assert fault_of(row_of(path, dataset="huge"), limit_bytes=10**9)[0] == "too_large"
-    reason, message = fault_of(row_of(path))
+    assert problem_of(row_of(path, dataset="huge"), limit_bytes=10**9)[0] == "too_large"
+    reason, message = problem_of(row_of(path))
     assert reason == "ambiguous"
     assert "images" in message
-    assert fault_of(row_of(path, dataset="images"))[0] == "mismatch"
-    assert fault_of(row_of(path, dataset="nothing"))[0] == "mismatch"
-    assert fault_of(row_of(path, dataset="words"))[0] == "unsupported"
-    assert fault_of(row_of(path, dataset="other"))[0] == "unsupported"
+    assert problem_of(row_of(path, dataset="images"))[0] == "mismatch"
+    assert problem_of(row_of(path, dataset="nothing"))[0] == "mismatch"
+    assert problem_of(row_of(path, dataset="words"))[0] == "unsupported"
+    assert problem_of(row_of(path, dataset="other"))[0] == "unsupported"
     (tmp_path / "text.h5").write_text("no HDF5 at all, and longer than sixty-four bytes, which is what is looked at")
     (tmp_path / "short.h5").write_bytes(path.read_bytes()[:3000])
-    assert fault_of(row_of(tmp_path / "text.h5"))[0] == "unreadable"
-    assert fault_of(row_of(tmp_path / "short.h5"))[0] == "unreadable"
+    assert problem_of(row_of(tmp_path / "text.h5"))[0] == "unreadable"
+    assert problem_of(row_of(tmp_path / "short.h5"))[0] == "unreadable"
 
 
 def complex_phantom(shape=(3, 24, 20)):
@@ -214,7 +214,7 @@ def test_kspace_that_is_not_finite_is_refused(tmp_path, place, value):
     kspace = np.ones((2, 3, 64, 64), np.complex64)
     kspace[place] = value
     path = write_h5(tmp_path / "k.h5", kspace=kspace, reconstruction_rss=np.ones((2, 64, 64), np.float32))
-    reason, message = fault_of(row_of(path, kspace=str(path)))
+    reason, message = problem_of(row_of(path, kspace=str(path)))
     assert reason == "not_finite" and "k-space" in message
 
 
@@ -227,7 +227,7 @@ def test_kspace_with_lines_of_zeros_between_others_is_undersampled(tmp_path, coi
     kspace[..., [n for n in range(32) if n % 4 and abs(n - 16) > 2]] = 0
     path = write_h5(tmp_path / "b.h5", kspace=kspace)
     for row in (row_of(path, kspace=str(path)), row_of(path)):
-        reason, message = fault_of(row)
+        reason, message = problem_of(row)
         assert reason == "unsupported" and "11 of 25" in message
 
 
@@ -236,9 +236,9 @@ def test_undersampled_or_odd_kspace_is_refused(tmp_path):
     masked = write_h5(tmp_path / "a.h5", kspace=kspace, mask=np.ones(8))
     real = write_h5(tmp_path / "b.h5", kspace=kspace.real)
     empty = write_h5(tmp_path / "c.h5", other=kspace)
-    assert fault_of(row_of(masked, kspace=str(masked)))[0] == "unsupported"
-    assert fault_of(row_of(real, kspace=str(real)))[0] == "unsupported"
-    assert fault_of(row_of(empty, kspace=str(empty)))[0] == "mismatch"
+    assert problem_of(row_of(masked, kspace=str(masked)))[0] == "unsupported"
+    assert problem_of(row_of(real, kspace=str(real)))[0] == "unsupported"
+    assert problem_of(row_of(empty, kspace=str(empty)))[0] == "mismatch"
 
 
 def test_formats_by_magic_where_names_tell_nothing(tmp_path):
@@ -268,12 +268,12 @@ def test_urls_are_opened_by_fsspec(tmp_path):
     np.testing.assert_array_equal(volume.magnitude, phantom())
     assert volume.source_sha256 == hashlib.sha256(content).hexdigest() == hash_source(row)
     assert describe_row(row) == (4, 7, 6)
-    assert fault_of(row_of("memory://readers/gone.npy"))[0] == "missing"
-    assert fault_of(row_of("nosuchscheme://x/a.npy"))[0] == "unreadable"
+    assert problem_of(row_of("memory://readers/gone.npy"))[0] == "missing"
+    assert problem_of(row_of("nosuchscheme://x/a.npy"))[0] == "unreadable"
     np.testing.assert_array_equal(read_volume(row_of((tmp_path / "a.npy").as_uri())).magnitude, phantom())
 
 
-def test_npy_companions_follow_the_axes_of_the_magnitude_file(tmp_path):
+def test_associated_npy_files_follow_the_axes_of_the_magnitude_file(tmp_path):
     np.save(tmp_path / "m.npy", np.moveaxis(phantom(), 0, 2))
     phase = np.random.default_rng(2).uniform(-3, 3, (7, 6, 4)).astype(np.float32)
     np.save(tmp_path / "p.npy", phase)
@@ -283,7 +283,7 @@ def test_npy_companions_follow_the_axes_of_the_magnitude_file(tmp_path):
     row = row_of(tmp_path / "m.npy", slice_axis=2, phase=str(tmp_path / "p.npy"))
     np.testing.assert_allclose(read_volume(row).phase, np.moveaxis(phase, 2, 0), atol=1e-6)
     for name, reason in (("bad", "mismatch"), ("nan", "not_finite"), ("hz", "unsupported")):
-        assert fault_of(row_of(tmp_path / "m.npy", slice_axis=2, phase=str(tmp_path / f"{name}.npy")))[0] == reason
+        assert problem_of(row_of(tmp_path / "m.npy", slice_axis=2, phase=str(tmp_path / f"{name}.npy")))[0] == reason
 
 
 def test_probe_of_a_folder(tmp_path):

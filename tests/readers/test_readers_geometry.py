@@ -110,7 +110,7 @@ def test_without_an_affine_rows_and_columns_are_as_displayed():
     np.testing.assert_array_equal(as_displayed(array.shape, slice_axis=2).arrange(array), array.transpose(2, 0, 1))
 
 
-def test_companions_are_matched_in_any_order_of_their_axes():
+def test_associated_files_are_matched_in_any_order_of_their_axes():
     array, affine = stored((1, 0, 2), (True, False, True))
     arrangement = arrange_axes(affine, array.shape, 2)
     volume = arrangement.arrange(array)

@@ -36,7 +36,7 @@ def write(path, array, affine=LPS_AFFINE, **header):
     return path
 
 
-def fault_of(row, function=read_volume, **arguments):
+def problem_of(row, function=read_volume, **arguments):
     with pytest.raises(VolumeError) as caught:
         function(row, **arguments)
     assert "\n" not in str(caught.value)
@@ -86,14 +86,14 @@ def test_big_endian(tmp_path):
 def test_frames(tmp_path):
     array = phantom((*SHAPE, 3))
     path = write(tmp_path / "m.nii.gz", array)
-    reason, message = fault_of(row_of(path))
+    reason, message = problem_of(row_of(path))
     assert reason == "ambiguous"
     assert "3 frames" in message
     for frame in range(3):
         volume = read_volume(row_of(path, frame=frame))
         np.testing.assert_array_equal(volume.magnitude, array[..., frame].transpose(2, 1, 0))
-    assert fault_of(row_of(path, frame=3))[0] == "mismatch"
-    assert fault_of(row_of(path), describe_row)[0] == "ambiguous"
+    assert problem_of(row_of(path, frame=3))[0] == "mismatch"
+    assert problem_of(row_of(path), describe_row)[0] == "ambiguous"
     one = write(tmp_path / "one.nii", array[..., :1])
     np.testing.assert_array_equal(read_volume(row_of(one)).magnitude, array[..., 0].transpose(2, 1, 0))
 
@@ -154,7 +154,7 @@ def test_broken_files_are_unreadable(tmp_path):
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        reason, message = fault_of(row_of(tmp_path / name))
+        reason, message = problem_of(row_of(tmp_path / name))
         assert reason == "unreadable", name
         assert name in message
         assert name[:4] != "bomb" or "54000000000352" in message
@@ -163,16 +163,16 @@ def test_broken_files_are_unreadable(tmp_path):
 
 
 def test_missing_and_unsupported(tmp_path):
-    assert fault_of(row_of(tmp_path / "none.nii"))[0] == "missing"
+    assert problem_of(row_of(tmp_path / "none.nii"))[0] == "missing"
     colour = np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    assert fault_of(row_of(write(tmp_path / "rgb.nii", colour)))[0] == "unsupported"
+    assert problem_of(row_of(write(tmp_path / "rgb.nii", colour)))[0] == "unsupported"
     nib.Nifti1Pair(phantom(), LPS_AFFINE).to_filename(tmp_path / "pair.hdr")
-    assert fault_of(row_of(tmp_path / "pair.hdr"))[0] == "unsupported"
+    assert problem_of(row_of(tmp_path / "pair.hdr"))[0] == "unsupported"
 
 
 def test_a_limit_of_memory_is_kept_before_reading(tmp_path):
     path = write(tmp_path / "m.nii", phantom((50, 50, 50)))
-    assert fault_of(row_of(path), limit_bytes=1_000_000)[0] == "too_large"
+    assert problem_of(row_of(path), limit_bytes=1_000_000)[0] == "too_large"
     assert read_volume(row_of(path), limit_bytes=2_000_000).magnitude.shape == (50, 50, 50)
 
 
@@ -184,13 +184,13 @@ def test_a_plane_that_no_scanner_makes_is_not_even_looked_at(tmp_path):
     path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(20_000_000), compresslevel=1))
     with path.open("ab") as file:
         file.write(bytes(1_000_000))
-    assert fault_of(row_of(path))[0] == "unsupported"
+    assert problem_of(row_of(path))[0] == "unsupported"
 
 
 def test_sizes_of_the_manifest_must_be_right(tmp_path):
     path = write(tmp_path / "m.nii", phantom())
     assert read_volume(row_of(path, num_slices=4, height=7, width=6)).magnitude.shape == (4, 7, 6)
-    reason, message = fault_of(row_of(path, num_slices=4, height=6))
+    reason, message = problem_of(row_of(path, num_slices=4, height=6))
     assert reason == "mismatch"
     assert "4 slices of 7 x 6" in message
 
@@ -228,13 +228,13 @@ def test_phase_beside_a_magnitude_and_phase_given_as_magnitude(tmp_path, stored,
     assert volume.phase.min() > -np.float32(math.pi)
     both = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in (magnitude, other))).hexdigest()
     assert volume.source_sha256 == both == hash_source(row_of(magnitude, phase=str(other)))
-    assert fault_of(row_of(other))[0] == "not_magnitude"
+    assert problem_of(row_of(other))[0] == "not_magnitude"
     assert [header.kind for header in probe(tmp_path, [other]).headers] == ["phase"]
 
 
 def test_phase_is_told_before_frames_are_asked_for(tmp_path):
     path = write(tmp_path / "x.nii.gz", np.rint(angles((16, 16, 1, 3)) / math.pi * 4095).astype(np.int16))
-    assert fault_of(row_of(path))[0] == "not_magnitude"
+    assert problem_of(row_of(path))[0] == "not_magnitude"
 
 
 def test_magnitudes_that_look_a_little_like_phase_stay_magnitudes():
@@ -273,7 +273,7 @@ def test_sidecars_tell_kind_echo_time_and_field(tmp_path):
     assert (header.kind, header.te_ms, header.field_t) == ("magnitude", 4.92, 2.89)
     (tmp_path / "x.json").write_text(json.dumps(sidecar | {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}))
     assert probe(tmp_path, [tmp_path / "x.nii.gz"]).headers[0].kind == "phase"
-    assert fault_of(row_of(tmp_path / "x.nii.gz"))[0] == "not_magnitude"
+    assert problem_of(row_of(tmp_path / "x.nii.gz"))[0] == "not_magnitude"
     (tmp_path / "x.json").write_text("{ broken")
     assert read_volume(row_of(tmp_path / "x.nii.gz")).te_ms is None
 
@@ -291,7 +291,7 @@ def test_complex_files(tmp_path):
     assert volume.source_sha256 == plain.source_sha256 == hash_source(row_of(path, phase=str(path)))
     assert [header.kind for header in probe(tmp_path, [path]).headers] == ["magnitude", "phase"]
     real = write(tmp_path / "r.nii", signal().astype(np.float32))
-    assert fault_of(row_of(real, phase=str(real)))[0] == "mismatch"
+    assert problem_of(row_of(real, phase=str(real)))[0] == "mismatch"
 
 
 def test_segmentation_follows_its_own_affine(tmp_path):
@@ -313,7 +313,7 @@ def test_segmentation_follows_its_own_affine(tmp_path):
         (write(tmp_path / "half.nii", labels * 0.5), "unsupported"),
         (tmp_path / "gone.nii", "missing"),
     ):
-        assert fault_of(row_of(magnitude, segmentation=str(bad)))[0] == reason
+        assert problem_of(row_of(magnitude, segmentation=str(bad)))[0] == reason
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_real_files_of_nibabel(name, columns, shape, orientation):
 def test_development_data():
     trap = SHARED / "magnitude" / "traps" / "spine_phase_without_magnitude.nii.gz"
     for frame in (None, 0, 2):
-        reason, message = fault_of(row_of(trap, frame=frame))
+        reason, message = problem_of(row_of(trap, frame=frame))
         assert (reason, "phase image" in message) == ("not_magnitude", True)
     assert {header.kind for header in probe(trap.parent, [trap]).headers} == {"phase"}
     assert describe_row(row_of(SHARED / "magnitude" / "nifti_spine" / "t2.nii.gz")) == (52, 55, 60)
