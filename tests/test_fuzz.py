@@ -56,7 +56,7 @@ def test_what_is_sound_is_read_as_the_oracle_reads_it(target, folder):
 @given(case=cases())
 def test_mutations_are_refused_or_read_as_the_oracle_reads_them(folder, case):
     verdict = run_case(case, folder)
-    assert verdict.fault is None, (case.told(), verdict)
+    assert verdict.fault is None, (case.describe(), verdict)
 
 
 def test_a_seeded_run_in_children_finds_nothing(record_property):

@@ -1,1 +1,1 @@
-"""Hostile files by the thousand: what the readers, the loader and the checks make of them, and what they should."""
+"""Fuzzing of readers, loader and checks with thousands of damaged files, compared with simpler readings of them."""

@@ -1,4 +1,4 @@
-"""The long run: `python -m tests.fuzz --cases 10000 --seed 1`. Exit status 1 where a case is a fault."""
+"""The long run: `python -m tests.fuzz --cases 10000 --seed 1`. Exit status 1 if a case is a fault."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"{target:<11} {', '.join(f'{count} {word}' for word, count in outcomes.items())}\n")
     sys.stdout.write(
         f"{report['cases']} cases, {len(report['faults'])} faults, at most {report['most_seconds']} s and "
-        f"{report['most_mib']} MiB a case; {options.output}\n"
+        f"{report['most_mib']} MiB per case; {options.output}\n"
     )
     for fault in report["faults"][:20]:
         sys.stdout.write(f"case {fault['case']} ({fault['target']}, {fault['from']}): {fault['fault']}\n")
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def gather(seed: int, results: Any) -> dict[str, Any]:
-    """Count outcomes by target, and keep what is needed to run a faulty case again."""
+    """Count outcomes by target, and keep what is needed to reproduce a fault."""
     from fuzz.cases import make_case
 
     outcomes: dict[str, Counter[str]] = {}
@@ -56,7 +56,9 @@ def gather(seed: int, results: Any) -> dict[str, Any]:
         report["most_seconds"] = max(report["most_seconds"], round(result.seconds, 2))
         report["most_mib"] = max(report["most_mib"], result.peak_bytes >> 20)
         if result.verdict.fault is not None:
-            report["faults"].append(case.told() | {"outcome": result.verdict.outcome, "fault": result.verdict.fault})
+            report["faults"].append(
+                case.describe() | {"outcome": result.verdict.outcome, "fault": result.verdict.fault}
+            )
     report["outcomes"] = {target: dict(sorted(found.items())) for target, found in sorted(outcomes.items())}
     return report
 

@@ -1,4 +1,4 @@
-"""A case by its number: which target, which seed, which plan. The same number is the same case on any machine."""
+"""Cases by number: target, seed file and plan. A number is the same case on every machine."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from fuzz.mutate import Plan, draw_plan, mutated
 from fuzz.seeds import Seed, seeds
 
 SHARES = {"dicom": 6, "nifti": 5, "hdf5": 4, "npy": 2, "manifest": 3, "checkpoint": 2, "store": 3}
-"""How many of 25 cases each target has."""
+"""Cases of each target among 25."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a seed and what is done to it."""
+    """One case: a seed file and its changes."""
 
     number: int
     seed: Seed
     plan: Plan
 
-    def told(self) -> dict[str, Any]:
-        """What a report says of it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the case as JSON values, for reports."""
         return {"case": self.number, "target": self.seed.target, "from": self.seed.name, "plan": asdict(self.plan)}
 
 
 def make_case(seed: int, number: int) -> Case:
-    """Draw a case."""
+    """Sample a case."""
     source = random.Random(f"{seed}/{number}")  # noqa: S311
     target = source.choices(list(SHARES), list(SHARES.values()))[0]
     choice = source.choice(seeds(target))
@@ -39,7 +39,7 @@ def make_case(seed: int, number: int) -> Case:
 
 
 def run_case(case: Case, folder: Path, begin: Callable[[], object] = lambda: None) -> Verdict:
-    """Write the case's files into a folder of its own, call `begin`, judge them, remove them."""
+    """Write the files of a case into a folder of its own, call `begin`, judge them, and remove them."""
     files = mutated(case.seed, case.plan)
     place = folder / f"case{case.number}"
     try:

@@ -1,4 +1,4 @@
-"""What our code makes of one case: refused with a reason, read rightly, or a fault."""
+"""Judge how the code handles one case: refused with a reason, read correctly, or a fault."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from rephase.corpus.verify import verify_corpus
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.errors import RequestError, VolumeError
+from rephase.formats import READERS
 from rephase.manifests.parse import ManifestError, read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import prepare_magnitude
 from rephase.readers.registry import describe_row, hash_source, probe, read_volume
 
 LIMIT_BYTES = 32 << 20
-"""Given to the readers: what one file may take."""
+"""Memory limit for one file, passed to the readers."""
 _VOLUME_ID = re.compile(r"(?!__|\.)[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a case ended; `fault` says what is wrong, None where nothing is."""
+    """How a case ended; `fault` describes an error of the code, None for none."""
 
     outcome: str
     fault: str | None = None
 
 
 def judge(seed: Seed, folder: Path) -> Verdict:
-    """Let our code loose on the files in a folder, which are those of a seed or what became of them."""
+    """Run the code on the files in a folder: those of a seed, changed or not."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            if seed.target in ("dicom", "nifti", "hdf5", "npy"):
+            if seed.target in READERS:
                 return _volume(seed, folder)
             return {"manifest": _manifest, "checkpoint": _checkpoint, "store": _store}[seed.target](seed, folder)
         except Exception as error:
@@ -145,7 +146,7 @@ def _store(seed: Seed, folder: Path) -> Verdict:
     except RequestError:
         ok = False
     if ok and changed:
-        fault = fault or f"verify found nothing wrong with {changed[0]}"
+        fault = fault or f"verify did not report {changed[0]}"
     return Verdict("sound" if ok else "found", fault)
 
 
@@ -154,7 +155,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def loader_slices(root: Path) -> tuple[list[Any] | None, int]:
-    """Every slice that the loader gives, and how many it refuses; None where it refuses the corpus."""
+    """Return the slices that the loader returns, and how many it refuses; None where it refuses the corpus."""
     try:
         data = KSpaceSlices(root)
     except RequestError:

@@ -1,4 +1,4 @@
-"""Mutations: of bytes, and of what a format's own writer would never write. A plan is drawn first, then carried out."""
+"""Mutate files: bytes, and contents that no writer of the format writes. A plan is sampled first, then applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = (0, 1, 2, 127, 128, 255, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 
 
 @dataclass(frozen=True)
 class Step:
-    """One change: what, at which part of the file (0 to 1), and with which number."""
+    """One change: its kind, the part of the file (0 to 1), and a number."""
 
     change: str
     where: float
@@ -25,14 +25,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which file of the seed is changed (0 to 1), and how."""
+    """Which file of the seed is changed (0 to 1), and the changes."""
 
     file: float
     steps: tuple[Step, ...]
 
 
 def draw_plan(target: str, source: random.Random) -> Plan:
-    """Draw a plan: half of the steps change bytes, half what the format says."""
+    """Sample a plan: half of the steps change bytes, half change contents of the format."""
     names = [name for name, (targets, _) in structures.CHANGES.items() if target in targets]
     steps = []
     for _ in range(source.choice((1, 1, 1, 2, 4))):
@@ -44,12 +44,12 @@ def draw_plan(target: str, source: random.Random) -> Plan:
 
 
 def change_names(target: str) -> list[str]:
-    """Name the changes that a target knows."""
+    """Return the names of the changes of a target."""
     return sorted(BYTES) + [name for name, (targets, _) in structures.CHANGES.items() if target in targets]
 
 
 def mutated(seed: Seed, plan: Plan) -> dict[str, bytes]:
-    """Carry a plan out on one of the seed's files; a change that the file cannot take any more is passed over."""
+    """Apply a plan to one file of the seed; changes that no longer apply are skipped."""
     files = dict(seed.files)
     name = sorted(files)[int(plan.file * len(files)) % len(files)]
     data = files[name]

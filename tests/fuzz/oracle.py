@@ -1,4 +1,4 @@
-"""The same file read in another, simpler way: what a reader of ours gives must be exactly this."""
+"""Read a file in a simpler way, and compare the volume of a reader with it exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def difference(target: str, row: ManifestRow, volume: Volume) -> str | None:
-    """Say in what a volume differs from the plain reading of its file; None where in nothing."""
+    """Describe how a volume differs from the simple reading of its file; None where they are equal."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return _COMPARE[target](row, volume)
@@ -119,7 +119,7 @@ def _planes(dataset: pydicom.Dataset) -> list[tuple[float, NDArray[np.float32]]]
 
 
 def _between(plane: NDArray[Any], first: Any, last: Any, dataset: pydicom.Dataset) -> NDArray[np.bool_]:
-    """Where stored values lie between two that a header writes with or without a sign."""
+    """Return where stored values are between two of a header, signed or unsigned."""
     modulus = 1 << int(dataset.BitsAllocated)
 
     def as_stored(number: int) -> int:

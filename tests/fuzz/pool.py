@@ -1,4 +1,4 @@
-"""Cases in child processes, so that a crash, a hang and hunger for memory are seen from outside and end one case."""
+"""Run cases in child processes, so that a crash, a hang or excessive memory is detected and ends one case."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pathlib import Path
 from fuzz.judge import LIMIT_BYTES, Verdict
 
 SECONDS = 60.0
-"""Of wall time for one case: a machine may be busy, but nothing here needs a second of it."""
+"""Wall time for one case, on a busy machine; no case needs a second alone."""
 CPU_SECONDS = 15.0
 PEAK_BYTES = 4 * LIMIT_BYTES + (64 << 20)
-"""More than a child had before: the file, what it unpacks to, the decoded values, the volume; and libraries."""
+"""Memory of one case: the file, unpacked, the decoded values, the volume; and libraries."""
 _ADDRESS_BYTES = 6 << 30
 
 
 @dataclass(frozen=True)
 class Result:
-    """A case's verdict with what it cost."""
+    """The verdict of a case with its time and memory."""
 
     number: int
     verdict: Verdict
@@ -42,7 +42,7 @@ def run_cases(
     watch: Callable[[], object] = lambda: None,
     seconds: float = SECONDS,
 ) -> Iterator[Result]:
-    """Run cases in `workers` children; results come in the order in which they end."""
+    """Run cases in `workers` child processes; yield results in the order in which they end."""
     with tempfile.TemporaryDirectory(prefix="rephase-fuzz-") as folder:
         waiting = iter(numbers)
         children = [_Child(seed, Path(folder), seconds) for _ in range(min(workers, len(numbers)))]
@@ -64,7 +64,7 @@ def run_cases(
 
 
 class _Child:
-    """One process, made anew after a crash or a hang."""
+    """One child process, restarted after a crash or a hang."""
 
     def __init__(self, seed: int, folder: Path, seconds: float) -> None:
         self._arguments = (seed, folder)
@@ -82,7 +82,7 @@ class _Child:
         self._ready = False
 
     def start(self, number: int | None) -> bool:
-        """Give the child a case; False where there is none left."""
+        """Start a case; return False where none is left."""
         if number is None:
             return False
         self._number, self._since = number, time.monotonic()
@@ -90,7 +90,7 @@ class _Child:
         return True
 
     def result(self, readable: bool) -> Result | None:
-        """Give the case's result where it has ended, by itself or by us."""
+        """Return the result of a case that has ended or exceeded its limits, else None."""
         elapsed = time.monotonic() - self._since
         if readable:
             try:
@@ -141,18 +141,18 @@ def _serve(pipe: Connection, seed: int, folder: Path) -> None:
 
 
 class _Meter:
-    """Memory, processor time and time from which a case counts: what made its files is not our code."""
+    """Memory, CPU time and time at the start of a case, after its files were written."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Start anew."""
+        """Start counting."""
         self.resident, self.start, self.cpu = _reset_peak(), time.monotonic(), time.process_time()
 
 
 def _reset_peak() -> int:
-    """Let the peak of resident memory start at what is resident now."""
+    """Reset the peak of resident memory to its current value."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
@@ -174,4 +174,4 @@ def _take_memory() -> Verdict:
 
 
 MISDEEDS: dict[int, Callable[[], Verdict]] = {-1: os.abort, -2: _hang, -3: _take_memory}
-"""Cases that must be found: they show that the pool sees what it is for."""
+"""Cases that the pool must detect, to test it."""

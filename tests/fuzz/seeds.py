@@ -1,4 +1,4 @@
-"""The sound files that a case starts from: written here, or taken from the wheels of nibabel and pydicom."""
+"""Valid files that cases start from: written here, or taken from the wheels of nibabel and pydicom."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rephase.diffusion.checkpoint import save_checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 
 DATA = Path(os.environ.get("REPHASE_FUZZ_DATA", Path(__file__).parents[3] / "shared" / "data"))
-"""More real files where they are: any folder of DICOM (`.dcm`, `.dcm.gz`) and NIfTI."""
+"""Further real files, where it exists: a folder of DICOM (`.dcm`, `.dcm.gz`) and NIfTI."""
 
 _LARGEST_SEED = 400_000
 _MANIFEST_COLUMNS = (
@@ -39,7 +39,7 @@ _MANIFEST_COLUMNS = (
 
 @dataclass(frozen=True)
 class Seed:
-    """Sound bytes by relative path, and what a manifest row (or another reader) needs to know of them."""
+    """Valid files by relative path, and the manifest row (or other arguments) to read them."""
 
     name: str
     target: str
@@ -49,12 +49,12 @@ class Seed:
 
 
 def seeds(target: str) -> list[Seed]:
-    """Give the seeds of one target, always in the same order."""
+    """Return the seeds of one target, always in the same order."""
     return _MAKERS[target]()
 
 
 def phantom(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    """Rayleigh noise around a bright block, whole numbers: a magnitude that every stored type can hold."""
+    """Return Rayleigh noise around a bright block, in whole numbers that every stored type can represent."""
     values = np.random.default_rng(seed).rayleigh(20, shape)
     values[tuple(slice(n // 4, max(n // 4 + 1, n - n // 4)) for n in shape)] += 60
     return np.rint(values).astype(np.float32)

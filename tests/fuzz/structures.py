@@ -1,4 +1,4 @@
-"""Mutations that know a format: fields of headers, elements, links, cells, with values that hurt."""
+"""Mutate contents of a format: header fields, elements, links, cells, with critical values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CELLS = (
 
 
 def nifti_field(data: bytes, where: float, number: int) -> bytes:
-    """Set one value of a header's field."""
+    """Set one value of a header field."""
     kind = nib.Nifti2Header if struct.unpack("<i", data[:4])[0] in (540, 469893120) else nib.Nifti1Header
     size = kind.template_dtype.itemsize
     header = kind(data[:size], check=False)
@@ -67,7 +67,7 @@ def nifti_field(data: bytes, where: float, number: int) -> bytes:
 
 
 def dicom_value(data: bytes, where: float, number: int) -> bytes:
-    """Give an element another value, of its own type or of another."""
+    """Set an element to another value, of its own type or another."""
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     place, keyword = _place(dataset, where, number)
     tag = pydicom.datadict.tag_for_keyword(keyword)
@@ -81,7 +81,7 @@ def dicom_value(data: bytes, where: float, number: int) -> bytes:
 
 
 def _place(dataset: Dataset, where: float, number: int) -> tuple[Dataset, str]:
-    """The top level, or an item of a sequence in it; and a keyword that matters to a reader."""
+    """Return the top level, or an item of a sequence in it; and a keyword that readers use."""
     place = dataset
     items = dataset.get("PerFrameFunctionalGroupsSequence")
     if items and number % 4 == 0:
@@ -114,7 +114,7 @@ def dicom_vr(data: bytes, where: float, number: int) -> bytes:
 
 
 def dicom_syntax(data: bytes, where: float, number: int) -> bytes:
-    """Say another transfer syntax than the data has."""
+    """State another transfer syntax than that of the data."""
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     old, new = str(dataset.file_meta.TransferSyntaxUID).encode(), _SYNTAXES[number % len(_SYNTAXES)].encode()
     size = len(old) + len(old) % 2
@@ -122,7 +122,7 @@ def dicom_syntax(data: bytes, where: float, number: int) -> bytes:
 
 
 def dicom_nest(data: bytes, where: float, number: int) -> bytes:
-    """Put sequences into each other, deeply, or let a sequence hold the whole data set again."""
+    """Nest sequences deeply, or copy the whole data set into a sequence."""
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     if number % 2:
         inner = copy.deepcopy(dataset)
@@ -143,7 +143,7 @@ def _saved(dataset: Dataset) -> bytes:
 
 
 def hdf5_object(data: bytes, where: float, number: int) -> bytes:
-    """Change a data set, an attribute or a link with the library itself."""
+    """Change a dataset, an attribute or a link with h5py."""
     buffer = io.BytesIO(data)
     with h5py.File(buffer, "r+") as file:
         names: list[str] = []
@@ -219,7 +219,7 @@ def npy_header(data: bytes, where: float, number: int) -> bytes:
 
 
 def manifest_cell(data: bytes, where: float, number: int) -> bytes:
-    """Write something else into one cell, as it is."""
+    """Write another text into one cell, unquoted."""
     lines = data.split(b"\n")
     cells = [(i, j) for i, line in enumerate(lines) for j in range(line.count(b",") + 1)]
     i, j = cells[int(where * len(cells)) % len(cells)]
@@ -230,7 +230,7 @@ def manifest_cell(data: bytes, where: float, number: int) -> bytes:
 
 
 def manifest_text(data: bytes, where: float, number: int) -> bytes:
-    """Write the whole file in another way."""
+    """Write the whole file in another encoding or layout."""
     ways: tuple[Callable[[bytes], bytes], ...] = (
         lambda text: text.decode("utf-8-sig").encode("utf-16"), lambda text: text.replace(b"\n", b"\r\n"),
         lambda text: text.replace(b"\n", b"\r"), lambda text: text.replace(b",", b";"), lambda text: _many(text, 3000),
@@ -293,4 +293,4 @@ CHANGES: dict[str, tuple[tuple[str, ...], Change]] = {
     "json_value": (("checkpoint", "store"), json_value),
     "safetensors_header": (("checkpoint",), safetensors_header),
 }
-"""By name: for which targets, and how."""
+"""Name -> targets and function."""

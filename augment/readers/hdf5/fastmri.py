@@ -13,7 +13,10 @@ from rephase.ismrmrd_header import FastmriFacts
 from rephase.readers.hdf5.links import chunk_bytes, find_object, named_dataset
 from rephase.readers.volume import check_limit, refuse_vanished
 
+RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
+KSPACE = "kspace"
 _LOW_RESOLUTION = 24
+_MOST_GAPS = 0.2
 
 
 def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None) -> NDArray[np.complex64]:
@@ -61,6 +64,7 @@ def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | N
 
 
 def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:
+    # `rephase.diffusion.fourier` in NumPy: readers and scans load no torch
     axes = (-2, -1)
     return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes).astype(
         np.complex64
@@ -69,17 +73,13 @@ def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:
 
 def _virtual_coil(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """Return the weights of the coils: the principal vector of their covariance in the centre of k-space."""
-    middle = _middle(kspace)
-    samples = middle.transpose(1, 0, 2, 3).reshape(kspace.shape[1], -1).astype(np.complex128)
+    centre = _crop(kspace, (_LOW_RESOLUTION, _LOW_RESOLUTION))
+    samples = centre.transpose(1, 0, 2, 3).reshape(kspace.shape[1], -1).astype(np.complex128)
     _, vectors = np.linalg.eigh(samples @ samples.conj().T)
     principal = vectors[:, -1]
     # the phase of an eigenvector depends on the library: fix it to that of the strongest coil
     strongest = principal[np.argmax(np.abs(principal))]
     return np.asarray(principal * np.conj(strongest) / np.abs(strongest), np.complex64)
-
-
-def _middle(kspace: NDArray[Any]) -> NDArray[Any]:
-    return _crop(kspace, (_LOW_RESOLUTION, _LOW_RESOLUTION))
 
 
 def _combine(kspace: NDArray[np.complex64], weights: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -104,15 +104,6 @@ def _crop(image: NDArray[Any], size: tuple[int, int] | None) -> NDArray[Any]:
     height, width = (min(limit, found) for limit, found in zip(size, image.shape[-2:], strict=True))
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
     return image[..., top : top + height, left : left + width]
-
-
-RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
-
-
-KSPACE = "kspace"
-
-
-_MOST_GAPS = 0.2
 
 
 def phase_generator(file: h5py.File) -> str | None:
