@@ -179,6 +179,20 @@ def _log_range(uniform: Tensor, low: float, high: float) -> Tensor:
     return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * uniform)
 
 
+def dipole_kernel(along: Tensor, total: Tensor) -> Tensor:
+    """Return the kernel of the field of a susceptibility, `1/3 - k_axis^2 / k^2`, and 0 in the centre of k-space.
+
+    Parameters
+    ----------
+    along
+        Square of the spatial frequency along the main field.
+    total
+        Square of the spatial frequency.
+    """
+    kernel = 1.0 / 3.0 - along / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return kernel.masked_fill(total == 0.0, 0.0)
+
+
 def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:
     """In ppm; the slice goes on at its edges as it is there."""
     height, width = susceptibility.shape[1:]
@@ -190,8 +204,7 @@ def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tens
     k_x = torch.fft.rfftfreq(whole.shape[2], device=device) / spacing[:, 1, None, None]
     along = torch.where((axis == 0)[:, None, None], k_y.square(), k_x.square())
     along = torch.where((axis == 2)[:, None, None], 0.0, along)
-    kernel = 1.0 / 3.0 - along / (k_y.square() + k_x.square()).clamp(min=torch.finfo(torch.float32).tiny)
-    kernel[:, 0, 0] = 0.0
+    kernel = dipole_kernel(along, k_y.square() + k_x.square())
     field: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole) * kernel, s=whole.shape[1:])
     return field[:, margins[0] : margins[0] + height, margins[1] : margins[1] + width]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rephase.config import Whole
-from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, mix_fat
+from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, dipole_kernel, mix_fat
 from rephase.training.batches import TrainingSlice
 
 _STRENGTH = (0.3, 1.2)
@@ -166,8 +166,7 @@ def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float],
         for i, (size, step) in enumerate(zip(susceptibility.shape, spacing_mm, strict=True))
     ]
     total = squares[0] + squares[1] + squares[2]
-    kernel = 1.0 / 3.0 - squares[axis] / total.clamp(min=torch.finfo(torch.float32).tiny)
-    kernel[0, 0, 0] = 0.0
+    kernel = dipole_kernel(squares[axis], total)
     field: Tensor = torch.fft.ifftn(torch.fft.fftn(susceptibility) * kernel).real
     return field
 
