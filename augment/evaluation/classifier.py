@@ -185,7 +185,7 @@ def make_items(volumes: Sequence[PhaseVolume], groups: Sequence[str], phase_leve
     return items
 
 
-def draw_patch(item: Item, side: int, random: np.random.Generator) -> NDArray[np.complex64]:
+def sample_patch(item: Item, side: int, random: np.random.Generator) -> NDArray[np.complex64]:
     """Cut a patch `(side side)` around a random pixel of the object; rotate, flip, and add a random global phase.
 
     The global phase of a scan is arbitrary, so it must not separate the classes. Small slices are zero-padded.
@@ -205,7 +205,7 @@ def draw_patch(item: Item, side: int, random: np.random.Generator) -> NDArray[np
 
 def batch_of(items: Sequence[Item], side: int, random: np.random.Generator) -> torch.Tensor:
     """Return a patch of each item as real and imaginary channels, float32 `(item 2 side side)`."""
-    patches = np.stack([draw_patch(item, side, random) for item in items])
+    patches = np.stack([sample_patch(item, side, random) for item in items])
     return torch.from_numpy(np.stack([patches.real, patches.imag], axis=1))
 
 

@@ -11,7 +11,7 @@ from rephase.manifests.parse import read_manifest
 
 
 def given_volumes(description: str | None, split: str) -> Iterator[RealVolume]:
-    """Read what the command line names: a manifest, `--split` (default `split`) and `--max-slices` of each volume."""
+    """Yield the volumes that the command line names: a manifest, `--split` and `--max-slices` of each volume."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("manifest", type=Path, help="a manifest with the column phase")
     parser.add_argument("--split", default=split, help="default: %(default)s")

@@ -1,8 +1,8 @@
-"""How steep simulated phase is beside the real phase of the same volumes: `python tests/benchmarks/simulated_phase.py`.
+"""Steepness of simulated and real phase of the same volumes: `python tests/benchmarks/simulated_phase.py pairs.csv`.
 
-For volumes whose echo time and field are known, the simulated phase has that echo time and that field, on the same
-magnitude. Printed are the structure function at its lags, the mean wrapped gradient (rad/mm) and the residues (per
-1,000 squares of the object): of the real phase, and their mean over drawn simulated ones.
+The simulated phase has the magnitude, echo time and field strength of the volume; volumes without the latter are
+skipped. Prints the structure function, the mean wrapped gradient (rad/mm) and the residues (per 1,000 squares of the
+object), of the real phase and averaged over several simulated ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rephase.training.simulated.anatomy import Echo
 
 
 def measure(volume: PhaseVolume) -> list[float]:
-    """The structure function at its lags, mean gradient, and residues."""
+    """Return the structure function, mean gradient, and residues."""
     return [
         *structure_function([volume]),
         float(np.abs(gradient_quantiles([volume])).mean()),
@@ -35,9 +35,9 @@ def measure(volume: PhaseVolume) -> list[float]:
 
 
 def simulate_volume(volume: PhaseVolume, echo: Echo, seed: int) -> PhaseVolume:
-    """A simulated phase on a volume's magnitude at an echo."""
+    """Simulate a phase on the magnitude of a volume at an echo."""
     random = np.random.Generator(np.random.Philox(key=[0, seed]))
-    with mock.patch.object(simulated_phase, "draw_echo", lambda random: echo):
+    with mock.patch.object(simulated_phase, "sample_echo", lambda random: echo):
         made = simulated_phase.simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
     image = torch.stack([one.image for one in made])
     magnitude = image.abs().numpy()

@@ -1,7 +1,7 @@
-"""Where real phase has its singularities: `python tests/benchmarks/singularities.py pairs.csv --split train`.
+"""Singularities of real phase: `python tests/benchmarks/singularities.py pairs.csv --split train`.
 
-Printed for every volume: how many there are per 1,000 squares of the object, and the share of them in bright squares,
-from which a sampler removes its own (`rephase.diffusion.physics.singularities`); at the end the means over the volumes.
+Prints, per volume and on average, their density per 1,000 squares of the object, and the share of them in bright
+squares, from which a sampler removes its own (`rephase.diffusion.physics.singularities`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rephase.evaluation.statistics import PhaseVolume
 
 
 def count(real: PhaseVolume) -> tuple[float, float, float]:
-    """Singularities per 1,000 squares, share of them that is in bright squares, share of the squares that is bright."""
+    """Return singularities per 1,000 squares, the share of them in bright squares, and the share of bright squares."""
     magnitude = torch.from_numpy(real.magnitude)
     singular, counted = find_singularities(torch.from_numpy(real.phasor), torch.from_numpy(real.support))
     bright = bright_squares(magnitude, estimate_sigma(magnitude)) & counted
@@ -34,12 +34,12 @@ def main() -> None:
     found = []
     for volume in given_volumes(__doc__, "train"):
         found.append(count(volume.real))
-        _say(volume.volume_id, found[-1])
+        _print(volume.volume_id, found[-1])
     if found:
-        _say(f"mean of {len(found)} volumes", tuple(sum(column) / len(found) for column in zip(*found, strict=True)))
+        _print(f"mean of {len(found)} volumes", tuple(sum(column) / len(found) for column in zip(*found, strict=True)))
 
 
-def _say(name: str, counts: tuple[float, ...]) -> None:
+def _print(name: str, counts: tuple[float, ...]) -> None:
     density, share, bright = counts
     sys.stdout.write(f"{name}: {density:.2f} per 1,000, {share:.1%} of them in the {bright:.0%} that are bright\n")
     sys.stdout.flush()

@@ -1,8 +1,7 @@
-"""Where real phase is steep: `python tests/benchmarks/steep_places.py pairs.csv --split train`.
+"""Location of steep real phase: `python tests/benchmarks/steep_places.py pairs.csv --split train`.
 
-Printed for every volume, in rad/mm, the median gradient of the phase within 145 mm of the axis of the magnet, as the
-source guesses it, farther out, and there where the mean over a centimetre is above 0.9 of the 99th percentile of the
-magnitude (`-`: hardly any).
+Prints, per volume, the median phase gradient (rad/mm) within 145 mm of the estimated axis of the magnet, beyond it, and
+beyond it where the mean over a centimetre is above 0.9 of the 99th percentile of the magnitude (`-`: too few pixels).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SNR = 8.0
 
 
 def measure(real: PhaseVolume) -> list[str]:
-    """Median gradients within, beyond, and beyond where it is bright."""
+    """Return the median gradients within, beyond, and beyond where it is bright."""
     magnitude, phasor = torch.from_numpy(real.magnitude), torch.from_numpy(real.phasor)
     spacing = real.spacing_mm[1:]
     here = phasor[:, :-1, :-1].conj()

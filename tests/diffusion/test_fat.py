@@ -36,7 +36,7 @@ from rephase.diffusion.registry import make_learned
 from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlice, TrainingSlices
-from rephase.training.simulated.fat import fat_slices, incoherence, separate_fat, tells_fat
+from rephase.training.simulated.fat import fat_slices, incoherence, resolves_fat, separate_fat
 
 CPU = torch.device("cpu")
 GAUGE = torch.tensor([[2.0, 2.0, 0.01, 0.02, 0.3]])
@@ -72,10 +72,10 @@ def test_fat_is_found_in_a_phase_that_is_smooth_without_it_in_either_sense(sense
 
 
 def test_only_echoes_between_in_phase_and_opposed_tell_fat():
-    assert tells_fat(4.0, 3.0) and tells_fat(1.48, 3.0) and tells_fat(3.0, 1.5)
-    assert not tells_fat(2.3, 3.0)  # in phase
-    assert not tells_fat(1.15, 3.0) and not tells_fat(2.3, 1.5)  # opposed
-    assert not tells_fat(30.0, 3.0) and not tells_fat(math.nan, 3.0) and not tells_fat(4.0, math.nan)
+    assert resolves_fat(4.0, 3.0) and resolves_fat(1.48, 3.0) and resolves_fat(3.0, 1.5)
+    assert not resolves_fat(2.3, 3.0)  # in phase
+    assert not resolves_fat(1.15, 3.0) and not resolves_fat(2.3, 1.5)  # opposed
+    assert not resolves_fat(30.0, 3.0) and not resolves_fat(math.nan, 3.0) and not resolves_fat(4.0, math.nan)
 
 
 def test_slices_of_another_session_have_a_sense_of_their_own():

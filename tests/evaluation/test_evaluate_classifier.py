@@ -3,7 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rephase.evaluation.classifier import Item, auroc, batch_of, classify, draw_patch, halve, make_items, num_trainings
+from rephase.evaluation.classifier import (
+    Item,
+    auroc,
+    batch_of,
+    classify,
+    halve,
+    make_items,
+    num_trainings,
+    sample_patch,
+)
 from rephase.evaluation.config import ClassifierConfig, ClassifierLimits
 from rephase.evaluation.run import classifier_groups
 from rephase.evaluation.sessions import divide_groups, read_real
@@ -91,7 +100,7 @@ def test_patches_hold_the_object_alone_with_rounded_phase():
 
 def test_patches_of_small_slices_are_filled_up_and_follow_the_generator():
     item = Item(np.ones((5, 70), np.complex64), "g")
-    patch = draw_patch(item, 32, np.random.default_rng(0))
+    patch = sample_patch(item, 32, np.random.default_rng(0))
     assert patch.shape == (32, 32) and (np.abs(patch) > 0).sum() == 5 * 32
     one, other = (batch_of([item] * 2, 32, np.random.default_rng(0)) for _ in range(2))
     assert one.shape == (2, 2, 32, 32) and one.equal(other)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from rephase.training.simulated.phase import guess_tissues, simulate_on
+from rephase.training.simulated.phase import estimate_tissues, simulate_on
 
 MM = (5.0, 2.0, 2.0)
 
@@ -16,7 +16,7 @@ def body() -> torch.Tensor:
 
 def test_air_is_guessed_where_there_is_no_signal():
     for seed in range(4):
-        air, fat = guess_tissues(body(), MM[1:], np.random.default_rng(seed))
+        air, fat = estimate_tissues(body(), MM[1:], np.random.default_rng(seed))
         assert float(air[:, 0, 0].min()) > 0.95 and float(air[3, 24, 10].max()) < 0.05
         assert float(air[3, 24, 23]) > 0.95
         assert float((air + fat).max()) <= 1.0 + 1e-6 and float(fat.min()) >= 0.0
@@ -27,16 +27,16 @@ def test_a_dark_vessel_is_not_air_whatever_the_resolution():
     for step, side in ((3.0, 2), (1.5, 4), (0.75, 8)):
         magnitude = torch.full((2, 40, 40), 100.0)
         magnitude[:, 20 : 20 + side, 20 : 20 + side] = 0.0
-        air, _ = guess_tissues(magnitude, (step, step), np.random.default_rng(0))
+        air, _ = estimate_tissues(magnitude, (step, step), np.random.default_rng(0))
         assert float(air.max()) < 0.05
-    thin, _ = guess_tissues(torch.full((2, 3, 40), 100.0), (0.5, 0.5), np.random.default_rng(0))
+    thin, _ = estimate_tissues(torch.full((2, 3, 40), 100.0), (0.5, 0.5), np.random.default_rng(0))
     assert float(thin.max()) < 0.05
 
 
 def test_fat_is_guessed_where_it_is_bright_in_most_draws_and_nowhere_in_some():
     magnitude = torch.full((2, 60, 60), 20.0)
     magnitude[:, :20] = 100.0
-    fats = [guess_tissues(magnitude, (2.0, 2.0), np.random.default_rng(seed))[1] for seed in range(40)]
+    fats = [estimate_tissues(magnitude, (2.0, 2.0), np.random.default_rng(seed))[1] for seed in range(40)]
     bright = [float(fat[:, 5:15, 10:50].mean()) for fat in fats]
     assert all(float(fat[:, 30:].max()) < 0.3 for fat in fats)
     assert 0.5 < np.mean(np.array(bright) > 0.5) < 0.9

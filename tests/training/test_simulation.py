@@ -12,10 +12,10 @@ from rephase.training.simulated.anatomy import (
     SimulationConfig,
     acquire,
     dipole_field,
-    draw_anatomy,
-    draw_strength,
     magnet_field,
     receive,
+    sample_anatomy,
+    sample_strength,
     shim,
     simulate,
     simulate_volume,
@@ -85,7 +85,7 @@ def test_smooth_field_has_its_correlation_length():
 
 
 def test_anatomy_has_air_around_and_finite_maps():
-    anatomy = draw_anatomy((16, 64, 64), (4.0, 3.0, 3.0), np.random.default_rng(3))
+    anatomy = sample_anatomy((16, 64, 64), (4.0, 3.0, 3.0), np.random.default_rng(3))
     assert all(bool(torch.isfinite(part).all()) for part in anatomy)
     assert float(anatomy.signal[:, 0, 0].max()) < 0.05 * float(anatomy.signal.max())
     assert float(anatomy.susceptibility[:, 0, 0].min()) > 9.0
@@ -110,7 +110,7 @@ def test_the_magnet_is_even_in_the_middle_and_not_towards_the_bore():
 
 
 def test_the_strength_of_the_field_varies_from_a_third_to_all_of_it():
-    drawn = [draw_strength(np.random.default_rng(seed)) for seed in range(200)]
+    drawn = [sample_strength(np.random.default_rng(seed)) for seed in range(200)]
     assert 0.3 <= min(drawn) < 0.35 and 1.1 < max(drawn) <= 1.2
 
 
@@ -123,7 +123,7 @@ def test_the_phase_of_coils_grows_with_the_frequency():
 def test_a_stronger_field_makes_steeper_phase(monkeypatch):
     slopes = []
     for part in (0.01, 1.0):
-        monkeypatch.setattr(simulation, "draw_strength", lambda random, part=part: part)
+        monkeypatch.setattr(simulation, "sample_strength", lambda random, part=part: part)
         image = simulate_volume(np.random.default_rng(2))[3].image
         step = image[1:] * image[:-1].conj()
         slopes.append(float((step.angle().abs() * step.abs()).sum() / step.abs().sum()))

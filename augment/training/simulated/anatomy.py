@@ -95,12 +95,12 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     height, width = (int(8 * random.integers(9, 17)) for _ in range(2))
     in_plane, through = random.uniform(1.4, 3.0), random.uniform(3.0, 6.0)
     spacing = (through, in_plane, in_plane)
-    anatomy = draw_anatomy((_DEPTH, height, width), spacing, random)
+    anatomy = sample_anatomy((_DEPTH, height, width), spacing, random)
     axis = 0 if random.random() < 0.6 else 1  # axial slices, or coronal and sagittal ones
     field_ppm = dipole_field(anatomy.susceptibility, spacing, axis)
     field_ppm = field_ppm + magnet_field(anatomy.signal.shape, spacing, random)
-    field_ppm = draw_strength(random) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
-    echo = draw_echo(random)
+    field_ppm = sample_strength(random) * shim(field_ppm, anatomy.signal, random.uniform(0.7, 1.0))
+    echo = sample_echo(random)
     image = acquire(anatomy, field_ppm, echo)
     image = image * receive(image.shape, spacing, echo.field_t, random)
     peak = float(image.abs().flatten().quantile(0.99))
@@ -111,7 +111,7 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     return [TrainingSlice(one, spacing[1:], echo.te_known, echo.field_t, "simulated") for one in chosen]
 
 
-def draw_echo(random: np.random.Generator) -> Echo:
+def sample_echo(random: np.random.Generator) -> Echo:
     """Sample an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, which refocus the field."""
     field_t = float(random.choice((1.5, 3.0)))
     te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
@@ -119,7 +119,7 @@ def draw_echo(random: np.random.Generator) -> Echo:
     return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
 
 
-def draw_strength(random: np.random.Generator) -> float:
+def sample_strength(random: np.random.Generator) -> float:
     """Sample a factor of the simulated field, log-uniform from 0.3 to 1.2.
 
     Weak signal is not always air, and scanners shim beyond second order: at 3 T, phase of the full field is about as
@@ -208,7 +208,7 @@ def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
     return mix_fat(fat, torch.tensor(per_ppm * FAT_SHIFT_PPM)) * precession
 
 
-def draw_anatomy(
+def sample_anatomy(
     shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], random: np.random.Generator
 ) -> Anatomy:
     """Sample a body in air with a layer of fat and 8 to 24 structures; edges are about a pixel wide."""

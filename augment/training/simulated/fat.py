@@ -1,9 +1,9 @@
-"""Where fat is, from real phase: the share of it with which the rest of the phase is smooth.
+"""Fat fraction from real phase at a single echo.
 
-At one echo time fat turns the phase by one angle, so a phase steps wherever tissue changes between water and fat; what
-else there is (field, coils) hardly changes over a few pixels. The share of fat is what, divided out of the phase, makes
-small squares of it coherent, is not rough itself, and is not more than it needs to be. This has no labels, and is the
-training data of a network that guesses fat from the magnitude alone (`rephase.diffusion.processes.fat`).
+At one echo time the chemical shift of fat adds a constant angle, so the phase steps at boundaries of water and fat,
+while field and coils hardly change over a few pixels. The estimated fat fraction makes small squares of the remaining
+phase coherent, is smooth, and is as small as possible. It needs no labels, and is the training data of the network
+that estimates fat from the magnitude alone (`rephase.diffusion.processes.fat`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _LONGEST_MS = 15.0
 _TOGETHER = 8
 
 
-def tells_fat(te_ms: float, field_t: float) -> bool:
-    """Say whether phase at an echo tells fat: neither known as in phase with water nor as opposed to it.
+def resolves_fat(te_ms: float, field_t: float) -> bool:
+    """Return whether the phase at an echo resolves fat: neither in phase with water nor opposed, and not late.
 
-    In phase it makes no step; opposed, half fat has no phase, over which no gradient leads from water to fat. After a
-    long time, other steps are as large.
+    In phase there is no step. Opposed, a fat fraction of one half has no phase, so the fit has no gradient from water
+    to fat. At long echo times other phase steps are as large.
     """
     if not (0 < te_ms <= _LONGEST_MS and field_t > 0):
         return False
@@ -47,73 +47,73 @@ def tells_fat(te_ms: float, field_t: float) -> bool:
 
 
 def fat_slices(slices: Sequence[TrainingSlice]) -> list[TrainingSlice]:
-    """Turn slices with real phase into those that `diffusion.processes.fat` trains on; those that tell no fat go.
+    """Return the training slices of `diffusion.processes.fat`; slices whose echo does not resolve fat are dropped.
 
-    The phase of the result is the share of fat times `FAT_ANGLE`.
+    Their phase is the fat fraction times `FAT_ANGLE`.
 
     Raises
     ------
     RequestError
-        No slice tells fat from water.
+        The echo of no slice resolves fat.
     """
-    told = [one for one in slices if tells_fat(one.te_ms, one.field_t)]
-    if not told:
+    usable = [one for one in slices if resolves_fat(one.te_ms, one.field_t)]
+    if not usable:
         raise RequestError(
-            "no slice tells fat from water; expected rows with field_t and a te_ms of at most 15 at which they are "
+            "no slice resolves fat; expected rows with field_t and a te_ms of at most 15 at which fat and water are "
             "neither in phase nor opposed"
         )
     made = []
-    with tqdm(desc="separating fat", unit="slice", total=len(told), disable=None) as bar:
-        for alike in _alike(told):
-            shares = separate_fat(torch.stack([one.image for one in alike]), alike[0].te_ms, alike[0].field_t)
-            for one, share in zip(alike, shares, strict=True):
-                made.append(replace(one, image=torch.polar(one.image.abs(), FAT_ANGLE * share), labelled=True))
+    with tqdm(desc="separating fat", unit="slice", total=len(usable), disable=None) as bar:
+        for alike in _alike(usable):
+            fractions = separate_fat(torch.stack([one.image for one in alike]), alike[0].te_ms, alike[0].field_t)
+            for one, fraction in zip(alike, fractions, strict=True):
+                made.append(replace(one, image=torch.polar(one.image.abs(), FAT_ANGLE * fraction), labelled=True))
             bar.update(len(alike))
     return made
 
 
 def separate_fat(image: Tensor, te_ms: float, field_t: float) -> Tensor:
-    """Estimate the share of fat.
+    """Estimate the fat fraction of slices of one scan.
 
-    The sense of rotation of a phase is the scanner's convention: the one is taken in which the middle slice is
-    explained better, which is mostly by less fat. All slices are to be of one scan.
+    The sign of the phase is the scanner's convention: the one that explains the middle slice better is used, which
+    mostly needs less fat.
 
     Parameters
     ----------
     image
         Complex, `(slice height width)`.
     te_ms, field_t
-        Of the echo.
+        Echo time and field strength.
 
     Returns
     -------
-    share
+    fraction
         0 to 1, `(slice height width)`.
     """
     angle = -2.0 * math.pi * _cycles(te_ms, field_t)
     middle = image[len(image) // 2][None]
-    senses = sorted((1.0, -1.0), key=lambda sense: float(_separate(middle, sense * angle)[1]))
-    return _separate(image, senses[0] * angle)[0]
+    sign = min((1.0, -1.0), key=lambda sign: float(_separate(middle, sign * angle)[1]))
+    return _separate(image, sign * angle)[0]
 
 
-def incoherence(image: Tensor, share: Tensor, te_ms: float, field_t: float) -> Tensor:
-    """How incoherent small squares of a phase are without that of a share of fat, 0 to 1, `(slice)`.
+def incoherence(image: Tensor, fraction: Tensor, te_ms: float, field_t: float) -> Tensor:
+    """Return the incoherence of small squares after the phase of fat is removed, 0 to 1, `(slice)`.
 
-    As in `separate_fat`; in the sense of rotation in which it is less.
+    As in `separate_fat`; for the sign of the phase with the smaller one.
     """
     parts = _parts(image)
     angle = -2.0 * math.pi * _cycles(te_ms, field_t)
-    found = [1.0 - _coherence(share, *parts, sense * angle) for sense in (1.0, -1.0)]
+    found = [1.0 - _coherence(fraction, *parts, sign * angle) for sign in (1.0, -1.0)]
     return torch.minimum(*found)
 
 
 def _cycles(te_ms: float, field_t: float) -> float:
-    """How often fat lags behind water until the echo."""
+    """Return the cycles by which fat lags behind water at the echo."""
     return -FAT_SHIFT_PPM * Echo(te_ms, te_ms, field_t).cycles_per_ppm
 
 
 def _alike(slices: Sequence[TrainingSlice]) -> Iterator[list[TrainingSlice]]:
-    """Runs of slices of one session, size, echo and field, of a few at most."""
+    """Yield runs of at most a few slices of one session, size, echo and field."""
     run: list[TrainingSlice] = []
     for one in slices:
         if run and (len(run) == _TOGETHER or _kind(run[0]) != _kind(one)):
@@ -129,7 +129,7 @@ def _kind(one: TrainingSlice) -> tuple[object, ...]:
 
 
 def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    """The share of fat in one sense of rotation, and the loss of each slice."""
+    """Fit the fat fraction for one sign of the phase; return it and the loss of each slice."""
     parts = _parts(image)
     start = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(0))
     logits = (0.3 * start - 1.0).repeat(len(image), 1, 1).requires_grad_()
@@ -143,24 +143,24 @@ def _separate(image: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(logits.detach()), loss.detach()
 
 
-def _loss(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
-    """What is incoherent without the fat's phase, its roughness and its amount, `(slice)`."""
-    coherence = _coherence(share, phasor, power, whole, angle)
-    rough = share.diff(dim=1).abs().mean(dim=(1, 2)) + share.diff(dim=2).abs().mean(dim=(1, 2))
-    amount = (share * power).sum(dim=(1, 2)) / power.sum(dim=(1, 2)).clamp(min=1e-6)
+def _loss(fraction: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
+    """Return incoherence without the phase of fat, plus roughness and amount of fat, `(slice)`."""
+    coherence = _coherence(fraction, phasor, power, whole, angle)
+    rough = fraction.diff(dim=1).abs().mean(dim=(1, 2)) + fraction.diff(dim=2).abs().mean(dim=(1, 2))
+    amount = (fraction * power).sum(dim=(1, 2)) / power.sum(dim=(1, 2)).clamp(min=1e-6)
     return 1.0 - coherence + _ROUGHNESS * rough + _AMOUNT * amount
 
 
 def _parts(image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Phasors, their weights, and the sum of these over the squares of each size, `(slice)`."""
+    """Return phasors, their weights, and the sum of these over the squares of each size, `(slice)`."""
     power = compress_magnitude(image.abs()).square()
     whole = [_box(power, size).sum(dim=(1, 2)).clamp(min=1e-6) for size in _SQUARES]
     return torch.polar(torch.ones_like(power), image.angle()), power, whole
 
 
-def _coherence(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
-    """The mean length of the mean phasor of squares, of what it could be, without the fat's phase, `(slice)`."""
-    mixture = mix_fat(share, torch.tensor(angle))
+def _coherence(fraction: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
+    """Return the coherence of squares without the phase of fat, relative to its maximum, `(slice)`."""
+    mixture = mix_fat(fraction, torch.tensor(angle))
     rest = power * phasor * (mixture / (mixture.abs().square() + 1e-3).sqrt()).conj()
     parts = torch.view_as_real(rest).unbind(dim=-1)
     lengths = [_length(parts, size) / total for size, total in zip(_SQUARES, whole, strict=True)]
@@ -168,12 +168,12 @@ def _coherence(share: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Ten
 
 
 def _length(parts: Sequence[Tensor], size: int) -> Tensor:
-    """The sum over the slice of the lengths of the means over squares of so many pixels a side, `(slice)`."""
+    """Return the sum over the slice of the lengths of means over squares of `size` pixels a side, `(slice)`."""
     squares = [_box(part, size).square() for part in parts]
     return (squares[0] + squares[1] + 1e-12).sqrt().sum(dim=(1, 2))
 
 
 def _box(values: Tensor, size: int) -> Tensor:
-    """The mean over squares, one axis after the other."""
+    """Return the mean over squares, separably."""
     rows = functional.avg_pool2d(values[:, None], (size, 1), 1, (size // 2, 0))
     return functional.avg_pool2d(rows, (1, size), 1, (0, size // 2))[:, 0]

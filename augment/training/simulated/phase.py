@@ -22,11 +22,11 @@ from rephase.training.simulated.anatomy import (
     AIR,
     FAT,
     dipole_field,
-    draw_echo,
-    draw_strength,
     magnet_field,
     phase_phasor,
     receive,
+    sample_echo,
+    sample_strength,
     shim,
     smooth_field,
     white_noise,
@@ -61,7 +61,7 @@ def simulate_on(
     slices
         Slices with signal; their magnitude is the given one with noise.
     """
-    air, fat = guess_tissues(magnitude, spacing_mm[1:], random, fat_fraction)
+    air, fat = estimate_tissues(magnitude, spacing_mm[1:], random, fat_fraction)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
     susceptibility = random.uniform(*AIR.susceptibility) * body[0] + random.uniform(*FAT.susceptibility) * body[1]
@@ -70,8 +70,8 @@ def simulate_on(
     field = dipole_field(susceptibility, spacing_mm, axis)
     field = field + magnet_field(body[0].shape, spacing_mm, random)
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
-    field = draw_strength(random) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
-    echo = draw_echo(random)
+    field = sample_strength(random) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
+    echo = sample_echo(random)
     coils = receive(magnitude.shape, spacing_mm, echo.field_t, random, magnitude=False)
     image = magnitude * phase_phasor(field, fat, echo) * coils
     sigma = estimate_sigma(magnitude).median()
@@ -80,7 +80,7 @@ def simulate_on(
     return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_known, echo.field_t, "simulated phase") for one in kept]
 
 
-def guess_tissues(
+def estimate_tissues(
     magnitude: Tensor,
     spacing_mm: tuple[float, float],
     random: np.random.Generator,
