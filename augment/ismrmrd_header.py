@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rephase.errors import VolumeError
-from rephase.manifests.record import CONTRASTS
+from rephase.facts import CONTRASTS, VolumeFacts
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 HERTZ_PER_TESLA = 42_577_478.518
@@ -108,7 +108,7 @@ _LARGEST_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
-class FastmriFacts:
+class FastmriFacts(VolumeFacts):
     """What the ISMRMRD header and the attributes of a fastMRI file say; None where they do not.
 
     Attributes
@@ -119,17 +119,12 @@ class FastmriFacts:
         First column of k-space that was acquired, and the one after the last, as fastMRI computes them.
     spacing_mm
         (slice, height, width) of the reconstruction.
-    te_ms, field_t, contrast
-        As in `rephase.readers.volume.Volume`.
     """
 
     encoding_size: tuple[int, int, int] | None = None
     recon_size: tuple[int, int, int] | None = None
     padding: tuple[int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
-    te_ms: float | None = None
-    field_t: float | None = None
-    contrast: str | None = None
 
 
 def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
@@ -158,7 +153,7 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
         left = encoding_size[1] // 2 - int(center)
         padding = (left, left + int(maximum) + 1)
     te_ms, field_t = _number(root, "TE") or None, _number(root, "systemFieldStrength_T") or None
-    return FastmriFacts(encoding_size, recon_size, padding, spacing_mm, te_ms, field_t, contrast)
+    return FastmriFacts(encoding_size, recon_size, padding, spacing_mm, te_ms=te_ms, field_t=field_t, contrast=contrast)
 
 
 def _parse(header: object) -> ElementTree.Element | None:

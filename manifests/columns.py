@@ -13,7 +13,7 @@ from typing import Protocol
 CellProblem = tuple[int, str]
 """Position of a faulty cell within the values given, and what is wrong with it."""
 
-Value = str | int | float | None
+Value = str | int | float | bool | tuple[float, float, float] | None
 
 _VOLUME_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}").fullmatch
 _INTEGER = re.compile(r"[0-9]{1,9}").fullmatch
@@ -132,19 +132,11 @@ class NumberColumn:
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
         """Check and keep the cells."""
-        distinct = {cell: self._number(cell) for cell in set(cells)}
+        distinct = {cell: positive_number(cell) for cell in set(cells)}
         self._rows.extend(distinct[cell] for cell in cells)
         if not any(cell and math.isnan(number) for cell, number in distinct.items()):
             return []
         return [(i, self._problem(cell)) for i, cell in enumerate(cells) if cell and math.isnan(distinct[cell])]
-
-    def _number(self, cell: str) -> float:
-        try:
-            number = float(cell)
-        except ValueError:
-            return math.nan
-        # Python reads "1_5" as 15; no spreadsheet does.
-        return number if "_" not in cell and 0 < number < math.inf else math.nan
 
     def _problem(self, cell: str) -> str:
         fix = "write a decimal point" if "," in cell else "write digits only or leave it empty"
@@ -153,6 +145,59 @@ class NumberColumn:
     def __getitem__(self, row: int) -> float | None:
         number = self._rows[row]
         return None if math.isnan(number) else number
+
+
+def positive_number(cell: str) -> float:
+    """Read a finite number above zero; NaN where the text is none."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return math.nan
+    # Python reads "1_5" as 15; no spreadsheet does.
+    return number if "_" not in cell and 0 < number < math.inf else math.nan
+
+
+class FlagColumn:
+    """True or false: one byte per row."""
+
+    def __init__(self, name: str) -> None:
+        self._words = WordColumn(name, ("false", "true"))
+
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
+        """Check and keep the cells."""
+        return self._words.extend(cells)
+
+    def __getitem__(self, row: int) -> bool | None:
+        word = self._words[row]
+        return None if word is None else word == "true"
+
+
+class TripleColumn:
+    """Three finite numbers above zero, separated by spaces: 24 bytes per row, NaN where the cell is empty."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        self._name = name
+        self._unit = unit
+        self._rows = array("d")
+
+    def extend(self, cells: Sequence[str]) -> list[CellProblem]:
+        """Check and keep the cells."""
+        distinct = {cell: self._numbers(cell) for cell in set(cells)}
+        for cell in cells:
+            self._rows.extend(distinct[cell] or [math.nan] * 3)
+        return [(i, self._problem(cell)) for i, cell in enumerate(cells) if cell and distinct[cell] is None]
+
+    def _numbers(self, cell: str) -> list[float] | None:
+        numbers = [positive_number(part) for part in cell.split()]
+        return None if len(numbers) != 3 or any(map(math.isnan, numbers)) else numbers
+
+    def _problem(self, cell: str) -> str:
+        expected = f"expected three numbers of {self._unit} (slice, height, width), above 0, separated by spaces"
+        return f"{self._name} is {shown(cell)}; {expected}; correct it or leave it empty"
+
+    def __getitem__(self, row: int) -> tuple[float, float, float] | None:
+        first, second, third = self._rows[3 * row : 3 * row + 3]
+        return None if math.isnan(first) else (first, second, third)
 
 
 def volume_id_problem(cell: str) -> str | None:

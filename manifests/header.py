@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rephase.facts import VolumeFacts
+
 Kind = Literal[
     "magnitude", "phase", "real", "imaginary", "fieldmap", "derived", "localizer", "non_mr", "kspace", "unsupported"
 ]
 
 
 @dataclass(frozen=True)
-class SeriesHeader:
+class SeriesHeader(VolumeFacts):
     """One volume that may become a manifest row: a series, echo or time point.
 
     Attributes
@@ -47,10 +49,6 @@ class SeriesHeader:
     frame: int | None = None
     dataset: str | None = None
     slice_axis: int | None = None
-    te_ms: float | None = None
-    field_t: float | None = None
-    contrast: str | None = None
-    anatomy: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
 
 

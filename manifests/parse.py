@@ -14,12 +14,15 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from rephase.facts import FACTS, Fact
 from rephase.formats import READERS
 from rephase.manifests.columns import (
     Column,
+    FlagColumn,
     IntegerColumn,
     NumberColumn,
     TextColumn,
+    TripleColumn,
     WordColumn,
     path_problem,
     shown,
@@ -28,7 +31,7 @@ from rephase.manifests.columns import (
 )
 from rephase.manifests.errors import ManifestError, Problems
 from rephase.manifests.manifest import UNDERSTOOD, Manifest, check_files
-from rephase.manifests.record import CONTRASTS, REQUIRED_COLUMNS, SPLITS
+from rephase.manifests.record import REQUIRED_COLUMNS
 from rephase.text import is_url
 
 
@@ -241,14 +244,8 @@ def _column(name: str) -> Column:
             return TextColumn(path_problem(name, required=name == "path"))
         case "format":
             return WordColumn(name, ("auto", *READERS))
-        case "contrast":
-            return WordColumn(name, CONTRASTS)
-        case "split":
-            return WordColumn(name, SPLITS)
-        case "field_t":
-            return NumberColumn(name, "tesla")
-        case "te_ms":
-            return NumberColumn(name, "milliseconds")
+        case _ if name in FACTS:
+            return _fact_column(name, FACTS[name])
         case "slice_axis":
             return IntegerColumn(name, 0, 2)
         case "echo" | "frame":
@@ -257,6 +254,18 @@ def _column(name: str) -> Column:
             return IntegerColumn(name, 1)
         case _:
             return TextColumn(text_problem(name))
+
+
+def _fact_column(name: str, fact: Fact) -> Column:
+    match fact.kind:
+        case "number":
+            return NumberColumn(name, fact.unit)
+        case "triple":
+            return TripleColumn(name, fact.unit)
+        case "flag":
+            return FlagColumn(name)
+        case "text":
+            return WordColumn(name, fact.words) if fact.words else TextColumn(text_problem(name))
 
 
 def _check_pairs(header: list[str], lines: list[int], cells: list[tuple[str, ...]], problems: Problems) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONTRASTS = ("T1", "T2", "T2star", "PD", "FLAIR", "DWI", "BOLD", "MRA", "SWI", "GRE", "SE", "IR", "ASL", "other")
-SPLITS = ("train", "val", "test")
+from rephase.facts import VolumeFacts, facts_where
 
 REQUIRED_COLUMNS = ("volume_id", "path")
 OPTIONAL_COLUMNS = (
-    "format", "subject_id", "split", "anatomy", "contrast", "field_t", "te_ms", "slice_axis", "series", "echo", "frame",
-    "dataset", "phase", "kspace", "segmentation", "replicas", "num_slices", "height", "width", "licence", "source",
+    "format", "subject_id", *facts_where(in_manifest=True), "slice_axis", "series", "echo", "frame", "dataset", "phase",
+    "kspace", "segmentation", "replicas", "num_slices", "height", "width", "source",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestRow:
+class ManifestRow(VolumeFacts):
     """One requested volume.
 
     `line` is the line in the manifest. `path`, `phase`, `kspace` and `segmentation` are absolute paths, or URLs for
@@ -28,11 +27,6 @@ class ManifestRow:
     path: str
     format: str = "auto"
     subject_id: str | None = None
-    split: str | None = None
-    anatomy: str | None = None
-    contrast: str | None = None
-    field_t: float | None = None
-    te_ms: float | None = None
     slice_axis: int | None = None
     series: str | None = None
     echo: int | None = None
@@ -45,6 +39,5 @@ class ManifestRow:
     num_slices: int | None = None
     height: int | None = None
     width: int | None = None
-    licence: str | None = None
     source: str | None = None
     extra: tuple[tuple[str, str], ...] = ()

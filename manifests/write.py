@@ -6,13 +6,14 @@ import csv
 import os
 from pathlib import Path
 
+from rephase.facts import facts_where
 from rephase.files import replacing
 from rephase.manifests.record import REQUIRED_COLUMNS
 from rephase.manifests.scan import ScannedVolume, ScanResult
 
 _COLUMNS = (
-    "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "subject_id", "anatomy",
-    "contrast", "field_t", "te_ms", "slice_axis", "num_slices", "height", "width",
+    "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "subject_id",
+    *facts_where(in_manifest=True), "slice_axis", "num_slices", "height", "width",
 )  # fmt: skip
 
 
@@ -51,9 +52,11 @@ def _cells(volume: ScannedVolume, folder: Path) -> dict[str, str]:
     return {name: _text(value, folder) for name, value in cells.items()}
 
 
-def _text(value: str | float | Path | None, folder: Path) -> str:
+def _text(value: object, folder: Path) -> str:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return " ".join(_text(number, folder) for number in value)
     if isinstance(value, Path):
         return _location(value, folder)
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -13,11 +13,12 @@ import pytest
 from paths import PROJECT
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "files", "counters", "formats", "config"}
+GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
     "text": set(),
+    "facts": set(),
     "files": {"errors", "text"},
     "counters": set(),
     "formats": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "cluster": GROUND,
     # formats: a reader knows no corpus, a corpus does not know who wrote it
     "hdf5_files": GROUND,
-    "ismrmrd_header": GROUND | {"manifests"},
+    "ismrmrd_header": GROUND,
     "readers": GROUND | {"manifests", "hdf5_files", "ismrmrd_header"},
     "corpus": GROUND | {"diffusion"},
     # a loader needs torch and the format, nothing else

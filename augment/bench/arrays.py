@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.bench.phantom import make_magnitude
-from rephase.corpus.index import COLUMNS, index_row, sealed_document
+from rephase.corpus.index import REQUIRED_COLUMNS, index_row, sealed_document
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.fourier import fft2c
+from rephase.facts import FACTS, receipt_facts
 
 _ROOT: dict[str, Any] = {"recipe": {}, "recipe_hash": "0" * 64, "checkpoint_hash": None, "seed": 0}
 
@@ -53,7 +54,7 @@ def receipt_of(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     size = [int(kspace.shape[-2]), int(kspace.shape[-1]), 1]
     return {
         **dict.fromkeys(("row_hash", "recipe_hash", "source_sha256"), "0" * 64),
-        **dict.fromkeys(("split", "contrast", "anatomy", "field_t", "te_ms", "licence")),
+        **receipt_facts(dict.fromkeys(FACTS)),
         "environment": {}, "acquisition": "AXT1", "patient_id": "s", "spacing_mm": [4.0, 1.0, 1.0],
         "max": float(target.max()), "norm": float(np.linalg.norm(target.astype(np.float64))),
         "affine": np.eye(4).tolist(), "orientation": "SPL", "transposed": False, "phase_encode": "assumed",
@@ -81,7 +82,7 @@ def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: 
         "norm": random.random(num_volumes).tolist(),
         "receipt_sha256": [random.bytes(32).hex() for _ in range(num_volumes)],
     }
-    columns = {column: own.get(column) or [row[column]] * num_volumes for column in COLUMNS}
+    columns = {column: own.get(column) or [row[column]] * num_volumes for column in REQUIRED_COLUMNS}
     store.storage.put("index/zarr.json", sealed_document({"num_volumes": num_volumes, "columns": columns}))
 
 

@@ -13,6 +13,7 @@ from rephase.corpus.layout import group_attributes, group_document
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import open_attributes
 from rephase.errors import RequestError
+from rephase.facts import facts_where
 from rephase.files import sha256
 
 SEAL_KEY = "crc32"
@@ -67,9 +68,8 @@ INDEX_KEY = "index/zarr.json"
 
 
 _COPIED = (
-    "acquisition", "max", "norm", "patient_id", "split", "contrast", "anatomy", "field_t", "te_ms", "orientation",
-    "scale", "phase_generator", "nfe", "noise_sigma", "oversampling", "padding_left", "padding_right", "storage",
-    "num_slices", "seed", "replica",
+    "acquisition", "max", "norm", "patient_id", "orientation", "scale", "phase_generator", "nfe", "noise_sigma",
+    "oversampling", "padding_left", "padding_right", "storage", "num_slices", "seed", "replica",
 )  # fmt: skip
 
 _DERIVED = (
@@ -78,7 +78,11 @@ _DERIVED = (
     "has_segmentation", "has_sens_maps", "audit", "receipt_sha256",
 )  # fmt: skip
 
-COLUMNS = _DERIVED + _COPIED
+REQUIRED_COLUMNS = _DERIVED + _COPIED + facts_where(in_index=True, always=True)
+OPTIONAL_COLUMNS = facts_where(in_index=True, always=False)
+"""An index has these only where a volume has the fact, so that an index without it keeps its bytes."""
+
+COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 """Every column; augment/FORMAT.md says what each holds."""
 
 
@@ -117,13 +121,22 @@ class CorpusIndex:
         return (self.row(position) for position in range(len(self)))
 
 
+def written_columns(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the columns that an index document has: optional ones only where a volume has the fact."""
+    return {
+        name: values
+        for name, values in columns.items()
+        if name not in OPTIONAL_COLUMNS or any(value is not None for value in values)
+    }
+
+
 def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """Derive a volume's row from its receipt alone."""
     arrays = receipt["arrays"]
     kspace = arrays["kspace"]["shape"]
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
     spacing = receipt["spacing_mm"]
-    row = {key: receipt[key] for key in _COPIED}
+    row = {key: receipt[key] for key in _COPIED} | {key: receipt.get(key) for key in facts_where(in_index=True)}
     return row | {
         "name": name,
         "num_coils": kspace[1] if len(kspace) == 4 else 0,
@@ -174,8 +187,9 @@ def read_index(root: str | os.PathLike[str], sealed: bool = True) -> CorpusIndex
     if not index:
         return CorpusIndex(storage.root, attributes, {column: [] for column in COLUMNS})
     columns, count = index.get("columns"), index.get("num_volumes")
-    if not isinstance(columns, dict):
+    if not isinstance(columns, dict) or not isinstance(count, int):
         raise RequestError(f"{where}: no columns; {mend}")
+    columns = {**{column: [None] * count for column in OPTIONAL_COLUMNS}, **columns}
     for column in COLUMNS:
         if not isinstance(columns.get(column), list) or len(columns[column]) != count:
             raise RequestError(f"{where}: column {column} is missing or has not {count} rows; {mend}")

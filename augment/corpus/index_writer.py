@@ -13,7 +13,7 @@ from functools import cached_property
 from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 
-from rephase.corpus.index import COLUMNS, INDEX_KEY, SEAL_BLANK, SEAL_KEY, index_row, read_index
+from rephase.corpus.index import COLUMNS, INDEX_KEY, OPTIONAL_COLUMNS, SEAL_BLANK, SEAL_KEY, index_row, read_index
 from rephase.corpus.layout import group_document
 from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.storage.base import Storage
@@ -168,6 +168,7 @@ class IndexDocument:
     def __init__(self, columns: Sequence[str]) -> None:
         self.num_rows = 0
         self._names = sorted(columns)
+        self._known = {name for name in columns if name not in OPTIONAL_COLUMNS}
         self._rows: list[list[str]] = []
         self._stack = ExitStack()
         self._files = [SpooledTemporaryFile(_IN_MEMORY) for _ in self._names]  # noqa: SIM115
@@ -192,7 +193,8 @@ class IndexDocument:
         self._flush()
         *heads, end = self._frame()
         checksum = 0
-        for head, file in zip(heads, self._files, strict=True):
+        files = [file for name, file in zip(self._names, self._files, strict=True) if name in self._known]
+        for head, file in zip(heads, files, strict=True):
             yield head
             checksum = zlib.crc32(head, checksum)
             file.seek(0)
@@ -207,15 +209,20 @@ class IndexDocument:
             return
         comma = "" if self.num_rows == len(self._rows) else ", "
         try:
-            for file, cells in zip(self._files, zip(*self._rows, strict=True), strict=True):
+            for name, file, cells in zip(self._names, self._files, zip(*self._rows, strict=True), strict=True):
                 file.write((comma + ", ".join(cells)).encode())
+                if name not in self._known and set(cells) != {"null"}:
+                    self._known.add(name)
         except OSError as error:
             raise OSError(error.errno, f"the temporary folder (TMPDIR): {error.strerror}") from error
         self._rows.clear()
 
     def _frame(self) -> list[bytes]:
         """Give the document without its columns, cut where they belong."""
-        attributes = {"num_volumes": self.num_rows, "columns": {name: [_MARK] for name in self._names}}
+        attributes = {
+            "num_volumes": self.num_rows,
+            "columns": {name: [_MARK] for name in self._names if name in self._known},
+        }
         document = group_document({**attributes, SEAL_KEY: SEAL_BLANK}, indent=None)
         return document.split(f'"{_MARK}"'.encode())
 

@@ -8,73 +8,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rephase.facts import FACTS, facts_where
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(@[1-9][0-9]*)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class ArrayEntry(TypedDict):
-    """Shape, dtype and shard length (in chunks) of one stored array."""
-
-    shape: list[int]
-    dtype: str
-    chunks_per_shard: int
-
-
-class Receipt(TypedDict):
-    """Attributes of a volume's group; augment/FORMAT.md is the contract in words.
-
-    Sizes are `[height, width, 1]` (fastMRI's x, y, z). `max` and `norm` are the maximum and the L2 norm of the target
-    volume in stored units. `affine` is 4 x 4, of the final array, LPS mm. `patient_id` is the subject's pseudonym, or
-    the volume id where the manifest names none. `audit` holds flags, `columns` what `--keep-columns` opted in.
-    """
-
-    row_hash: str
-    recipe_hash: str
-    source_sha256: str
-    environment: dict[str, Any]
-    acquisition: str
-    max: float
-    norm: float
-    patient_id: str
-    split: str | None
-    contrast: str | None
-    anatomy: str | None
-    field_t: float | None
-    te_ms: float | None
-    spacing_mm: list[float]
-    affine: list[list[float]]
-    orientation: str
-    transposed: bool
-    phase_encode: str
-    scale: float
-    phase_generator: str
-    nfe: int
-    noise_sigma: float
-    oversampling: float
-    encoding_size: list[int]
-    recon_size: list[int]
-    padding_left: int
-    padding_right: int
-    storage: str
-    licence: str | None
-    audit: dict[str, Any]
-    num_slices: int
-    seed: int
-    replica: int
-    columns: NotRequired[dict[str, str]]
-    arrays: NotRequired[dict[str, ArrayEntry]]
-    checksums: NotRequired[dict[str, str]]
-
-
 STORE_KEYS = ("arrays", "checksums")
 """Added by the store; a caller does not give them."""
 
-OPTIONAL_KEYS = ("columns",)
+OPTIONAL_KEYS = ("columns", *facts_where(in_receipt=True, always=False))
 
 
 def _is_int(value: object) -> bool:
@@ -137,10 +85,6 @@ def _is_orientation(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[RLAPIS]{3}", value) is not None
 
 
-def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or check(value)
-
-
 def _one_of(*words: str) -> Callable[[object], bool]:
     return lambda value: value in words
 
@@ -154,11 +98,6 @@ _CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "max": (_is_magnitude, "a finite number >= 0"),
     "norm": (_is_magnitude, "a finite number >= 0"),
     "patient_id": (_is_name, "a string that is not empty"),
-    "split": (_or_none(_is_name), "a string or null"),
-    "contrast": (_or_none(_is_name), "a string or null"),
-    "anatomy": (_or_none(_is_name), "a string or null"),
-    "field_t": (_or_none(_is_positive), "tesla > 0 or null"),
-    "te_ms": (_or_none(_is_magnitude), "milliseconds >= 0 or null"),
     "spacing_mm": (_is_spacing, "three distances in mm > 0"),
     "affine": (_is_affine, "4 lists of 4 numbers"),
     "orientation": (_is_orientation, "three letters of R L A P I S"),
@@ -174,14 +113,14 @@ _CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "padding_left": (_is_count, "an integer >= 0"),
     "padding_right": (_is_count, "an integer >= 0"),
     "storage": (_one_of("kspace", "image+maps"), "kspace or image+maps"),
-    "licence": (_or_none(_is_name), "a string or null"),
     "audit": (_is_dict, "an object"),
     "num_slices": (lambda value: _is_count(value) and value != 0, "an integer > 0"),
     "seed": (_is_int, "an integer"),
     "replica": (_is_count, "an integer >= 0"),
+    **{name: (FACTS[name].accepts, FACTS[name].expected) for name in facts_where(in_receipt=True)},
 }
 
-REQUIRED_KEYS = tuple(_CHECKS)
+REQUIRED_KEYS = tuple(key for key in _CHECKS if key not in OPTIONAL_KEYS)
 
 
 def volume_name(volume_id: str, replica: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rephase.corpus.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index, sealed_document
+from rephase.corpus.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index, sealed_document, written_columns
 from rephase.corpus.layout import CONVENTIONS, corpus_attributes, group_attributes, group_document
 from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.store import CorpusStore
@@ -237,7 +237,7 @@ def _compare_spelling(
 ) -> None:
     """Compare the index's bytes with those that the receipts give in the index's own order."""
     names = index.names
-    columns = {column: [rows[name][column] for name in names] for column in COLUMNS}
+    columns = written_columns({column: [rows[name][column] for name in names] for column in COLUMNS})
     documents = [sealed_document({"num_volumes": len(names), "columns": columns})]
     if not names:
         documents.append(group_document({}))  # a corpus that was begun and has none yet

@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.corpus.index import INDEX_KEY, check_seal, read_index
+from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, check_seal, read_index
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import open_attributes
+from rephase.facts import FACTS, facts_where
 
 _SEPARATOR = "\n"
 _NUMBERS = (
     "num_slices", "num_coils", "height", "width", "target_height", "target_width", "kspace_chunks_per_shard",
-    "target_chunks_per_shard", "has_mask", "max", "norm", "padding_left", "padding_right", "field_t", "te_ms",
-    "spacing_slice_mm", "spacing_height_mm", "spacing_width_mm", "nfe", "noise_sigma", "oversampling", "replica",
+    "target_chunks_per_shard", "has_mask", "max", "norm", "padding_left", "padding_right", "spacing_slice_mm",
+    "spacing_height_mm", "spacing_width_mm", "nfe", "noise_sigma", "oversampling", "replica",
+    *facts_where(in_index=True, kind="number"), *facts_where(in_index=True, kind="flag"),
 )  # fmt: skip
 _WORDS = (
-    "name", "target", "patient_id", "acquisition", "split", "contrast", "anatomy", "orientation", "phase_generator",
-    "storage", "audit",
+    "name", "target", "patient_id", "acquisition", "orientation", "phase_generator", "storage", "audit",
+    *facts_where(in_index=True, kind="text"),
 )  # fmt: skip
 
 Value = str | int | float | bool | tuple[str, ...]
@@ -154,7 +156,10 @@ def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
     except (ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
     lengths = {len(column.codes if isinstance(column, _Words) else column) for column in packed.values()}
-    return packed if len(packed) == len(_NUMBERS + _WORDS) and lengths == {count} else None
+    if lengths != {count}:
+        return None
+    packed = {column: _pack(column, [None] * count) for column in OPTIONAL_COLUMNS} | packed
+    return packed if len(packed) == len(_NUMBERS + _WORDS) else None
 
 
 def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
@@ -175,6 +180,8 @@ def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
 
 def _pack(column: str, values: list[Any]) -> _Words | NDArray[Any]:
     if column in _NUMBERS:
+        if column in FACTS and FACTS[column].kind == "flag":
+            return np.array(values, np.bool_)  # unknown: False
         if None in values:
             return np.array([np.nan if value is None else value for value in values], np.float64)
         # an empty column would be of float type, which cannot count

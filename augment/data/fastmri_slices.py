@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
 from rephase.errors import RequestError, VolumeError
+from rephase.facts import FACTS, facts_where
 from rephase.hdf5_files import open_hdf5
 from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
 from rephase.text import one_line
 
 _TARGETS = {"singlecoil": "reconstruction_esc", "multicoil": "reconstruction_rss"}
+_UNKNOWN: dict[str, Any] = {"text": "", "number": math.nan, "flag": False}
 _SUFFIXES = (".h5", ".hdf5")
 
 
@@ -155,11 +157,7 @@ def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
         "norm": math.nan,
         "patient_id": path.stem,
         "acquisition": "",
-        "split": "",
-        "contrast": facts.contrast or "",
-        "anatomy": "",
-        "field_t": facts.field_t or math.nan,
-        "te_ms": facts.te_ms or math.nan,
+        **{name: getattr(facts, name) or _UNKNOWN[FACTS[name].kind] for name in facts_where(in_index=True)},
         "spacing_mm": facts.spacing_mm or (math.nan, math.nan, math.nan),
         "encoding_size": facts.encoding_size,
         "recon_size": facts.recon_size,

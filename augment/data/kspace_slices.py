@@ -21,6 +21,7 @@ from rephase.corpus.storage.open import open_storage
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
 from rephase.data.columns import Columns, open_columns
 from rephase.errors import RequestError, VolumeError
+from rephase.facts import facts_where
 
 __all__ = ["KSpaceSlices", "Transform"]
 
@@ -60,6 +61,8 @@ class KSpaceSlices(VolumeSlices):
     where
         Keep the volumes for which this is true. It gets a row of the index: the columns of augment/FORMAT.md, unknown
         numbers as NaN, unknown texts empty.
+    **facts
+        Any other text fact of the index (`rephase.facts`): keep the volumes of this one, or of these.
     transform
         Called with the tuple's six parts; what it gives is the item.
     suffix
@@ -88,12 +91,16 @@ class KSpaceSlices(VolumeSlices):
         without_audit: Words | None = None,
         where: Callable[[Mapping[str, Any]], bool] | None = None,
         suffix: str = "",
+        **facts: Words,
     ) -> None:
         self.root, columns = open_columns(root)
         words = {
             "split": split, "contrast": contrast, "anatomy": anatomy, "acquisition": acquisition,
-            "phase_generator": phase_generator, "name": volumes, "patient_id": subjects, "audit": audit,
+            "phase_generator": phase_generator, "name": volumes, "patient_id": subjects, "audit": audit, **facts,
         }  # fmt: skip
+        known = facts_where(in_index=True, kind="text")
+        if unknown := sorted(facts.keys() - set(known)):
+            raise TypeError(f"filter {unknown[0]!r}: expected one of {', '.join(known)}; filter numbers by 'where'")
         columns = _select(self.root, columns, {key: value for key, value in words.items() if value is not None})
         if without_audit is not None:
             columns = _drop_flagged(self.root, columns, without_audit)
@@ -138,9 +145,12 @@ class KSpaceSlices(VolumeSlices):
         attributes: dict[str, Any] = {"max": float(value("max", volume)), "norm": float(value("norm", volume))}
         attributes |= {column: int(value(column, volume)) for column in ("padding_left", "padding_right")}
         attributes |= {"encoding_size": (height, width, 1), "recon_size": (target_height, target_width, 1)}
-        for column in ("patient_id", "acquisition", "split", "contrast", "anatomy"):
+        for column in ("patient_id", "acquisition", *facts_where(in_index=True, kind="text")):
             attributes[column] = value(column, volume)
-        attributes |= {column: float(value(column, volume)) for column in ("field_t", "te_ms")}
+        for column in facts_where(in_index=True, kind="number"):
+            attributes[column] = float(value(column, volume))
+        for column in facts_where(in_index=True, kind="flag"):
+            attributes[column] = bool(value(column, volume))
         spacing = (float(value(f"spacing_{axis}_mm", volume)) for axis in ("slice", "height", "width"))
         return attributes | {"spacing_mm": tuple(spacing)}
 

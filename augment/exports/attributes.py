@@ -12,12 +12,11 @@ import h5py
 import numpy as np
 
 from rephase.errors import VolumeError
+from rephase.facts import FACTS, Kind, facts_where
 
 STAMP_KEY = "rephase_export"
 """Attribute with the stamp by which a later export recognises its file."""
 
-_TEXTS = ("split", "contrast", "anatomy", "licence")
-_NUMBERS = ("field_t", "te_ms")
 _SAME = (
     "patient_id", "max", "norm", "orientation", "transposed", "phase_encode", "scale", "phase_generator", "nfe",
     "noise_sigma", "oversampling", "num_slices", "seed", "replica", "source_sha256", "recipe_hash",
@@ -56,8 +55,9 @@ def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """
     attributes: dict[str, Any] = {"acquisition": fastmri_acquisition(receipt["acquisition"])}
     attributes |= {key: receipt[key] for key in _SAME}
-    attributes |= {key: receipt[key] or "" for key in _TEXTS}
-    attributes |= {key: math.nan if receipt[key] is None else float(receipt[key]) for key in _NUMBERS}
+    for key in facts_where(in_receipt=True, in_exports=True):
+        if key in receipt:
+            attributes[key] = _attribute(FACTS[key].kind, receipt[key])
     attributes |= {key: np.asarray(receipt[key], np.float64) for key in _ARRAYS}
     documents = {key: json.dumps(receipt[key], sort_keys=True) for key in _DOCUMENTS if key in receipt}
     for key, text in documents.items():
@@ -68,6 +68,16 @@ def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
                 "HDF5 attribute; export it as bart, or build it with fewer --keep-columns",
             )
     return attributes | documents
+
+
+def _attribute(kind: Kind, value: Any) -> Any:  # noqa: ANN401 - JSON to what HDF5 holds
+    match kind:
+        case "text":
+            return value or ""
+        case "number":
+            return math.nan if value is None else float(value)
+        case _:
+            return np.asarray(value)
 
 
 def read_stamp(path: Path) -> str | None:

@@ -19,6 +19,7 @@ from rephase.corpus.receipt import target_statistics
 from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.errors import RETRY_WITH_MEMORY, Reason, VolumeError, is_disk_full
+from rephase.facts import known_facts, receipt_facts
 from rephase.pipeline.audit import audit_volume
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
@@ -51,11 +52,7 @@ def make_attributes(
         "max": maximum,
         "norm": norm,
         "patient_id": row.subject_id or row.volume_id,
-        "split": row.split,
-        "contrast": volume.contrast,
-        "anatomy": volume.anatomy,
-        "field_t": volume.field_t,
-        "te_ms": volume.te_ms,
+        **receipt_facts(known_facts(row, volume)),
         "spacing_mm": [float(step) for step in volume.spacing_mm],
         "affine": [[float(value) for value in line] for line in volume.affine],
         "orientation": volume.orientation,
@@ -71,7 +68,6 @@ def make_attributes(
         "padding_left": 0,
         "padding_right": width,
         "storage": "kspace",
-        "licence": row.licence,
         "audit": audit,
         "num_slices": num_slices,
         "seed": recipe.seed,

@@ -7,17 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rephase.corpus.layout import FORMAT, canonical_hash, corpus_attributes
+from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
 ALGORITHM = 7
 """Raised whenever a change of the code changes the bytes that a recipe gives."""
 
-ROW_COLUMNS = (
-    "volume_id", "subject_id", "split", "anatomy", "contrast", "field_t", "te_ms", "slice_axis", "series", "echo",
-    "frame", "dataset", "licence", "extra",
-)  # fmt: skip
-"""Columns that change what is stored. Not `path`: the source counts by its bytes; sizes are only checked."""
+ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
+"""Columns that change what is stored, beside the facts. Not `path`: the source counts by its bytes."""
 
 COMPANION_COLUMNS = ("phase", "kspace", "segmentation")
 """Of these it counts whether they are named; their bytes are part of the source's SHA-256."""
@@ -71,11 +69,12 @@ def row_hash(row: ManifestRow, source_sha256: str) -> str:
 
     Where the row stands in the manifest and where its file lies make no difference.
     """
-    columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS}
+    columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS} | hashed_facts(row)
     columns |= {name: getattr(row, name) is not None for name in COMPANION_COLUMNS}
     return canonical_hash({"columns": columns, "source_sha256": source_sha256})
 
 
 def row_fingerprint(row: ManifestRow) -> str:
     """Give the hash of a whole row, its path too: a row that failed is tried again once any of it was edited."""
-    return canonical_hash({name: getattr(row, name) for name in row.__dataclass_fields__ if name != "line"})
+    names = [name for name in row.__dataclass_fields__ if name != "line" and name not in FACTS]
+    return canonical_hash({name: getattr(row, name) for name in names} | hashed_facts(row))

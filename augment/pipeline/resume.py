@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rephase.corpus.encoding import describe_arrays, object_checksums
 from rephase.corpus.layout import plain_json
 from rephase.errors import VolumeError
+from rephase.facts import facts_where
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.environment import MIXED_HELP, describe_class
 from rephase.pipeline.recipe import row_hash
@@ -114,7 +115,7 @@ def _explain_change(task: Task, receipt: dict[str, Any], source_sha256: str, sam
 
 def _changed_columns(row: ManifestRow, receipt: dict[str, Any]) -> str:
     """Name the columns whose value in the receipt is another than in the row, as far as the receipt shows them."""
-    columns = ("split", "anatomy", "contrast", "field_t", "te_ms", "licence")
+    columns = facts_where(in_manifest=True, in_receipt=True)
     changed = [
         f"{name}: corpus has {receipt.get(name)!r}, requested {getattr(row, name)!r}"
         for name in columns

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.facts import known_facts
 from rephase.manifests.record import ManifestRow
 from rephase.readers.volume import PhaseEncode, Volume
 
@@ -238,10 +239,7 @@ def arranged_volume(
         phase_encode=arrangement.phase_encode,
         source_sha256=digest,
         phase=None if phase is None else _contiguous(arrangement.arrange(phase)),
-        te_ms=row.te_ms,
-        field_t=row.field_t,
-        contrast=row.contrast,
-        anatomy=row.anatomy,
+        **known_facts(row),
         acquisition=acquisition,
     )
 

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.facts import VolumeFacts
 
 PhaseEncode = Literal["row", "column", "assumed"]
 
 
 @dataclass(frozen=True)
-class Volume:
+class Volume(VolumeFacts):
     """One magnitude volume in the corpus's axes, as read: not scaled, not clipped.
+
+    Its facts (`rephase.facts.VolumeFacts`) are those of the manifest, else of the header.
 
     Attributes
     ----------
@@ -40,9 +43,6 @@ class Volume:
         float32 radians of the same shape where the row names real phase, else None.
     segmentation
         uint8 of the same shape where the row names one, else None.
-    te_ms, field_t, contrast, anatomy
-        From the manifest where given, else from the header, else None. `contrast`: see
-        `rephase.manifests.record.CONTRASTS`.
     acquisition
         Facts without identity that audits read, JSON values only: `image_type`, `acquired_matrix` (as
         [height, width] of the stored axes), `transfer_syntax`, `percent_sampling`, `bits_stored`, `source_format`, ...
@@ -57,10 +57,6 @@ class Volume:
     source_sha256: str
     phase: NDArray[np.float32] | None = None
     segmentation: NDArray[np.uint8] | None = None
-    te_ms: float | None = None
-    field_t: float | None = None
-    contrast: str | None = None
-    anatomy: str | None = None
     acquisition: dict[str, Any] = field(default_factory=dict)
 
 

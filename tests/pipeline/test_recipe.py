@@ -15,6 +15,7 @@ from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.processes.fat import shipped_fat_map
 from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
+from rephase.facts import facts_where
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.environment import Machine, common_classes, common_device, environment_class
 from rephase.pipeline.recipe import ALGORITHM, COMPANION_COLUMNS, ROW_COLUMNS, Tile, row_fingerprint, row_hash
@@ -76,7 +77,7 @@ def test_row_hash_counts_every_column_that_changes_what_is_stored():
         "te_ms": 31.0, "slice_axis": 1, "series": "1.2", "echo": 2, "frame": 1, "dataset": "x", "licence": "CC0",
         "extra": (("site", "1"),), "phase": "/p", "kspace": "/k", "segmentation": "/s",
     }  # fmt: skip
-    assert set(values) == {*ROW_COLUMNS, *COMPANION_COLUMNS}
+    assert set(values) == {*ROW_COLUMNS, *COMPANION_COLUMNS, *facts_where(in_manifest=True)}
     hashes = {row_hash(replace(ROW, **{name: value}), SOURCE) for name, value in values.items()}
     assert len(hashes | {row_hash(ROW, SOURCE), row_hash(ROW, "1" * 64)}) == len(values) + 2
 

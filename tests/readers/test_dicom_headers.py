@@ -3,7 +3,7 @@ from __future__ import annotations
 import pydicom
 import pytest
 
-from rephase.manifests.record import CONTRASTS
+from rephase.facts import CONTRASTS
 from rephase.readers.dicom.headers import header_facts
 from rephase.readers.dicom.kinds import computed_word, frame_kind
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import pydicom
 
+from rephase.facts import VolumeFacts
 from rephase.manifests.header import Kind
 from rephase.readers.dicom.kinds import frame_kind
 from rephase.readers.volume import PhaseEncode
@@ -48,13 +49,9 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(VolumeFacts):
     """Acquisition conditions of one frame, and `acquisition` with JSON values for audits."""
 
-    te_ms: float | None
-    field_t: float | None
-    contrast: str | None
-    anatomy: str | None
     phase_encode: PhaseEncode
     acquisition: dict[str, Any] = field(hash=False)
 

@@ -10,6 +10,7 @@ import pydicom
 from fsspec.implementations.local import LocalFileSystem
 
 from rephase.errors import VolumeError
+from rephase.facts import known_facts
 from rephase.manifests.header import Kind, Probed, SeriesHeader
 from rephase.readers.dicom.files import DicomFile, looking_into, read_header
 from rephase.readers.dicom.frames import Frame, frames_of, is_mr
@@ -175,7 +176,7 @@ def _volume_headers(base: SeriesHeader, kind: Kind, frames: Sequence[Frame], stu
                 num_slices=stack.shape[0], height=stack.shape[1], width=stack.shape[2],
                 echo=volume.echo if volume.several_echoes else None,
                 frame=volume.time if volume.several_times else None,
-                te_ms=volume.te_ms or None, field_t=facts.field_t, contrast=facts.contrast, anatomy=facts.anatomy,
+                **known_facts(replace(facts, te_ms=volume.te_ms or None)),
                 spacing_mm=stack.spacing_mm,
             )
         )  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.facts import known_facts
 from rephase.manifests.record import ManifestRow
 from rephase.readers.dicom.files import (
     DicomFile,
@@ -189,10 +190,7 @@ def read_dicom(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
         transposed=stack.transposed,
         phase_encode=stack.phase_encode,
         source_sha256=combine_digests(list(loaded.digests.values())),
-        te_ms=row.te_ms if row.te_ms is not None else first.te_ms or None,
-        field_t=row.field_t if row.field_t is not None else facts.field_t,
-        contrast=row.contrast or facts.contrast,
-        anatomy=row.anatomy or facts.anatomy,
+        **known_facts(row, replace(facts, te_ms=first.te_ms or None)),
         acquisition={**facts.acquisition, **loaded.found, "source_format": "dicom", "mosaic": first.tile is not None},
     )
 

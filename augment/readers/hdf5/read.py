@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.facts import known_facts
 from rephase.hdf5_files import open_hdf5
 from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
 from rephase.manifests.header import Kind, Probed, SeriesHeader
@@ -114,12 +115,7 @@ def _arrange(shape: tuple[int, ...], row: ManifestRow, facts: FastmriFacts) -> A
 
 
 def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume:
-    return replace(
-        volume,
-        te_ms=row.te_ms if row.te_ms is not None else facts.te_ms,
-        field_t=row.field_t if row.field_t is not None else facts.field_t,
-        contrast=row.contrast or facts.contrast,
-    )
+    return replace(volume, **known_facts(row, facts))
 
 
 def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
@@ -200,8 +196,6 @@ def _header(path: Path, file: h5py.File, facts: FastmriFacts, kind: Kind, sizes:
         width=sizes[2],
         subject_key=None if patient is None else str(patient),
         pair_key=str(path),
-        te_ms=facts.te_ms,
-        field_t=facts.field_t,
-        contrast=facts.contrast,
+        **known_facts(facts),
         spacing_mm=facts.spacing_mm,
     )

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.facts import CONTRASTS
 from rephase.manifests.header import Kind, Probed, SeriesHeader
-from rephase.manifests.record import CONTRASTS, ManifestRow
+from rephase.manifests.record import ManifestRow
 from rephase.readers.geometry import Arrangement, arranged_volume, match_grid, permute
 from rephase.readers.kinds import (
     contrast_of_name,
