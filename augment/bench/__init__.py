@@ -1,1 +1,1 @@
-"""`rephase bench`: how fast this machine samples, builds and loads; figures and ratios of one run."""
+"""`rephase bench`: the speed of sampling, building and loading on this machine."""

@@ -1,4 +1,4 @@
-"""A corpus of generated arrays to read from, written by the store itself, and its copies in HDF5."""
+"""Corpora of generated arrays, written by the store, and a simulated index of many volumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROOT: dict[str, Any] = {"recipe": {}, "recipe_hash": "0" * 64, "checkpoint_hash
 
 
 def write_arrays(root: Path, num_volumes: int, num_slices: int, size: int, coils: int) -> None:
-    """Write a corpus of phantoms with noise and smooth phase; `coils` 0 for a single coil without an axis."""
+    """Write a corpus of phantoms with noise and smooth phase; `coils` 0 is a single coil without an axis."""
     store = CorpusStore.create(root, _ROOT)
     names = [f"v{number:04d}" for number in range(num_volumes)]
     for number, name in enumerate(names):
@@ -33,7 +33,7 @@ def write_arrays(root: Path, num_volumes: int, num_slices: int, size: int, coils
 
 
 def make_arrays(num_slices: int, size: int, coils: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Make k-space and target of one volume."""
+    """Return k-space and target of one volume."""
     position = np.linspace(-1, 1, size, dtype=np.float32)
     phase = np.exp(1j * (2 * position[:, None] + position**2)).astype(np.complex64)
     image = make_magnitude(num_slices, size, seed) / 2048 * phase
@@ -49,7 +49,7 @@ def make_arrays(num_slices: int, size: int, coils: int, seed: int) -> dict[str, 
 
 
 def receipt_of(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Make the receipt that such a volume needs."""
+    """Return the receipt of such a volume."""
     kspace, target = arrays.values()
     size = [int(kspace.shape[-2]), int(kspace.shape[-1]), 1]
     return {
@@ -65,7 +65,7 @@ def receipt_of(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: int = 320) -> None:
-    """Write a corpus that is nothing but the index of many volumes: opening needs no more."""
+    """Write a corpus that consists of the index of many volumes, which is all that opening reads."""
     store = CorpusStore.create(root, _ROOT)
     few = make_arrays(2, 8, 0, 0)
     shapes = {"kspace": (num_slices, size, size), "reconstruction_esc": (num_slices, size, size)}
@@ -87,7 +87,7 @@ def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: 
 
 
 def drop_from_cache(paths: Iterable[Path]) -> None:
-    """Ask the system to forget the pages of files, so that the next reading comes from the disk."""
+    """Drop files from the page cache, so that the next read comes from the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

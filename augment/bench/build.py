@@ -1,4 +1,4 @@
-"""How fast a corpus is built, end to end: read, sample smooth phase, transform, commit; with one and more workers."""
+"""Speed of a build from end to end (read, sample smooth phase, transform, commit) with one and more workers."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ def bench_build(
     folder: Path | None = None,
     rounds: int = 1,
 ) -> BenchResult:
-    """Build generated volumes in a temporary folder: without a cluster first, then with each number of workers.
+    """Build generated volumes in a temporary folder: without a cluster, then with each number of workers.
 
-    The ceiling of each number of workers, as many processes that know nothing of each other, is measured in turn with
-    it.
+    The upper bound of each number of workers is measured in turn with it: as many independent processes.
 
     Parameters
     ----------
     num_volumes, num_slices, size
-        Of the volumes; `size` is height and width.
+        Size of the build; `size` is height and width.
     workers
         Worker processes of the local cluster.
     folder
-        Where the temporary folder is made: the disk is part of what is measured. The system's place where None.
+        Parent of the temporary folder, whose disk is part of the measurement; the system's default if None.
     rounds
-        How often workers and plain processes take turns; the median counts.
+        Repetitions, workers and plain processes in turn; the median is reported.
     """
     machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary:
@@ -64,14 +63,14 @@ def bench_build(
         middle = {count: sorted(timed, key=lambda one: one.work_s)[rounds // 2] for count, timed in clustered.items()}
         runs |= {f"{count} worker{'' if count == 1 else 's'}": timed for count, timed in middle.items()}
     total = num_volumes * num_slices
-    sizes = {"volumes": num_volumes, "slices a volume": num_slices, "size": size}
+    sizes = {"volumes": num_volumes, "slices per volume": num_slices, "size": size}
     settings = {**sizes, "phase": "smooth", "rounds": rounds}
     works = {count: timed.work_s for count, timed in middle.items()}
     plain_s = {count: sorted(seconds)[rounds // 2] for count, seconds in plain.items()}
     tables = [_speed_table(runs, total), _scaling_table(works, plain_s, total), _stage_table(runs, total)]
     notes = [
-        "work: from the first task to the last commit; start-up of the workers is in the column all",
-        "gain: throughput by that of the fewest processes",
+        "work: from the first task to the last commit; all: including the start of the workers",
+        "gain: throughput relative to the fewest processes",
     ]
     return BenchResult("build", machine, settings, tables, notes)
 
@@ -110,7 +109,7 @@ def _on_cluster(manifest: Path, folder: Path, count: int) -> _Timed:
 
 
 def _speed_table(runs: dict[str, _Timed], total: int) -> Table:
-    columns = ("workers", "work (s)", "all (s)", "slices/s", "times the first line")
+    columns = ("workers", "work (s)", "all (s)", "slices/s", "speed-up")
     first = runs[_HERE].work_s
     rows: list[tuple[Value, ...]] = [
         (name, rounded(run.work_s), rounded(run.all_s), rounded(total / run.work_s), rounded(first / run.work_s))
@@ -137,11 +136,11 @@ def _scaling_table(works: dict[int, float], plain: dict[int, float], total: int)
         )
         for count in works
     ]
-    return Table("Throughput by processes, and its ceiling: as many plain processes at once", columns, rows)
+    return Table("Throughput by processes, and its upper bound: as many plain processes", columns, rows)
 
 
 def _stage_table(runs: dict[str, _Timed], total: int) -> Table:
-    """Stages of all runs; a stage that one of them did not have took it 0 s."""
+    """Tabulate the stages of all runs; a stage that a run does not have counts 0 s."""
     stages = dict.fromkeys(stage for run in runs.values() for stage in run.stages)
     columns = ("stage", *(f"{name} (ms/slice)" for name in runs))
     rows: list[tuple[Value, ...]] = [

@@ -1,4 +1,4 @@
-"""How fast slices are read for training: our loader and stream, plain zarr, fastMRI's data set on the same arrays."""
+"""Speed of reading slices for training: KSpaceSlices and KSpaceStream, plain zarr, fastMRI's data set."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def bench_loader(
     coils: Sequence[int] = (0, 8),
     index_volumes: int = 100_000,
 ) -> BenchResult:
-    """Read every slice of generated corpora in a random order, each way in turn, so that ratios hold.
+    """Read every slice of generated corpora in random order, with all readers in turn, so that ratios are reliable.
 
     Parameters
     ----------
     num_volumes, num_slices, size
-        Of the corpora; `size` is height and width.
+        Size of the corpora; `size` is height and width.
     workers
         Worker processes of the `DataLoader`, started by spawn.
     epochs
-        Measured after one that warms up; the median counts. With the pages of the files dropped, and then not.
+        Number measured, after one for warm-up; the median is reported. First with the page cache dropped, then without.
     folder
-        Where the temporary folder is made: the disk is part of what is measured.
+        Parent of the temporary folder, whose disk is part of the measurement; the system's default if None.
     coils
-        Of a corpus each; 0 for a single coil.
+        One corpus for each number of coils; 0 for a single coil without an axis.
     index_volumes
-        Of the simulated index that is opened.
+        Volumes of the simulated index that is opened.
     """
     machine = machine_facts()
     rows: list[tuple[Value, ...]] = []
@@ -72,17 +72,17 @@ def bench_loader(
         memory,
         opening,
     ]
-    settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "epochs": epochs}
+    settings = {"volumes": num_volumes, "slices per volume": num_slices, "size": size, "epochs": epochs}
     notes = [
-        f"fastMRI: {which}; ours also checks checksums",
-        "cold: the pages of the files were dropped before each epoch (posix_fadvise); a disk below may still keep them",
-        "CPU ms/slice: of this process, where there are no workers; a busy machine does not change it much",
+        f"fastMRI: {which}; KSpaceSlices and KSpaceStream also verify checksums",
+        "cold: the files were dropped from the page cache before each epoch (posix_fadvise); the disk may cache them",
+        "CPU ms/slice: of this process, without workers; hardly depends on the load of the machine",
     ]
     return BenchResult("loader", machine, settings, tables, notes)
 
 
 class _Case:
-    """One corpus and its copies, and every way to read them."""
+    """One corpus, its copies, and all readers of them."""
 
     def __init__(self, folder: Path, num_volumes: int, num_slices: int, size: int, coils: int) -> None:
         root = folder / f"c{coils}.zarr"
@@ -94,7 +94,7 @@ class _Case:
         copy_to_hdf5(root, self.folders["HDF5"], names)
         copy_to_hdf5(root, self.folders["HDF5, gzip"], names, "gzip")
         plain, self.which = fastmri_slices(self.folders["HDF5"], names, num_slices, target)
-        self.ways: dict[str, Dataset[Any]] = {
+        self.readers: dict[str, Dataset[Any]] = {
             "KSpaceSlices": ours,
             "KSpaceStream": KSpaceStream(ours),
             "plain zarr": PlainZarrSlices(root, names, num_slices, target),
@@ -105,13 +105,13 @@ class _Case:
         self.slice_bytes = sum(part.nbytes for part in (ours[0][0], ours[0][2]))
 
     def stored(self) -> list[tuple[Value, ...]]:
-        """Sizes on disk."""
+        """Return the rows of the sizes on disk."""
         found = {name: sum(path.stat().st_size for path in self._files(name)) for name in self.folders}
         return [(self.coils, name, rounded(size / 1e6), rounded(size / found["HDF5"])) for name, size in found.items()]
 
     def measure(self, num_workers: int, epochs: int) -> list[tuple[Value, ...]]:
-        """Rows for one number of workers, cold and warm."""
-        loaders = {name: self._loader(dataset, num_workers) for name, dataset in self.ways.items()}
+        """Measure all readers with one number of workers, cold and warm; return the rows."""
+        loaders = {name: self._loader(dataset, num_workers) for name, dataset in self.readers.items()}
         for loader in loaders.values():
             _read_all(loader)
         rows: list[tuple[Value, ...]] = []
@@ -155,7 +155,7 @@ class _Case:
 
 
 def _read_all(loader: DataLoader[Any]) -> tuple[float, float]:
-    """Seconds of one epoch, by the clock and of this process's CPU time; the workers are up by then."""
+    """Return wall and CPU seconds of one epoch of this process; the workers have started."""
     start, busy = time.perf_counter(), time.process_time()
     for _ in loader:
         pass

@@ -1,4 +1,4 @@
-"""What every benchmark gives: a table with the machine's name on it; and how time is taken."""
+"""Tables of results with the machine that they belong to, and the timing of calls."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Table:
     rows: list[tuple[Value, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        """Give every row as an object."""
+        """Return every row as an object."""
         return {"title": self.title, "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows]}
 
     def lines(self) -> list[str]:
-        """Give the table as text, numbers set to the right."""
+        """Format the table as text, numbers aligned right."""
         cells = [self.columns, *(tuple(_shown(value) for value in row) for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.columns))]
         numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A benchmark that ran.
+    """The result of a benchmark.
 
     Attributes
     ----------
@@ -52,11 +52,11 @@ class BenchResult:
     machine
         `rephase.pipeline.environment.machine_facts`: figures mean nothing without it.
     settings
-        What was asked for.
+        The requested sizes and numbers.
     tables
         The results.
     notes
-        What must be known to read them.
+        How to read them.
     """
 
     benchmark: str
@@ -66,11 +66,11 @@ class BenchResult:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as one JSON object."""
+        """Return all of it as one JSON object."""
         return {**asdict(self), "tables": [table.to_json() for table in self.tables]}
 
     def lines(self) -> list[str]:
-        """Say all of it in text."""
+        """Format all of it as text."""
         machine = self.machine
         lines = [
             f"rephase bench {self.benchmark}",
@@ -84,18 +84,18 @@ class BenchResult:
 
 
 def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rounds: int = 3) -> list[float]:
-    """Give the median time of each call, after one that warms up.
+    """Return the median time of each call, after one for warm-up.
 
-    The calls take turns, so that a machine that is busy for a while slows all of them, and their ratios hold.
+    The calls take turns: a machine that is busy for a while slows all of them, and their ratios stay reliable.
 
     Parameters
     ----------
     calls
-        What is measured; done when it returns.
+        Functions to time.
     budget_s
-        Seconds for each of them in all; more where fewer than `rounds` calls fit into it.
+        Seconds per function in all; more if fewer than `rounds` calls fit.
     rounds
-        Turns.
+        Number of turns.
     """
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
@@ -114,7 +114,7 @@ def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rou
 
 
 def rounded(value: float) -> float:
-    """Keep four digits: the rest is noise."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 

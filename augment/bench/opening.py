@@ -1,4 +1,4 @@
-"""What it takes to open a large corpus, and what a worker holds while it reads: each measured in fresh processes."""
+"""Cost of opening a large corpus, and memory of loader workers; each measured in new processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from rephase.bench.arrays import write_large_index
 from rephase.bench.measure import Table, Value, rounded
 from rephase.data.kspace_slices import KSpaceSlices
 
-# Run in a process of its own: the peak of this one is past. Imports are done before, on both sides of the difference.
-# The peak is that of its own memory (VmHWM): what getrusage says may be that of the process that started it.
+# In a new process, whose peak memory is not that of earlier work. VmHWM: getrusage may report the parent's peak.
 _OPEN = """
 import re, sys, time
 import rephase.data.kspace_slices
@@ -31,7 +30,7 @@ print(*taken, peak() - before, len(slices))
 
 
 def opening_table(root: Path, num_volumes: int) -> Table:
-    """Time and memory to open a simulated index; its arrays do not exist."""
+    """Measure time and memory to open a simulated index, whose arrays do not exist."""
     write_large_index(root, num_volumes)
     done = subprocess.run([sys.executable, "-c", _OPEN, str(root)], capture_output=True, text=True, check=True)  # noqa: S603
     seconds, busy, megabytes, num_slices = map(float, done.stdout.split())
@@ -44,7 +43,7 @@ def opening_table(root: Path, num_volumes: int) -> Table:
 
 
 class _Watched(Dataset[Any]):
-    """Reads slices and says how much memory the worker that read has to itself."""
+    """Slices replaced by the private memory of the worker that read them."""
 
     def __init__(self, slices: KSpaceSlices) -> None:
         self.slices = slices
@@ -53,7 +52,7 @@ class _Watched(Dataset[Any]):
         return len(self.slices)
 
     def __getitem__(self, index: int) -> tuple[int, float, float]:
-        """Read one slice and drop it; gives the worker, its MiB, and when this was."""
+        """Read and drop one slice; return the worker, its MiB and the time."""
         self.slices[index]
         worker = get_worker_info()
         used = float(psutil.Process().memory_full_info().uss) / 2**20
@@ -61,7 +60,7 @@ class _Watched(Dataset[Any]):
 
 
 class _Ready:
-    """What a worker runs when it has started: it says when."""
+    """Worker initialiser that records when the worker has started."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +70,7 @@ class _Ready:
 
 
 def memory_table(root: Path, num_workers: int, epochs: int = 3) -> Table:
-    """Memory of each worker at the end of each epoch, and the first batch after the workers are up."""
+    """Measure the memory of each worker after each epoch, and the time to the first slice after their start."""
     slices = KSpaceSlices(root)
     loader = DataLoader(
         _Watched(slices),
@@ -92,5 +91,5 @@ def memory_table(root: Path, num_workers: int, epochs: int = 3) -> Table:
                 ready = min(float(path.read_text()) for path in root.parent.glob("*.ready"))
                 first = rounded(when - ready)
         rows += [(epoch + 1, worker, rounded(used), first) for worker, used in sorted(memory.items())]
-    columns = ("epoch", "worker", "own memory (MiB)", "first slice after the workers are up (s)")
+    columns = ("epoch", "worker", "own memory (MiB)", "first slice after the start of the workers (s)")
     return Table("Memory of a worker", columns, rows)

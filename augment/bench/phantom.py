@@ -1,4 +1,4 @@
-"""Volumes to measure with: an ellipse with texture and air around it, the same ones every time."""
+"""Volumes for benchmarks: an ellipse with texture, surrounded by air; reproducible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rephase.pipeline.worker import WorkerContext, open_worker
 
 
 def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.float32]:
-    """Make a magnitude volume `(slice size size)`, 0 to about 4,000 as a scanner stores it."""
+    """Return a magnitude volume `(slice size size)`, 0 to about 4,000 as a scanner stores it."""
     random = np.random.default_rng(seed)
     position = np.linspace(-1.0, 1.0, size, dtype=np.float32)
     inside = (position[:, None] / 0.85) ** 2 + (position / 0.65) ** 2 < 1
@@ -29,7 +29,7 @@ def make_magnitude(num_slices: int, size: int, seed: int = 0) -> NDArray[np.floa
 
 
 def write_volumes(folder: Path, num_volumes: int, num_slices: int, size: int) -> Path:
-    """Write `.npy` volumes and their manifest into a folder; gives the manifest's path."""
+    """Write `.npy` volumes and their manifest into a folder; return the manifest's path."""
     manifest = folder / "manifest.csv"
     folder.mkdir(parents=True, exist_ok=True)
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -43,7 +43,7 @@ def write_volumes(folder: Path, num_volumes: int, num_slices: int, size: int) ->
 
 
 def write_long_manifest(path: Path, rows: Iterable[tuple[str, str, int, int, int]]) -> None:
-    """Write a manifest out of rows of name, path, slices, height and width; nothing is looked at."""
+    """Write a manifest from rows of name, path, slices, height and width, without checks."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["volume_id", "path", "num_slices", "height", "width"])

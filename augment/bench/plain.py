@@ -1,4 +1,4 @@
-"""The ceiling of a build: the same volumes by processes that know nothing of each other, without Dask."""
+"""The upper bound of a build: the same volumes in independent processes, without Dask."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Task
 
 _READY_S = 600.0
-"""A process that is not ready by then never will be."""
+"""Time limit for the start of a process."""
 
 _STOP_S = 30.0
 
 
 def build_plainly(manifest: Path, folder: Path, count: int) -> float:
-    """Build a manifest's volumes in this many processes at once, each into a corpus of its own.
+    """Build a manifest's volumes in independent processes, each into its own corpus.
 
     Parameters
     ----------
     manifest
-        Its rows are dealt out in turn; one volume more is built by every process before the clock starts.
+        Its rows are distributed in turn; every process first builds one volume that is not timed.
     folder
-        Where the corpora are made.
+        Parent of the corpora.
     count
-        Processes.
+        Number of processes.
 
     Returns
     -------
     seconds
-        From the moment when all are ready until the last one is done.
+        From the time when all are ready until the last one ends.
 
     Raises
     ------
@@ -44,9 +44,9 @@ def build_plainly(manifest: Path, folder: Path, count: int) -> float:
         If a process fails.
     """
     context = multiprocessing.get_context("spawn")
-    barrier, told = context.Barrier(count + 1), context.Queue()
+    barrier, errors = context.Barrier(count + 1), context.Queue()
     processes = [
-        context.Process(target=_work, args=(manifest, folder / f"plain-{i}-of-{count}.zarr", i, count, barrier, told))
+        context.Process(target=_work, args=(manifest, folder / f"plain-{i}-of-{count}.zarr", i, count, barrier, errors))
         for i in range(count)
     ]
     for process in processes:
@@ -56,27 +56,27 @@ def build_plainly(manifest: Path, folder: Path, count: int) -> float:
         start = time.perf_counter()
         barrier.wait()
         seconds = time.perf_counter() - start
-        faults = [fault for _ in processes if (fault := told.get()) is not None]
+        found = [error for _ in processes if (error := errors.get()) is not None]
     except BrokenBarrierError:
-        raise RuntimeError("a process that builds without a cluster failed; see its message above") from None
+        raise RuntimeError("a process without a cluster failed; see its message above") from None
     finally:
         for process in processes:
             process.join(_STOP_S)
             process.kill()
-    if faults:
-        raise RuntimeError(faults[0])
+    if found:
+        raise RuntimeError(found[0])
     return seconds
 
 
-def _work(manifest: Path, root: Path, first: int, step: int, barrier: Barrier, told: Queue[str | None]) -> None:
+def _work(manifest: Path, root: Path, first: int, step: int, barrier: Barrier, errors: Queue[str | None]) -> None:
     try:
         rows, worker = read_manifest(manifest), open_smooth_worker(root)
         with one_thread():
             build_volume(Task(rows[0], replica=1), worker)
             barrier.wait(_READY_S)
             outcomes = [build_volume(Task(row), worker) for row in rows[first::step]]
-        told.put(next((f"{one.name}: {one.message}" for one in outcomes if one.status != "built"), None))
+        errors.put(next((f"{one.name}: {one.message}" for one in outcomes if one.status != "built"), None))
         barrier.wait()
     except BaseException:
-        barrier.abort()  # or the others would wait for ever
+        barrier.abort()  # the others wait at it
         raise

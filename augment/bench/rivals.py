@@ -1,7 +1,4 @@
-"""Other ways to read the slices of a corpus, to measure the loader against: they are no part of the way itself.
-
-Beside readers, exports and the store's encoding, the only place where h5py and zarr are imported.
-"""
+"""Other readers of the same slices, with which the loader is compared: plain zarr and fastMRI's HDF5."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _HEADER = """<?xml version="1.0" encoding="utf-8"?><ismrmrdHeader xmlns="http://
 
 
 class PlainZarrSlices(Dataset[Any]):
-    """The same slices through the zarr package, arrays opened once a process."""
+    """The same slices through the zarr package; each process opens an array once."""
 
     def __init__(self, root: Path, volumes: Sequence[str], num_slices: int, target: str = ARRAYS[1]) -> None:
         self.root, self.volumes, self.num_slices, self.target = root, list(volumes), num_slices, target
@@ -45,7 +42,7 @@ class PlainZarrSlices(Dataset[Any]):
 
 
 class Hdf5Slices(Dataset[Any]):
-    """The reads of fastMRI's `SliceDataset`, made by h5py: a file per volume, opened for every slice."""
+    """The reads of fastMRI's `SliceDataset` by h5py: one file per volume, opened for every slice."""
 
     def __init__(self, folder: Path, volumes: Sequence[str], num_slices: int, target: str = ARRAYS[1]) -> None:
         self.folder, self.volumes, self.num_slices, self.target = folder, list(volumes), num_slices, target
@@ -64,7 +61,7 @@ class Hdf5Slices(Dataset[Any]):
 
 
 def fastmri_slices(folder: Path, volumes: Sequence[str], num_slices: int, target: str) -> tuple[Dataset[Any], str]:
-    """Give fastMRI's `SliceDataset` over a folder if its package is installed, else its reads, and say which."""
+    """Return fastMRI's `SliceDataset` over a folder if the package is installed, else `Hdf5Slices`, and which it is."""
     try:
         from fastmri.data import SliceDataset  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
@@ -81,12 +78,12 @@ def _as_it_is(*parts: Any) -> tuple[Any, ...]:  # noqa: ANN401 - fastMRI's own t
 
 
 def _every(_: object) -> bool:
-    """In place of fastMRI's own default, a lambda, which cannot be sent to a worker that is spawned."""
+    """Replace fastMRI's default, a lambda, which cannot be pickled for a spawned worker."""
     return True
 
 
 def copy_to_hdf5(root: Path, folder: Path, volumes: Sequence[str], compression: str | None = None) -> None:
-    """Copy the arrays of a corpus's volumes to `<name>.h5` files, as fastMRI lays them out."""
+    """Copy the arrays of a corpus's volumes to `<name>.h5` files in fastMRI's layout."""
     folder.mkdir(exist_ok=True)
     for name in volumes:
         with h5py.File(folder / f"{name}.h5", "w") as file:

@@ -1,4 +1,4 @@
-"""How fast phase is sampled: every generator, at several sizes, the learned one with several numbers of evaluations."""
+"""Speed of sampling phase: every generator at several sizes, the learned one at several numbers of evaluations."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rephase.pipeline.gpu import InFlight, InlineSubmitter, Submitter, make_subm
 from rephase.pipeline.sampling import batches
 
 PAPER_EVALUATIONS = 1000
-"""Network evaluations a slice in the PhaseGen paper (arXiv 2504.07560), which reports about 10 s a slice on its GPU."""
+"""Network evaluations per slice in the PhaseGen paper (arXiv 2504.07560), which reports about 10 s per slice."""
 
 GPU_TILES = 4
-"""Tiles of the volume that goes to a GPU as a build sends it."""
+"""Tiles of the volume that is sent to the GPU as in a build."""
 
 _COLUMNS = ("generator", "evaluations", "size", "ms/slice", "slices/s", "time / smooth", "paper's evaluations / ours")
-_LANE_COLUMNS = ("generator", "evaluations", "size", "copies", "slices/s", "GPU busy (%)")
+_GPU_COLUMNS = ("generator", "evaluations", "size", "copies", "slices/s", "GPU busy (%)")
 
 
 def bench_sampler(
@@ -40,25 +40,25 @@ def bench_sampler(
     device: str = "cpu",
     budget_s: float = 1.5,
 ) -> BenchResult:
-    """Measure every generator that is available.
+    """Measure every available generator.
 
     Parameters
     ----------
     sizes
         Height and width of the slices.
     steps
-        Network evaluations a slice of the learned generator; the number that the weights are made for where None.
+        Network evaluations per slice of the learned generator; those of the checkpoint if None.
     checkpoint
-        Weights; the shipped ones where None. Without any, only the baselines are measured.
+        Weights; the shipped ones if None. Without weights, only the baselines are measured.
     device
         "cpu" or "cuda".
     budget_s
-        Seconds for each line of the table.
+        Seconds per line of the table.
 
     Raises
     ------
     rephase.diffusion.checkpoint.CheckpointError
-        The checkpoint cannot be used.
+        If the checkpoint cannot be used.
     """
     machine = machine_facts(device)
     path = checkpoint or default_checkpoint()
@@ -72,10 +72,10 @@ def bench_sampler(
         found = _measure(generators, size, num_slices, budget_s)
         smooth = next(t for generator, t in zip(generators, found, strict=True) if generator.name == "smooth")
         rows += [_row(generator, size, t, smooth) for generator, t in zip(generators, found, strict=True)]
-    settings = {"slices a call": num_slices, "threads": 1, "seconds a line": budget_s}
+    settings = {"slices per call": num_slices, "threads": 1, "seconds per line": budget_s}
     tables, notes = [Table("Sampling phase", _COLUMNS, rows)], _notes(path)
     if device == "cuda" and path is not None:
-        tables.append(_lane_table(generators[len(baselines) :], sizes, budget_s))
+        tables.append(_gpu_table(generators[len(baselines) :], sizes, budget_s))
         notes.append(
             f"GPU busy: time between the first and the last kernel of a batch, by CUDA events, over the wall time of a "
             f"volume of {GPU_TILES} batches; kernels that wait for the program between the two count as busy"
@@ -83,43 +83,43 @@ def bench_sampler(
     return BenchResult("sampler", machine, settings, tables, notes)
 
 
-def measure_lanes(
-    lanes: Sequence[Submitter], magnitude: NDArray[np.float32], tile: int, budget_s: float
+def measure_submitters(
+    submitters: Sequence[Submitter], magnitude: NDArray[np.float32], tile: int, budget_s: float
 ) -> list[tuple[float, float]]:
-    """Send a volume along each submitter, in turn, tile by tile as a build does.
+    """Send a volume to each submitter in turn, tile by tile as in a build.
 
     Parameters
     ----------
-    lanes
-        The ways to the sampler and back.
+    submitters
+        How the tiles reach the sampler.
     magnitude
         `(slice height width)`.
     tile
-        Slices of a batch.
+        Slices per batch.
     budget_s
-        Seconds for each submitter in all.
+        Seconds per submitter in all.
 
     Returns
     -------
     figures
-        Of each submitter: slices per second of wall time, and the part of it in which a GPU was busy, 0 without one;
-        those of the run of median length.
+        Per submitter: slices per second of wall time, and the fraction of it in which the GPU was busy, 0 without one;
+        of the run of median duration.
     """
-    runs: list[list[tuple[float, float]]] = [[] for _ in lanes]
+    runs: list[list[tuple[float, float]]] = [[] for _ in submitters]
 
     def run(number: int) -> None:
         start = time.perf_counter()
-        busy_s = _send(lanes[number], magnitude, tile)
+        busy_s = _send(submitters[number], magnitude, tile)
         runs[number].append((time.perf_counter() - start, busy_s))
 
     with one_thread():
-        seconds_per_call([partial(run, number) for number in range(len(lanes))], budget_s)
+        seconds_per_call([partial(run, number) for number in range(len(submitters))], budget_s)
     middle = [sorted(timed[1:])[len(timed[1:]) // 2] for timed in runs]  # the first one warms up
     return [(len(magnitude) / wall_s, busy_s / wall_s) for wall_s, busy_s in middle]
 
 
 def _send(submitter: Submitter, magnitude: NDArray[np.float32], tile: int) -> float:
-    """Seconds of a GPU that a volume takes."""
+    """Return the GPU seconds of a volume."""
     seconds: list[float] = []
     in_flight = InFlight(submitter, lambda part, phasor, device_s: seconds.append(device_s))
     keys = [SliceKey(0, "bench", 0, index) for index in range(len(magnitude))]
@@ -129,26 +129,26 @@ def _send(submitter: Submitter, magnitude: NDArray[np.float32], tile: int) -> fl
     return sum(seconds)
 
 
-def _lane_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budget_s: float) -> Table:
-    """The learned generator on a GPU: every batch waited for, and the next ones copied meanwhile."""
+def _gpu_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budget_s: float) -> Table:
+    """Measure the learned generator on a GPU with and without copies that overlap with its work."""
     rows: list[tuple[Value, ...]] = []
     for size in sizes:
         magnitude = make_magnitude(GPU_TILES * GPU_TILE, size)
         for generator in generators:
-            ways: dict[str, Submitter] = {
-                "one after another": InlineSubmitter(generator),
-                "beside the work": make_submitter(generator),
+            submitters: dict[str, Submitter] = {
+                "in turn": InlineSubmitter(generator),
+                "overlapped": make_submitter(generator),
             }
-            figures = measure_lanes(list(ways.values()), magnitude, GPU_TILE, budget_s)
+            figures = measure_submitters(list(submitters.values()), magnitude, GPU_TILE, budget_s)
             rows += [
                 (generator.name, generator.nfe, size, name, rounded(speed), rounded(100 * busy))
-                for name, (speed, busy) in zip(ways, figures, strict=True)
+                for name, (speed, busy) in zip(submitters, figures, strict=True)
             ]
-    return Table("A volume as a build sends it to the GPU", _LANE_COLUMNS, rows)
+    return Table("A volume sent to the GPU as in a build", _GPU_COLUMNS, rows)
 
 
 def _measure(generators: Sequence[PhaseGenerator], size: int, num_slices: int, budget_s: float) -> list[float]:
-    """Seconds a slice. The spacing is not told, so the network works on the slice's own matrix."""
+    """Seconds per slice. Without a spacing, the network works on the slice's own matrix."""
     magnitude = torch.from_numpy(make_magnitude(num_slices, size))
     keys = [SliceKey(0, "bench", 0, index) for index in range(num_slices)]
     calls = [partial(generator.sample_phase, magnitude, keys, Conditions()) for generator in generators]
@@ -164,8 +164,8 @@ def _row(generator: PhaseGenerator, size: int, seconds: float, smooth: float) ->
 
 def _notes(path: Path | None) -> list[str]:
     if path is None:
-        return ["no weights ship with this installation and --checkpoint names none: the learned generator is left out"]
+        return ["this installation has no weights and --checkpoint names none: the learned generator was not measured"]
     return [
-        f"the PhaseGen paper takes {PAPER_EVALUATIONS:,} network evaluations a slice; the last column compares counts "
-        "of evaluations only. Another network on another machine: times of the paper are not compared",
+        f"the PhaseGen paper uses {PAPER_EVALUATIONS:,} network evaluations per slice; the last column compares "
+        "counts, not times: the paper has another network and another machine",
     ]

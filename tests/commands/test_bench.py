@@ -17,7 +17,7 @@ from rephase.bench.measure import BenchResult, Table, seconds_per_call
 from rephase.bench.phantom import make_magnitude, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
-from rephase.bench.sampler import bench_sampler, measure_lanes
+from rephase.bench.sampler import bench_sampler, measure_submitters
 from rephase.commands.bench import register
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.diffusion.checkpoint import save_checkpoint
@@ -67,7 +67,7 @@ def test_sampler_without_weights_says_so(monkeypatch):
     assert "no weights" in result.notes[0]
 
 
-def test_lanes_are_measured_in_turn_with_the_same_volume():
+def test_submitters_are_measured_in_turn_with_the_same_volume():
     sent: list[tuple[str, int, int]] = []
 
     class Named:
@@ -81,7 +81,7 @@ def test_lanes_are_measured_in_turn_with_the_same_volume():
             time.sleep(0.01)  # so that the share below is one of something
             return lambda: (np.ones(magnitude.shape, np.complex64), self.device_s)
 
-    figures = measure_lanes([Named("a", 0.001), Named("b", 0.0)], np.ones((5, 2, 2), np.float32), 2, 0.0)
+    figures = measure_submitters([Named("a", 0.001), Named("b", 0.0)], np.ones((5, 2, 2), np.float32), 2, 0.0)
     parts = [(0, 2), (2, 2), (4, 1)]
     assert sent == 4 * [(name, *part) for name in "ab" for part in parts]  # one round warms up
     (speed, busy), (_, idle) = figures
@@ -96,7 +96,7 @@ def test_sampler_on_a_gpu_says_how_busy_it_is():
     document = check_shape(bench_sampler((64,), (1, 3), shipped_weights("teacher"), "cuda", 0.5))
     rows = document["tables"][1]["rows"]
     assert [(row["evaluations"], row["copies"]) for row in rows] == [
-        (steps, copies) for steps in (1, 3) for copies in ("one after another", "beside the work")
+        (steps, copies) for steps in (1, 3) for copies in ("in turn", "overlapped")
     ]
     assert all(row["slices/s"] > 0 and 0 < row["GPU busy (%)"] <= 101 for row in rows)
     assert "GPU busy" in document["notes"][-1]
@@ -109,7 +109,7 @@ def test_build_compares_one_process_with_a_cluster(tmp_path):
     assert (only["processes"], only["Dask, gain"], only["plain, gain"]) == (1, 1, 1)
     assert only["Dask's workers (slices/s)"] == pytest.approx(only["plain (slices/s)"] * only["Dask / plain"], rel=0.01)
     assert [row["workers"] for row in speed["rows"]] == ["this process, no cluster", "1 worker"]
-    assert speed["rows"][0]["times the first line"] == 1
+    assert speed["rows"][0]["speed-up"] == 1
     assert {"read", "sample", "kspace", "commit"} <= {row["stage"] for row in stages["rows"]}
     assert document["settings"]["volumes"] == 2
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +132,7 @@ def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
     assert {row["times fastMRI, uncompressed"] for row in reading["rows"] if row["read through"] == ways[3]} == {1}
     assert [row["MB"] * 1e6 > 6 * 16 * 16 * (8 * max(row["coils"], 1)) for row in stored["rows"][1::3]] == [True, True]
     assert [row["epoch"] for row in memory["rows"]] == [1, 2, 3]
-    assert memory["rows"][0]["first slice after the workers are up (s)"] > 0
+    assert memory["rows"][0]["first slice after the start of the workers (s)"] > 0
     assert (opening["rows"][0]["volumes"], opening["rows"][0]["slices"]) == (50, 1600)
     assert list(tmp_path.iterdir()) == []
 
