@@ -80,6 +80,8 @@ def find_checkpoint(text: str) -> Path:
 
 def describe_missing(name: str) -> str:
     """Format one line on shipped weights that this installation does not have: where they are, how to use them."""
+    if WEIGHTS[name].in_wheel:
+        return f"weights {name!r} are missing from {FOLDER}; expected {name}.safetensors; install rephase again"
     return (
         f"weights {name!r} are not part of this installation; expected {name}.safetensors and {name}.json; take both "
         f"from diffusion/weights of the source tree (SHA-256 {WEIGHTS[name].sha256}) and give --checkpoint "

@@ -89,7 +89,6 @@ def test_the_wheel_holds_one_package(wheel):
     assert {"rephase/__init__.py", "rephase/diffusion/weights/default.safetensors", "rephase/py.typed"} <= set(names)
 
 
-@pytest.mark.xfail(reason="the wheel still holds every checkpoint")
 def test_the_wheel_is_small(wheel):
     assert wheel.stat().st_size <= MOST_BYTES
 

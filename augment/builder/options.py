@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -48,7 +48,7 @@ class Argument:
     help: str
     metavar: str | None = None
     parse: Callable[[str], Any] = str
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
 
 
 def _argument(
@@ -56,7 +56,7 @@ def _argument(
     text: str,
     metavar: str | None = None,
     parse: Callable[[str], Any] = str,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
 ) -> Mapping[str, Argument]:
     return {"argument": Argument(group, text, metavar, parse, choices)}
 
@@ -80,7 +80,7 @@ class BuildOptions:
             "phase",
             "one of those listed above (default: diffusion if its weights are installed or given, else smooth)",
             "NAME",
-            choices=tuple(PHASES),
+            choices=PHASES,
         ),
     )
     checkpoint: Path | None = field(

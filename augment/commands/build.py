@@ -12,9 +12,6 @@ from rephase.commands.result import CommandResult, Commands, add_command, add_js
 from rephase.diffusion.phases import PHASES
 
 _TITLES: dict[Group, str] = {"phase": "phase", "source": "source data", "execution": "execution", "run": "this run"}
-_DESCRIPTIONS: dict[Group, str] = {
-    "phase": "values of --phase:\n" + indent("\n".join(f"{name:13} {phase.help}" for name, phase in PHASES.items()))
-}
 
 
 def register(commands: Commands) -> None:
@@ -69,8 +66,11 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: Container[str] = ()) -> None:
     """Add the build options of some groups, but those to omit."""
+    phases = indent("\n".join(f"{name:13} {phase.help}" for name, phase in PHASES.items()))
     for group in groups:
-        section = parser.add_argument_group(_TITLES[group], _DESCRIPTIONS.get(group))
+        section = parser.add_argument_group(
+            _TITLES[group], f"values of --phase:\n{phases}" if group == "phase" else None
+        )
         for name, one in ARGUMENTS.items():
             if one.group != group or name in omit:
                 continue

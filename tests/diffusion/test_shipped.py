@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import PROJECT
 
+from rephase import cli
 from rephase.config import read_config
+from rephase.diffusion import shipped
 from rephase.diffusion.checkpoint import load_checkpoint
-from rephase.diffusion.shipped import WEIGHTS, find_checkpoint, shipped_weights
+from rephase.diffusion.shipped import FOLDER, WEIGHTS, find_checkpoint, shipped_weights
+from rephase.files import file_sha256
 from rephase.training.config import DistillConfig, TrainConfig
 
 
@@ -33,6 +39,41 @@ def test_weights_that_anyone_may_use_ship_and_saw_no_other_data():
     assert checkpoint.card["licence"] == "Apache-2.0"
     assert set(checkpoint.card["data"]["licences"]) == {"BSD-2-Clause"}
     assert "initial" not in checkpoint.card
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_table_of_weights_is_that_of_the_files(name):
+    row, path = WEIGHTS[name], FOLDER / f"{name}.safetensors"
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (path.stat().st_size, file_sha256(path)) == (row.num_bytes, row.sha256)
+    assert card["licence"] == row.licence and card["name"] == name
+    cells = f"| `{name}` | {row.help} | {row.licence} | {row.num_bytes:,} | {'yes' if row.in_wheel else 'no'} |"
+    assert f"{cells} `{row.sha256}` |" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_wheel_holds_the_default_set_alone():
+    table = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
+    listed = {name.removeprefix("weights/") for name in table["rephase.diffusion"]}
+    needed = {f"{name}.{end}" for name, row in WEIGHTS.items() if row.in_wheel for end in ("safetensors", "json")}
+    assert listed - needed == {"LICENSE.GPL-3.0", "README.md", "default.md", "smooth.json"} and needed <= listed
+    assert {path.name for path in FOLDER.glob("*.safetensors")} == {f"{name}.safetensors" for name in WEIGHTS}
+    assert sum((FOLDER / name).stat().st_size for name in listed) < 13_000_000
+    assert not any("weights" in pattern or ("*" in pattern.split("/")[0] and "/" in pattern) for pattern in table["*"])
+
+
+@pytest.mark.parametrize("arguments", [("--checkpoint", "teacher"), ("--phase", "regression")])
+def test_weights_that_an_installation_lacks_are_named_with_the_place_where_they_are(
+    tmp_path, monkeypatch, capsys, arguments
+):
+    np.save(tmp_path / "m.npy", np.ones((2, 8, 8), np.float32))
+    (tmp_path / "rows.csv").write_text("volume_id,path\na,m.npy\n")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    assert cli.main(["build", str(tmp_path / "rows.csv"), str(tmp_path / "out.zarr"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert WEIGHTS[arguments[1]].sha256 in line and f"--checkpoint {arguments[1]}.safetensors" in line
+    assert "diffusion/weights" in line and not (tmp_path / "out.zarr").exists()
 
 
 RECIPES = sorted((PROJECT / "diffusion" / "weights").rglob("*.toml"))
