@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import LocalCluster
+from paths import PROJECT
 from tiny_network import TINY_TOML
 
 from rephase import KSpaceSlices, cli, ifft2c
@@ -119,6 +120,11 @@ def test_a_process_of_one_row_is_trained_and_sampled(pairs, monkeypatch):
     monkeypatch.delitem(PROCESSES, "offset")
     with pytest.raises(CheckpointError, match="process 'offset'; expected one of flow, ddpm"):
         make_generator("diffusion", checkpoint)
+
+
+def test_the_readme_lists_every_phase():
+    text = (PROJECT / "diffusion" / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| `{name}` | {phase.help} |" for name, phase in PHASES.items()) in text
 
 
 @pytest.mark.parametrize("name", generated_phases())
