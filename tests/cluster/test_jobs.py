@@ -120,7 +120,7 @@ def test_a_build_outlives_a_job_that_ends_and_counts_nothing_against_its_volumes
     assert set((tmp_path / "gpus").read_text().split()) == {"0", "1"}, "SLURM gave each job another GPU"
     assert set((tmp_path / "contained").read_text().split()) == {sys.executable}
     near = tmp_path / "near.zarr"
-    options = BuildOptions(phase="smooth", num_workers=1, dashboard_address="127.0.0.1:0")
+    options = BuildOptions(phase="smooth", workers=1, dashboard_address="127.0.0.1:0")
     assert build(read_manifest(manifest), str(near), options, say=lambda _: None, progress=False).exit_status == 0
     assert files(root) == files(near)
 
