@@ -1,4 +1,4 @@
-"""Manifest columns, checked as they are read and held compactly: a million rows must not become a million objects."""
+"""Manifest columns, checked as they are read and stored compactly: a million rows must not be a million objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Protocol
 
 CellProblem = tuple[int, str]
-"""Position of a faulty cell within the values given, and what is wrong with it."""
+"""Index of a cell among those passed to `extend`, and its problem."""
 
 Value = str | int | float | bool | tuple[float, float, float] | None
 
@@ -21,22 +21,22 @@ _RESERVED = "zarr.json"
 
 
 class Column(Protocol):
-    """One column: takes the cells of a block of rows, keeps them, and tells which of them are faulty."""
+    """One column of a manifest."""
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells. A faulty cell is kept as an empty one, so that rows stay aligned."""
+        """Check and append cells; return their problems. A bad cell is stored as an empty one, to keep rows aligned."""
         ...
 
     def __getitem__(self, row: int) -> Value: ...
 
 
 class TextColumn:
-    """Text in one UTF-8 buffer: 8 bytes a row and the characters themselves.
+    """Text in one UTF-8 buffer: 8 bytes per row and the characters.
 
     Parameters
     ----------
     problem_of
-        Tells what is wrong with a cell, or gives None for a good one.
+        Returns the problem of a cell, None for a good one.
     """
 
     def __init__(self, problem_of: Callable[[str], str | None]) -> None:
@@ -45,7 +45,7 @@ class TextColumn:
         self._ends = array("Q", [0])
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         problem_of = self._problem_of
         problems = [(i, problem) for i, cell in enumerate(cells) if (problem := problem_of(cell)) is not None]
         if problems:
@@ -62,7 +62,7 @@ class TextColumn:
 
 
 class WordColumn:
-    """A closed vocabulary: one byte a row."""
+    """Words of a closed vocabulary: one byte per row."""
 
     def __init__(self, name: str, words: Sequence[str]) -> None:
         self._name = name
@@ -72,7 +72,7 @@ class WordColumn:
         self._rows = array("b")
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         get = self._codes.get
         self._rows.extend(get(cell, -1) for cell in cells)
         if not set(cells).difference(self._codes):
@@ -90,7 +90,7 @@ class WordColumn:
 
 
 class IntegerColumn:
-    """Whole numbers of a closed range: four bytes a row."""
+    """Whole numbers of a closed range: four bytes per row."""
 
     def __init__(self, name: str, least: int, most: int | None = None) -> None:
         self._name = name
@@ -99,7 +99,7 @@ class IntegerColumn:
         self._rows = array("i")
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         distinct = {cell: self._number(cell) for cell in set(cells)}
         self._rows.extend(-1 if (number := distinct[cell]) is None else number for cell in cells)
         if all(number is not None or not cell for cell, number in distinct.items()):
@@ -123,7 +123,7 @@ class IntegerColumn:
 
 
 class NumberColumn:
-    """Finite numbers above zero: eight bytes a row, NaN where the cell is empty."""
+    """Finite numbers above zero: eight bytes per row, NaN where the cell is empty."""
 
     def __init__(self, name: str, unit: str) -> None:
         self._name = name
@@ -131,7 +131,7 @@ class NumberColumn:
         self._rows = array("d")
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         distinct = {cell: positive_number(cell) for cell in set(cells)}
         self._rows.extend(distinct[cell] for cell in cells)
         if not any(cell and math.isnan(number) for cell, number in distinct.items()):
@@ -148,12 +148,12 @@ class NumberColumn:
 
 
 def positive_number(cell: str) -> float:
-    """Read a finite number above zero; NaN where the text is none."""
+    """Return a finite number above zero; NaN for other text."""
     try:
         number = float(cell)
     except ValueError:
         return math.nan
-    # Python reads "1_5" as 15; no spreadsheet does.
+    # Python reads "1_5" as 15, spreadsheets do not
     return number if "_" not in cell and 0 < number < math.inf else math.nan
 
 
@@ -164,7 +164,7 @@ class FlagColumn:
         self._words = WordColumn(name, ("false", "true"))
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         return self._words.extend(cells)
 
     def __getitem__(self, row: int) -> bool | None:
@@ -181,7 +181,7 @@ class TripleColumn:
         self._rows = array("d")
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and keep the cells."""
+        """Check and append cells; return their problems."""
         distinct = {cell: self._numbers(cell) for cell in set(cells)}
         for cell in cells:
             self._rows.extend(distinct[cell] or [math.nan] * 3)
@@ -201,13 +201,13 @@ class TripleColumn:
 
 
 def volume_id_problem(cell: str) -> str | None:
-    """Tell why a text cannot name a volume, or give None where it can."""
+    """Return why a text cannot be a volume_id, None where it can."""
     if _VOLUME_ID(cell) is not None and not cell.startswith("__") and cell.lower() != _RESERVED:
         return None
     if not cell:
-        return "volume_id is empty; expected a unique name; give every row one"
+        return "volume_id is empty; expected a unique name; fill it in"
     if "@" in cell:
-        return f"volume_id {shown(cell)} has an @, which is kept for replicas; expected none; use - or _ instead"
+        return f"volume_id {shown(cell)} has an @, reserved for replicas; expected none; use - or _ instead"
     return (
         f"volume_id {shown(cell)} is not allowed; expected 1 to 128 characters out of A-Z a-z 0-9 . _ -, "
         f"no leading dot or __, not {_RESERVED}; rename it"
@@ -215,12 +215,12 @@ def volume_id_problem(cell: str) -> str | None:
 
 
 def writable(path: str) -> bool:
-    """Tell whether a path can be written in a manifest: it is Unicode, of one line, without control characters."""
+    """Whether a path can be written in a manifest: Unicode, one line, no control characters."""
     return path.isprintable() or not any(unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp") for mark in path)
 
 
 def path_problem(name: str, required: bool) -> Callable[[str], str | None]:
-    """Make the check of a column of paths or URLs."""
+    """Return the check of a column of paths or URLs."""
 
     def problem_of(cell: str) -> str | None:
         if writable(cell) and (cell or not required):
@@ -233,7 +233,7 @@ def path_problem(name: str, required: bool) -> Callable[[str], str | None]:
 
 
 def text_problem(name: str) -> Callable[[str], str | None]:
-    """Make the check of a column of free text."""
+    """Return the check of a column of free text."""
 
     def problem_of(cell: str) -> str | None:
         if cell.isprintable() and len(cell) <= 1024:
@@ -246,5 +246,5 @@ def text_problem(name: str) -> Callable[[str], str | None]:
 
 
 def shown(cell: str) -> str:
-    """Quote a cell for a message: one line, not longer than a line should be."""
+    """Quote a cell for a message, shortened to one line."""
     return ascii(cell) if len(cell) <= 60 else f"{cell[:57]!a}..."

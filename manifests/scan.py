@@ -171,16 +171,17 @@ def _arrange(
     volumes, unpaired = [], 0
     # a DICOM header identifies the acquisition, but two images with one name may be anything
     named = Counter(header.pair_key for header in chosen if header.paired_by_name)
-    for header in sorted(chosen, key=_order):
+    for header in sorted(chosen, key=_selectors):
         phase = phases.get(header.pair_key) if named[header.pair_key] <= 1 else None
         kspace = kspaces.get(header.pair_key)
         if pairs and phase is None and kspace is None:
             unpaired += 1
             continue
+        parts = (header.series_key, header.dataset, header.echo, header.frame)
         volumes.append(
             ScannedVolume(
                 header=header,
-                volume_id=volume_ids.unique(_volume_key(header)),
+                volume_id=volume_ids.unique("\0".join("" if part is None else str(part) for part in parts)),
                 subject_id=None if header.subject_key is None else subject_ids.of(header.subject_key),
                 phase=None if phase is None else phase.path,
                 kspace=None if phase is not None or kspace is None else kspace.path,
@@ -196,18 +197,10 @@ def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, 
     return {header.pair_key: header for header in partners if counts[header.pair_key] == 1}
 
 
-def _order(header: SeriesHeader) -> tuple[str, str, str, int, int]:
-    dataset, series = header.dataset or "", header.series or ""
-    return str(header.path), series, dataset, _or_less(header.echo), _or_less(header.frame)
-
-
-def _or_less(number: int | None) -> int:
-    return -1 if number is None else number
-
-
-def _volume_key(header: SeriesHeader) -> str:
-    parts = (header.series_key, header.dataset, header.echo, header.frame)
-    return "\0".join("" if part is None else str(part) for part in parts)
+def _selectors(header: SeriesHeader) -> tuple[str, str, str, int, int]:
+    """Return the cells that select a volume, as a key to sort by; -1 and empty texts for absent ones."""
+    echo, frame = (-1 if number is None else number for number in (header.echo, header.frame))
+    return str(header.path), header.series or "", header.dataset or "", echo, frame
 
 
 class _Pseudonyms:

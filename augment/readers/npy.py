@@ -129,7 +129,7 @@ def plain_volume(
     arrangement: Arrangement,
     digest: str,
     source_format: str,
-    acquisition: dict[str, Any] | None = None,
+    spacing_known: bool = False,
 ) -> tuple[Volume, Arrangement]:
     """Return the volume of an array without orientation, which `acquisition` records as assumed.
 
@@ -142,22 +142,15 @@ def plain_volume(
     if np.iscomplexobj(values):
         phase = np.angle(values).astype(np.float32) if row.phase == row.path or row.kspace else None
         values = np.abs(values)
-    elif found := kind_of_values(_sample(arrangement.arrange(values))):
-        kind = "a phase image" if found[0] == "phase" else "a signed image (real part, field map or phase)"
-        raise VolumeError(
-            "not_magnitude", f"{row.path}: is {kind} ({found[1]}); expected a magnitude image; name its file"
-        )
-    facts: dict[str, Any] = {
-        "source_format": source_format,
-        "orientation": "assumed: rows and columns as displayed, axial",
-    }
-    known = acquisition or {}
-    if "spacing" not in known:
+    else:
+        slices = arrangement.arrange(values)
+        first = max(0, len(slices) // 2 - 3)
+        if found := kind_of_values(slices[first : first + 6]):
+            kind = "a phase image" if found[0] == "phase" else "a signed image (real part, field map or phase)"
+            raise VolumeError(
+                "not_magnitude", f"{row.path}: is {kind} ({found[1]}); expected a magnitude image; name its file"
+            )
+    facts = {"source_format": source_format, "orientation": "assumed: rows and columns as displayed, axial"}
+    if not spacing_known:
         facts["spacing"] = "assumed: 1 mm"
-    facts.update({name: value for name, value in known.items() if name != "spacing"})
     return arranged_volume(row, values, phase, arrangement, digest, facts), arrangement
-
-
-def _sample(volume: NDArray[Any]) -> NDArray[Any]:
-    first = max(0, volume.shape[0] // 2 - 3)
-    return volume[first : first + 6]

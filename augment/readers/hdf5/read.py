@@ -54,8 +54,9 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
         facts = _facts(file, name)
         values = read_image(file, name, facts, limit_bytes) if row.kspace else _values(file, row, facts, limit_bytes)
         sha256 = hash_file(path)
-    volume, arrangement = plain_volume(row, values, _arrange(values.shape, row, facts), sha256, "hdf5", _known(facts))
-    return _with_facts(volume, row, facts), arrangement
+    arrangement = _arrange(values.shape, row, facts)
+    volume, _ = plain_volume(row, values, arrangement, sha256, "hdf5", spacing_known=facts.spacing_mm is not None)
+    return replace(volume, **known_facts(row, facts)), arrangement
 
 
 def describe(row: ManifestRow) -> tuple[int, int, int]:
@@ -103,19 +104,11 @@ def _facts(file: h5py.File, name: str) -> FastmriFacts:
     return fastmri_facts(text, acquisition)
 
 
-def _known(facts: FastmriFacts) -> dict[str, Any]:
-    return {"spacing": "header"} if facts.spacing_mm else {}
-
-
 def _arrange(shape: tuple[int, ...], row: ManifestRow, facts: FastmriFacts) -> Arrangement:
     # fastMRI's axes are those of the corpus: height is readout, width is phase encoding
     phase_encode: PhaseEncode = "row" if facts.recon_size and row.slice_axis in (None, 0) else "assumed"
     spacing = facts.spacing_mm or (1.0, 1.0, 1.0)
     return as_displayed(shape, spacing, slice_axis=row.slice_axis or 0, phase_encode=phase_encode)
-
-
-def _with_facts(volume: Volume, row: ManifestRow, facts: FastmriFacts) -> Volume:
-    return replace(volume, **known_facts(row, facts))
 
 
 def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:

@@ -205,7 +205,12 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
         `too_large`; `unreadable` where the file has more data than its header states.
     """
     check_frame(header, limit_bytes)
-    raw = _read_raw(header, stream, frame)
+    size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
+    stream.seek(header.offset + frame * size)
+    content = stream.read(size)
+    if len(content) != size:
+        raise EOFError(f"{len(content)} of {size} bytes")
+    raw = np.frombuffer(content, header.dtype).reshape(header.shape, order="F")
     _drain(header, stream)
     wide = np.complex128 if header.dtype.kind == "c" else np.float64
     values = np.empty(header.shape, np.complex64 if header.dtype.kind == "c" else np.float32, order="F")
@@ -228,15 +233,6 @@ def check_frame(header: NiftiHeader, limit_bytes: int | None) -> None:
     """Check that a volume fits into the memory limit: the bytes of the file and two arrays."""
     size = int(np.prod(header.shape, dtype=np.int64))
     check_limit(size * (header.dtype.itemsize + (16 if header.dtype.kind == "c" else 8)), limit_bytes, header.name)
-
-
-def _read_raw(header: NiftiHeader, stream: Stream, frame: int) -> NDArray[Any]:
-    size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
-    stream.seek(header.offset + frame * size)
-    content = stream.read(size)
-    if len(content) != size:
-        raise EOFError(f"{len(content)} of {size} bytes")
-    return np.frombuffer(content, header.dtype).reshape(header.shape, order="F")
 
 
 def sample_planes(header: NiftiHeader, stream: Stream, num_planes: int = 6) -> NDArray[Any]:

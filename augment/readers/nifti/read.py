@@ -27,6 +27,17 @@ from rephase.readers.nifti.file import NiftiHeader, Stream, check_frame, open_ni
 from rephase.readers.sources import hash_file, hash_location, local_path
 from rephase.readers.volume import Volume
 
+_KIND_NAMES: dict[Kind, str] = {
+    "phase": "a phase image",
+    "real": "a signed image (real part, field map or phase)",
+    "imaginary": "an imaginary part",
+    "fieldmap": "a field map",
+    "localizer": "a localizer",
+    "non_mr": "no MR image",
+    "kspace": "k-space",
+    "unsupported": "of an unknown kind",
+}
+
 
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read the magnitude volume that a row names, and the phase of a complex file where `phase` is the same path.
@@ -46,7 +57,12 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     """
     with local_path(row.path) as path, open_nifti(path, row.path) as (header, stream):
         check_frame(header, limit_bytes)
-        _refuse_other_kinds(row, path, header, stream)
+        kind, evidence = _kind(path, header, stream)
+        if kind not in ("magnitude", "derived"):
+            raise VolumeError(
+                "not_magnitude",
+                f"{row.path}: is {_KIND_NAMES[kind]} ({evidence}); expected a magnitude image; name its file",
+            )
         frame = choose_frame(row, header)
         values = read_frame(header, stream, frame, limit_bytes)
         sha256 = hash_file(path)
@@ -85,27 +101,6 @@ def choose_frame(row: ManifestRow, header: NiftiHeader) -> int:
             f"{header.name}: has {header.num_frames} frames; expected more than {frame}; correct the column frame",
         )
     return frame
-
-
-def _refuse_other_kinds(row: ManifestRow, path: Path, header: NiftiHeader, stream: Stream) -> None:
-    kind, evidence = _kind(path, header, stream)
-    if kind not in ("magnitude", "derived"):
-        raise VolumeError(
-            "not_magnitude",
-            f"{row.path}: is {_KIND_NAMES[kind]} ({evidence}); expected a magnitude image; name its file",
-        )
-
-
-_KIND_NAMES: dict[Kind, str] = {
-    "phase": "a phase image",
-    "real": "a signed image (real part, field map or phase)",
-    "imaginary": "an imaginary part",
-    "fieldmap": "a field map",
-    "localizer": "a localizer",
-    "non_mr": "no MR image",
-    "kspace": "k-space",
-    "unsupported": "of an unknown kind",
-}
 
 
 def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) -> tuple[Kind, str]:
