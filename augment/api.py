@@ -262,13 +262,13 @@ def add_phase(
 @lru_cache(maxsize=4)
 def _generator(name: str) -> PhaseGenerator:
     """Load a generator once; its weights take longer to load than a slice to sample."""
+    from rephase.diffusion.devices import choose_device
     from rephase.diffusion.phases import generated_phases
     from rephase.diffusion.registry import make_generator
-    from rephase.pipeline.environment import device_kind
 
     if name not in generated_phases():
         raise RequestError(f"generator {name!r}: expected one of {', '.join(generated_phases())}")
-    return make_generator(name, device=device_kind())
+    return make_generator(name, device=choose_device())
 
 
 def _build_options(options: Mapping[str, object]) -> BuildOptions:

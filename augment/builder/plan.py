@@ -15,8 +15,8 @@ from rephase.cluster.kinds import find_cluster
 from rephase.cluster.local import local_shape
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
+from rephase.diffusion.devices import choose_device
 from rephase.manifests.manifest import Manifest
-from rephase.pipeline.environment import device_kind
 from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR, MemoryLimits, magnitude_limits
 from rephase.pipeline.task import requested_names
 from rephase.text import format_bytes, format_seconds
@@ -153,7 +153,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     check_cluster(options)
     store = find_corpus(root)
     build = resolve_build(root, options)
-    device = device_kind() if build.uses_model else "cpu"
+    device = choose_device() if build.uses_model else "cpu"
     recipe = build.recipe(device)
     if store is not None:
         check_recipe(store, recipe, options.overwrite)

@@ -36,9 +36,9 @@ from rephase.corpus.lease import Lease
 from rephase.corpus.storage.base import run_folder
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.devices import choose_device
 from rephase.errors import is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
-from rephase.pipeline.environment import device_kind
 from rephase.pipeline.recipe import row_fingerprint
 from rephase.pipeline.task import Outcome, Task, TaskList, task_list
 from rephase.pipeline.timeout import clear_timeouts
@@ -105,7 +105,7 @@ def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
     store = find_corpus(root)
     resolved = resolve_build(root, options, checkpoint)
     if store is not None and options.cluster == "local":  # the device is known, so no worker need be started for this
-        check_recipe(store, resolved.recipe(device_kind() if resolved.uses_model else "cpu"), options.overwrite)
+        check_recipe(store, resolved.recipe(choose_device() if resolved.uses_model else "cpu"), options.overwrite)
     return resolved
 
 

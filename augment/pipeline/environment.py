@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from rephase.diffusion.devices import choose_device
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM
 
@@ -50,7 +51,7 @@ class Machine:
 
 def describe_machine() -> Machine:
     """Describe the machine of this process."""
-    kind = device_kind()
+    kind = choose_device()
     classes = {device: environment_class(device) for device in {"cpu", kind}}
     capability = torch.backends.cpu.get_cpu_capability().lower()
     name = classes["cuda"]["device"] if kind == "cuda" else f"CPU ({cpu_model()}, {capability})"
@@ -102,11 +103,6 @@ def version_differences(machines: Mapping[str, Machine]) -> list[str]:
         if here.get(package, version) != version
     }
     return sorted(found)
-
-
-def device_kind() -> str:
-    """Say where a model runs on this machine: "cuda" where there is a usable GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def environment_class(device: str) -> dict[str, str]:
