@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 
 import numpy as np
@@ -42,8 +43,10 @@ DISTILL = 'teacher = "teacher/teacher.safetensors"\n' + COMMON.format(name="stud
 DISTILL += "[distillation]\nevaluations = 2\n"
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A manifest with phase and a teacher trained on it."""
+    tmp_path = tmp_path_factory.mktemp("trained")
     y, x = np.mgrid[-1:1:24j, -1:1:20j]
     magnitude = np.exp(-3 * (x**2 + y**2)).astype(np.float32)
     np.save(tmp_path / "m.npy", np.stack([magnitude] * 3))
@@ -53,6 +56,11 @@ def folder(tmp_path):
     (tmp_path / "student.toml").write_text(DISTILL)
     train(read_config(tmp_path / "teacher.toml", TrainConfig))
     return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path, trained):
+    return shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
 
 
 def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
