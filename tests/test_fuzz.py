@@ -59,7 +59,7 @@ def test_mutations_are_refused_or_read_as_the_oracle_reads_them(folder, case):
     assert verdict.fault is None, (case.describe(), verdict)
 
 
-def test_a_seeded_run_in_children_finds_nothing(record_property):
+def test_a_seeded_run_finds_no_fault(record_property):
     record_property("fault", FAULT)
     results = list(run_cases(11, range(160), workers=1))
     record_property("cases", len(results))
@@ -69,7 +69,7 @@ def test_a_seeded_run_in_children_finds_nothing(record_property):
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("seed", range(20, 30))
-def test_a_long_run_finds_nothing(seed, record_property):
+def test_a_long_run_finds_no_fault(seed, record_property):
     record_property("fault", FAULT)
     results = list(run_cases(seed, range(1000), workers=1))
     record_property("cases", len(results))

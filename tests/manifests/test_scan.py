@@ -21,7 +21,7 @@ def header_of(path, kind="magnitude", **facts):
 
 
 def probe_of(headers, unreadable=()):
-    """Pretend that each file holds what `headers` says for its name."""
+    """Return a probe by which each file holds `headers` of its name."""
 
     headers = {Path(name).name: found for name, found in headers.items()}
 
@@ -148,7 +148,7 @@ def test_copies_get_names_of_their_own_in_a_fixed_order(tmp_path):
     assert names[1].startswith(names[0])
 
 
-def test_pairs_name_the_phase_and_leave_out_what_has_none(tmp_path):
+def test_pairs_name_the_phase_and_skip_volumes_without(tmp_path):
     headers = {
         "m1": [header_of("m1", pair_key="one", echo=1), header_of("m1", pair_key="two", echo=2)],
         "p1": [header_of("p1", "phase", pair_key="one")],
@@ -189,7 +189,7 @@ def test_phases_are_named_only_where_names_leave_no_doubt(tmp_path):
     assert result.unpaired == 5 and result.skipped == {"fieldmap": 1, "phase": 4}
 
 
-def test_names_that_no_manifest_can_hold_and_links_to_nothing_are_listed(tmp_path):
+def test_unwritable_names_and_dangling_links_are_listed(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     values = np.random.default_rng(0).rayleigh(100, (9, 8, 3)).astype(np.float32)

@@ -42,7 +42,7 @@ def read(path: Path, **columns) -> Volume:
 
 
 def expected_values(volume: Volume) -> np.ndarray:
-    """The phantom's closed form where the volume's own affine says that its voxels are."""
+    """Return the closed form of the phantom at the voxel positions of the volume's affine."""
     index = np.stack(np.meshgrid(*map(np.arange, volume.magnitude.shape), indexing="ij"), axis=-1)
     affine = np.array(volume.affine)
     return phantom.value_at(index @ affine[:3, :3].T + affine[:3, 3])
@@ -64,7 +64,7 @@ def refused(path: Path, reason: str, *words: str, limit_bytes: int | None = None
 @pytest.mark.parametrize(
     ("cosines", "letters"), [(AXIAL, "SPL"), (SAGITTAL, "RIP"), (CORONAL, "PIL"), (OBLIQUE, "SPL")]
 )
-def test_slices_in_any_order_lie_where_the_affine_says(tmp_path, cosines, letters, encode):
+def test_slices_in_any_order_match_the_affine(tmp_path, cosines, letters, encode):
     slices = [classic(k, cosines, InPlanePhaseEncodingDirection=encode) for k in (3, 0, 4, 1, 2)]
     volume = read(save_series(tmp_path, slices))
     np.testing.assert_allclose(volume.magnitude, expected_values(volume), atol=0.51)
@@ -300,7 +300,7 @@ def test_multiframe_without_functional_groups(tmp_path):
 
 @pytest.mark.parametrize("cosines", [AXIAL, OBLIQUE, CORONAL])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_mosaic_tiles_lie_where_the_affine_says(tmp_path, cosines, sign):
+def test_mosaic_tiles_match_the_affine(tmp_path, cosines, sign):
     volume = read(save(mosaic(7, sign, cosines), tmp_path / "m.dcm"))
     assert volume.magnitude.shape == (7, 6, 8)
     np.testing.assert_allclose(volume.magnitude, expected_values(volume), atol=0.51)
@@ -437,7 +437,7 @@ def test_what_is_no_magnitude(tmp_path, elements, word):
     refused(tmp_path, "not_magnitude", word)
 
 
-def test_ge_phase_is_told_by_its_private_element(tmp_path):
+def test_ge_phase_is_recognised_by_its_private_element(tmp_path):
     dataset = classic(0, ImageType=["ORIGINAL", "PRIMARY", "OTHER"], Manufacturer="GE MEDICAL SYSTEMS")
     block = dataset.private_block(0x43, "GEMS_PARM_01", create=True)
     block.add_new(0x2F, "SS", 0)
@@ -531,7 +531,7 @@ def test_manifest_overrides_the_header(tmp_path):
     assert (volume.te_ms, volume.field_t, volume.contrast, volume.anatomy) == (7.5, 1.5, "SWI", "wrist")
 
 
-def test_no_identity_goes_on(tmp_path):
+def test_no_identity_is_kept(tmp_path):
     named = {"BodyPartExamined": "DOE JANE", "ProtocolName": "Doe", "OperatorsName": "Doe", "SeriesDescription": "Doe"}
     shown = repr(read(save_series(tmp_path, [classic(k, **named) for k in range(2)])).__dict__)
     for secret in ("Doe", "DOE", "4711", "1970", "2020", "Elsewhere", "SN99", "1.2.826", "101112", str(tmp_path)):
@@ -556,7 +556,7 @@ def test_threads_leave_the_warning_filters_alone(tmp_path):
     assert len({volume.source_sha256 for volume in volumes}) == 1
 
 
-def test_odd_headers_make_no_warning(tmp_path):
+def test_odd_headers_cause_no_warning(tmp_path):
     dataset = classic(0)
     dataset.file_meta.ImplementationVersionName = "X"
     path = save(dataset, tmp_path / "a.dcm")
@@ -602,7 +602,7 @@ def test_nine_transfer_syntaxes_hold_one_image():
 
 
 @pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"])
-def test_damaged_bytes_end_in_one_line_or_an_image(tmp_path, name):
+def test_damaged_bytes_yield_one_line_or_an_image(tmp_path, name):
     content = Path(get_testdata_file(name)).read_bytes()
     generator = np.random.default_rng(7)
     path = tmp_path / "damaged.dcm"

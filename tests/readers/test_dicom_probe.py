@@ -19,7 +19,7 @@ PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
 
 
 def probe(folder: Path) -> Probed:
-    """Probe, and check that a manifest row made of each magnitude header finds the same volume again."""
+    """Probe, and check that the manifest row of each magnitude header selects the same volume."""
     probed = probe_dicom(folder, sorted(folder.iterdir(), reverse=True))
     for header in probed.headers:
         if header.kind == "magnitude":
@@ -136,7 +136,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert kinds(probed) == ["derived", "derived", "localizer", "magnitude", "non_mr"]
 
 
-def test_faults_are_told_and_the_rest_described(tmp_path):
+def test_errors_are_reported_and_the_rest_described(tmp_path):
     save_series(tmp_path, [classic(k) for k in range(3)])
     save_series(tmp_path, [classic(k, SeriesInstanceUID="1.2.3") for k in (0, 1, 3)], "gap")
     (tmp_path / "page.dcm").write_text("<html>not found</html>")

@@ -50,7 +50,7 @@ def rows_of(folder, tmp_path, **options):
     return result, {row.path.rsplit("/", 1)[-1]: row for row in read_manifest(tmp_path / "m.csv")}
 
 
-def test_a_scan_finds_every_file_that_is_whole(folder, tmp_path):
+def test_a_scan_finds_every_fully_sampled_file(folder, tmp_path):
     result, rows = rows_of(folder, tmp_path)
     assert set(rows) == {"recon.h5", "single.h5", "coils.h5"}
     assert result.skipped["unsupported"] == 1
@@ -78,7 +78,7 @@ def test_pairs_keep_the_phase_of_all_of_them(folder, tmp_path):
     assert read_volume(rows["coils.h5"]).phase.shape == (2, 16, 24)
 
 
-def test_kspace_by_name_where_there_is_a_reconstruction_too(folder):
+def test_kspace_by_name_beside_a_reconstruction(folder):
     row = ManifestRow(line=2, volume_id="v", path=str(folder / "recon.h5"), dataset="kspace")
     np.testing.assert_allclose(read_volume(row).magnitude, np.abs(make_image(2, 32, 24))[:, 8:24], atol=1e-5)
     with pytest.raises(VolumeError, match="recon") as caught:
@@ -104,7 +104,7 @@ def test_undersampled_data_is_refused_in_one_line(folder):
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_scan_build_and_export_of_a_folder(folder, tmp_path, pairs, capsys):
-    """The whole way round, with real phase and without: an export's k-space is the source's where its phase is real."""
+    """Scan, build and export: the exported k-space is that of the source where its phase was measured."""
     manifest, corpus, out = tmp_path / "m.csv", tmp_path / "c.zarr", tmp_path / "out"
     words = ["--pairs"] if pairs else []
     assert main(["manifest", "scan", str(folder), "-o", str(manifest), *words]) == 0

@@ -1,4 +1,4 @@
-"""Files made to hurt, one by one: bombs, pipes, links out of the file, headers that contradict their pixels."""
+"""Hostile files, one by one: bombs, pipes, links out of the file, headers that contradict their pixels."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_folder_with_the_name_of_a_file_is_refused(tmp_path, name):
     refused(tmp_path / name, "unreadable", format={"x.h5": "hdf5", "x.npy": "npy"}.get(name, "nifti"))
 
 
-def test_pipes_beside_what_is_read_are_left_alone(tmp_path):
+def test_pipes_in_a_folder_are_not_opened(tmp_path):
     nib.save(nib.Nifti1Image(phantom((6, 6, 4)), np.eye(4)), tmp_path / "x.nii")
     os.mkfifo(tmp_path / "x.json")
     assert read_volume(row(tmp_path / "x.nii")).magnitude.shape == (4, 6, 6)
@@ -107,7 +107,7 @@ def test_a_manifest_must_be_a_file(tmp_path):
             read_manifest(path)
 
 
-def test_manifests_without_end_in_one_line_are_refused(tmp_path):
+def test_manifests_of_one_endless_line_are_refused(tmp_path):
     path = tmp_path / "m.csv"
     path.write_bytes(b"volume_id,path\n" + b"x" * (1 << 22))
     with pytest.raises(ManifestError, match="2: is longer than"):
@@ -159,7 +159,7 @@ def test_a_length_of_gigabytes_takes_no_memory(tmp_path):
     refused(tmp_path / "x.dcm", "unreadable")
 
 
-def test_deflated_dicom_is_refused_wherever_its_header_says_it(tmp_path):
+def test_deflated_dicom_is_refused_wherever_its_header_states_it(tmp_path):
     dataset = classic(0)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.file_meta.ImplementationClassUID = "1.2.3"
@@ -243,7 +243,7 @@ def test_hdf5_links_do_not_leave_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["reconstruction_esc", "mask", "ismrmrd_header"])
-def test_a_link_to_nowhere_is_not_the_same_as_nothing(tmp_path, key):
+def test_a_dangling_link_is_not_an_absent_object(tmp_path, key):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["kspace"] = phantom((3, 6, 6)).astype(np.complex64)
     assert read_volume(row(tmp_path / "x.h5")).magnitude.shape == (3, 6, 6)
@@ -383,7 +383,7 @@ def test_slices_that_are_links_are_slices(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "class", "modality"])
-def test_a_damaged_last_slice_is_told(tmp_path, damage):
+def test_a_damaged_last_slice_is_reported(tmp_path, damage):
     path = _series(tmp_path) / "IM0004"
     data = path.read_bytes()
     if damage == "class":
@@ -450,7 +450,7 @@ def test_nifti_that_contradicts_itself_is_refused(tmp_path, fields, reason):
     assert caught.value.reason == reason, str(caught.value)
 
 
-def test_all_frames_must_be_there_whichever_is_read(tmp_path):
+def test_all_frames_must_exist_whichever_is_read(tmp_path):
     image = nib.Nifti1Image(phantom((6, 5, 4, 3)).astype(np.int16), np.eye(4))
     data = image.to_bytes()
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(data[:400] + data[402:]))
@@ -459,5 +459,5 @@ def test_all_frames_must_be_there_whichever_is_read(tmp_path):
     assert read_volume(row(tmp_path / "x.nii.gz", frame=2)).magnitude.shape == (4, 5, 6)
 
 
-def test_line_ends_that_were_converted_are_told(tmp_path):
+def test_converted_line_ends_are_reported(tmp_path):
     refused(_nifti(tmp_path, kind=nib.Nifti2Image, eol_check=(10, 10, 26, 10)), "unreadable")

@@ -168,7 +168,7 @@ def complex_phantom(shape=(3, 24, 20)):
     return magnitude * np.exp(1j * (1.5 * x + y**2 + 0.4)), x, y
 
 
-def test_single_coil_kspace_gives_the_complex_image(tmp_path):
+def test_single_coil_kspace_yields_the_complex_image(tmp_path):
     image, _, _ = complex_phantom()
     path = write_h5(tmp_path / "k.h5", kspace=fft2c(image).astype(np.complex64))
     row = row_of(path, kspace=str(path))
@@ -241,7 +241,7 @@ def test_undersampled_or_odd_kspace_is_refused(tmp_path):
     assert problem_of(row_of(empty, kspace=str(empty)))[0] == "mismatch"
 
 
-def test_formats_by_magic_where_names_tell_nothing(tmp_path):
+def test_formats_by_signature_without_a_suffix(tmp_path):
     np.save(tmp_path / "a.npy", phantom())
     (tmp_path / "a.npy").rename(tmp_path / "array")
     write_h5(tmp_path / "recon", reconstruction_rss=phantom())

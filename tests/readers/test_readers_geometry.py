@@ -50,7 +50,7 @@ ORDERS = list(itertools.product(itertools.permutations(range(3)), itertools.prod
 
 @pytest.mark.parametrize("normal", [0, 1, 2])
 @pytest.mark.parametrize("tilt", [None, rotation((12, -9, 7))], ids=["straight", "oblique"])
-def test_every_order_of_a_file_gives_what_dicom_displays(normal, tilt):
+def test_every_axis_order_is_read_as_dicom_displays_it(normal, tilt):
     truth, orientation = TRUTH[normal]
     for axes, flips in ORDERS:
         array, affine = stored(axes, flips, tilt)

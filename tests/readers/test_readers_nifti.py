@@ -103,7 +103,7 @@ def test_two_dimensions_are_one_slice(tmp_path):
     np.testing.assert_array_equal(read_volume(row_of(path)).magnitude, phantom((6, 7)).T[np.newaxis])
 
 
-def test_header_says_slices_and_phase_encoding(tmp_path):
+def test_slices_and_phase_encoding_of_the_header(tmp_path):
     array = phantom()
     by_header = read_volume(row_of(write(tmp_path / "a.nii", array, dim_info=(0, 1, 2))))
     assert (by_header.transposed, by_header.phase_encode, by_header.orientation) == (True, "column", "SLP")
@@ -176,7 +176,7 @@ def test_a_limit_of_memory_is_kept_before_reading(tmp_path):
     assert read_volume(row_of(path), limit_bytes=2_000_000).magnitude.shape == (50, 50, 50)
 
 
-def test_a_plane_that_no_scanner_makes_is_not_even_looked_at(tmp_path):
+def test_implausibly_large_planes_are_not_read(tmp_path):
     header = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), LPS_AFFINE).header.copy()
     header.set_data_shape((20000, 20000, 1))
     header["vox_offset"] = 352
@@ -232,7 +232,7 @@ def test_phase_beside_a_magnitude_and_phase_given_as_magnitude(tmp_path, stored,
     assert [header.kind for header in probe(tmp_path, [other]).headers] == ["phase"]
 
 
-def test_phase_is_told_before_frames_are_asked_for(tmp_path):
+def test_phase_is_recognised_before_a_frame_is_required(tmp_path):
     path = write(tmp_path / "x.nii.gz", np.rint(angles((16, 16, 1, 3)) / math.pi * 4095).astype(np.int16))
     assert problem_of(row_of(path))[0] == "not_magnitude"
 
@@ -261,7 +261,7 @@ def test_magnitudes_that_look_a_little_like_phase_stay_magnitudes():
         ("phantom.nii", None),
     ],
 )  # fmt: skip
-def test_what_names_say(name, kind):
+def test_kinds_by_file_names(name, kind):
     assert kind_of_name(Path("folder_phase") / name) == kind
 
 
