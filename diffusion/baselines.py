@@ -15,7 +15,7 @@ from rephase.diffusion.noise import Stream, complex_normal, normal, random_phaso
 from rephase.diffusion.physics.low_order import LowOrderModel, read_model
 from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
 from rephase.diffusion.physics.source import source_phasors
-from rephase.diffusion.processes.fat import fat_guess
+from rephase.diffusion.processes.fat import fat_estimator
 
 
 class _Baseline(ABC):
@@ -117,7 +117,7 @@ class FieldPhase(_Baseline):
         height, width = magnitude.shape
         known = from_scalars(conditions.numbers(), magnitude.device)
         with one_thread(magnitude.device):
-            guess = fat_guess(self.name, magnitude.device)
+            guess = fat_estimator(self.name, magnitude.device)
             fat = None if guess is None else guess(magnitude[None], known[None])
             source = source_phasors([key], magnitude[None], known, conditions.slice_mm, self.name, fat)
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
@@ -135,7 +135,7 @@ class TissuePhase(FieldPhase):
     name = "tissue"
 
     def __init__(self) -> None:
-        fat_guess(self.name, torch.device("cpu"))  # tells at once where there are no weights
+        fat_estimator(self.name, torch.device("cpu"))  # tells at once where there are no weights
 
 
 def _phasor(angle: Tensor) -> Tensor:

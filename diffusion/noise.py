@@ -33,7 +33,7 @@ class Stream(IntEnum):
     NOISE = 1
     GAUGE = 2
     BASELINE = 3
-    GRAIN = 4
+    SOURCE_NOISE = 4
 
 
 def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from rephase.diffusion.devices import one_thread
 from rephase.diffusion.generators import Conditions
 from rephase.diffusion.physics.gauge import estimate_ramp
-from rephase.diffusion.physics.source import FatGuess
+from rephase.diffusion.physics.source import FatEstimate
 from rephase.errors import RequestError, VolumeError
 from rephase.files import file_sha256
 from rephase.manifests.parse import read_manifest
@@ -47,7 +47,7 @@ def read_training_set(
     licences: Collection[str] = (),
     simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
     grid_mm: float = 0.0,
-    fat: FatGuess | None = None,
+    fat: FatEstimate | None = None,
 ) -> TrainingSet:
     """Read the rows of a split that have real phase, and simulate; skipped rows are reported on standard error.
 
@@ -131,13 +131,15 @@ def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
     return known if len(known) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
-def _simulate(config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None) -> Iterator[list[TrainingSlice]]:
+def _simulate(
+    config: SimulationConfig, anatomies: list[Volume], fat: FatEstimate | None
+) -> Iterator[list[TrainingSlice]]:
     made = itertools.chain(simulate(config), _simulate_phases(config, anatomies, fat))
     yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
 
 
 def _simulate_phases(
-    config: SimulationConfig, anatomies: list[Volume], fat: FatGuess | None
+    config: SimulationConfig, anatomies: list[Volume], fat: FatEstimate | None
 ) -> Iterator[list[TrainingSlice]]:
     """Put simulated phases on magnitudes of the rows, each a function of seed, number and estimated fat alone."""
     for number in range(config.phases):
@@ -148,7 +150,7 @@ def _simulate_phases(
         yield simulate_on(magnitude, volume.spacing_mm, random, share)
 
 
-def _estimate_fat(fat: FatGuess, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
+def _estimate_fat(fat: FatEstimate, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
     known = torch.tensor([Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t).numbers()])
     with one_thread(magnitude.device):
         return torch.cat([fat(one[None], known) for one in magnitude])

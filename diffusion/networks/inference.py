@@ -14,10 +14,10 @@ from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm, Comple
 from rephase.diffusion.networks.layout import PLANES
 from rephase.diffusion.networks.planar import PlanesConv2d, PlanesNorm, PlanesUp2d, gate_planes
 from rephase.diffusion.networks.unet import ComplexUNet
-from rephase.diffusion.networks.upsample import doubled_weight, interleave
+from rephase.diffusion.networks.upsample import pixel_shuffle_crop, upsample_weight
 
 
-class _FixedConv2d(nn.Module):
+class _BlockConv2d(nn.Module):
     """A convolution whose weights do not change any more: a complex one holds the block weight."""
 
     def __init__(self, conv: ComplexConv2d | RealConv2d) -> None:
@@ -34,22 +34,22 @@ class _FixedConv2d(nn.Module):
         return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
 
 
-class _FixedUp2d(_FixedConv2d):
-    """As `_FixedConv2d`, of pixels that are doubled before."""
+class _BlockUp2d(_BlockConv2d):
+    """As `_BlockConv2d`, of pixels that are doubled before."""
 
     def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return doubled_weight(weight), bias.repeat(4)
+        return upsample_weight(weight), bias.repeat(4)
 
     def forward(self, channels: Tensor) -> Tensor:
         """See `ComplexUp2d`."""
-        return interleave(super().forward(channels))
+        return pixel_shuffle_crop(super().forward(channels))
 
 
 def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
     return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
 
 
-def _gate_at_once(channels: Tensor) -> Tensor:
+def silu_(channels: Tensor) -> Tensor:
     """`complex_silu` into one new tensor: faster, but nothing for gradients."""
     half = channels.shape[1] // 2
     gated = torch.empty_like(channels)
@@ -58,7 +58,7 @@ def _gate_at_once(channels: Tensor) -> Tensor:
     return gated.mul_(channels)
 
 
-def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
+def for_inference(network: ComplexUNet, device: torch.device) -> ComplexUNet:
     """A copy for sampling on a device, whose convolutions are arranged once, not at each call.
 
     On a CPU, where multiplications take most of the time, a complex network is laid out in planes, which take fewer of
@@ -66,23 +66,23 @@ def fix_weights(network: ComplexUNet, device: torch.device) -> ComplexUNet:
     """
     fixed = copy.deepcopy(network).requires_grad_(False)
     if fixed.config.kind == "complex" and device.type == "cpu":
-        lay_in_planes(fixed)
+        to_planar(fixed)
     else:
-        hold_blocks(fixed)
+        to_block(fixed)
     moved: ComplexUNet = fixed.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
 
 
-def lay_in_planes(network: ComplexUNet) -> None:
+def to_planar(network: ComplexUNet) -> None:
     """Replace the layers of a complex network by those of `rephase.diffusion.networks.planar`."""
     network.layout = PLANES
     _replace(network, gate_planes, {ComplexUp2d: PlanesUp2d, ComplexConv2d: PlanesConv2d, ComplexNorm: PlanesNorm})
 
 
-def hold_blocks(network: ComplexUNet) -> None:
+def to_block(network: ComplexUNet) -> None:
     """Replace the convolutions of a network by such as hold one real weight each."""
-    gate = _gate_at_once if network.config.kind == "complex" else partial(functional.silu, inplace=True)
-    _replace(network, gate, {ComplexUp2d: _FixedUp2d, RealUp2d: _FixedUp2d, ComplexConv2d: _FixedConv2d})
+    gate = silu_ if network.config.kind == "complex" else partial(functional.silu, inplace=True)
+    _replace(network, gate, {ComplexUp2d: _BlockUp2d, RealUp2d: _BlockUp2d, ComplexConv2d: _BlockConv2d})
 
 
 def _replace(

@@ -66,10 +66,11 @@ class ComplexUp2d(ComplexConv2d):
 
     def forward(self, channels: Tensor) -> Tensor:
         """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels 2*height 2*width)`."""
-        return super().forward(_double(channels))
+        return super().forward(upsample_nearest(channels))
 
 
-def _double(channels: Tensor) -> Tensor:
+def upsample_nearest(channels: Tensor) -> Tensor:
+    """Double height and width by repeating pixels."""
     return functional.interpolate(channels, scale_factor=2.0, mode="nearest")
 
 
@@ -159,7 +160,7 @@ class RealUp2d(RealConv2d):
 
     def forward(self, channels: Tensor) -> Tensor:
         """As `ComplexUp2d`."""
-        return super().forward(_double(channels))
+        return super().forward(upsample_nearest(channels))
 
 
 class RealNorm(nn.Module):

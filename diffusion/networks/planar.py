@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm
-from rephase.diffusion.networks.upsample import doubled_weight, interleave
+from rephase.diffusion.networks.upsample import pixel_shuffle_crop, upsample_weight
 
 
 class PlanesConv2d(nn.Module):
@@ -48,11 +48,11 @@ class PlanesUp2d(PlanesConv2d):
     """A `rephase.diffusion.networks.layers.ComplexUp2d` whose weights do not change any more."""
 
     def _arrange(self, weight: Tensor) -> Tensor:
-        return doubled_weight(weight)
+        return upsample_weight(weight)
 
     def forward(self, channels: Tensor) -> Tensor:
         """`(2*slice in_channels height width)` to `(2*slice out_channels 2*height 2*width)`."""
-        return interleave(super().forward(channels))
+        return pixel_shuffle_crop(super().forward(channels))
 
 
 class PlanesNorm(nn.Module):

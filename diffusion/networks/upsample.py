@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 
-def doubled_weight(weight: Tensor) -> Tensor:
+def upsample_weight(weight: Tensor) -> Tensor:
     """Arrange a weight `(out_channels in_channels 3 3)` for pixels that are not doubled: `(4*out_channels ... 2 2)`.
 
-    The convolution is to be padded by one pixel; its result is for `interleave`.
+    The convolution is to be padded by one pixel; its result is for `pixel_shuffle_crop`.
     """
     return torch.cat([one for rows in _add_twins(weight, 2) for one in _add_twins(rows, 3)])
 
 
-def interleave(parts: Tensor) -> Tensor:
+def pixel_shuffle_crop(parts: Tensor) -> Tensor:
     """Put the four pixels that come of each in their places.
 
     Parameters

@@ -15,7 +15,7 @@ _RIM = 2
 _CLEARLY_MORE = 0.1
 
 
-def guess_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) -> Tensor:
+def estimate_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) -> Tensor:
     """Guess the share of air, 0 to 1: where the mean over a centimetre is weak.
 
     Parameters
@@ -30,8 +30,8 @@ def guess_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) 
     return share_below(local_mean(relative, spacing_mm), threshold)
 
 
-def guess_axis(relative: Tensor, drawn: Tensor) -> Tensor:
-    """Guess the axis of the main field, as in `FieldDraw`: a body lies along it, and goes on beyond the slice.
+def estimate_axis(relative: Tensor, drawn: Tensor) -> Tensor:
+    """Guess the axis of the main field, as in `FieldSample`: a body lies along it, and goes on beyond the slice.
 
     Parameters
     ----------

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rephase.diffusion.physics.anatomy import guess_axis, local_mean, share_below
-from rephase.diffusion.physics.magnet import Magnet, Places, crowding, magnet_field
+from rephase.diffusion.physics.anatomy import estimate_axis, local_mean, share_below
+from rephase.diffusion.physics.magnet import Magnet, Places, gradient_fold, magnet_field
 from rephase.diffusion.physics.measurement import bright_level
 
 GYROMAGNETIC = 42.577
@@ -31,9 +31,9 @@ FIRST_MM = (-160.0, 0.0)
 """Where the first slice of a volume may lie, from the middle of the scanner."""
 FAT_SHIFT_PPM = -3.4
 """Of most of its hydrogen relative to water's, at the temperature of a body."""
-MOST_CROWDED_TURN = 3.2
-"""Radians for a part in a million that crowded tissue has at most, of 4 ms at 3 T: what is dephased is not bright."""
-NUM_DRAWS = 18
+MOST_FOLDED_PHASE = 3.2
+"""Radians for a part in a million that folded tissue has at most, of 4 ms at 3 T: what is dephased is not bright."""
+NUM_UNIFORMS = 18
 """Uniform numbers that a volume needs."""
 TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
 """Taken where they are not known."""
@@ -42,12 +42,12 @@ _SHIM_STRIDE = 4
 _FAT_STEEPNESS = 4.0
 
 
-class FieldDraw(NamedTuple):
+class FieldSample(NamedTuple):
     """What is drawn for a volume, each `(batch)`: threshold of air, shares of the field, magnet and coils.
 
     `axis` is that of the main field where a slice does not show it: 0 along height, 1 along width, 2 through the slice.
     `te_ms` is for where no echo time is known, `coils` the deviation of their phase at 3 T in radians, `start` where
-    the first slice lies (mm), `fat` to what side an uncertain guess of fat leans (of its logit), `crowd` how bright,
+    the first slice lies (mm), `fat` to what side an uncertain guess of fat leans (of its logit), `fold` how bright,
     far from the axis, is what comes from farther away.
     """
 
@@ -61,13 +61,13 @@ class FieldDraw(NamedTuple):
     sign: Tensor
     start: Tensor
     fat: Tensor
-    crowd: Tensor
+    fold: Tensor
 
 
-def draw_field(uniforms: Tensor) -> FieldDraw:
-    """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_DRAWS)`."""
+def sample_field(uniforms: Tensor) -> FieldSample:
+    """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_UNIFORMS)`."""
     u = uniforms.unbind(dim=-1)
-    return FieldDraw(
+    return FieldSample(
         air=_log_range(u[0], 0.05, 0.075),
         strength=_log_range(u[1], 0.6, 0.95),
         axis=(u[2] >= 0.4).long() + (u[2] >= 0.8).long(),
@@ -84,22 +84,22 @@ def draw_field(uniforms: Tensor) -> FieldDraw:
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
         fat=-0.5 + 2.0 * u[16],
-        crowd=_log_range(u[17], 0.85, 1.4),
+        fold=_log_range(u[17], 0.85, 1.4),
     )
 
 
 class FieldAngles(NamedTuple):
     """Phases of the field in radians, `(batch height width)`: of what is where it is seen, and what to add to that.
 
-    `crowded` is added by tissue from farther away that is crowded into one place (`rephase.diffusion.physics.magnet`);
+    `folded` is added by tissue from farther away that is folded into one place (`rephase.diffusion.physics.magnet`);
     zero elsewhere.
     """
 
     plain: Tensor
-    crowded: Tensor
+    folded: Tensor
 
 
-def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw) -> FieldAngles:
+def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldSample) -> FieldAngles:
     """The phase of the field, without coils.
 
     Parameters
@@ -117,17 +117,17 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     relative = magnitude / bright_level(magnitude)
     # slices of a batch may differ in spacing, windows may not: that of the first serves
     level = local_mean(relative, spacing[0].tolist())
-    air, calm = (share_below(level, threshold[:, None, None]) for threshold in (draw.air, draw.crowd))
-    axis, places = guess_axis(relative, draw.axis), Places(magnitude.shape, spacing, place_mm)
+    air, calm = (share_below(level, threshold[:, None, None]) for threshold in (draw.air, draw.fold))
+    axis, places = estimate_axis(relative, draw.axis), Places(magnitude.shape, spacing, place_mm)
     magnet = magnet_field(places, draw.magnet)
-    crowded = magnet_field(places, draw.magnet, crowding(places, axis, 1.0 - calm)) - magnet
+    folded = magnet_field(places, draw.magnet, gradient_fold(places, axis, 1.0 - calm)) - magnet
     field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, draw.shim)
-    turn, strength = _turn_per_ppm(conditions, draw), draw.strength[:, None, None]
-    crowded_turn = turn.clamp(-MOST_CROWDED_TURN, MOST_CROWDED_TURN)
-    return FieldAngles(turn * (strength * field), crowded_turn * strength * crowded)
+    phase_per_ppm, strength = _phase_per_ppm(conditions, draw), draw.strength[:, None, None]
+    folded_per_ppm = phase_per_ppm.clamp(-MOST_FOLDED_PHASE, MOST_FOLDED_PHASE)
+    return FieldAngles(phase_per_ppm * (strength * field), folded_per_ppm * strength * folded)
 
 
-def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
+def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldSample) -> Tensor:
     """The phase that fat adds by its chemical shift: unit phasors `(batch height width)`.
 
     Parameters
@@ -138,29 +138,29 @@ def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldDraw) -> Tensor:
     conditions, draw
         As in `field_phase`.
     """
-    fat = decide_fat(share, draw.fat[:, None, None])
-    mixture = mix_fat(fat, FAT_SHIFT_PPM * _turn_per_ppm(conditions, draw))
+    fat = sharpen_fat(share, draw.fat[:, None, None])
+    mixture = water_fat_signal(fat, FAT_SHIFT_PPM * _phase_per_ppm(conditions, draw))
     return torch.polar(torch.ones_like(fat), mixture.angle())
 
 
-def mix_fat(share: Tensor, turn: Tensor) -> Tensor:
+def water_fat_signal(share: Tensor, phase_per_ppm: Tensor) -> Tensor:
     """The complex signal of water and a share of fat, which is turned by so many radians against it."""
-    return torch.complex(1.0 - share + share * torch.cos(turn), share * torch.sin(turn))
+    return torch.complex(1.0 - share + share * torch.cos(phase_per_ppm), share * torch.sin(phase_per_ppm))
 
 
-def decide_fat(share: Tensor, leaning: Tensor) -> Tensor:
+def sharpen_fat(share: Tensor, leaning: Tensor) -> Tensor:
     """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (of the logit) says."""
     return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
 
 
-def _turn_per_ppm(conditions: Tensor, draw: FieldDraw) -> Tensor:
+def _phase_per_ppm(conditions: Tensor, draw: FieldSample) -> Tensor:
     """Radians of phase for a relative field of one part in a million, in the sense of the volume, `(batch 1 1)`."""
     te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     return (draw.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
 
 
-def coil_deviation(conditions: Tensor, draw: FieldDraw) -> Tensor:
+def coil_deviation(conditions: Tensor, draw: FieldSample) -> Tensor:
     """Of the phase that receive and transmit add, in radians, `(batch)`.
 
     The wave's goes with the frequency, that of the coils' places does not: taken is the square root of the frequency.

@@ -1,7 +1,7 @@
-"""Gauges measured on the training volumes, from which sampling draws one for each volume.
+"""Gauges (global and linear phase) measured on the training volumes; sampling takes one of them per volume.
 
-What a scanner's phase does on the whole (its linear part, and how it turns from slice to slice) hangs together with
-the scanner and its protocol: a volume takes the gauge of a training volume of similar echo time and resolution.
+The linear phase and the phase step from slice to slice depend on the scanner and its protocol, so a volume gets those
+of a training volume of similar echo time and resolution.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.noise import Stream, uniform, volume_key
 from rephase.diffusion.physics.grid import GRID_MM
 
-COLUMNS = ("te_ms", "spacing_mm", "ramp_height", "ramp_width", "turn")
-"""Of a pool `(volume 5)`: echo time and in-plane spacing (NaN where not known), linear phase in rad/mm, and the turn of
-the phase from a slice to the next in rad."""
+COLUMNS = ("te_ms", "spacing_mm", "ramp_height", "ramp_width", "phase_step")
+"""Of a pool `(volume 5)`: echo time in ms and in-plane spacing in mm (NaN if not known), linear phase in rad/mm, and
+the phase step from slice to slice in rad."""
 NEAREST = 8
 _ALIKE = math.log(1.25)
 
 
 class VolumeGauge(NamedTuple):
-    """Of one volume: linear phase in radians per pixel (height, width), global phase, turn from slice to slice."""
+    """Linear phase of a volume in rad per pixel (height, width), global phase and phase step per slice, both in rad."""
 
     ramp: tuple[float, float]
     phase: float
-    turn: float
+    phase_step: float
 
 
 def alike_gauges(pool: Tensor, spacing_mm: tuple[float, float] | None) -> Tensor:
-    """The gauges of the training volumes whose spacing is the same within a quarter; of none where it is not known."""
+    """Return the gauges of training volumes whose spacing is equal within a quarter; none if it is not known."""
     if spacing_mm is None:
         return pool[:0]
     return pool[(pool[:, 1] / math.sqrt(spacing_mm[0] * spacing_mm[1])).log().abs() < _ALIKE]
 
 
 def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
-    """The `NEAREST` gauges by the logarithm of the echo time; all where it is not known of the volume or of any."""
+    """Return the `NEAREST` gauges by the logarithm of the echo time; all if it is not known here, or in any of them."""
     timed = pool[torch.isfinite(pool[:, 0])]
     if te_ms is None or te_ms <= 0 or not len(timed):
         return pool
@@ -47,19 +47,19 @@ def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
     return timed[torch.sort(distance, stable=True).indices[:NEAREST]]
 
 
-def draw_gauge(pool: Tensor, key: SliceKey, conditions: Conditions) -> VolumeGauge:
-    """Draw the gauge of a slice's volume: that of a training volume of the same spacing and a similar echo time.
+def sample_gauge(pool: Tensor, key: SliceKey, conditions: Conditions) -> VolumeGauge:
+    """Sample the gauge of a slice's volume: that of a training volume of the same spacing and a similar echo time.
 
-    The ramp gets random signs. The turn keeps its own, which goes with the order of the slices. Where no training
-    volume has that spacing, the ramp is drawn from all of them and there is no turn: some scanners turn the phase by
-    nearly pi from slice to slice, and nothing would say that this one does.
+    The linear phase gets random signs. The phase step keeps its sign, which depends on the order of the slices. Where
+    no training volume has that spacing, the linear phase is that of any of them and there is no phase step: only some
+    scanners step by nearly pi per slice.
     """
     alike = alike_gauges(pool, conditions.spacing_mm)
     near = near_gauges(alike if len(alike) else pool, conditions.te_ms)
     first, *signs, phase = uniform(volume_key(key), Stream.GAUGE, 4).tolist()
-    *ramp, turn = near[int(first * len(near)), 2:].tolist()
+    *ramp, phase_step = near[int(first * len(near)), 2:].tolist()
     spacing = conditions.spacing_mm or (GRID_MM, GRID_MM)
     height, width = (
         slope * step * (1.0 if sign < 0.5 else -1.0) for slope, step, sign in zip(ramp, spacing, signs, strict=True)
     )
-    return VolumeGauge((height, width), 2.0 * math.pi * phase, turn if len(alike) else 0.0)
+    return VolumeGauge((height, width), 2.0 * math.pi * phase, phase_step if len(alike) else 0.0)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 _FAR = 1.6
-_CROWDED_MM, _CROWDED_RIM_MM = 145.0, 8.0
+_FOLD_MM, _FOLD_RIM_MM = 145.0, 8.0
 """How far from the axis of the bore, and within how much, what is bright begins to come from farther away."""
-_CROWDING = 0.6
+_FOLD = 0.6
 """By what part of its distance."""
 
 
@@ -74,7 +74,7 @@ def magnet_field(places: Places, magnet: Magnet, farther: Tensor | float = 1.0) 
     return magnet.rim_ppm[:, None, None] * distance.clamp(max=_FAR) ** magnet.power[:, None, None]
 
 
-def crowding(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
+def gradient_fold(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
     """How many times as far as it is seen a pixel is, 1 or more, for `magnet_field`.
 
     Parameters
@@ -86,5 +86,5 @@ def crowding(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
     bright
         How sure it is that a pixel is too bright for its place, 0 to 1, `(batch height width)`.
     """
-    far = torch.sigmoid((places.from_axis(axis) - _CROWDED_MM) / _CROWDED_RIM_MM)
-    return 1.0 + _CROWDING * far * bright
+    far = torch.sigmoid((places.from_axis(axis) - _FOLD_MM) / _FOLD_RIM_MM)
+    return 1.0 + _FOLD * far * bright

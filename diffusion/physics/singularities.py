@@ -61,10 +61,10 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
 
 def singular_squares(angle: Tensor) -> Tensor:
     """Squares of four pixels around which a phase turns once, bool `(*batch height-1 width-1)`, from its angle."""
-    return turns_of(_corners(angle))
+    return are_singular(_corners(angle))
 
 
-def turns_of(angles: list[Tensor]) -> Tensor:
+def are_singular(angles: list[Tensor]) -> Tensor:
     """Where the wrapped differences of the phase around four corners sum to a full turn, from the angles of these.
 
     The differences sum to nothing before they are wrapped, so what they sum to is what wrapping takes.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rephase.diffusion.physics.singularities import singular_squares, turns_of
+from rephase.diffusion.physics.singularities import are_singular, singular_squares
 
 REACH_MM = 9.0
 """How far around a singularity the phase may change for its removal."""
@@ -143,7 +143,7 @@ def _tap_distance(away: int) -> int:
 
 def _singular(squares: Tensor, angle: Tensor, width: int) -> Tensor:
     """Those of some squares of a flat image, named by their first corner, in which its phase turns once."""
-    return squares[turns_of([angle[squares + step] for step in (0, 1, width + 1, width)])]
+    return squares[are_singular([angle[squares + step] for step in (0, 1, width + 1, width)])]
 
 
 def _offsets(steps: range, width: int, device: torch.device) -> Tensor:

@@ -27,13 +27,13 @@ from rephase.diffusion.generators import SliceKey
 from rephase.diffusion.noise import Stream, anchor_key, normals, uniforms, volume_key
 from rephase.diffusion.physics.field_phase import (
     FIRST_MM,
-    NUM_DRAWS,
+    NUM_UNIFORMS,
     TYPICAL_SPACING_MM,
-    FieldDraw,
+    FieldSample,
     coil_deviation,
-    draw_field,
     fat_phasor,
     field_phase,
+    sample_field,
 )
 from rephase.diffusion.physics.gauge import find_gauge
 
@@ -41,7 +41,7 @@ SOURCES = ("narrow", "scales", "field", "tissue")
 OF_MAGNITUDE = ("field", "tissue")
 """Sources that are made of the slice's magnitude."""
 DEFAULT_SOURCE = "narrow"
-FatGuess = Callable[[Tensor, Tensor], Tensor]
+FatEstimate = Callable[[Tensor, Tensor], Tensor]
 """From magnitudes `(batch height width)` and conditions `(batch 4)` to the share of fat; see `processes.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
@@ -58,22 +58,29 @@ TYPICAL_SLICE_MM = 5.0
 """Taken where the distance of the slices is not known."""
 
 
-class Source(NamedTuple):
-    """Sources, complex64 of unit modulus: `phasor` in the gauge of the targets, `gauge` what was taken for that.
+class SourcePhase(NamedTuple):
+    """Source phases, complex64 of unit modulus.
 
-    Slice by slice, the gauge of a phase that is smooth through the volume is not: what is sampled gets it back. That of
-    sources that know nothing of the slice is left in them, and this is 1. `fringes`, if any, turn a sample when nothing
-    is done to it any more: a network of few evaluations would smooth them, and so would what removes singularities.
+    Attributes
+    ----------
+    phasor
+        In the gauge of the targets.
+    gauge
+        The global and linear phase that was removed for that; a sample gets it back. The gauge of single slices jumps
+        even if the phase is smooth through the volume. 1 for sources that do not depend on the slice.
+    rim_phase
+        Multiplies the finished sample, if any: a network of few evaluations would smooth it, and the removal of
+        singularities would take it for some.
     """
 
     phasor: Tensor
     gauge: Tensor
-    fringes: Tensor | None = None
+    rim_phase: Tensor | None = None
 
     def whole(self) -> Tensor:
-        """All of it: the phase of a source as it is."""
+        """Return the source with its gauge and the phase at the rim."""
         phasor = self.phasor * self.gauge
-        return phasor if self.fringes is None else phasor * self.fringes
+        return phasor if self.rim_phase is None else phasor * self.rim_phase
 
 
 def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
@@ -119,7 +126,7 @@ def source_phasors(
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
     fat: Tensor | None = None,
-) -> Source:
+) -> SourcePhase:
     """The sources of slices of a volume: each a function of its key, place and magnitude.
 
     The smooth fields pass over, every half `CORRELATION_MM` through the volume, from one to the next, so that
@@ -143,7 +150,7 @@ def source_phasors(
     Returns
     -------
     source
-        Phasor, gauge and fringes `(key height width)`.
+        Phasor, gauge and rim_phase `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
@@ -165,7 +172,7 @@ def source_phasors(
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
         return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
-    draw = draw_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_DRAWS, device))
+    draw = sample_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_UNIFORMS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + draw.start
     return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw, fat)
@@ -177,7 +184,7 @@ def training_source(
     generator: torch.Generator,
     kind: str = DEFAULT_SOURCE,
     place_mm: Tensor | None = None,
-    fat: FatGuess | None = None,
+    fat: FatEstimate | None = None,
 ) -> Tensor:
     """Sources for training, complex64 of the magnitude's shape.
 
@@ -201,7 +208,7 @@ def training_source(
     angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
     if kind not in OF_MAGNITUDE:
         return torch.polar(torch.ones_like(angle), angle)
-    draw = draw_field(torch.rand((len(magnitude), NUM_DRAWS), generator=generator))
+    draw = sample_field(torch.rand((len(magnitude), NUM_UNIFORMS), generator=generator))
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
     # slices from all of a volume, the middle of which is near that of the scanner
     through = draw.start - sum(FIRST_MM) / 2.0
@@ -216,8 +223,8 @@ def _check_fat(kind: str, fat: object) -> None:
 
 
 def _field_source(
-    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldDraw, fat: Tensor | None
-) -> Source:
+    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldSample, fat: Tensor | None
+) -> SourcePhase:
     """Field, coils and, where its share is given, fat together."""
     share = 1.0 if fat is None else FIELD_SHARE
     coils = coil_deviation(conditions, draw)[:, None, None] * angle
@@ -228,8 +235,8 @@ def _field_source(
     gauge = find_gauge(image)
     fixed = (image * gauge.conj()).angle()
     one = torch.ones_like(fixed)
-    return Source(torch.polar(one, fixed), gauge, torch.polar(one, share * field.crowded))
+    return SourcePhase(torch.polar(one, fixed), gauge, torch.polar(one, share * field.folded))
 
 
-def _in_no_gauge(phasor: Tensor) -> Source:
-    return Source(phasor, torch.ones_like(phasor))
+def _in_no_gauge(phasor: Tensor) -> SourcePhase:
+    return SourcePhase(phasor, torch.ones_like(phasor))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.generators import SliceKey
-from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
+from rephase.diffusion.learned import LearnedGenerator, SampledImage, TileInputs
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.noise import Stream, random_phasors, step_key
@@ -166,10 +166,10 @@ class DdpmGenerator(LearnedGenerator):
         choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
         super().__init__(checkpoint, steps, device)
 
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+    def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         shape = slices.weight.shape
         # The first step of a sampler that may draw in every step: the keys of weights that were sampled before.
         start = random_phasors([step_key(key, 0) for key in keys], Stream.SOURCE, shape[-2], shape[-1], self.device)
         conditions = slices.conditions.expand(self.tile, -1)
         x_0 = sample_ddpm(self.network, self._fill(start), self._fill(slices.weight), self.config, self.nfe, conditions)
-        return Drawn(self._cut(x_0, shape))
+        return SampledImage(self._cut(x_0, shape))

@@ -19,7 +19,7 @@ from rephase.diffusion.checkpoint import MOST_STEPS
 from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.measurement import compress_magnitude, estimate_sigma, noise_modulus
-from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatGuess, training_source
+from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatEstimate, training_source
 from rephase.diffusion.processes.energy import (
     calm_places,
     energy_score,
@@ -28,7 +28,7 @@ from rephase.diffusion.processes.energy import (
     spectrum_score,
     to_modulus,
 )
-from rephase.diffusion.processes.fat import fat_facts, fat_guess
+from rephase.diffusion.processes.fat import fat_estimator, fat_facts
 from rephase.diffusion.processes.flow import FlowConfig, integrate, prepare_batch, sample_flow, time_grid
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, known_to_source
 
@@ -72,7 +72,7 @@ class EnergyObjective(Objective):
 
     def __init__(self, teacher: FlowConfig, config: DistillationConfig) -> None:
         self.config, self.flow = config, replace(teacher, source=config.source or teacher.source)
-        self.grid_mm, self.fat = self.flow.grid_mm, fat_guess(self.flow.source, torch.device("cpu"))
+        self.grid_mm, self.fat = self.flow.grid_mm, fat_estimator(self.flow.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
@@ -81,10 +81,10 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow.source, self._guess_once())
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow.source, self._estimate_once())
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
-    def _guess_once(self) -> FatGuess | None:
+    def _estimate_once(self) -> FatEstimate | None:
         """The guess of fat for a batch that holds its slices `draws` times."""
         guess, count = self.fat, self.config.draws
         if guess is None:
@@ -136,7 +136,7 @@ def measure_noise_gain(
     steps: int,
     seed: int,
     source: str = DEFAULT_SOURCE,
-    fat: FatGuess | None = None,
+    fat: FatEstimate | None = None,
 ) -> float:
     """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
 
@@ -168,7 +168,7 @@ def measure_noise_gain(
 
 
 def _noise_ratios(
-    network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatGuess | None
+    network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatEstimate | None
 ) -> Tensor:
     """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
     magnitude = batch.image.abs()

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from rephase.diffusion.networks.inference import fix_weights
+from rephase.diffusion.networks.inference import for_inference
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.measurement import compress_magnitude
-from rephase.diffusion.physics.source import FatGuess
+from rephase.diffusion.physics.source import FatEstimate
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions
 from rephase.diffusion.shipped import describe_missing, shipped_weights
 
@@ -35,12 +35,12 @@ def predict_logits(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> 
     return _SLOPE * logits.float() + _OFFSET
 
 
-class FatMap:
+class FatEstimator:
     """Guesses the share of fat by a checkpoint of the process "fat"."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.sha256 = checkpoint.sha256
-        self.network = fix_weights(checkpoint.network, device)
+        self.network = for_inference(checkpoint.network, device)
 
     @torch.no_grad()
     def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class FatMap:
 
 
 @functools.lru_cache(maxsize=4)
-def shipped_fat_map(device: torch.device) -> FatMap:
+def shipped_fat_estimator(device: torch.device) -> FatEstimator:
     """The map by the weights that ship with the package.
 
     Raises
@@ -80,17 +80,17 @@ def shipped_fat_map(device: torch.device) -> FatMap:
     checkpoint = load_checkpoint(path)
     if checkpoint.process != "fat":
         raise CheckpointError(f"{path}: process {checkpoint.process!r}; expected fat")
-    return FatMap(checkpoint, device)
+    return FatEstimator(checkpoint, device)
 
 
-def fat_guess(source: str, device: torch.device) -> FatGuess | None:
+def fat_estimator(source: str, device: torch.device) -> FatEstimate | None:
     """What a source needs to know of fat: the shipped map for "tissue", nothing for others."""
-    return shipped_fat_map(device) if source == "tissue" else None
+    return shipped_fat_estimator(device) if source == "tissue" else None
 
 
 def fat_facts(source: str) -> dict[str, Any]:
     """What a model card tells of the weights that the source needs; empty for one that needs none."""
-    return {"fat": {"sha256": shipped_fat_map(torch.device("cpu")).sha256}} if source == "tissue" else {}
+    return {"fat": {"sha256": shipped_fat_estimator(torch.device("cpu")).sha256}} if source == "tissue" else {}
 
 
 def check_fat(checkpoint: Checkpoint, source: str) -> None:

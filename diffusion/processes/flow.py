@@ -3,7 +3,7 @@
 With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
 same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
-fine grain out of a smooth source.
+fine source_noise out of a smooth source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
+from rephase.diffusion.learned import LearnedGenerator, SampledImage, TileInputs
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.noise import Stream, complex_normals
@@ -26,8 +26,8 @@ from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import estimate_sigma, noise_modulus
 from rephase.diffusion.physics.singularities import bright_squares
 from rephase.diffusion.physics.singularity_removal import remove_singularities
-from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatGuess, source_phasors, training_source
-from rephase.diffusion.processes.fat import check_fat, fat_facts, fat_guess
+from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatEstimate, source_phasors, training_source
+from rephase.diffusion.processes.fat import check_fat, fat_estimator, fat_facts
 from rephase.diffusion.processes.objective import (
     Batch,
     Objective,
@@ -49,7 +49,7 @@ class FlowConfig:
     source
         The phase that the flow starts from, one of `rephase.diffusion.physics.source.SOURCES`.
     grid_mm
-        Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each.
+        TileInputs finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each.
     """
 
     RETIRED: ClassVar = {"loss": ("power", "log")}
@@ -167,7 +167,7 @@ def prepare_batch(
     generator: torch.Generator,
     multiple: int,
     source: str = DEFAULT_SOURCE,
-    fat: FatGuess | None = None,
+    fat: FatEstimate | None = None,
 ) -> Tensors:
     """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
     magnitude = batch.image.abs()
@@ -187,7 +187,7 @@ class FlowObjective(Objective):
 
     def __init__(self, config: FlowConfig | None = None) -> None:
         self.config = config or FlowConfig()
-        self.grid_mm, self.fat = self.config.grid_mm, fat_guess(self.config.source, torch.device("cpu"))
+        self.grid_mm, self.fat = self.config.grid_mm, fat_estimator(self.config.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """See `prepare_batch`."""
@@ -223,20 +223,20 @@ class FlowGenerator(LearnedGenerator):
         self.flow = checkpoint.settings(FlowConfig)
         super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
         check_fat(checkpoint, self.flow.source)
-        self.fat_guess = fat_guess(self.flow.source, self.device)
+        self.fat_estimator = fat_estimator(self.flow.source, self.device)
         # A student does in few steps what its teacher does in many; how well, was measured.
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+    def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
-        fat = None if self.fat_guess is None else self.fat_guess(slices.magnitude, slices.conditions)
+        fat = None if self.fat_estimator is None else self.fat_estimator(slices.magnitude, slices.conditions)
         source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
-        grain = complex_normals(keys, Stream.GRAIN, height, width, self.device)
-        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * grain
+        source_noise = complex_normals(keys, Stream.SOURCE_NOISE, height, width, self.device)
+        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * source_noise
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
-        return Drawn(self._cut(x_1, weight.shape) * source.gauge, source.fringes)
+        return SampledImage(self._cut(x_1, weight.shape) * source.gauge, source.rim_phase)
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """Remove the singularities of bright tissue, also those that the noise made of a steep place."""

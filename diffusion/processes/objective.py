@@ -13,7 +13,7 @@ from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import compress_magnitude
-from rephase.diffusion.physics.source import FatGuess
+from rephase.diffusion.physics.source import FatEstimate
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,7 @@ class Objective(ABC):
     """
 
     grid_mm: float = GRID_MM
-    fat: FatGuess | None = None
+    fat: FatEstimate | None = None
 
     @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:

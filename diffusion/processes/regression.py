@@ -2,7 +2,7 @@
 
 The honest rival of a generative model: a network is taught the gauge-fixed phase itself by squared error, so it gives
 one answer for one magnitude. The sense of rotation of a phase is a convention of the scanner and cannot be seen in a
-magnitude either: targets are turned to one sense, and sampling draws a sense, a global and a linear phase for each
+magnitude either: targets are conjugated to one sense, and sampling draws a sense, a global and a linear phase for each
 volume.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.generators import SliceKey
-from rephase.diffusion.learned import Drawn, LearnedGenerator, Slices
+from rephase.diffusion.learned import LearnedGenerator, SampledImage, TileInputs
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.noise import Stream, uniform, volume_key
@@ -30,7 +30,7 @@ class RegressionObjective(Objective):
         weight, target = make_target(batch.image)
         blocks = [
             to_real(pad_to_multiple(image, multiple)[:, None])
-            for image in (turn_sense(target), weight.to(torch.complex64))
+            for image in (to_one_sign(target), weight.to(torch.complex64))
         ]
         return blocks[0], blocks[1], drop_conditions(batch.conditions, dropout, generator)
 
@@ -53,11 +53,11 @@ class RegressionGenerator(LearnedGenerator):
         super().__init__(checkpoint, 1, device)
 
     @torch.no_grad()
-    def _draw(self, slices: Slices, keys: Sequence[SliceKey]) -> Drawn:
+    def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         weight = to_real(self._fill(slices.weight).to(torch.complex64))
         phasor = self._cut(predict(self.network, weight, slices.conditions.expand(self.tile, -1)), slices.weight.shape)
-        turned = float(uniform(volume_key(keys[0]), Stream.SOURCE, 1)) < 0.5
-        return Drawn(phasor.conj().resolve_conj() if turned else phasor)
+        conjugated = float(uniform(volume_key(keys[0]), Stream.SOURCE, 1)) < 0.5
+        return SampledImage(phasor.conj().resolve_conj() if conjugated else phasor)
 
 
 def predict(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def predict(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
     return prediction.float()
 
 
-def turn_sense(target: Tensor) -> Tensor:
+def to_one_sign(target: Tensor) -> Tensor:
     """Conjugate those of the gauge-fixed images `(batch height width)` whose `sum x^2` points below the real axis."""
     below = target.square().sum(dim=(-2, -1)).imag < 0
     return torch.where(below[:, None, None], target.conj().resolve_conj(), target)

@@ -12,7 +12,7 @@ import sys
 import torch
 from real_rows import given_volumes
 
-from rephase.diffusion.processes.fat import shipped_fat_map
+from rephase.diffusion.processes.fat import shipped_fat_estimator
 from rephase.evaluation.sessions import RealVolume
 from rephase.training.simulated.fat import incoherence, resolves_fat, separate_fat
 
@@ -23,7 +23,7 @@ def compare(volume: RealVolume) -> list[float]:
     magnitude = torch.from_numpy(volume.real.magnitude)
     image = magnitude * torch.from_numpy(volume.real.phasor)
     known = torch.tensor(volume.conditions.numbers()).expand(len(magnitude), -1)
-    estimate = shipped_fat_map(torch.device("cpu"))(magnitude, known)
+    estimate = shipped_fat_estimator(torch.device("cpu"))(magnitude, known)
     shares = (torch.zeros_like(estimate), estimate, separate_fat(image, te_ms, field_t))
     return [100.0 * float(incoherence(image, share, te_ms, field_t).mean()) for share in shares]
 

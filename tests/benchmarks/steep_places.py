@@ -12,7 +12,7 @@ import torch
 from real_rows import given_volumes
 from torch import Tensor
 
-from rephase.diffusion.physics.anatomy import guess_axis, local_mean
+from rephase.diffusion.physics.anatomy import estimate_axis, local_mean
 from rephase.diffusion.physics.magnet import Places
 from rephase.diffusion.physics.measurement import bright_level, estimate_sigma
 from rephase.evaluation.statistics import PhaseVolume
@@ -31,7 +31,7 @@ def measure(real: PhaseVolume) -> list[str]:
     slopes = (phasor[:, 1:, :-1] * here).angle() / spacing[0], (phasor[:, :-1, 1:] * here).angle() / spacing[1]
     gradient = torch.hypot(*slopes)
     relative = magnitude / bright_level(magnitude)
-    axis = guess_axis(relative, torch.full((len(relative),), 2))
+    axis = estimate_axis(relative, torch.full((len(relative),), 2))
     places = Places(magnitude.shape, torch.tensor([spacing]), torch.zeros(1, 3))
     far = places.from_axis(axis)[:, :-1, :-1] > _FAR_MM
     counted = (magnitude > _SNR * estimate_sigma(magnitude)[:, None, None]) & torch.from_numpy(real.support)

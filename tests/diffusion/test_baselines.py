@@ -25,7 +25,7 @@ from rephase.diffusion.physics.low_order import (
     write_model,
 )
 from rephase.diffusion.processes.objective import Batch
-from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective, turn_sense
+from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective, to_one_sign
 from rephase.diffusion.registry import make_generator, make_learned
 
 GAUGE = torch.tensor([[2.0, 2.0, 0.0, 0.0, 0.0]])
@@ -200,8 +200,8 @@ def regression() -> Checkpoint:
 
 def test_targets_of_one_sense_do_not_depend_on_the_scanner():
     image = torch.randn(4, 6, 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    turned = turn_sense(image)
-    torch.testing.assert_close(turn_sense(image.conj().resolve_conj()), turned)
+    turned = to_one_sign(image)
+    torch.testing.assert_close(to_one_sign(image.conj().resolve_conj()), turned)
     assert bool((turned.square().sum(dim=(-2, -1)).imag >= 0).all())
 
 

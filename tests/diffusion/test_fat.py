@@ -12,10 +12,10 @@ from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.field_phase import (
     FAT_SHIFT_PPM,
     GYROMAGNETIC,
-    NUM_DRAWS,
-    decide_fat,
-    draw_field,
+    NUM_UNIFORMS,
     fat_phasor,
+    sample_field,
+    sharpen_fat,
 )
 from rephase.diffusion.physics.gauge import find_gauge
 from rephase.diffusion.physics.source import source_phasors
@@ -23,12 +23,12 @@ from rephase.diffusion.processes import fat as fat_module
 from rephase.diffusion.processes.distillation import DistillationConfig, EnergyObjective
 from rephase.diffusion.processes.fat import (
     FAT_ANGLE,
-    FatMap,
+    FatEstimator,
     FatObjective,
     check_fat,
+    fat_estimator,
     fat_facts,
-    fat_guess,
-    shipped_fat_map,
+    shipped_fat_estimator,
 )
 from rephase.diffusion.processes.flow import FlowConfig
 from rephase.diffusion.processes.objective import Batch
@@ -160,7 +160,7 @@ def test_the_objective_is_least_for_the_true_share_and_does_not_see_air():
 
 
 def test_the_shipped_map_gives_shares_and_does_not_depend_on_the_unit_of_the_magnitude():
-    guess = shipped_fat_map(CPU)
+    guess = shipped_fat_estimator(CPU)
     magnitude = body()[0] * 1000.0
     known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
     share = guess(magnitude, known)
@@ -171,7 +171,7 @@ def test_the_shipped_map_gives_shares_and_does_not_depend_on_the_unit_of_the_mag
 
 
 def test_fat_turns_the_source_by_its_shift_and_a_decided_guess_leans_as_drawn():
-    draw = draw_field(torch.full((1, NUM_DRAWS), 0.5))
+    draw = sample_field(torch.full((1, NUM_UNIFORMS), 0.5))
     known = torch.tensor([[3.0, 3.0, 4.0, 3.0]])
     share = torch.tensor([[[0.0, 1.0]]])
     phasor = fat_phasor(share, known, draw)[0, 0]
@@ -180,7 +180,7 @@ def test_fat_turns_the_source_by_its_shift_and_a_decided_guess_leans_as_drawn():
     assert float(phasor[0].angle().abs()) < 1e-3
     assert float((phasor[1] * phasor[0].conj()).angle().abs()) == pytest.approx(expected, abs=1e-2)
     half = torch.tensor([0.5])
-    assert float(decide_fat(half, torch.tensor(1.0))) > 0.9 > 0.1 > float(decide_fat(half, torch.tensor(-1.0)))
+    assert float(sharpen_fat(half, torch.tensor(1.0))) > 0.9 > 0.1 > float(sharpen_fat(half, torch.tensor(-1.0)))
 
 
 def test_the_tissue_source_has_the_steps_of_fat_and_needs_a_guess():
@@ -206,12 +206,12 @@ def test_weights_that_guess_fat_make_no_phase_and_others_guess_no_fat(tmp_path, 
         make_learned(Checkpoint(network, "fat", GAUGE, "0" * 64, {}))
     save_checkpoint(network, GAUGE, {"process": "flow"}, tmp_path / "w.safetensors")
     monkeypatch.setattr(fat_module, "shipped_weights", lambda name: tmp_path / "w.safetensors")
-    shipped_fat_map.cache_clear()
+    shipped_fat_estimator.cache_clear()
     with pytest.raises(CheckpointError, match="expected fat"):
-        shipped_fat_map(CPU)
+        shipped_fat_estimator(CPU)
     monkeypatch.setattr(fat_module, "shipped_weights", lambda name: None)
     with pytest.raises(CheckpointError, match="not part of this installation"):
-        shipped_fat_map(CPU)
+        shipped_fat_estimator(CPU)
 
 
 def test_weights_that_were_trained_with_another_guess_are_refused(tmp_path):
@@ -226,11 +226,11 @@ def test_weights_that_were_trained_with_another_guess_are_refused(tmp_path):
     save_checkpoint(ComplexUNet(TINY), GAUGE, card, tmp_path / "w.safetensors")
     checkpoint = load_checkpoint(tmp_path / "w.safetensors")
     check_fat(checkpoint, "tissue")
-    assert isinstance(fat_guess("tissue", CPU), FatMap)
+    assert isinstance(fat_estimator("tissue", CPU), FatEstimator)
     save_checkpoint(ComplexUNet(TINY), GAUGE, {"flow": {"source": "tissue"}}, tmp_path / "u.safetensors")
     with pytest.raises(CheckpointError, match="expected the shipped one"):
         make_learned(load_checkpoint(tmp_path / "u.safetensors"))
-    assert fat_guess("field", CPU) is None and fat_facts("narrow") == {}
+    assert fat_estimator("field", CPU) is None and fat_facts("narrow") == {}
     shutil.copy(tmp_path / "w.safetensors", tmp_path / "v.safetensors")
     changed = json.loads((tmp_path / "w.json").read_text()) | {"fat": {"sha256": "1" * 64}}
     (tmp_path / "v.json").write_text(json.dumps(changed))

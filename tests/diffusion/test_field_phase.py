@@ -3,18 +3,18 @@ import math
 import pytest
 import torch
 
-from rephase.diffusion.physics.anatomy import guess_axis
+from rephase.diffusion.physics.anatomy import estimate_axis
 from rephase.diffusion.physics.field_phase import (
     AIR_PPM,
     FIRST_MM,
     GYROMAGNETIC,
-    MOST_CROWDED_TURN,
-    NUM_DRAWS,
-    FieldDraw,
+    MOST_FOLDED_PHASE,
+    NUM_UNIFORMS,
+    FieldSample,
     _dipole_field,
     coil_deviation,
-    draw_field,
     field_phase,
+    sample_field,
 )
 from rephase.diffusion.physics.magnet import Magnet, Places, magnet_field
 
@@ -26,14 +26,14 @@ def conditions(te_ms: float = 4.6, field_t: float = 3.0, mm: float = 2.0) -> tor
     return torch.tensor([[mm, mm, te_ms, field_t]])
 
 
-def draw(**changes: object) -> FieldDraw:
-    plain = draw_field(torch.full((1, NUM_DRAWS), 0.5))
+def draw(**changes: object) -> FieldSample:
+    plain = sample_field(torch.full((1, NUM_UNIFORMS), 0.5))
     values = {name: torch.tensor([value]) for name, value in changes.items()}
     magnet = {name: values.pop(name) for name in Magnet._fields if name in values}
     return plain._replace(sign=torch.ones(1), magnet=plain.magnet._replace(**magnet), **values)
 
 
-def values(draw: FieldDraw) -> list[torch.Tensor]:
+def values(draw: FieldSample) -> list[torch.Tensor]:
     return [*draw.magnet, *(value for value in draw if isinstance(value, torch.Tensor))]
 
 
@@ -43,15 +43,15 @@ def rings(size: int = 128) -> torch.Tensor:
 
 
 def test_draws_are_in_their_ranges_and_each_is_used():
-    low, high = (draw_field(torch.full((1, NUM_DRAWS), u)) for u in (0.0, 1.0 - 2.0**-24))
+    low, high = (sample_field(torch.full((1, NUM_UNIFORMS), u)) for u in (0.0, 1.0 - 2.0**-24))
     assert float(low.air) == pytest.approx(0.05) and float(high.air) == pytest.approx(0.075)
     assert float(low.start) == FIRST_MM[0] and float(high.start) == pytest.approx(FIRST_MM[1], abs=1e-4)
     assert (int(low.axis), int(high.axis)) == (0, 2) and float(low.sign) == -float(high.sign)
     assert float(low.magnet.rim_ppm) == -3.75 and float(high.magnet.rim_ppm) == pytest.approx(3.75)
-    for index in range(NUM_DRAWS):
-        uniform = torch.zeros(1, NUM_DRAWS)
+    for index in range(NUM_UNIFORMS):
+        uniform = torch.zeros(1, NUM_UNIFORMS)
         uniform[0, index] = 0.9
-        changed = draw_field(uniform)
+        changed = sample_field(uniform)
         assert any(not torch.equal(a, b) for a, b in zip(values(low), values(changed), strict=True)), index
 
 
@@ -108,7 +108,7 @@ def test_the_magnet_is_steep_at_its_rim_and_a_part_of_a_slice_has_its_part_of_it
 def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
     away = rings(256)
     far, near = ((away < 105) + 2.0 * ((away > low) & (away < low + 15)) for low in (90, 20))
-    round_one, wall = draw(axis=2, crowd=0.7), (away > 92) & (away < 102)
+    round_one, wall = draw(axis=2, fold=0.7), (away > 92) & (away < 102)
     (plain, one), (_, other) = (
         (phase[0] for phase in field_phase(image[None], conditions(), MIDDLE, round_one)) for image in (far, near)
     )
@@ -117,7 +117,7 @@ def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
     assert float(one[away < 70].abs().max()) < 0.05
     assert float(other.abs().max()) < 0.1 * float(one.abs().max())
     # along the axis there is no wall
-    along = field_phase(far[None], conditions(), MIDDLE, draw(axis=0, crowd=0.7)).crowded[0]
+    along = field_phase(far[None], conditions(), MIDDLE, draw(axis=0, fold=0.7)).folded[0]
     assert float(along[:, 124:132].abs().max()) < 0.05 < float(along[124:132].abs().max())
 
 
@@ -125,12 +125,12 @@ def test_what_is_bright_far_from_the_axis_is_no_steeper_at_long_echo_times():
     away = rings(256)
     image = ((away < 105) + 2.0 * ((away > 90) & (away < 105)))[None]
     short, middle, long = (
-        field_phase(image, conditions(te_ms=te), MIDDLE, draw(axis=2, crowd=0.7)) for te in (2.0, 4.0, 9.0)
+        field_phase(image, conditions(te_ms=te), MIDDLE, draw(axis=2, fold=0.7)) for te in (2.0, 4.0, 9.0)
     )
-    limit = MOST_CROWDED_TURN / (2.0 * math.pi * GYROMAGNETIC * 1e-3 * 3.0)
+    limit = MOST_FOLDED_PHASE / (2.0 * math.pi * GYROMAGNETIC * 1e-3 * 3.0)
     assert 3.5 < limit < 4.0
-    torch.testing.assert_close(middle.crowded, short.crowded * limit / 2.0)
-    assert torch.equal(long.crowded, middle.crowded)
+    torch.testing.assert_close(middle.folded, short.folded * limit / 2.0)
+    assert torch.equal(long.folded, middle.folded)
     torch.testing.assert_close(long.plain, short.plain * 4.5, rtol=1e-4, atol=1e-4)
 
 
@@ -138,8 +138,8 @@ def test_the_main_field_is_along_what_goes_on_beyond_the_slice():
     y, x = torch.meshgrid(torch.arange(64) - 32, torch.arange(64) - 32, indexing="ij")
     upright, round_one = (x.abs() < 20).float(), (x**2 + y**2 < 400).float()
     slices = torch.stack((upright, upright.T, round_one, torch.zeros(64, 64)))
-    assert guess_axis(slices, torch.tensor([2, 2, 1, 2])).tolist() == [0, 1, 1, 2]
-    assert guess_axis(torch.ones(1, 1, 3), torch.tensor([2])).tolist() == [2]
+    assert estimate_axis(slices, torch.tensor([2, 2, 1, 2])).tolist() == [0, 1, 1, 2]
+    assert estimate_axis(torch.ones(1, 1, 3), torch.tensor([2])).tolist() == [2]
 
 
 def test_what_is_not_known_is_drawn_and_an_empty_slice_has_a_phase_too():
@@ -149,6 +149,6 @@ def test_what_is_not_known_is_drawn_and_an_empty_slice_has_a_phase_too():
     assert torch.allclose(known, drawn, atol=1e-4)
     for shape in ((1, 1, 1), (1, 3, 50), (2, 32, 32)):
         count = shape[0]
-        many = draw_field(torch.full((count, NUM_DRAWS), 0.5))
+        many = sample_field(torch.full((count, NUM_UNIFORMS), 0.5))
         phase = field_phase(torch.zeros(shape), NOWHERE.expand(count, 4), MIDDLE.expand(count, 3), many)
         assert all(part.shape == shape and bool(torch.isfinite(part).all()) for part in phase)

@@ -13,7 +13,7 @@ from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import from_grid, grid_size, to_grid
 from rephase.diffusion.physics.singularities import find_singularities
-from rephase.diffusion.physics.source import Source, source_phasors
+from rephase.diffusion.physics.source import SourcePhase, source_phasors
 from rephase.diffusion.processes.flow import FlowGenerator
 from rephase.diffusion.registry import make_generator
 
@@ -73,7 +73,7 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
     def turned(keys, *given):
         source = source_phasors(keys, *given)
         angles = torch.tensor([float(key.slice_index) for key in keys])[:, None, None]
-        return Source(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
+        return SourcePhase(source.phasor, source.gauge * torch.polar(torch.ones_like(angles), angles))
 
     monkeypatch.setattr("rephase.diffusion.processes.flow.source_phasors", turned)
     turns = generator.sample_phase(bright, keys(3), conditions) * plain.conj()
@@ -87,10 +87,10 @@ def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatc
     angles = torch.linspace(-40.0, 40.0, plain.shape[-1]).expand(plain.shape)
     dense = torch.polar(torch.ones_like(angles), angles)
 
-    def with_fringes(keys, *given):
-        return source_phasors(keys, *given)._replace(fringes=dense[: len(keys)])
+    def with_rim_phase(keys, *given):
+        return source_phasors(keys, *given)._replace(rim_phase=dense[: len(keys)])
 
-    monkeypatch.setattr("rephase.diffusion.processes.flow.source_phasors", with_fringes)
+    monkeypatch.setattr("rephase.diffusion.processes.flow.source_phasors", with_rim_phase)
     assert torch.allclose(generator.sample_phase(magnitudes(), keys(3), conditions), plain * dense, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from tiny_network import TINY
 from torch import nn
 from torch.nn import functional
 
-from rephase.diffusion.networks.inference import fix_weights, hold_blocks
+from rephase.diffusion.networks.inference import for_inference, to_block
 from rephase.diffusion.networks.layers import (
     ComplexConv2d,
     ComplexNorm,
@@ -231,16 +231,16 @@ def test_the_mean_power_has_the_gradient_of_a_mean_square():
     torch.testing.assert_close(gradient.double(), expected, rtol=0.02, atol=1e-3)
 
 
-def hold_blocks_of(network: ComplexUNet) -> ComplexUNet:
-    """What `fix_weights` does for a GPU, on a CPU."""
+def to_block_of(network: ComplexUNet) -> ComplexUNet:
+    """What `for_inference` does for a GPU, on a CPU."""
     fixed = copy.deepcopy(network).requires_grad_(False)
-    hold_blocks(fixed)
+    to_block(fixed)
     return fixed
 
 
 @pytest.mark.parametrize(
     ("kind", "fix"),
-    [("complex", fix_weights), ("real", fix_weights), ("complex", lambda network, _: hold_blocks_of(network))],
+    [("complex", for_inference), ("real", for_inference), ("complex", lambda network, _: to_block_of(network))],
     ids=["planes", "real", "blocks"],
 )
 def test_fixed_weights_give_the_same_and_leave_the_network_alone(kind, fix):

@@ -89,7 +89,8 @@ def test_random_phasor_is_on_the_unit_circle_and_shapes_do_not_share_rows():
 @pytest.mark.parametrize("count", [1, 6, 231])
 def test_slices_that_are_drawn_at_once_get_what_each_gets_alone(keys, count):
     assert torch.equal(
-        uniforms(keys, Stream.GRAIN, count), torch.stack([uniform(key, Stream.GRAIN, count) for key in keys])
+        uniforms(keys, Stream.SOURCE_NOISE, count),
+        torch.stack([uniform(key, Stream.SOURCE_NOISE, count) for key in keys]),
     )
     pairs = (
         (normals(keys, Stream.NOISE, count), [normal(key, Stream.NOISE, count) for key in keys]),

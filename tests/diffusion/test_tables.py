@@ -16,7 +16,7 @@ from tiny_network import TINY_TOML
 from rephase import KSpaceSlices, cli, ifft2c
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.diffusion.learned import Drawn, LearnedGenerator
+from rephase.diffusion.learned import LearnedGenerator, SampledImage
 from rephase.diffusion.networks.layers import pad_to_multiple
 from rephase.diffusion.noise import Stream, uniform, volume_key
 from rephase.diffusion.phases import PHASES, Phase, generated_phases
@@ -67,8 +67,8 @@ class OffsetGenerator(LearnedGenerator):
         super().__init__(checkpoint, steps or 3, device)
         self.offset = checkpoint.settings(OffsetConfig).offset
 
-    def _draw(self, slices, keys):
-        return Drawn(torch.polar(slices.weight, torch.full_like(slices.weight, self.offset)))
+    def _sample(self, slices, keys):
+        return SampledImage(torch.polar(slices.weight, torch.full_like(slices.weight, self.offset)))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from rephase.builder.resolve import describe_differences, make_recipe
 from rephase.corpus.layout import canonical_hash
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
-from rephase.diffusion.processes.fat import shipped_fat_map
+from rephase.diffusion.processes.fat import shipped_fat_estimator
 from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
 from rephase.facts import facts_where
@@ -53,9 +53,9 @@ def test_equal_options_give_an_equal_hash_and_others_another():
 
 def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
     recipe = make_recipe(BuildOptions(phase="tissue"))
-    assert recipe.checkpoint_sha256 == shipped_fat_map(torch.device("cpu")).sha256 and recipe.nfe == 0
+    assert recipe.checkpoint_sha256 == shipped_fat_estimator(torch.device("cpu")).sha256 and recipe.nfe == 0
     assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
-    shipped_fat_map.cache_clear()
+    shipped_fat_estimator.cache_clear()
     monkeypatch.setattr("rephase.diffusion.processes.fat.shipped_weights", lambda name: None)
     with pytest.raises(RequestError, match="not part of this installation"):
         make_recipe(BuildOptions(phase="tissue"))

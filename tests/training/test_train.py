@@ -16,7 +16,7 @@ from rephase.config import read_config
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.diffusion.processes.fat import FatMap
+from rephase.diffusion.processes.fat import FatEstimator
 from rephase.diffusion.processes.flow import FlowConfig
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
@@ -179,7 +179,7 @@ def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(
     losses = [loss for _, loss in read_losses(path.parent / "loss.jsonl")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     magnitude = torch.from_numpy(np.load(config.parent / "m.npy"))
-    share = FatMap(checkpoint, torch.device("cpu"))(magnitude, torch.full((3, 4), math.nan))
+    share = FatEstimator(checkpoint, torch.device("cpu"))(magnitude, torch.full((3, 4), math.nan))
     assert share.shape == magnitude.shape and 0.0 <= float(share.min()) <= float(share.max()) <= 1.0
     with pytest.raises(CheckpointError, match="samples no phase"):
         make_generator("diffusion", path)

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rephase.config import Whole
-from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, GYROMAGNETIC, TYPICAL_FIELD_T, dipole_kernel, mix_fat
+from rephase.diffusion.physics.field_phase import (
+    FAT_SHIFT_PPM,
+    GYROMAGNETIC,
+    TYPICAL_FIELD_T,
+    dipole_kernel,
+    water_fat_signal,
+)
 from rephase.training.batches import TrainingSlice
 
 _STRENGTH = (0.3, 1.2)
@@ -205,7 +211,7 @@ def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
 def _precess(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
     per_ppm = 2.0 * math.pi * echo.cycles_per_ppm  # radians
     precession = torch.polar(torch.ones_like(field_ppm), per_ppm * field_ppm)
-    return mix_fat(fat, torch.tensor(per_ppm * FAT_SHIFT_PPM)) * precession
+    return water_fat_signal(fat, torch.tensor(per_ppm * FAT_SHIFT_PPM)) * precession
 
 
 def sample_anatomy(

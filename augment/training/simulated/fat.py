@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, mix_fat
+from rephase.diffusion.physics.field_phase import FAT_SHIFT_PPM, water_fat_signal
 from rephase.diffusion.physics.measurement import compress_magnitude
 from rephase.diffusion.processes.fat import FAT_ANGLE
 from rephase.errors import RequestError
@@ -160,7 +160,7 @@ def _parts(image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 def _coherence(fraction: Tensor, phasor: Tensor, power: Tensor, whole: Sequence[Tensor], angle: float) -> Tensor:
     """Return the coherence of squares without the phase of fat, relative to its maximum, `(slice)`."""
-    mixture = mix_fat(fraction, torch.tensor(angle))
+    mixture = water_fat_signal(fraction, torch.tensor(angle))
     rest = power * phasor * (mixture / (mixture.abs().square() + 1e-3).sqrt()).conj()
     parts = torch.view_as_real(rest).unbind(dim=-1)
     lengths = [_length(parts, size) / total for size, total in zip(_SQUARES, whole, strict=True)]

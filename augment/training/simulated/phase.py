@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rephase.diffusion.physics.anatomy import guess_air
-from rephase.diffusion.physics.field_phase import decide_fat
+from rephase.diffusion.physics.anatomy import estimate_air
+from rephase.diffusion.physics.field_phase import sharpen_fat
 from rephase.diffusion.physics.measurement import estimate_sigma
 from rephase.training.batches import TrainingSlice
 from rephase.training.simulated.anatomy import (
@@ -89,11 +89,11 @@ def estimate_tissues(
     """Estimate fractions of air and fat, 0 to 1, of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
-    air = guess_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
+    air = estimate_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
     if fat_fraction is None:
         fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
     else:
-        fat = decide_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
+        fat = sharpen_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 
