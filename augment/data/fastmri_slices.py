@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
 from rephase.errors import RequestError, VolumeError
 from rephase.facts import FACTS, facts_where
+from rephase.formats import READERS
 from rephase.hdf5_files import open_hdf5
 from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
 from rephase.text import one_line
 
 _TARGETS = {"singlecoil": "reconstruction_esc", "multicoil": "reconstruction_rss"}
 _UNKNOWN: dict[str, Any] = {"text": "", "number": math.nan, "flag": False}
-_SUFFIXES = (".h5", ".hdf5")
+_SUFFIXES = READERS["hdf5"].suffixes
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def load_reader(name: str) -> ReaderModule:
         `unsupported` for a name that is not in `READERS`.
     """
     if name not in READERS:
-        raise VolumeError("unsupported", f"format {name!r} is unknown; expected {', '.join(READERS)}; correct it")
+        raise VolumeError("unsupported", f"format {name}: unknown; expected {', '.join(READERS)}; correct it")
     return cast(ReaderModule, import_module(READERS[name].module))
 
 

@@ -83,6 +83,19 @@ def test_big_endian(tmp_path):
     np.testing.assert_array_equal(read_volume(row_of(path)).magnitude, phantom().transpose(2, 1, 0))
 
 
+def test_a_file_is_read_without_a_row(tmp_path):
+    array = phantom((*SHAPE, 2))
+    path = write(tmp_path / "m.nii.gz", array)
+    labels = write(tmp_path / "labels.nii", np.ones(SHAPE, np.uint8))
+    volume = read_volume(path, frame=1, segmentation=str(labels), te_ms=4.6)
+    expected = read_volume(row_of(path, frame=1, segmentation=str(labels), te_ms=4.6))
+    np.testing.assert_array_equal(volume.magnitude, array[..., 1].transpose(2, 1, 0))
+    assert (volume.source_sha256, volume.te_ms, volume.segmentation.min()) == (expected.source_sha256, 4.6, 1)
+    assert np.array_equal(read_volume(row_of(path), frame=1).magnitude, volume.magnitude)
+    with pytest.raises(VolumeError, match="nrrd"):
+        read_volume(path, format="nrrd")
+
+
 def test_frames(tmp_path):
     array = phantom((*SHAPE, 3))
     path = write(tmp_path / "m.nii.gz", array)
