@@ -78,7 +78,7 @@ def test_a_generator_that_gives_the_real_phase_has_no_distance(manifest):
     assert all(value < 1e-6 for value in one.distances.values()), one.distances
 
 
-def test_floor_stands_beside_sessions_of_several_volumes_only(manifest):
+def test_only_sessions_of_several_volumes_have_a_floor(manifest):
     table = scores(manifest, "zero")
     assert 0 < table["a", FLOOR].distances["gradient"] < table["a", "zero"].distances["gradient"]
     assert table["a", FLOOR].diversity > 0
@@ -174,7 +174,7 @@ def test_differences_have_signs_and_intervals_only_with_enough_sessions():
     assert line.mean == -1.5 and -2.0 <= line.low < -1.5 < line.high <= 0.0
 
 
-def test_descriptive_sessions_are_listed_but_do_not_decide():
+def test_descriptive_sessions_are_reported_but_do_not_decide():
     table = [made("a", "model", 1.0), made("a", "smooth", 3.0)]
     table += [made("head", "model", 9.0, True), made("head", "smooth", 3.0, True)]
     line = compare(table, CONFIG, "model", "smooth")[0]
@@ -182,7 +182,7 @@ def test_descriptive_sessions_are_listed_but_do_not_decide():
     assert all(one.no_worse for one in noninferiority(table, CONFIG, "model", "smooth"))
 
 
-def test_no_worse_is_judged_by_the_worst_of_few_sessions():
+def test_with_few_sessions_each_must_be_within_the_margin():
     margin = CONFIG.noninferiority.margins["gradient"]
     table = [
         made("a", "fast", 1.0),

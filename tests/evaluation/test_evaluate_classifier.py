@@ -35,7 +35,7 @@ def items(kind: str, count: int = 16) -> list[Item]:
     return found
 
 
-def test_zero_and_white_phase_are_told_from_a_bent_one_and_itself_is_not():
+def test_zero_and_white_phase_are_separated_from_a_bent_one_and_itself_is_not():
     wide = dataclasses.replace(SMALL, limits=ClassifierLimits(null=0.3))
     result = classify(
         items("bend"), [("zero", items("zero")), ("white", items("white")), ("same", items("bend"))], wide
@@ -56,7 +56,7 @@ def test_one_group_is_not_measurable():
     assert not result.measurable and "fewer than two" in result.reason
 
 
-def test_progress_is_told_of_every_training():
+def test_progress_is_reported_for_every_training():
     calls = []
     quick = dataclasses.replace(SMALL, steps=1)
     classify(

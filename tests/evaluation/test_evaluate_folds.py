@@ -35,7 +35,7 @@ def manifest(tmp_path):
     return path
 
 
-def test_folds_part_no_group_and_hold_every_group_once(manifest):
+def test_folds_split_no_group_and_hold_every_group_once(manifest):
     by_subject = divide(Request(manifest), 3)
     assert sorted(by_subject, key=sorted) == [{"a"}, {"b"}, {"c"}]
     by_person = divide(Request(manifest, group_column="person"), 2)
@@ -51,7 +51,7 @@ def test_a_fold_is_the_manifest_with_another_split_and_absolute_paths(manifest, 
     assert rows["b1"].path == str(manifest.parent / "m.npy") and rows["b1"].extra == (("person", "q"),)
 
 
-def test_every_row_is_judged_by_a_model_that_did_not_see_its_group(manifest, tmp_path, capsys):
+def test_every_row_is_sampled_by_a_model_trained_without_its_group(manifest, tmp_path, capsys):
     recipe, out = tmp_path / "recipe.toml", tmp_path / "out"
     recipe.write_text(RECIPE)
     words = ["evaluate", "phase", "--real", str(manifest), "--cross-validate", str(recipe), "--folds", "2"]
@@ -74,7 +74,7 @@ def test_every_row_is_judged_by_a_model_that_did_not_see_its_group(manifest, tmp
     [([], "-o FOLDER"), (["-o", "out", "--split", "val"], "--split"), (["-o", "out", "--smooth", "s.json"], "--smooth"),
      (["-o", "out", "--generators", "regression"], "--regression")],
 )  # fmt: skip
-def test_what_the_folds_make_themselves_cannot_be_given(manifest, tmp_path, words, expected, capsys, monkeypatch):
+def test_what_the_folds_provide_cannot_be_given(manifest, tmp_path, words, expected, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)

@@ -80,7 +80,7 @@ def test_the_curvature_of_a_ramp_is_none_and_that_of_a_parabola_is_known():
     assert np.isnan(curvature_function([volume(ramp(0, 0, (1, 9, 9)))])).tolist() == [lag > 4 for lag in BENDS]
 
 
-def test_steepness_is_compared_place_by_place_in_the_object():
+def test_steepness_is_compared_block_by_block_in_the_object():
     phase = np.zeros((1, 32, 45))
     phase[:, :, 16:] = 0.4 * np.arange(29)
     support = np.zeros(phase.shape, bool)
@@ -168,7 +168,7 @@ def test_symmetry_defect_is_none_for_zero_and_root_two_for_white_phase():
     assert symmetry_defects([volume(white((1, 128, 128)))])[0] == pytest.approx(np.sqrt(2), abs=0.02)
 
 
-def test_homodyne_brings_an_image_of_slow_phase_back_and_loses_one_of_white_phase():
+def test_homodyne_recovers_an_image_of_slow_phase_and_not_one_of_white_phase():
     magnitude = blob()
     slow = 0.5 * np.cos(ramp(0.05, 0.05, (2, 64, 64)))
     assert homodyne_errors([volume(slow, magnitude=magnitude)]).max() < 0.02

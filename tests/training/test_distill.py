@@ -63,7 +63,7 @@ def folder(tmp_path, trained):
     return shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
 
 
-def test_the_student_says_whose_it_is_and_how_many_evaluations_it_needs(folder):
+def test_the_card_of_a_student_names_teacher_and_evaluations(folder):
     assert distill_command(folder / "student.toml", "cpu") == 0
     teacher = load_checkpoint(folder / "teacher" / "teacher.safetensors")
     path = folder / "student" / "student.safetensors"
@@ -113,7 +113,7 @@ def test_of_two_processes_one_finishes_the_student(folder):
         assert torch.allclose(value, two.network.state_dict()[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_a_student_is_taught_further_by_the_energy_score_alone(folder):
+def test_a_student_is_distilled_further(folder):
     first = load_checkpoint(distill(read_config(folder / "student.toml", DistillConfig)))
     further = DISTILL.replace("teacher/teacher", "student/student").replace('"student"', '"further"')
     (folder / "further.toml").write_text(further)
@@ -141,7 +141,7 @@ def test_a_student_by_the_energy_score_may_have_a_source_of_its_own(folder):
     assert student.settings(FlowConfig) == FlowConfig("field") and student.card["distillation"]["source"] == "field"
 
 
-def test_an_interrupted_distillation_goes_on_to_the_same_student(folder):
+def test_a_resumed_distillation_gives_the_same_student(folder):
     whole = distill(read_config(folder / "student.toml", DistillConfig)).read_bytes()
     (folder / "half.toml").write_text(DISTILL.replace('output = "student"', 'output = "half"'))
     config = read_config(folder / "half.toml", DistillConfig)

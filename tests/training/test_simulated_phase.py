@@ -14,7 +14,7 @@ def body() -> torch.Tensor:
     return torch.where(inside, 100.0, 0.0) * (1.0 + noise)
 
 
-def test_air_is_guessed_where_there_is_no_signal():
+def test_air_is_where_there_is_no_signal():
     for seed in range(4):
         air, fat = estimate_tissues(body(), MM[1:], np.random.default_rng(seed))
         assert float(air[:, 0, 0].min()) > 0.95 and float(air[3, 24, 10].max()) < 0.05
@@ -33,7 +33,7 @@ def test_a_dark_vessel_is_not_air_whatever_the_resolution():
     assert float(thin.max()) < 0.05
 
 
-def test_fat_is_guessed_where_it_is_bright_in_most_draws_and_nowhere_in_some():
+def test_fat_is_where_it_is_bright_in_most_samples_and_nowhere_in_some():
     magnitude = torch.full((2, 60, 60), 20.0)
     magnitude[:, :20] = 100.0
     fats = [estimate_tissues(magnitude, (2.0, 2.0), np.random.default_rng(seed))[1] for seed in range(40)]
@@ -67,7 +67,7 @@ def test_phase_is_steepest_beside_air_when_a_field_makes_it():
     assert len(rim) > 5 and np.mean(rim) > 1.5 * np.mean(middle)
 
 
-def test_slices_without_signal_are_left_out():
+def test_slices_without_signal_are_dropped():
     magnitude = body()
     magnitude[0] = 0.0
     assert len(simulate_on(magnitude, MM, np.random.default_rng(0))) == 5

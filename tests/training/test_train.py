@@ -60,7 +60,7 @@ def config(tmp_path):
     return path
 
 
-def test_training_makes_a_checkpoint_that_says_what_it_is(config, capfd):
+def test_training_makes_a_checkpoint_with_its_card(config, capfd):
     assert train_command(config, "cpu") == 0
     checkpoint = load_checkpoint(config.parent / "run" / "tiny.safetensors")
     assert checkpoint.card["licence"] == "CC0-1.0"
@@ -88,7 +88,7 @@ def test_the_unit_of_a_magnitude_does_not_count(config, exponent):
     assert all(torch.equal(again[name], values) for name, values in first.items())
 
 
-def test_nothing_to_train_on_is_an_error_that_says_so(config):
+def test_nothing_to_train_on_is_an_error(config):
     config.write_text(CONFIG.replace('split = "train"', 'split = "test"'))
     with pytest.raises(RequestError, match="no row of split 'test'"):
         train(read_config(config, TrainConfig))
@@ -170,7 +170,7 @@ def as_fat(config, te_ms="4.0"):
     (config.parent / "pairs.csv").write_text(rows)
 
 
-def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(config):
+def test_a_network_that_estimates_fat_is_trained_from_phase_and_is_no_phase_model(config):
     as_fat(config)
     path = train(read_config(config, TrainConfig))
     checkpoint = load_checkpoint(path)
@@ -189,7 +189,7 @@ def test_a_network_that_guesses_fat_is_trained_from_phase_and_is_no_phase_model(
         train(read_config(config, TrainConfig))
 
 
-def test_what_cannot_be_trained_to_guess_fat_is_told(config):
+def test_rows_that_do_not_resolve_fat_are_refused(config):
     as_fat(config, "2.3")  # in phase with water
     with pytest.raises(RequestError, match=r"pairs\.csv: .*fat"):
         train(read_config(config, TrainConfig))
@@ -198,7 +198,7 @@ def test_what_cannot_be_trained_to_guess_fat_is_told(config):
         read_config(config, TrainConfig)
 
 
-def test_what_the_flow_is_and_the_kind_of_network_are_kept_and_followed(config):
+def test_flow_and_network_of_a_configuration_are_kept_and_followed(config):
     plain = train(read_config(config, TrainConfig))
     assert load_checkpoint(plain).card["flow"] == {"source": "narrow", "grid_mm": 1.5}
     weights = [plain.read_bytes()]
@@ -241,7 +241,7 @@ def test_finer_slices_are_trained_on_at_the_grid(config):
     assert torch.allclose(fft2c(coarse.slices[1].image), kspace, atol=1e-4)
 
 
-def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
+def test_another_recipe_does_not_resume_a_run(config):
     train(read_config(config, TrainConfig))
     config.write_text(CONFIG.replace("steps = 3", "steps = 4"))  # going on for longer is no other recipe
     train(read_config(config, TrainConfig))
@@ -258,7 +258,7 @@ def test_another_recipe_does_not_go_on_in_the_folder_of_a_run(config):
             train(read_config(config, TrainConfig))
 
 
-def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config):
+def test_a_run_is_not_resumed_with_other_files_of_the_same_names(config):
     train(read_config(config, TrainConfig))
     phase = np.load(config.parent / "p.npy")
     np.save(config.parent / "p.npy", -phase)
@@ -269,7 +269,7 @@ def test_a_run_does_not_go_on_with_other_files_of_the_same_names(config):
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", None])
-def test_a_state_that_cannot_be_read_is_told(config, content):
+def test_a_state_that_cannot_be_read_is_refused(config, content):
     train(read_config(config, TrainConfig))
     state = config.parent / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-40] if content is None else content)
@@ -278,7 +278,7 @@ def test_a_state_that_cannot_be_read_is_told(config, content):
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", None])
-def test_a_recipe_that_cannot_be_read_is_told(config, content):
+def test_a_recipe_that_cannot_be_read_is_refused(config, content):
     train(read_config(config, TrainConfig))
     recipe = config.parent / "run" / "recipe.json"
     recipe.unlink()
@@ -319,7 +319,7 @@ def test_weights_of_another_network_are_no_start(config):
         train(read_config(config, TrainConfig))
 
 
-def test_a_line_of_a_curve_that_was_cut_short_is_left_out(config):
+def test_a_truncated_line_of_a_curve_is_dropped(config):
     train(read_config(config, TrainConfig))
     loss = config.parent / "run" / "loss.jsonl"
     loss.write_text(loss.read_text() + '{"step": 3, "lo')
@@ -332,7 +332,7 @@ def test_checkpoints_may_be_read_by_whoever_may_read_the_folder(config):
     assert (path.parent / "ema.safetensors").stat().st_mode == path.stat().st_mode
 
 
-def test_a_full_disk_is_told_in_one_line(config, monkeypatch, capfd):
+def test_a_full_disk_is_one_line(config, monkeypatch, capfd):
     def fill(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")  # without a name, as a write gives it
 
@@ -341,7 +341,7 @@ def test_a_full_disk_is_told_in_one_line(config, monkeypatch, capfd):
     assert capfd.readouterr().err.splitlines()[-1].startswith("No space left on device")
 
 
-def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config, capfd):
+def test_volumes_without_signal_and_of_one_slice_do_not_enter_the_gauge(config, capfd):
     folder = config.parent
     for name in "mp":
         np.save(folder / f"{name}1.npy", np.load(folder / f"{name}.npy")[:1])
@@ -357,7 +357,7 @@ def test_volumes_without_signal_and_of_one_slice_say_nothing_of_the_gauge(config
     assert data.gauge.shape == (1, 5) and float(data.gauge[0, 4]) == 0.0
 
 
-def test_a_manifest_without_splits_says_how_to_take_all_rows(config):
+def test_a_manifest_without_splits_is_refused(config):
     (config.parent / "pairs.csv").write_text("volume_id,path,phase\na,m.npy,p.npy\n")
     with pytest.raises(RequestError, match=r"pairs.csv: .*column split"):
         train(read_config(config, TrainConfig))
@@ -374,13 +374,13 @@ def test_slices_of_one_row_or_column_are_trained_on(config, shape):
     assert all(min(batches(step).image.shape) > 0 for step in range(60))
 
 
-def test_a_run_folder_that_cannot_be_made_is_told(config):
+def test_a_run_folder_that_cannot_be_made_is_refused(config):
     (config.parent / "run").write_text("a file")
     with pytest.raises(RequestError, match="choose another output"):
         train(read_config(config, TrainConfig))
 
 
-def test_magnitude_that_is_not_finite_is_left_out(config, capfd):
+def test_magnitude_that_is_not_finite_is_skipped(config, capfd):
     magnitude = np.load(config.parent / "m.npy")
     magnitude[0, 3, 3] = np.nan
     np.save(config.parent / "m.npy", magnitude)
@@ -389,7 +389,7 @@ def test_magnitude_that_is_not_finite_is_left_out(config, capfd):
     assert "m.npy: " in capfd.readouterr().err
 
 
-def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
+def test_an_interruption_names_the_run_folder(config, monkeypatch, capfd):
     def interrupt(self, number):
         raise KeyboardInterrupt
 
@@ -401,7 +401,7 @@ def test_an_interruption_says_how_to_go_on(config, monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("capability", "precision"), [("AVX2", "bfloat16"), ("AVX512", "bfloat16"), ("AVX2", "float32")]
 )
-def test_a_type_that_the_cpu_has_no_instructions_for_is_told(config, monkeypatch, capfd, capability, precision):
+def test_a_slow_precision_is_reported(config, monkeypatch, capfd, capability, precision):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     config.write_text(CONFIG.replace("seed = 5", f'seed = 5\nprecision = "{precision}"'))
     assert train_command(config, "cpu") == 0

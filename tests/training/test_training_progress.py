@@ -6,7 +6,7 @@ import rephase.training.watch
 from rephase.training.watch import training_progress
 
 
-def test_a_log_gets_lines_with_the_steps_the_time_left_and_the_loss(capsys, monkeypatch):
+def test_a_log_gets_lines_with_steps_remaining_time_and_loss(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 40))  # a step takes 40 s
     monkeypatch.setattr(rephase.training.watch.time, "monotonic", lambda: float(next(clock)))
     with training_progress(2, 8) as progress:

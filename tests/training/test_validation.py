@@ -66,7 +66,7 @@ def test_a_score_depends_on_the_network_alone():
     assert Validation(slices, FlowObjective(), TINY.multiple).score(network, "cpu") > score + 1
 
 
-def test_the_best_score_is_told_and_steps_that_are_done_again_count_once(tmp_path):
+def test_the_best_score_is_reported_and_repeated_steps_count_once(tmp_path):
     assert [note_score(tmp_path, *row) for row in [(2, 1.0), (4, 0.5), (6, 0.7)]] == [True, True, False]
     assert note_score(tmp_path, 4, 0.5) is True  # the same step again, as after an interruption
     assert read_scores(tmp_path) == [(2, 1.0), (4, 0.5)]
