@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 
+import nibabel
+import numpy as np
 import pytest
 from paths import PROJECT
+from volumes import phantom
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config"}
+GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config", "numpy_fourier"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
@@ -21,6 +25,7 @@ MAY_IMPORT = {
     "facts": set(),
     "files": {"errors", "text"},
     "counters": set(),
+    "numpy_fourier": set(),
     "formats": set(),
     "config": {"errors"},
     # folders that know nothing of volumes on disk
@@ -221,14 +226,70 @@ def test_every_library_is_declared_and_every_declared_one_is_needed():
     assert declared - used == {"python-gdcm"}  # pydicom decodes compressed pixels with it
 
 
-def test_help_needs_no_heavy_library():
-    import subprocess
-    import sys
+HEAVY = {"torch", "numpy", "zarr", "dask", "distributed", "pydantic", "pydicom", "nibabel", "h5py"}
 
+
+def run_and_list_modules(*words: str) -> tuple[set[str], float]:
+    """Libraries that a command loads in a process of its own, and the CPU time that it takes, imports included."""
     code = (
-        "import sys\nfrom rephase.cli import main\nmain(['build', '--help'])\n"
-        "heavy = {'torch', 'numpy', 'zarr', 'distributed', 'pydantic'} & set(sys.modules)\n"
-        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+        "import contextlib, io, sys, time\n"
+        "from rephase.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    status = main({list(words)!r})\n"
+        "print(status, time.process_time(), *{name.partition('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
+    status, seconds, *loaded = done.stdout.split()
+    assert status == "0", done.stderr
+    return set(loaded), float(seconds)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        *([command, "--help"] for command in ("plan", "build", "status", "verify", "repair", "report", "export")),
+        *([command, "--help"] for command in ("train", "distill", "demo", "bench", "manifest", "evaluate")),
+    ],
+)
+def test_help_loads_no_heavy_library(words):
+    loaded, seconds = run_and_list_modules(*words)
+    assert loaded & HEAVY == set()
+    assert seconds <= 0.4
+
+
+@pytest.fixture(scope="module")
+def small_corpus(tmp_path_factory):
+    """A corpus of one volume, its manifest, and a folder with an image."""
+    from rephase.bench.phantom import open_smooth_worker, write_volumes
+    from rephase.corpus.index_writer import write_index
+    from rephase.manifests.parse import read_manifest
+    from rephase.pipeline.build_volume import build_volume
+    from rephase.pipeline.task import Task
+
+    folder = tmp_path_factory.mktemp("small")
+    manifest = write_volumes(folder, 1, 2, 16)
+    worker = open_smooth_worker(folder / "c.zarr")
+    assert build_volume(Task(read_manifest(manifest)[0]), worker).status == "built"
+    write_index(worker.store, ["v0000"])
+    (folder / "images").mkdir()
+    image = nibabel.Nifti1Image(phantom(0, (16, 16, 5)), np.diag([1.0, 1.0, 4.0, 1.0]))
+    nibabel.save(image, folder / "images" / "head.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "unneeded"),
+    [
+        (["status", "c.zarr"], {"torch", "zarr", "dask", "distributed"}),
+        (["verify", "c.zarr"], {"torch", "dask", "distributed"}),
+        (["report", "c.zarr"], {"torch", "dask", "distributed"}),
+        (["manifest", "check", "manifest.csv"], {"torch", "zarr", "dask", "distributed"}),
+        (["manifest", "scan", "images", "-o", "scanned.csv"], {"torch", "zarr", "dask", "distributed"}),
+    ],
+)
+def test_light_commands_load_no_torch(small_corpus, words, unneeded):
+    paths = {"c.zarr", "manifest.csv", "scanned.csv", "images"}
+    loaded, seconds = run_and_list_modules(*(str(small_corpus / word) if word in paths else word for word in words))
+    assert loaded & unneeded == set()
+    assert words[0] != "status" or seconds <= 0.4

@@ -13,7 +13,7 @@ from rephase.bench.phantom import open_smooth_worker, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.builder.run_history import read_runs
+from rephase.builder.run_state import read_run_states
 from rephase.diffusion.devices import one_thread
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
@@ -105,7 +105,7 @@ def _on_cluster(manifest: Path, folder: Path, count: int) -> _Timed:
     end = time.perf_counter()
     if summary.exit_status:
         raise RuntimeError("\n".join(summary.lines()))
-    return _Timed(summary.seconds, end - begin, read_runs(root)[-1].seconds)
+    return _Timed(summary.seconds, end - begin, read_run_states(root)[-1].stage_seconds)
 
 
 def _speed_table(runs: dict[str, _Timed], total: int) -> Table:

@@ -8,8 +8,9 @@ from pathlib import Path
 from rephase.builder.options import BuildOptions, equal_replicas
 from rephase.builder.resolve import describe_differences
 from rephase.builder.runlog import Failure
+from rephase.corpus.layout import parse_attributes
 from rephase.corpus.storage.open import open_storage
-from rephase.corpus.store import CorpusStore, parse_attributes
+from rephase.corpus.store import CorpusStore
 from rephase.diffusion.phases import PHASES
 from rephase.errors import RequestError, VolumeError, unwritable
 from rephase.manifests.manifest import Manifest

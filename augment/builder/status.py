@@ -1,4 +1,4 @@
-"""How far a corpus is: what is committed, what failed, and what the last run did."""
+"""`rephase status`: what of a corpus is committed, what failed, and what the latest run did or does."""
 
 from __future__ import annotations
 
@@ -11,43 +11,56 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rephase.builder.run_history import RunStatus, _say_run, summarise_run
+from rephase.builder.run_state import RunState, read_run_state
 from rephase.builder.runlog import Failure, read_failures, run_names
-from rephase.cluster.progress import Rate
+from rephase.corpus.layout import committed_names, open_attributes, unfinished_names
 from rephase.corpus.storage.open import open_run_folder, open_storage
-from rephase.corpus.store import CorpusStore, open_attributes
 from rephase.text import format_seconds
 
 _SHOWN = 20
 
+EVERY_S = 2.0
+"""Time between two updates of `--watch`."""
+
+SILENT_S = 120.0
+"""A run whose log does not grow for so long may have been killed."""
+
+_BLOCK = 1 << 20
+
 
 @dataclass
 class CorpusStatus:
-    """How far a corpus is."""
+    """The progress of a corpus. `num_unfinished` counts volumes that were begun and not committed."""
 
     corpus: str
     recipe: dict[str, Any]
     num_committed: int
     num_unfinished: int
     failures: dict[str, Failure]
-    last_run: RunStatus | None
+    last_run: RunState | None
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as a JSON object."""
-        return asdict(self)
+        """Return it as a JSON object."""
+        return {
+            "corpus": self.corpus,
+            "recipe": self.recipe,
+            "num_committed": self.num_committed,
+            "num_unfinished": self.num_unfinished,
+            "failures": {name: asdict(failure) for name, failure in self.failures.items()},
+            "last_run": None if self.last_run is None else self.last_run.to_json(),
+        }
 
     def lines(self) -> list[str]:
-        """Say it in words."""
-        recipe = self.recipe
+        """Format it for a person."""
         lines = [
             f"corpus:    {self.corpus}",
-            f"recipe:    phase {recipe.get('phase')}, seed {recipe.get('seed')}",
+            f"recipe:    phase {self.recipe.get('phase')}, seed {self.recipe.get('seed')}",
             f"committed: {self.num_committed} volumes",
         ]
         if self.num_unfinished:
-            lines.append(f"begun:     {self.num_unfinished} volumes without a receipt; the next build makes them again")
+            lines.append(f"begun:     {self.num_unfinished} volumes, not committed; the next build rebuilds them")
         if self.last_run is not None:
-            lines.append(f"last run:  {_say_run(self.last_run)}")
+            lines.append(f"last run:  {self.last_run.line()}")
         if self.failures:
             counts = Counter(failure.reason for failure in self.failures.values())
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
@@ -60,39 +73,30 @@ class CorpusStatus:
 
 
 def read_status(root: str) -> CorpusStatus:
-    """Read how far a corpus is, while it is built or later.
+    """Read the progress of a corpus, during a build or later.
 
     Raises
     ------
     RequestError
         If there is no corpus.
     """
-    store = CorpusStore.open(root)
-    recipe = store.attributes.get("recipe")
-    runs = run_names(store.root)
+    storage = open_storage(root)
+    recipe = open_attributes(storage).get("recipe")
+    runs = run_names(storage.root)
     return CorpusStatus(
-        corpus=store.root,
+        corpus=storage.root,
         recipe=recipe if isinstance(recipe, dict) else {},
-        num_committed=len(store.names()),
-        num_unfinished=len(store.unfinished()),
-        failures=read_failures(store.root),
-        last_run=summarise_run(store.root, runs[-1]) if runs else None,
+        num_committed=len(committed_names(storage)),
+        num_unfinished=len(unfinished_names(storage)),
+        failures=read_failures(storage.root),
+        last_run=read_run_state(storage.root, runs[-1]) if runs else None,
     )
 
 
-EVERY_S = 2.0
-
-
-SILENT_S = 120.0
-"""A run that says nothing for so long may be dead."""
-
-
-_LAST = 5
-_BLOCK = 1 << 20
-
-
 class Follower:
-    """What the newest run has done so far. Only new lines of its log are read.
+    """Follows the newest run of a corpus; only new lines of its log are read.
+
+    `run` is its state, None before the first `look` and while there is no run.
 
     Raises
     ------
@@ -104,32 +108,20 @@ class Follower:
         self.root = root.removeprefix("file://")
         open_attributes(open_storage(root))
         self._log = open_run_folder(root)
-        self._forget("")
-
-    def _forget(self, name: str) -> None:
-        self.name = name
+        self.run: RunState | None = None
         self._offset = 0
-        self.total = 0
-        self.num_slices = 0
-        self.started = self.last = 0.0
-        self.counts: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.failures: list[tuple[str, str, str]] = []
-        self.ended: str | None = None
-        self._volumes, self._slices = Rate(), Rate(60.0)
 
     def look(self) -> None:
-        """Read what is new; a newer run takes the place of the one that was followed."""
+        """Read what is new; a newer run replaces the one that was followed."""
         names = run_names(self.root)
-        if names and names[-1] != self.name:
-            self._forget(names[-1])
-        for line in self._new_lines():
-            self._take(line)
+        if names and (self.run is None or names[-1] != self.run.name):
+            self.run, self._offset = RunState(names[-1]), 0
+        if self.run is not None:
+            for line in self._new_lines(f"runs/{self.run.name}"):
+                self.run.take(line)
 
-    def _new_lines(self) -> Iterator[dict[str, Any]]:
-        if not self.name:
-            return
-        while block := self._log.get_range(f"runs/{self.name}", self._offset, _BLOCK):
+    def _new_lines(self, key: str) -> Iterator[dict[str, Any]]:
+        while block := self._log.get_range(key, self._offset, _BLOCK):
             whole = block[: block.rfind(b"\n") + 1]  # a line without its end is being written
             self._offset += len(whole)
             for text in whole.splitlines():
@@ -142,81 +134,67 @@ class Follower:
             if not whole or len(block) < _BLOCK:
                 return
 
-    def _take(self, line: dict[str, Any]) -> None:
-        self.last = float(line["time"])
-        match line["event"]:
-            case "start":
-                self.started, self.total = self.last, line["num_volumes"]
-            case "volume":
-                self.counts[line["status"]] += 1
-                self.num_slices += line["num_slices"] if line["status"] == "built" else 0
-                self.seconds.update(line["seconds"])
-                if line["status"] == "failed":
-                    self.failures = [*self.failures, (line["name"], line["reason"], line["message"])][-_LAST:]
-                self._volumes.add(self.last, self.counts.total())
-                self._slices.add(self.last, self.num_slices)
-            case "end":
-                self.ended = "interrupted" if line["interrupted"] else line["stopped"] or "ended"
-
     def lines(self, now: float) -> list[str]:
-        """Say how far the run is; `now` is the time of the clock that the log is written by."""
-        if not self.name:
+        """Format the run; `now` is the time of the clock that the log is written by."""
+        run = self.run
+        if run is None:
             return [f"{self.root}: no run yet"]
-        done = self.counts.total()
-        share = f" ({100 * done / self.total:.0f} %)" if self.total else ""
-        words = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items())) or "none yet"
-        began = datetime.fromtimestamp(self.started, UTC)
+        done = run.counts.total()
+        share = f" ({100 * done / run.num_volumes:.0f} %)" if run.num_volumes else ""
+        began = datetime.fromtimestamp(run.started, UTC)
         return [
-            f"{self.root}: run of {began:%Y-%m-%d %H:%M:%S} UTC, {self._say_state(now)}",
-            f"volumes: {done} of {self.total}{share}: {words}; {self.total - done} left",
-            f"speed:   {self._say_speed()}",
-            f"stages:  {self._say_stages()}",
-            *(["last failures:"] if self.failures else []),
-            *(f"  {name}: {reason}: {message}" for name, reason, message in reversed(self.failures)),
+            f"{self.root}: run of {began:%Y-%m-%d %H:%M:%S} UTC, {_describe_end(run, now)}",
+            f"volumes: {done} of {run.num_volumes}{share}: {run.describe_counts()}; {run.num_left} left",
+            f"speed:   {_describe_speed(run)}",
+            f"stages:  {_describe_stages(run)}",
+            *(["last failures:"] if run.failures else []),
+            *(f"  {name}: {reason}: {message}" for name, reason, message in reversed(run.failures)),
         ]
 
-    def _say_state(self, now: float) -> str:
-        if self.ended:
-            return f"{self.ended} after {format_seconds(self.last - self.started)}"
-        silent = now - self.last
-        dead = f"; nothing for {format_seconds(silent)}: at a large volume, or killed" if silent > SILENT_S else ""
-        return f"for {format_seconds(now - self.started)}{dead}"
 
-    def _say_speed(self) -> str:
-        rate = self._slices.per_second()
-        if self.ended or rate is None:
-            whole = self.last - self.started
-            return f"{self.num_slices / whole:.1f} slices/s over all" if whole > 0 else "not known yet"
-        seconds = self._volumes.seconds_left(self.total - self.counts.total())
-        if seconds is None:
-            return f"{rate:.1f} slices/s"
-        end = datetime.fromtimestamp(self.last, UTC) + timedelta(seconds=seconds)
-        return f"{rate:.1f} slices/s, about {format_seconds(seconds)} left, until {end:%Y-%m-%d %H:%M} UTC"
+def _describe_end(run: RunState, now: float) -> str:
+    if run.ended:
+        return f"{run.end} after {format_seconds(run.seconds)}"
+    silent = now - run.last
+    dead = f"; no progress for {format_seconds(silent)}: a large volume, or killed" if silent > SILENT_S else ""
+    return f"running for {format_seconds(now - run.started)}{dead}"
 
-    def _say_stages(self) -> str:
-        whole = sum(self.seconds.values())
-        parts = [f"{stage} {100 * value / whole:.0f} %" for stage, value in self.seconds.most_common() if whole]
-        return ", ".join(parts) or "none yet"
+
+def _describe_speed(run: RunState) -> str:
+    rate = run.slices_per_second()
+    if rate is None:
+        return "not known yet"
+    seconds = run.seconds_left()
+    if seconds is None:
+        return f"{rate:.1f} slices/s"
+    end = datetime.fromtimestamp(run.last, UTC) + timedelta(seconds=seconds)
+    return f"{rate:.1f} slices/s, about {format_seconds(seconds)} left, until {end:%Y-%m-%d %H:%M} UTC"
+
+
+def _describe_stages(run: RunState) -> str:
+    whole = run.stage_seconds.total()
+    parts = [f"{stage} {100 * value / whole:.0f} %" for stage, value in run.stage_seconds.most_common() if whole]
+    return ", ".join(parts) or "none yet"
 
 
 def follow(root: str, show: Callable[[list[str]], None], every_s: float = EVERY_S) -> Follower:
-    """Show the newest run again and again until it ends; Ctrl-C ends the looking, not the build.
+    """Show the newest run repeatedly until it ends; Ctrl-C ends this, not the build.
 
     Parameters
     ----------
     root
         Path or URL of the corpus.
     show
-        Gets the lines each time.
+        Receives the lines each time.
     every_s
-        Seconds between two looks.
+        Seconds between two updates.
     """
     follower = Follower(root)
     try:
         while True:
             follower.look()
             show(follower.lines(time.time()))
-            if follower.ended or not follower.name:
+            if follower.run is None or follower.run.ended:
                 return follower
             time.sleep(every_s)
     except KeyboardInterrupt:
@@ -224,7 +202,7 @@ def follow(root: str, show: Callable[[list[str]], None], every_s: float = EVERY_
 
 
 def draw(lines: list[str]) -> None:
-    """Write the lines on standard output: over the last ones on a terminal, below them elsewhere."""
+    """Write lines to standard output: over the previous ones on a terminal, below them elsewhere."""
     if sys.stdout.isatty():
         sys.stdout.write("\033[H\033[2J")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rephase.corpus.layout import group_attributes, group_document
+from rephase.corpus.layout import group_attributes, group_document, open_attributes
 from rephase.corpus.storage.open import open_storage
-from rephase.corpus.store import open_attributes
 from rephase.errors import RequestError
 from rephase.facts import facts_where
 from rephase.files import sha256

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.corpus.storage.base import Storage
+from rephase.errors import RequestError, unreadable
 from rephase.files import sha256
 
 FORMAT = 1
@@ -104,6 +106,46 @@ def group_attributes(document: bytes | None, where: str) -> dict[str, Any]:
     if not isinstance(attributes, dict) or parsed.get("node_type") != "group" or parsed.get("zarr_format") != 3:
         raise ValueError(f"{where}: not the metadata of a Zarr v3 group")
     return attributes
+
+
+def open_attributes(storage: Storage) -> dict[str, Any]:
+    """Read the attributes of a corpus.
+
+    Raises
+    ------
+    RequestError
+        If there is no corpus, or one of another format.
+    """
+    try:
+        document = storage.get("zarr.json")
+    except OSError as error:
+        raise unreadable(storage.root, error) from None
+    if document is None:
+        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
+    return parse_attributes(storage, document)
+
+
+def parse_attributes(storage: Storage, document: bytes) -> dict[str, Any]:
+    """Parse the root document of a corpus; RequestError if it is damaged or of another format."""
+    try:
+        attributes = group_attributes(document, f"{storage.root}/zarr.json")
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    if attributes.get("format") != FORMAT:
+        found = attributes.get("format", "none")
+        raise RequestError(f"{storage.root}: format is {found}; this version reads format {FORMAT}")
+    return attributes
+
+
+def committed_names(storage: Storage) -> list[str]:
+    """List the committed volumes, sorted."""
+    return storage.children_with("volumes", "zarr.json")
+
+
+def unfinished_names(storage: Storage) -> list[str]:
+    """List the volumes that were begun and not committed, sorted."""
+    lone = sorted(set(storage.children("volumes")) - set(committed_names(storage)))
+    return [name for name in lone if not storage.exists(f"volumes/{name}")]
 
 
 @dataclass(frozen=True)

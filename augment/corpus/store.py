@@ -24,19 +24,22 @@ from rephase.corpus.layout import (
     DTYPES,
     FORMAT,
     ArrayLayout,
+    committed_names,
     group_attributes,
     group_document,
+    open_attributes,
     plain_json,
     receipt_key,
+    unfinished_names,
     volume_prefix,
 )
 from rephase.corpus.receipt import STORE_KEYS, is_volume_name, receipt_faults
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.open import open_storage
-from rephase.errors import RequestError, VolumeError, unreadable
+from rephase.errors import RequestError, VolumeError
 from rephase.files import sha256
 
-__all__ = ["CorpusStore", "encode_array", "open_attributes", "parse_attributes"]
+__all__ = ["CorpusStore", "encode_array"]
 
 
 class CorpusStore:
@@ -125,12 +128,11 @@ class CorpusStore:
 
     def names(self) -> list[str]:
         """Name the committed volumes, sorted."""
-        return self.storage.children_with("volumes", "zarr.json")
+        return committed_names(self.storage)
 
     def unfinished(self) -> list[str]:
         """Name the volumes that were begun and not committed, sorted."""
-        lone = sorted(set(self.storage.children("volumes")) - set(self.names()))
-        return [name for name in lone if not self.storage.exists(f"volumes/{name}")]
+        return unfinished_names(self.storage)
 
     def clear_partials(self) -> None:
         """Remove what killed writers left beside the corpus; for the one builder that holds the lease, at its start."""
@@ -270,32 +272,3 @@ class CorpusStore:
             with contextlib.suppress(OSError):  # a receipt that may be damaged must not say that the volume exists
                 self.storage.delete(receipt_key(name))
             raise
-
-
-def open_attributes(storage: Storage) -> dict[str, Any]:
-    """Read the attributes of a corpus.
-
-    Raises
-    ------
-    RequestError
-        If there is no corpus, or one of another format.
-    """
-    try:
-        document = storage.get("zarr.json")
-    except OSError as error:
-        raise unreadable(storage.root, error) from None
-    if document is None:
-        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
-    return parse_attributes(storage, document)
-
-
-def parse_attributes(storage: Storage, document: bytes) -> dict[str, Any]:
-    """Parse the root document of a corpus; RequestError if it is damaged or of another format."""
-    try:
-        attributes = group_attributes(document, f"{storage.root}/zarr.json")
-    except ValueError as error:
-        raise RequestError(str(error)) from None
-    if attributes.get("format") != FORMAT:
-        found = attributes.get("format", "none")
-        raise RequestError(f"{storage.root}: format is {found}; this version reads format {FORMAT}")
-    return attributes

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, check_seal, read_index
+from rephase.corpus.layout import open_attributes
 from rephase.corpus.storage.open import open_storage
-from rephase.corpus.store import open_attributes
 from rephase.facts import FACTS, facts_where
 
 _SEPARATOR = "\n"

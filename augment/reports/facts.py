@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from rephase.builder.runlog import read_failures
 from rephase.corpus.layout import DTYPES
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 
 UNKNOWN = "not known"
+_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+_PATH = re.compile(r"(?:\b[A-Za-z][\w+.-]+://|(?<![\w.])[A-Za-z]:\\|(?<![\w.<])~?/)[^\s;,'\"()]+")
 _EXAMPLES = 8
 
 
@@ -171,3 +175,32 @@ def _stored_bytes(store: CorpusStore) -> int | None:
         return store.storage.num_bytes()
     except (OSError, NotImplementedError):
         return None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A volume that failed; its message without paths and UIDs, which may name a person."""
+
+    name: str
+    reason: str
+    message: str
+
+
+def list_failures(root: str) -> list[Failed]:
+    """List the volumes that failed and were not built since, by reason, then name."""
+    found = [Failed(name, one.reason, without_identity(name, one.message)) for name, one in read_failures(root).items()]
+    return sorted(found, key=lambda one: (one.reason, one.name))
+
+
+def without_identity(name: str, message: str) -> str:
+    """Remove paths and UIDs from the message of a failure: folders may be named after people, and a page is passed on.
+
+    Messages begin with the place, up to a colon; the rest seldom names a file.
+    """
+    text = message.removeprefix(f"volume {name} ")
+    if text != message and text.startswith("(") and "): " in text:
+        text = text.split("): ", 1)[1]
+    where, separator, rest = text.partition(": ")
+    if separator and ("/" in where or "\\" in where):
+        text = rest
+    return _UID.sub("[UID]", _PATH.sub("[path]", text))

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rephase.builder.run_history import list_failures, read_runs
+from rephase.builder.run_state import read_run_states
 from rephase.corpus.storage.base import run_folder
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError
 from rephase.files import replacing
 from rephase.reports import sections
-from rephase.reports.facts import gather_facts
+from rephase.reports.facts import gather_facts, list_failures
 from rephase.reports.gallery import gallery
 from rephase.reports.html import document, element
 from rephase.reports.samples import choose_volumes
@@ -68,7 +68,7 @@ def write_report(
     store = CorpusStore.open(root)
     path = _place(store.root, out)
     facts = gather_facts(store, progress)
-    failed, runs = list_failures(store.root), read_runs(store.root)
+    failed, runs = list_failures(store.root), read_run_states(store.root)
     body = element(
         "main",
         sections.built(facts, failed),

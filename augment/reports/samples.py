@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.layout import ArrayLayout, volume_prefix
 from rephase.corpus.store import CorpusStore
-from rephase.diffusion.fourier import ifft2c
 from rephase.errors import VolumeError
+from rephase.numpy_fourier import ifft2c_array
 from rephase.reports.facts import Candidate
 
 _MOST_LOOKED_AT = 9
@@ -92,7 +91,7 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
     except (ShardError, OSError) as error:
         mend = f"run 'rephase verify {store.root}'"
         raise VolumeError("unreadable", f"volume {name}: {error}; {mend}") from error
-    images = ifft2c(torch.from_numpy(kspace)).numpy()
+    images = ifft2c_array(kspace)
     height, width, _ = receipt["recon_size"]
     image, image_source = _one_image(images, maps)
     return Sample(

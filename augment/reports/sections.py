@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rephase.builder.run_history import Failed, Run
-from rephase.reports.facts import UNKNOWN, CorpusFacts
+from rephase.builder.run_state import RunState
+from rephase.reports.facts import UNKNOWN, CorpusFacts, Failed
 from rephase.reports.html import Markup, bar, code, element, section, table, tiles
 from rephase.text import format_bytes, format_seconds
 
@@ -36,14 +36,14 @@ def say_moment(moment: float) -> str:
 
 
 def head(
-    facts: CorpusFacts, failed: Sequence[Failed], runs: Sequence[Run], contents: Iterable[tuple[str, str]]
+    facts: CorpusFacts, failed: Sequence[Failed], runs: Sequence[RunState], contents: Iterable[tuple[str, str]]
 ) -> Markup:
     """Make the top of the page: name, state, and one sentence."""
     if not facts.num_volumes:
         state, kind = "No volume was built", "bad" if failed else "note"
     elif failed or facts.unreadable:
         state, kind = f"Built, {counted(len(failed) + len(facts.unreadable), 'volume')} failed", "bad"
-    elif facts.unfinished or (runs and not runs[-1].complete):
+    elif facts.unfinished or (runs and not runs[-1].is_complete):
         state, kind = "Not finished", "note"
     else:
         state, kind = "Built, nothing failed", "good"
@@ -159,7 +159,7 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def speed(runs: Sequence[Run]) -> Markup:
+def speed(runs: Sequence[RunState]) -> Markup:
     """Say how long it took, on what the time went."""
     if not runs:
         words = "There is no run log beside this corpus, so nothing is known of the time that it took."
@@ -167,7 +167,7 @@ def speed(runs: Sequence[Run]) -> Markup:
     rows = [_run_row(run) for run in runs]
     header = ("Started", "Workers", "Time", "Asked for", "Built", "Skipped", "Failed", "Slices", "Slices/s", "Ended")
     tables = [table("Runs", header, rows, numbers=range(1, 9))]
-    seconds: Counter[str] = sum((run.seconds for run in runs), Counter())
+    seconds: Counter[str] = sum((run.stage_seconds for run in runs), Counter())
     num_slices = sum(run.num_slices for run in runs)
     if num_slices and (total := seconds.total()):
         stages = [
@@ -185,12 +185,12 @@ def speed(runs: Sequence[Run]) -> Markup:
     return section("speed", "How fast", *tables)
 
 
-def _run_row(run: Run) -> Sequence[object]:
-    rate = f"{run.num_slices / run.wall_s:.3g}" if run.num_slices and run.wall_s > 0 else "–"
-    numbers = [f"{run.status[word]:,}" for word in ("built", "skipped", "failed")]
-    ended = "complete" if run.complete else "early" if run.ended else "killed, or still at work"
+def _run_row(run: RunState) -> Sequence[object]:
+    rate = f"{run.num_slices / run.seconds:.3g}" if run.num_slices and run.seconds > 0 else "–"
+    numbers = [f"{run.counts[word]:,}" for word in ("built", "skipped", "failed")]
+    ended = "complete" if run.is_complete else "early" if run.ended else "killed, or still at work"
     workers, wanted = (str(run.facts.get(key, "–")) for key in ("num_workers", "num_volumes"))
-    time = format_seconds(run.wall_s)
+    time = format_seconds(run.seconds)
     return say_moment(run.started), workers, time, wanted, *numbers, f"{run.num_slices:,}", rate, ended
 
 

@@ -21,7 +21,7 @@ from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.run import run_tasks
-from rephase.builder.run_history import read_runs
+from rephase.builder.run_state import read_run_states
 from rephase.builder.workers import WorkerSetup, prepare_worker, prepare_workers
 from rephase.cluster.connect import Connection
 from rephase.cluster.worker_state import install_state
@@ -117,7 +117,7 @@ def _row(
         summary = run_tasks(work, resolve_build(root, options), lease, lambda _: None, progress=False, prepare=prepare)
     if summary.exit_status:
         raise RuntimeError("\n".join(summary.lines()))
-    stages = read_runs(root)[-1].seconds
+    stages = read_run_states(root)[-1].stage_seconds
     other = sum(stages[stage] for stage in _OTHER) / count
     sampling = stages["sample"] / count
     figures = (

@@ -15,7 +15,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.repair import RepairOptions, repair_corpus
 from rephase.builder.resolve import resolve_build
 from rephase.builder.run import build, run_tasks
-from rephase.builder.run_history import summarise_run
+from rephase.builder.run_state import read_run_state
 from rephase.builder.runlog import RunLog, read_failures, read_run, run_names
 from rephase.builder.status import read_status
 from rephase.builder.summary import BuildSummary
@@ -177,11 +177,11 @@ def test_the_status_counts_volumes_whose_outcome_came_too_late_to_be_seen(tmp_pa
     summary = BuildSummary(root, 4, built=3, num_slices=9, interrupted=True)
     with RunLog(root, {"num_volumes": 4}) as log:
         log.record(Outcome("v0", "built", num_slices=3), "f" * 64, "recipe")
-        seen = summarise_run(root, run_names(root)[-1])
+        seen = read_run_state(root, run_names(root)[-1])
         log.end(summary.to_json())
     assert (seen.counts, seen.num_slices, seen.ended) == ({"built": 1}, 3, False)
-    ended = summarise_run(root, run_names(root)[-1])
-    assert (ended.counts, ended.num_slices, ended.interrupted) == ({"built": 3}, 9, True)
+    ended = read_run_state(root, run_names(root)[-1])
+    assert (ended.counts, ended.num_slices, ended.end) == ({"built": 3}, 9, "interrupted")
 
 
 def fake_window(*finished):

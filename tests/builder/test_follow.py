@@ -46,7 +46,7 @@ def test_a_run_is_followed_line_by_line(log):
     assert lines[2].startswith("speed:   3.8 slices/s, about 80 s left")
     assert lines[3] == "stages:  sample 100 %"
     assert lines[-1] == "  v20: missing: v20: gone"
-    assert "nothing for" not in lines[0] and "nothing for" in follower.lines(2000.0)[0]
+    assert "no progress for" not in lines[0] and "no progress for" in follower.lines(2000.0)[0]
 
 
 def test_a_line_that_is_being_written_is_waited_for(log):
@@ -58,12 +58,12 @@ def test_a_line_that_is_being_written_is_waited_for(log):
     with file.open("a") as half:
         half.write(text[:20])
     follower.look()
-    assert follower.counts.total() == 0
+    assert follower.run.counts.total() == 0
     with file.open("a") as rest:
         rest.write(text[20:] + "\n")
     follower.look()
     follower.look()
-    assert follower.counts == {"built": 1}
+    assert follower.run.counts == {"built": 1}
 
 
 def test_following_ends_with_the_run(log):
@@ -77,8 +77,8 @@ def test_following_ends_with_the_run(log):
             write({"event": "end", "time": 5.0, "interrupted": False, "stopped": None})
 
     follower = follow(root, show, every_s=0.0)
-    assert len(shown) == 3 and follower.ended == "ended"
-    assert "ended after 4 s" in shown[-1][0] and "1.0 slices/s over all" in shown[-1][2]
+    assert len(shown) == 3 and follower.run.end == "ended"
+    assert "ended after 4 s" in shown[-1][0] and "1.0 slices/s" in shown[-1][2]
 
 
 def test_a_place_without_a_corpus_is_refused(tmp_path):

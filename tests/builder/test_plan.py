@@ -93,5 +93,5 @@ def test_an_option_that_the_build_would_refuse_is_refused(tmp_path):
     CorpusStore.create(root, make_recipe(SMOOTH).attributes())
     with pytest.raises(RequestError, match="seed: corpus has 0, requested 1"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", seed=1))
-    with pytest.raises(RequestError, match="cannot read"):
+    with pytest.raises(RequestError, match="x: cannot be read"):
         make_plan(manifest, str(root), BuildOptions(phase="smooth", cluster="slurm:x"))

@@ -129,7 +129,7 @@ def test_a_place_where_no_corpus_can_be_is_refused_before_anything_starts(
         (["--memory-limit", "much"], "expected a size such as 8GB"),
         (["--phase", "smooth", "--steps", "2"], "--steps requires --phase diffusion"),
         (["--phase", "diffusion", "--checkpoint", "none.safetensors"], "no such file"),
-        (["--phase", "smooth", "--cluster", "slurm:x"], "cannot read"),
+        (["--phase", "smooth", "--cluster", "slurm:x"], "x: cannot be read"),
         (["--phase", "smooth", "--keep-columns", "nothere"], "nothere"),
         (["--phase", "smooth", "--keep-columns", "site,path"], "--keep-columns path"),
         (["--phase", "zero", "--replicas", "2"], "--replicas 2: --phase zero"),

@@ -14,7 +14,6 @@ from PIL import Image
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import make_recipe
-from rephase.builder.run_history import without_identity
 from rephase.builder.runlog import RunLog
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError
@@ -23,7 +22,7 @@ from rephase.pictures import picture_kspace, picture_magnitude, picture_phase, s
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import open_worker
-from rephase.reports.facts import Candidate
+from rephase.reports.facts import Candidate, without_identity
 from rephase.reports.report import write_report
 from rephase.reports.samples import choose_volumes, read_sample
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
 from rephase.ismrmrd_header import FastmriFacts
+from rephase.numpy_fourier import ifft2c_array
 from rephase.readers.hdf5.links import chunk_bytes, find_object, named_dataset
 from rephase.readers.volume import check_limit, refuse_vanished
 
@@ -39,7 +40,7 @@ def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None)
         complex64 `(slice height width)`.
     """
     if kspace.ndim == 3:
-        return np.stack([_crop(_ifft2c(plane), size) for plane in kspace])
+        return np.stack([_crop(ifft2c_array(plane), size) for plane in kspace])
     weights = _virtual_coil(kspace)
     return np.stack([_crop(_combine(plane, weights), size) for plane in kspace])
 
@@ -59,16 +60,8 @@ def magnitude_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | N
     magnitude
         float32 `(height width)`: of several coils the root sum of squares.
     """
-    magnitude = np.abs(_crop(_ifft2c(kspace), size))
+    magnitude = np.abs(_crop(ifft2c_array(kspace), size))
     return np.asarray(magnitude if kspace.ndim == 2 else np.sqrt(np.sum(np.square(magnitude), axis=0)), np.float32)
-
-
-def _ifft2c(kspace: NDArray[Any]) -> NDArray[Any]:
-    # `rephase.diffusion.fourier` in NumPy: readers and scans load no torch
-    axes = (-2, -1)
-    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes).astype(
-        np.complex64
-    )
 
 
 def _virtual_coil(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -83,8 +76,8 @@ def _virtual_coil(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def _combine(kspace: NDArray[np.complex64], weights: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    coil_images = _ifft2c(kspace)
-    low = _ifft2c(kspace * _window(kspace.shape[-2])[:, np.newaxis] * _window(kspace.shape[-1]))
+    coil_images = ifft2c_array(kspace)
+    low = ifft2c_array(kspace * _window(kspace.shape[-2])[:, np.newaxis] * _window(kspace.shape[-1]))
     virtual = np.einsum("c,chw->hw", weights.conj(), low)
     reference = np.exp(1j * np.angle(virtual))
     norm = np.sqrt(np.sum(np.abs(low) ** 2, axis=0))

@@ -1,0 +1,166 @@
+"""The state of one run, folded from the lines of its log: for `status`, `status --watch` and `report`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rephase.builder.runlog import read_run, run_names
+from rephase.cluster.progress import Rate
+from rephase.text import format_seconds
+
+_LAST_FAILURES = 5
+
+
+class RunState:
+    """What a run has done so far.
+
+    Attributes
+    ----------
+    name
+        Of its log.
+    facts
+        What its first and last line record.
+    started, last
+        Time of its first and last line, in seconds since 1970.
+    counts
+        Volumes by status: `built`, `skipped`, `failed`.
+    num_slices, num_bytes
+        Of the volumes built; bytes before compression.
+    stage_seconds
+        By stage, summed over volumes and workers.
+    failures
+        The latest few, as (volume, reason, message).
+    ended
+        False while it runs, or if it was killed.
+    """
+
+    def __init__(self, name: str, lines: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.name = name
+        self.facts: dict[str, Any] = {}
+        self.started = self.last = 0.0
+        self.counts: Counter[str] = Counter()
+        self.num_slices = self.num_bytes = 0
+        self.stage_seconds: Counter[str] = Counter()
+        self.failures: list[tuple[str, str, str]] = []
+        self.ended = False
+        self._volumes, self._slices = Rate(), Rate(60.0)
+        for line in lines:
+            self.take(line)
+
+    @property
+    def seconds(self) -> float:
+        """From its first to its last line."""
+        return self.last - self.started
+
+    @property
+    def num_volumes(self) -> int:
+        """Volumes that were requested."""
+        return int(self.facts.get("num_volumes", 0))
+
+    @property
+    def num_left(self) -> int:
+        """Volumes that have no outcome yet."""
+        return max(self.num_volumes - self.counts.total(), 0)
+
+    @property
+    def end(self) -> str | None:
+        """How it ended, in words; None while it runs, or if it was killed."""
+        if not self.ended:
+            return None
+        return "interrupted" if self.facts.get("interrupted") else self.facts.get("stopped") or "ended"
+
+    @property
+    def is_complete(self) -> bool:
+        """True if it ended and every requested volume has an outcome."""
+        return self.ended and not self.facts.get("num_open")
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """Add the next line of the log; a line without a time is passed over."""
+        moment = line.get("time")
+        if not isinstance(moment, int | float):
+            return
+        self.last = max(self.last, float(moment))
+        self.started = self.started or self.last
+        match line.get("event"):
+            case "volume":
+                self._take_volume(line)
+            case "start" | "end" as event:
+                self.facts |= {key: value for key, value in line.items() if key not in ("time", "event")}
+                if event == "end":
+                    self._take_end(line)
+
+    def _take_volume(self, line: Mapping[str, Any]) -> None:
+        status = str(line.get("status"))
+        self.counts[status] += 1
+        if status == "failed":
+            failure = (str(line.get("name")), str(line.get("reason")), str(line.get("message")))
+            self.failures = [*self.failures, failure][-_LAST_FAILURES:]
+        if status == "built":
+            self.num_slices += int(line.get("num_slices", 0))
+            self.num_bytes += int(line.get("num_bytes", 0))
+        self.stage_seconds.update(line.get("seconds", {}))
+        self._volumes.add(self.last, self.counts.total())
+        self._slices.add(self.last, self.num_slices)
+
+    def _take_end(self, line: Mapping[str, Any]) -> None:
+        """The last line also counts volumes whose outcome came too late to be logged."""
+        self.ended = True
+        for status in ("built", "skipped"):
+            if line.get(status):
+                self.counts[status] = line[status]
+        self.num_slices = line.get("num_slices", self.num_slices)
+        self.num_bytes = line.get("num_bytes", self.num_bytes)
+
+    def slices_per_second(self) -> float | None:
+        """Return the rate of the last minute while it runs, else that of the whole run; None if it is unknown."""
+        rate = None if self.ended else self._slices.per_second()
+        if rate is None and self.num_slices and self.seconds > 0:
+            rate = self.num_slices / self.seconds
+        return rate
+
+    def seconds_left(self) -> float | None:
+        """Estimate the time until it ends, from the rate of the last minutes; None if it is unknown."""
+        return None if self.ended else self._volumes.seconds_left(self.num_left)
+
+    def describe_counts(self) -> str:
+        """Format the volumes by status."""
+        return ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()) if count) or "none yet"
+
+    def line(self) -> str:
+        """Format the whole run as one line."""
+        began = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.num_slices and self.seconds else ""
+        end = self.end or "not ended: running, or killed"
+        end = f"stopped: {end}" if self.facts.get("stopped") and end == self.facts["stopped"] else end
+        return (
+            f"{began}, {format_seconds(self.seconds)}, {end}; of {self.num_volumes} volumes "
+            f"{self.describe_counts()}{rate}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "name": self.name,
+            "started": self.started,
+            "last": self.last,
+            "num_volumes": self.num_volumes,
+            "counts": {status: count for status, count in self.counts.items() if count},
+            "num_slices": self.num_slices,
+            "ended": self.ended,
+            "interrupted": bool(self.facts.get("interrupted")),
+            "stopped": self.facts.get("stopped"),
+        }
+
+
+def read_run_state(root: str, name: str) -> RunState:
+    """Read the state of one run."""
+    return RunState(name, read_run(root, name))
+
+
+def read_run_states(root: str) -> list[RunState]:
+    """Read the state of every run in the log, oldest first; those without a line are passed over."""
+    runs = (read_run_state(root, name) for name in run_names(root))
+    return [run for run in runs if run.started]
