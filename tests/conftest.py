@@ -16,11 +16,10 @@ from paths import TESTS
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = (
-    "builder/test_faults_volumes.py", "builder/test_faults_client.py", "builder/test_faults_workers.py",
-    "test_wheel.py", "corpus/test_s3.py", "builder/test_build.py",
-    "builder/test_workers.py", "training/test_distill.py", "cluster/test_cluster.py", "builder/test_faults_storage.py",
-    "training/test_train.py", "builder/test_repair.py", "test_fuzz.py", "commands/test_bench.py",
-    "commands/test_cli.py", "data/test_stream.py", "cluster/test_watching.py",
+    "builder/test_repair.py", "builder/test_faults_client.py", "test_wheel.py", "cluster/test_cluster.py",
+    "training/test_train.py", "test_fuzz.py", "builder/test_faults_volumes.py", "corpus/test_s3.py",
+    "commands/test_bench.py", "builder/test_faults_workers.py", "training/test_distill.py", "data/test_stream.py",
+    "builder/test_build.py", "exports/test_exports.py", "corpus/test_corruption.py",
 )  # fmt: skip
 """Files that take longest. They start first, so that no process of pytest-xdist ends with one of them alone."""
 
