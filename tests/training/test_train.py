@@ -1,7 +1,9 @@
 import errno
 import json
 import math
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import h5py
@@ -9,10 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from paths import PROJECT
 from tiny_network import TINY_TOML
 
 from rephase.cli import main
-from rephase.config import read_config
+from rephase.config import from_mapping, read_config
 from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import Conditions, SliceKey
@@ -22,7 +25,7 @@ from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
 from rephase.readers.volume import Volume
 from rephase.training.batches import TrainingSlices
-from rephase.training.config import TrainConfig
+from rephase.training.config import DistillConfig, TrainConfig
 from rephase.training.dataset import measure_gauge, read_training_set
 from rephase.training.simulated.anatomy import SimulationConfig
 from rephase.training.train import train, train_command
@@ -135,6 +138,14 @@ def test_wrong_configurations_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
         read_config(path, TrainConfig)
+
+
+def test_the_examples_of_the_readme_are_configurations():
+    readme = (PROJECT / "diffusion" / "README.md").read_text("utf-8")
+    train, distillation = (tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^```", readme, re.M | re.S))
+    from_mapping(train, TrainConfig)
+    shared = {key: train[key] for key in ("manifest", "output")} | {"teacher": "t.safetensors"}
+    from_mapping(shared | distillation, DistillConfig)
 
 
 def test_gauge_is_measured_in_radians_per_mm_and_per_slice():
