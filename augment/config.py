@@ -115,6 +115,8 @@ def from_mapping(values: Mapping[str, Any], kind: type[T], *, allow_unknown: boo
         config: T = _adapter(kind, allow_unknown).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError([_problem(kind, one) for one in error.errors(include_url=False)]) from None
+    except RecursionError:
+        raise ConfigError(["found values nested too deeply; expected tables of a few levels"]) from None
     return config
 
 
@@ -146,6 +148,8 @@ def _adapter(kind: type[Any], allow_unknown: bool) -> TypeAdapter[Any]:
 def _problem(kind: type[DataclassInstance], error: ErrorDetails) -> str:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
     where = f"{key}: " if key else ""
+    if error["type"] == "json_invalid":  # values that JSON cannot hold, such as half a surrogate pair
+        return error["msg"]
     if error["type"] == "missing":
         return f"{where}not found; add it"
     if error["type"] == "unexpected_keyword_argument":

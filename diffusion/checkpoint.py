@@ -7,22 +7,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
+from annotated_types import Ge, Le
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from rephase.config import ConfigError, Share, from_mapping
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
 from rephase.diffusion.shipped import WEIGHTS, describe_missing
 from rephase.errors import RephaseError
 from rephase.files import replacing
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 _LARGEST_CARD = 1 << 24
 MOST_STEPS = 4096
-"""Of evaluations a slice."""
+"""Largest number of network evaluations per slice."""
+_Steps = Annotated[int, Ge(1), Le(MOST_STEPS)]
 
 
 class CheckpointError(RephaseError):
@@ -63,14 +69,16 @@ class Checkpoint:
             for name, values in getattr(kind, "RETIRED", {}).items():
                 if entries.pop(name, values[0]) not in values:
                     raise ValueError(f"{name} = {section[name]!r}: no longer supported; expected {values[0]!r}")
-            return kind(**entries)
+            return from_mapping(entries, kind)
+        except ConfigError as error:
+            raise CheckpointError(f"{where}: {self.process}: {'; '.join(error.problems)}") from error
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: {self.process}: {error}") from error
 
     @property
     def distilled(self) -> bool:
         """Whether the network is a student, which needs exactly `steps` evaluations."""
-        return "distillation" in self.card
+        return self.card.get("distillation") is not None
 
     @property
     def steps(self) -> int | None:
@@ -81,13 +89,13 @@ class Checkpoint:
     @property
     def teacher_steps(self) -> int | None:
         """Evaluations of the teacher that a student follows, in cards of earlier versions."""
-        steps: int | None = self.card.get("distillation", {}).get("teacher_steps")
+        steps: int | None = (self.card.get("distillation") or {}).get("teacher_steps")
         return steps
 
     @property
     def noise_gain(self) -> float | None:
         """For a distilled network: the measured share of the source's noise that it carries to the end."""
-        gain: float | None = self.card.get("distillation", {}).get("noise_gain")
+        gain: float | None = (self.card.get("distillation") or {}).get("noise_gain")
         return gain
 
 
@@ -162,37 +170,38 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not JSON ({error}); get the file again") from error
     if not isinstance(card, dict) or card.get("format") != 1:
         raise CheckpointError(f"{path}: not a model card of format 1")
-    if not isinstance(card.get("process"), str):
-        raise CheckpointError(f"{path}: process is {str(card.get('process'))[:60]}; expected the name of one")
-    _check_steps(card, path)
+    try:
+        from_mapping(card, _Card, allow_unknown=True)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {'; '.join(error.problems)}") from error
     return card
 
 
-def _check_steps(card: dict[str, Any], path: Path) -> None:
-    distillation = card.get("distillation", {})
-    if not isinstance(distillation, dict):
-        raise CheckpointError(f"{path}: distillation is {str(distillation)[:60]!r}; expected an object")
-    counts = {"steps": card.get("steps"), "teacher_steps": distillation.get("teacher_steps")}
-    for key, value in counts.items():
-        if value is not None and (type(value) is not int or not 0 < value <= MOST_STEPS):
-            found = str(value)[:60]
-            raise CheckpointError(f"{path}: {key} is {found}; expected a whole number of 1 to {MOST_STEPS}")
-    if "distillation" in card and counts["steps"] is None:
-        raise CheckpointError(f"{path}: distillation without steps; expected a card of rephase distill")
-    gain = distillation.get("noise_gain")
-    if gain is not None and (not isinstance(gain, float) or not 0.0 <= gain <= 1.0):
-        raise CheckpointError(f"{path}: noise_gain is {str(gain)[:60]}; expected a number of 0 to 1")
+@dataclass(frozen=True)
+class _Distillation:
+    teacher_steps: _Steps | None = None
+    noise_gain: Share | None = None
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What sampling needs of a model card, beside the settings of its process."""
+
+    process: str
+    network: dict[str, Any]
+    steps: _Steps | None = None
+    distillation: _Distillation | None = None
+
+    def __post_init__(self) -> None:
+        if self.distillation is not None and self.steps is None:
+            raise ValueError("distillation: found no steps; expected a card of rephase distill")
 
 
 def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
-    fields = card.get("network")
     try:
-        if not isinstance(fields, dict):
-            raise TypeError("no object 'network'")
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-        return NetworkConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: unknown architecture ({error})") from error
+        return from_mapping(card["network"], NetworkConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: unknown architecture ({'; '.join(error.problems)})") from error
 
 
 def _check_size(config: NetworkConfig, path: Path) -> None:

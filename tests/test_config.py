@@ -117,6 +117,14 @@ def test_all_problems_of_a_file_are_listed_a_line_each(tmp_path):
     assert all(line.startswith(f"{path}: ") for line in lines)
 
 
+def test_values_that_json_cannot_hold_are_refused():
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    for free in (deep, {"a": "\ud800"}):
+        assert len(problems({"data": "d", "free": free})) == 1
+
+
 class OtherError(RephaseError):
     pass
 

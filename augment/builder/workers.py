@@ -123,7 +123,7 @@ def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Con
                         num_workers=options.workers,
                         memory_limit=options.memory_limit,
                         dashboard_address=options.dashboard_address,
-                        preload=(__name__,),
+                        preload=(__name__, "pydantic"),  # by which workers check the model card
                         say=say,
                     ),
                 )

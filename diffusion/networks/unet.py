@@ -6,8 +6,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import Tensor, nn
 
 from rephase.diffusion.devices import from_scalars
@@ -17,40 +19,30 @@ from rephase.diffusion.networks.layout import BLOCKS
 NUM_CONDITIONS = 4
 """Spacing along height and width in mm, echo time in ms, field strength in T."""
 _TYPICAL = (2.0, 2.0, 5.0, 3.0)
-_LARGEST_SIZE, _MOST_LEVELS, _MOST_BLOCKS = 4096, 8, 64
+_Size = Annotated[int, Ge(1), Le(4096)]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The architecture; stored with every checkpoint.
+    """The architecture; stored with every checkpoint."""
 
-    `channels` are complex channels from the finest level to the coarsest; `patch` pixels a side are folded into
-    channels before the first level; `blocks` residual blocks stand at each level of either side.
-
-    `kind` is "complex", or "real" to compare with: the same layers of twice as many real channels, with convolutions of
-    any real weight. Both have the same depth, the same width in real channels and in training as many multiplications,
-    the real one almost twice the parameters.
-    """
-
-    channels: tuple[int, ...] = (16, 32, 64, 96)
-    blocks: int = 2
-    patch: int = 2
-    groups: int = 4
-    embedding: int = 128
-    kind: str = "complex"
+    channels: Annotated[tuple[_Size, ...], MinLen(1), MaxLen(8)] = (16, 32, 64, 96)
+    """Complex channels from the finest level to the coarsest."""
+    blocks: Annotated[int, Ge(1), Le(64)] = 2
+    """Residual blocks at each level of either side."""
+    patch: _Size = 2
+    """Pixels a side that are folded into channels before the first level."""
+    groups: _Size = 4
+    """Groups of the normalisation; `channels` are multiples of it."""
+    embedding: _Size = 128
+    """Channels of the embedding of time and conditions."""
+    kind: Literal["complex", "real"] = "complex"
+    """`real`, for comparison: the same layers with twice as many real channels and convolutions of any real weight.
+    Depth, width in real channels and multiplications in training are equal, parameters almost double."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "patch", "groups", "embedding"):
-            value = getattr(self, name)
-            sizes = value if isinstance(value, tuple) else (value,)
-            if len(sizes) > _MOST_LEVELS or not all(type(n) is int and 0 < n <= _LARGEST_SIZE for n in sizes):
-                raise ValueError(f"{name} is {str(value)[:60]}; expected whole numbers of 1 to {_LARGEST_SIZE}")
-        if self.blocks > _MOST_BLOCKS:
-            raise ValueError(f"blocks is {self.blocks}; expected at most {_MOST_BLOCKS}")
-        if type(self.channels) is not tuple or not self.channels or any(n % self.groups for n in self.channels):
+        if any(n % self.groups for n in self.channels):
             raise ValueError(f"channels {self.channels}: expected multiples of groups = {self.groups}")
-        if self.kind not in tuple(LAYERS):
-            raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(LAYERS)}")
 
     @property
     def layers(self) -> Layers:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
@@ -27,21 +28,17 @@ from rephase.diffusion.processes.objective import Batch, Objective, drop_conditi
 
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
-_MOST_TIMESTEPS = 100_000
 Network: TypeAlias = ComplexUNet | Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class DdpmConfig:
-    """The settings of the process, in a training file and in a model card: its number of timesteps."""
+    """The settings of the process, in a training file and in a model card."""
 
     RETIRED: ClassVar = {"noise": ("unit",), "sampler": ("deterministic",)}
     """Entries of cards of earlier versions, with the values that are sampled as today."""
-    timesteps: int = 1000
-
-    def __post_init__(self) -> None:
-        if type(self.timesteps) is not int or not 1 <= self.timesteps <= _MOST_TIMESTEPS:
-            raise ValueError(f"timesteps = {self.timesteps!r}: expected a whole number of 1 to {_MOST_TIMESTEPS}")
+    timesteps: Annotated[int, Ge(1), Le(100_000)] = 1000
+    """Timesteps of the process."""
 
 
 def cosine_alpha_bar(timesteps: int) -> Tensor:

@@ -3,16 +3,17 @@
 With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
 same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
-fine source_noise out of a smooth source.
+fine noise out of a smooth source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
@@ -37,31 +38,22 @@ from rephase.diffusion.processes.objective import (
 )
 
 Network: TypeAlias = ComplexUNet | Callable[..., Any]
-_COARSEST_MM = 100.0
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """The settings of the flow, in a training file and in a model card.
-
-    Attributes
-    ----------
-    source
-        The phase that the flow starts from, one of `rephase.diffusion.physics.source.SOURCES`.
-    grid_mm
-        TileInputs finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each.
-    """
+    """The settings of the flow, in a training file and in a model card."""
 
     RETIRED: ClassVar = {"loss": ("power", "log")}
     """Entries of cards of earlier versions, with the values that are sampled as today."""
     source: str = DEFAULT_SOURCE
-    grid_mm: float = GRID_MM
+    """The phase that the flow starts from, one of `rephase.diffusion.physics.source.SOURCES`."""
+    grid_mm: Annotated[float, Ge(0), Le(100)] = GRID_MM
+    """Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each."""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r}: expected one of {', '.join(SOURCES)}")
-        if type(self.grid_mm) not in (int, float) or not 0 <= self.grid_mm <= _COARSEST_MM:
-            raise ValueError(f"grid_mm = {self.grid_mm!r}: expected 0 (none) to {_COARSEST_MM:g} mm")
 
 
 def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:

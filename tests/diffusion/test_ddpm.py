@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
+from rephase.config import ConfigError, from_mapping
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.layers import to_complex, to_real
@@ -68,8 +69,8 @@ def test_more_steps_than_timesteps_are_refused():
 
 @pytest.mark.parametrize("changes", [{"timesteps": 0}, {"timesteps": 1.5}])
 def test_impossible_processes_are_refused(changes):
-    with pytest.raises(ValueError, match="expected"):
-        DdpmConfig(**changes)
+    with pytest.raises(ConfigError, match="timesteps: "):
+        from_mapping(changes, DdpmConfig)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 100])

@@ -300,7 +300,7 @@ def nan_weights(path):
         (unknown_field, "unknown architecture"),
         (other_source, "source 'pink': expected one of narrow, scales, field, tissue"),
         (flow_of_no_object, "flow: "),
-        (endless_grid, "expected 0"),
+        (endless_grid, "flow: grid_mm: "),
         (other_kind, "do not fit"),
         (nan_weights, "holds NaN"),
     ],

@@ -8,6 +8,7 @@ from tiny_network import TINY
 from torch import nn
 from torch.nn import functional
 
+from rephase.config import ConfigError, from_mapping
 from rephase.diffusion.networks.inference import for_inference, to_block
 from rephase.diffusion.networks.layers import (
     ComplexConv2d,
@@ -161,8 +162,8 @@ def test_conditions_of_zero_and_below_are_not_known():
     "fields", [{"channels": ()}, {"channels": (5,)}, {"blocks": 0}, {"patch": 0}, {"kind": "split"}]
 )
 def test_impossible_architectures_are_refused(fields):
-    with pytest.raises(ValueError, match="expected"):
-        NetworkConfig(**fields)
+    with pytest.raises(ConfigError, match="expected"):
+        from_mapping(fields, NetworkConfig)
 
 
 def test_a_real_convolution_with_the_block_weight_is_the_complex_one():

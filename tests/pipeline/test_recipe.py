@@ -57,7 +57,7 @@ def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
     assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
     shipped_fat_estimator.cache_clear()
     monkeypatch.setattr("rephase.diffusion.processes.fat.shipped_weights", lambda name: None)
-    with pytest.raises(RequestError, match="not part of this installation"):
+    with pytest.raises(RequestError, match="weights 'fat'"):
         make_recipe(BuildOptions(phase="tissue"))
 
 
