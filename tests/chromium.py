@@ -1,4 +1,4 @@
-"""A headless Chromium that is asked through its DevTools port: what a page shows, and a picture of it."""
+"""A headless Chromium, controlled through its DevTools port: the text of a page and a screenshot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find_chromium() -> str | None:
 def look(
     url: str, folder: Path, enough: Callable[[dict[str, Any]], bool], picture: Path | None = None, seconds: float = 120
 ) -> dict[str, Any]:
-    """Open a page and look until it shows enough; gives its `text`, through shadow roots too, and its `canvases`."""
+    """Open a page until its content is sufficient; return its `text`, including shadow roots, and `canvases`."""
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900"]
     place = [f"--user-data-dir={folder / 'chromium'}", "--remote-debugging-port=0", url]
     chromium = subprocess.Popen(

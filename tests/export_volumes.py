@@ -1,4 +1,4 @@
-"""A corpus with one volume for each thing that a consumer of exports may stumble over; smooth phantoms, NumPy's FFT."""
+"""A corpus with one volume for each peculiarity that consumers of exports must handle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ifft2c(kspace: NDArray[Any]) -> NDArray[np.complex64]:
 
 
 def make_image(num_slices: int, height: int, width: int, seed: int = 0) -> NDArray[np.complex128]:
-    """An ellipse with stripes and noise, smooth phase; slices differ."""
+    """Return an ellipse with stripes, noise and smooth phase; slices differ."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     number = np.arange(num_slices)[:, None, None]
@@ -34,7 +34,7 @@ def make_image(num_slices: int, height: int, width: int, seed: int = 0) -> NDArr
 
 
 def make_maps(num_coils: int, height: int, width: int) -> NDArray[np.complex128]:
-    """Coils on a circle, with their own phase; root sum of squares 1."""
+    """Return sensitivities of coils on a circle, each with its phase; root sum of squares 1."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     angle = 2 * np.pi * np.arange(num_coils)[:, None, None] / num_coils
     distance = (x - 1.2 * np.cos(angle)) ** 2 + (y - 1.2 * np.sin(angle)) ** 2
@@ -58,7 +58,7 @@ def make_coils(num_slices: int, num_coils: int, height: int, width: int, seed: i
 
 
 def make_consumer_corpus(root: Path) -> CorpusStore:
-    """`single`, `coils` (8, with maps), `oversampled` (readout twice the image), `masked` (with padding), `knee`."""
+    """Write `single`, `coils` (8, with maps), `oversampled` (readout 2 x image), `masked` (with padding), `knee`."""
     store = CorpusStore.create(root, ROOT_ATTRIBUTES)
 
     def commit(name: str, arrays: dict[str, NDArray[Any]], **changes: Any) -> None:

@@ -1,7 +1,7 @@
-"""A preload of Dask workers: volumes whose file name says so make their reader crash, hang or wait, for real.
+"""A preload of Dask workers whose reader crashes, hangs or waits for volumes with such file names.
 
 `DASK_DISTRIBUTED__WORKER__PRELOAD=<this file>`; every crash and hang adds a line to `$FAULTY_READER_LOG`. A reader that
-waits goes on when the file `$FAULTY_READER_GO` is there.
+waits continues when the file `$FAULTY_READER_GO` exists.
 """
 
 from __future__ import annotations

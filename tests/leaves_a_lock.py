@@ -1,4 +1,4 @@
-"""A program whose child is killed with a lock of its own, as a worker is; run by `test_cluster.py`."""
+"""A program whose child is killed while it holds a lock, as a worker may be; run by `test_cluster.py`."""
 
 from __future__ import annotations
 

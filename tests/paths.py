@@ -1,4 +1,4 @@
-"""Where things lie, whichever folder a test is in."""
+"""Folders of the project, for tests in any folder."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PROJECT = TESTS.parent
 SHARED = PROJECT.parent / "shared" / "data"
-"""Development data beside the project; tests that need it are skipped elsewhere."""
+"""Development data next to the project; tests that need it are skipped without it."""

@@ -18,7 +18,7 @@ ROOT_ATTRIBUTES = {"recipe": RECIPE, "recipe_hash": canonical_hash(RECIPE), "che
 def make_arrays(
     num_slices: int = 3, height: int = 16, width: int = 12, coils: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Random images with an air border; the k-space is NumPy's own transform of them."""
+    """Return random images with an air border and their k-space by NumPy's FFT."""
     random = np.random.default_rng(seed)
     shape = (num_slices, coils, height, width) if coils else (num_slices, height, width)
     image = random.normal(size=shape) + 1j * random.normal(size=shape)
@@ -72,7 +72,7 @@ def make_attributes(arrays: dict[str, NDArray[Any]], **changes: Any) -> dict[str
 
 
 def make_corpus(root: Path, **volumes: dict[str, Any]) -> CorpusStore:
-    """A corpus of named volumes; the value of each is what `make_arrays` takes, `attributes` goes to the receipt."""
+    """Write a corpus of named volumes with the arguments of `make_arrays`; `attributes` goes to the receipt."""
     store = CorpusStore.create(root, ROOT_ATTRIBUTES)
     for name, options in volumes.items():
         arrays = make_arrays(**{key: value for key, value in options.items() if key != "attributes"})

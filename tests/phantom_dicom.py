@@ -1,4 +1,4 @@
-"""DICOM phantoms whose pixel values say where they lie: value = 2000 + 3x + 5y + 7z at the patient position in mm."""
+"""DICOM phantoms whose pixel values encode positions: value = 2000 + 3x + 5y + 7z at a patient position in mm."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ PERSON = {"PatientName": "Doe^Jane", "PatientID": "ID-4711", "PatientBirthDate":
 
 
 def value_at(position: NDArray[Any]) -> NDArray[Any]:
-    """Closed form of the phantom at LPS positions `(..., 3)`."""
+    """Return the phantom's values at LPS positions `(..., 3)`."""
     return 2000 + position @ np.array([3.0, 5.0, 7.0])
 
 
 def plane(position: NDArray[Any], cosines: tuple[float, ...], rows: int = ROWS, columns: int = COLUMNS) -> NDArray[Any]:
-    """Values of one plane with its first pixel at `position`."""
+    """Return the values of one plane whose first pixel is at `position`."""
     down, right = np.array(cosines[3:]) * SPACING[0], np.array(cosines[:3]) * SPACING[1]
     i, j = np.mgrid[:rows, :columns]
     return value_at(position + i[..., None] * down + j[..., None] * right)
 
 
 def slice_position(index: float, cosines: tuple[float, ...] = AXIAL) -> NDArray[Any]:
-    """Position of slice `index`; slices grow along row x column direction."""
+    """Return the position of slice `index`; slices advance along row x column direction."""
     return np.array(ORIGIN) + index * STEP * np.cross(cosines[:3], cosines[3:])
 
 
 def header(sop_class: UID = MRImageStorage, **elements: Any) -> Dataset:
-    """A header with what every phantom has; `elements` override, None removes."""
+    """Return a header with the elements of every phantom; `elements` override them, None removes one."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -67,7 +67,7 @@ def header(sop_class: UID = MRImageStorage, **elements: Any) -> Dataset:
 def classic(
     index: float, cosines: tuple[float, ...] = AXIAL, stored: NDArray[Any] | None = None, **elements: Any
 ) -> Dataset:
-    """One classic slice."""
+    """Return one slice as a classic MR image."""
     position = slice_position(index, cosines)
     dataset = header(MRImageStorage)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
@@ -80,14 +80,14 @@ def classic(
 
 
 def set_pixels(dataset: Dataset, stored: NDArray[Any]) -> None:
-    """Put stored values in as they are."""
+    """Set stored values unchanged."""
     dataset.Rows, dataset.Columns = stored.shape[-2:]
     dtype = f"<{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}"
     dataset.PixelData = stored.astype(dtype).tobytes()
 
 
 def enhanced(frames: list[dict[str, Any]], cosines: tuple[float, ...] = AXIAL, **elements: Any) -> Dataset:
-    """An Enhanced object; a frame may have index, type, component, te, time, slope, intercept, unit, add."""
+    """Return an Enhanced MR image; a frame may have index, type, component, te, time, slope, intercept, unit, add."""
     dataset = header(EnhancedMRImageStorage)
     dataset.ImageType, dataset.NumberOfFrames = ["ORIGINAL", "PRIMARY", "T1", "MIXED"], len(frames)
     shared = Dataset()
@@ -106,7 +106,7 @@ def enhanced(frames: list[dict[str, Any]], cosines: tuple[float, ...] = AXIAL, *
 
 
 def mosaic(num_slices: int, csa_sign: float = 1.0, cosines: tuple[float, ...] = AXIAL, **elements: Any) -> Dataset:
-    """A Siemens mosaic; `csa_sign` -1 makes the private header say that tiles run against the plane's normal."""
+    """Return a Siemens mosaic; with `csa_sign` -1 the private header states tiles against the plane's normal."""
     grid = int(np.ceil(np.sqrt(num_slices)))
     normal = np.cross(cosines[:3], cosines[3:])
     picture = np.zeros((grid * ROWS, grid * COLUMNS))
@@ -131,7 +131,7 @@ def mosaic(num_slices: int, csa_sign: float = 1.0, cosines: tuple[float, ...] = 
 
 
 def save(dataset: Dataset, path: Path) -> Path:
-    """Write a data set, gzipped where the name says so."""
+    """Write a data set, compressed if the name ends in `.gz`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     dataset.save_as(plain, enforce_file_format=True)
@@ -142,7 +142,7 @@ def save(dataset: Dataset, path: Path) -> Path:
 
 
 def save_series(folder: Path, datasets: list[Dataset], prefix: str = "im") -> Path:
-    """Write slices under names that say nothing about their order."""
+    """Write slices under names unrelated to their order."""
     for number, dataset in enumerate(datasets):
         save(dataset, folder / f"{prefix}{(number * 7) % 97:03d}.dcm")
     return folder
@@ -183,7 +183,7 @@ def _update(dataset: Dataset, elements: dict[str, Any]) -> None:
 
 
 def _csa(tags: dict[str, tuple[str, list[str]]]) -> bytes:
-    """A Siemens CSA2 header, after the description in the SPM sources."""
+    """Return a Siemens CSA2 header, as described in the SPM sources."""
     out = b"SV10" + b"\x04\x03\x02\x01" + struct.pack("<II", len(tags), 77)
     for name, (vr, items) in tags.items():
         out += struct.pack("<64si4s3i", name.encode(), len(items), vr.encode(), 0, len(items), 77)

@@ -1,4 +1,4 @@
-"""Real places that hurt: a disk of a few kilobytes, one that may only be read, a user who may not write."""
+"""Difficult places for a corpus: a disk of a few kilobytes, a read-only mount, a user without permissions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PAGE = 4096
-"""tmpfs gives out whole pages."""
+"""tmpfs allocates whole pages."""
 
 NOBODY = 65534
 
@@ -25,7 +25,7 @@ def _mount(*words: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """A tmpfs of this size."""
+    """Mount a tmpfs of this size."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def free_pages(disk: Path) -> int:
 
 
 def fill(disk: Path, leave_pages: int) -> Path:
-    """Take all but so many pages; removing the file that is returned gives them back."""
+    """Fill the disk but for some pages; return the file whose removal frees them."""
     filler = disk / "filler"
     filler.unlink(missing_ok=True)
     with filler.open("wb") as file:
@@ -54,7 +54,7 @@ def fill(disk: Path, leave_pages: int) -> Path:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Mount a folder over itself, to be read only."""
+    """Mount a folder read-only over itself."""
     if os.geteuid() != 0:
         pytest.skip("mounting read-only needs root")
     _mount("--bind", str(folder), str(folder))
@@ -66,7 +66,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def without_rights() -> tuple[str, ...]:
-    """Words before a command that take root's power over other users' files from it."""
+    """Return the prefix of a command that drops root's access to files of other users."""
     words = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("giving up rights needs root and setpriv")
@@ -74,6 +74,6 @@ def without_rights() -> tuple[str, ...]:
 
 
 def give_away(folder: Path) -> None:
-    """Let a folder and what is in it belong to another user."""
+    """Change the owner of a folder and its content to another user."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, NOBODY, NOBODY)

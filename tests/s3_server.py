@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, and a proxy in front of it that misbehaves as it is told."""
+"""An S3 server on loopback, and a proxy that injects faults by a schedule."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from random import Random
 
 BUCKET = "bucket"
 FAULTS = ("503", "500 but done", "429", "reset", "lost answer", "cut", "stall", "slow")
-"""`cut` breaks the connection in the middle of an object that is read, `lost answer` once a request was carried out."""
+"""`cut` closes the connection in the middle of an object, `lost answer` after the request was executed."""
 
 _LONGEST_STALL_S = 300.0
-"""A request is stalled until the client gives up; clients of these tests wait for less."""
+"""Upper limit of a stall; the clients of the tests time out earlier."""
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -33,12 +33,12 @@ CREDENTIALS = {
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 Schedule = Callable[[int, str, str], str]
-"""Number of the request, method, path -> what goes wrong with it; empty: nothing."""
+"""(number of the request, method, path) -> its fault, empty for none."""
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Start moto's S3 in a process of its own with an empty bucket; gives its endpoint."""
+    """Start moto's S3 server with an empty bucket in a new process; yield its endpoint."""
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -50,7 +50,7 @@ def s3_server() -> Iterator[str]:
 
 
 def seeded(seed: int, rate: float, faults: tuple[str, ...] = FAULTS) -> Schedule:
-    """Faults of these kinds at this rate; never two in a row for one object, so that retries come through."""
+    """Return a schedule of faults at this rate; at most three in a row per object, so that retries succeed."""
     random = Random(seed)  # noqa: S311 -- a schedule, not a secret
     faulty: dict[str, int] = {}
 
@@ -65,7 +65,7 @@ def seeded(seed: int, rate: float, faults: tuple[str, ...] = FAULTS) -> Schedule
 
 
 class Proxy:
-    """Stands between a client and the server. `seen` lists (method, path, fault) of every request."""
+    """A proxy between client and server. `seen` lists (method, path, fault) of every request."""
 
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
@@ -96,7 +96,7 @@ class Proxy:
         return {fault for _, _, fault in self.seen if fault}
 
     def forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Carry a request out; one at a time, since moto does not check a condition and write in one step."""
+        """Forward a request; one at a time, since moto's conditional write is not atomic."""
         left_out = {"expect", "connection", *self.strip}
         kept = {key: value for key, value in headers.items() if key.lower() not in left_out}
         with self.one_at_a_time:
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
     def _serve(self) -> None:
         owner = self.owner
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _reset(self) -> None:
-        """Break the connection off as a dead machine does."""
+        """Reset the connection as a dead machine does."""
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
@@ -174,12 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve  # noqa: N815
 
     def finish(self) -> None:
-        """Close; the client may have gone."""
+        """Close; the client may have disconnected."""
         with suppress(OSError):
             super().finish()
 
     def handle(self) -> None:
-        """Serve requests until the client goes, which it may do at any moment."""
+        """Serve requests until the client disconnects, which it may do at any time."""
         with suppress(OSError):
             super().handle()
 

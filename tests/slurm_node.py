@@ -1,4 +1,4 @@
-"""A SLURM of one node on loopback, for the time of a test: slurmctld and slurmd with a configuration of their own.
+"""A SLURM cluster of one node on loopback for a test: slurmctld and slurmd with their own configuration.
 
 Needs root and Debian's slurmctld, slurmd and slurm-client; jobs run as root, without cgroups and without munge.
 """
@@ -49,7 +49,7 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str | None:
-    """Say why there can be no SLURM here, None where there can."""
+    """Return why SLURM cannot run on this machine, None if it can."""
     missing = [name for name in PROGRAMS if _find(name) is None]
     if missing:
         return f"no {', '.join(missing)} here (Debian: slurmctld slurmd slurm-client)"
@@ -57,12 +57,12 @@ def why_not() -> str | None:
 
 
 _GRES = "Name=gpu Type=a100 File=/dev/zero\nName=gpu Type=a100 File=/dev/full\n"
-"""Two GPUs as far as SLURM knows: a job gets one of them and CUDA_VISIBLE_DEVICES."""
+"""Two simulated GPUs: a job gets one of them and CUDA_VISIBLE_DEVICES."""
 
 
 @contextmanager
 def slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """Start it; gives the environment variables by which SLURM's commands find it."""
+    """Start SLURM; yield the environment variables with which its commands find it."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     host = socket.gethostname().partition(".")[0]
@@ -88,13 +88,13 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def ask(environment: dict[str, str], *words: str) -> str:
-    """Give what one of SLURM's commands prints."""
+    """Return the output of a SLURM command."""
     done = subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
 def jobs(environment: dict[str, str]) -> list[str]:
-    """The numbers of the jobs that run, oldest first."""
+    """Return the numbers of running jobs, oldest first."""
     return ask(environment, "squeue", "--noheader", "--format=%A", "--states=RUNNING", "--sort=i").split()
 
 

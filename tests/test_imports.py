@@ -1,4 +1,4 @@
-"""What may import what: no wing knows what stands above it, and heavy libraries stay in their place."""
+"""Which wing may import which, which modules may import heavy libraries, and what pyproject.toml declares."""
 
 from __future__ import annotations
 

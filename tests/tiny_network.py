@@ -1,4 +1,4 @@
-"""The smallest network that still has every part, as Python and as a configuration have it."""
+"""The smallest network with every part, as a Python object and as TOML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small magnitude volumes on disk with a manifest of them, and the bytes of a corpus for comparison."""
+"""Small magnitude volumes on disk with their manifest, and digests of a corpus for comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def phantom(seed: int, shape: tuple[int, int, int] = (3, 20, 24)) -> NDArray[np.float32]:
-    """An ellipse with texture in zero air: (slice, height, width), float32, in arbitrary units."""
+    """Return an ellipse with texture in zero air: (slice, height, width), float32, in arbitrary units."""
     random = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]), indexing="ij")
     inside = (x / 0.8) ** 2 + (y / 0.9) ** 2 < 1
@@ -24,7 +24,7 @@ def write_manifest(path: Path, lines: Sequence[str], header: str = "volume_id,pa
 
 
 def write_volumes(folder: Path, count: int, shape: tuple[int, int, int] = (3, 20, 24)) -> Path:
-    """Volumes v0, v1, ... as .npy, and `m.csv`, their manifest."""
+    """Write volumes v0, v1, ... as .npy with their manifest `m.csv`; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         np.save(folder / f"v{number}.npy", phantom(number, shape))
@@ -32,7 +32,7 @@ def write_volumes(folder: Path, count: int, shape: tuple[int, int, int] = (3, 20
 
 
 def volume_bytes(corpus: Path) -> dict[str, str]:
-    """The digest of every file under `volumes/`: receipts, array metadata, shards."""
+    """Return the digest of every file under `volumes/`: receipts, array metadata, shards."""
     folder = corpus / "volumes"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

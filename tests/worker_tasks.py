@@ -1,4 +1,4 @@
-"""Functions that test clusters run: workers import them by name."""
+"""Functions for the workers of tests, which import them by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_state_slowly(label: str) -> dict[str, Any]:
 
 
 def die_once(item: int, flag: Path) -> int:
-    """Needs its state; one item kills its worker, but only the first time."""
+    """Use the state; one item kills its worker, but only the first time."""
     worker_state("test")
     time.sleep(0.05)
     if item == 5 and not flag.exists():
@@ -40,7 +40,7 @@ def read_state(item: object) -> dict[str, Any]:
 
 
 def die_on_poison(item: str) -> str:
-    """Neighbours are at work when the poisonous item kills their worker."""
+    """One item kills the worker while other items are in progress."""
     time.sleep(0.1)
     if item == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -48,7 +48,7 @@ def die_on_poison(item: str) -> str:
 
 
 def upper_when_told(item: str, folder: Path) -> str:
-    """Its first call waits for the file "0" in the folder, its second for "1"."""
+    """Wait for the file "0" in the folder in the first call, for "1" in the second."""
     call = len(list(folder.glob("begun*")))
     (folder / f"begun{call}").touch()
     while not (folder / str(call)).exists():
@@ -67,7 +67,7 @@ def blocked_signals() -> set[signal.Signals]:
 
 
 def describe_process() -> dict[str, Any]:
-    """What a forked worker got from the process it was forked from, and what it did not."""
+    """Return what a forked worker inherits, and what it does not."""
     import psutil
     import torch
 
@@ -81,6 +81,6 @@ def describe_process() -> dict[str, Any]:
 
 
 def environ() -> dict[str, str]:
-    """The environment that the process was started with, as the C library saw it."""
+    """Return the environment at the start of the process, as the C library has it."""
     block = Path("/proc/self/environ").read_bytes()
     return dict(entry.split("=", 1) for entry in block.decode().split("\0") if "=" in entry)

@@ -29,7 +29,7 @@ _MALLOC = "MALLOC_"
 
 
 def bench_allocator(size: int = 256, slices: int = 4, rounds: int = 2, checkpoint: Path | None = None) -> BenchResult:
-    """Sample slices on one CPU thread, in processes that start with each setting in turn.
+    """Sample slices on one CPU thread, in processes with each setting in turn.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _measure(environ: Mapping[str, str], checkpoint: Path, size: int, slices: in
 
 
 def sample_here(checkpoint: Path, size: int, slices: int) -> tuple[float, float]:
-    """Give the seconds of user and system time that a slice takes in this process."""
+    """Return user and system seconds per slice in this process."""
     torch.set_num_threads(1)
     generator = make_generator("diffusion", checkpoint, None, "cpu")
     magnitude = torch.from_numpy(make_magnitude(slices + 1, size))

@@ -1,4 +1,4 @@
-"""Seconds and memory that a large manifest takes: `python tests/benchmarks/bench_manifest.py`."""
+"""Time and memory of reading a large manifest: `python tests/benchmarks/bench_manifest.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER = "volume_id,path,format,subject_id,split,contrast,field_t,te_ms,series,
 
 
 def write_example(path: Path, num_rows: int) -> None:
-    """Write a manifest like one that a scan of a large archive gives."""
+    """Write a manifest like that of a large archive."""
     with path.open("w", encoding="utf-8") as file:
         file.write(_HEADER + "\n")
         for i in range(num_rows):
@@ -28,7 +28,7 @@ def write_example(path: Path, num_rows: int) -> None:
 
 
 def main() -> None:
-    """Print seconds and peak memory; end with 1 where they are above the limits that the project promises."""
+    """Print seconds and peak memory; exit status 1 if they exceed the documented limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--manifest", type=Path, help=argparse.SUPPRESS)  # given to the measured process

@@ -1,4 +1,4 @@
-"""The command line that the benchmarks of this folder share: an option per parameter, and the result as text."""
+"""The command line of the benchmarks: one option per parameter; the result is printed as text."""
 
 from __future__ import annotations
 

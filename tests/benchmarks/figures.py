@@ -32,7 +32,7 @@ KINDS = ("code", "docstrings", "comment lines", "blank")
 
 @dataclass
 class Figures:
-    """What was measured of one tree."""
+    """The figures of one tree."""
 
     lines: Counter[str] = field(default_factory=Counter)
     by_wing: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Figures:
     wheel_mb: float = 0.0
 
     def rows(self) -> list[tuple[str, Value]]:
-        """Name and value of every figure."""
+        """Return name and value of every figure."""
         return [
             ("modules", len(self.lengths)),
             ("lines", sum(self.lines.values())),
@@ -121,7 +121,7 @@ def measure(tree: Path) -> Figures:
 
 
 def count_lines(path: Path) -> Counter[str]:
-    """Count the lines of a module by their kind; a docstring is any text that is a statement of its own."""
+    """Count the lines of a module by kind; every string that is a statement counts as a docstring."""
     tree = ast.parse(path.read_bytes())
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     texts = [node for node in texts if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -142,7 +142,7 @@ def count_lines(path: Path) -> Counter[str]:
 
 
 def cpu_seconds(words: list[str], environment: dict[str, str], runs: int = 3) -> float:
-    """Return the least CPU time of some runs of Python, after one that writes the byte code."""
+    """Return the minimum CPU time of some runs of Python, after one for warm-up."""
     times = []
     for _ in range(runs + 1):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

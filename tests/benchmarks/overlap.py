@@ -35,13 +35,13 @@ from rephase.pipeline.worker import WorkerContext
 from tests.benchmarks.command_line import run_benchmark
 
 TARGET = 0.95
-"""The least part of the wall time that sampling should take."""
+"""Minimum fraction of the wall time for sampling."""
 
 _OTHER = ("lookup", "read", "prepare", "kspace", "commit")
 
 
 class Sleeper:
-    """A generator that holds the sampling lock for a time that is known, and needs no core for it."""
+    """A generator that holds the sampling lock for a known time without using a core."""
 
     name = "sleeper"
     nfe = 0
@@ -52,7 +52,7 @@ class Sleeper:
         self._seconds_a_slice = seconds_a_slice
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
-        """Wait, and give phase zero."""
+        """Wait, then return zero phase."""
         time.sleep(self._seconds_a_slice * len(magnitude))
         return torch.ones(magnitude.shape, dtype=torch.complex64)
 
@@ -65,7 +65,7 @@ def bench_overlap(
     workers: Sequence[int] = (1, 2),
     folder: Path | None = None,
 ) -> BenchResult:
-    """Build volumes whose sampling sleeps, with each number of workers.
+    """Build volumes whose sampling is a wait, with each number of workers.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def bench_overlap(
     workers
         Worker processes.
     folder
-        Where the temporary folder is made. The system's place where None.
+        Parent of the temporary folder; the system's default if None.
     """
     machine = machine_facts()
     rows: list[tuple[Value, ...]] = []
@@ -85,12 +85,12 @@ def bench_overlap(
             place = Path(temporary) / str(count)
             manifest = write_volumes(place, volumes_a_worker * count, num_slices, size)
             rows.append(_row(manifest, str(place / "c.zarr"), count, volumes_a_worker, seconds, num_slices))
-    settings = {"slices a volume": num_slices, "size": size, "sampling (s a volume)": seconds}
+    settings = {"slices per volume": num_slices, "size": size, "sampling (s per volume)": seconds}
     return BenchResult("overlap", machine, settings, [Table("Overlap", _COLUMNS, rows)], _NOTES)
 
 
 _COLUMNS = (
-    "workers", "volumes", "asked (s)", "sampling (s)", "other stages (s)", "wall (s)", "sampling / wall",
+    "workers", "volumes", "requested (s)", "sampling (s)", "other stages (s)", "wall (s)", "sampling / wall",
     "without overlap",
 )  # fmt: skip
 _NOTES = [
@@ -101,7 +101,7 @@ _NOTES = [
 
 
 def verdicts(result: BenchResult) -> dict[str, bool]:
-    """Compare sampling's part of the wall time with `TARGET`, for each number of workers."""
+    """Compare the fraction of the wall time for sampling with `TARGET`, for each number of workers."""
     place = _COLUMNS.index("sampling / wall")
     shares = {row[0]: float(row[place] or 0) for row in result.tables[0].rows}
     return {f"workers {n}: {share:.3f}, target at least {TARGET:g}": share >= TARGET for n, share in shares.items()}
@@ -139,7 +139,7 @@ def _prepare(seconds_a_slice: float, connection: Connection, build: ResolvedBuil
 
 
 def prepare_sleeper(setup: WorkerSetup, seconds_a_slice: float) -> WorkerContext:
-    """Make a worker process ready, with the sleeper for its generator."""
+    """Prepare a worker process with the sleeper as its generator."""
     return replace(prepare_worker(setup), generator=Sleeper(seconds_a_slice))
 
 

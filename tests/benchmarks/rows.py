@@ -1,4 +1,4 @@
-"""What the client of a build holds for every volume of a corpus, measured without building that many."""
+"""Memory of the client per volume of a corpus, measured without building the volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = ("volumes", "manifest (MB)", "rows (MB)", "writing the index (MB)", "
 
 
 def rows_table(folder: Path, counts: tuple[int, ...]) -> Table:
-    """Measure each number of volumes in a process of its own: what its memory grew by, step by step."""
+    """Measure the growth of memory by step, in a new process for each number of volumes."""
     rows: list[tuple[Value, ...]] = []
     for count in counts:
         words = [sys.executable, "-m", "tests.benchmarks.rows", str(folder), str(count)]
@@ -37,7 +37,7 @@ def rows_table(folder: Path, counts: tuple[int, ...]) -> Table:
 
 
 class _ManyNames(LocalStorage):
-    """Says that every volume is committed."""
+    """A storage in which every volume appears as committed."""
 
     def __init__(self, root: str, work: TaskList) -> None:
         super().__init__(root)
@@ -48,7 +48,7 @@ class _ManyNames(LocalStorage):
 
 
 def hold_rows(folder: Path, count: int) -> tuple[float, float, float, float, float]:
-    """Do what a client does with the receipts of so many volumes.
+    """Process the receipts of a number of volumes as a client does.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def _memory() -> int:
 
 
 def _peak() -> int:
-    """Give the most memory of this process; what `getrusage` says may be that of the process which started it."""
+    """Return the peak memory of this process; `getrusage` may report that of its parent."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

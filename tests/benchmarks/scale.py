@@ -35,7 +35,7 @@ from tests.benchmarks.command_line import run_benchmark
 from tests.benchmarks.rows import rows_table
 
 TARGETS = {"dask_ms": 10.0, "commit_ms": 40.0, "growth_mb": 200.0, "plan_s": 60.0, "plan_mb": 1000.0}
-"""The most that each figure may be."""
+"""Upper limit of each figure."""
 
 _FILES = 16
 _HERE = 200
@@ -45,7 +45,7 @@ _LOOK_S = 0.25
 
 @dataclass(frozen=True)
 class Process:
-    """What a process took: seconds of wall and CPU, memory in bytes at its most, and from its first sign of work."""
+    """Cost of a process: wall and CPU seconds, peak memory and its growth since the work started, in bytes."""
 
     wall_s: float
     cpu_s: float
@@ -72,7 +72,7 @@ def bench_scale(
     rows
         Of the manifest that is planned.
     folder
-        Where the temporary folder is made. The system's place where None.
+        Parent of the temporary folder; the system's default if None.
     """
     machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-scale-", dir=folder) as temporary:
@@ -85,20 +85,20 @@ def bench_scale(
         planned = _plan(place, rows)
         held = rows_table(place, tuple(max(rows // part, 1) for part in (100, 10)))
     cost = _cost_table(commit_ms, work_ms, empty, built, num_volumes)
-    settings = {"volumes": num_volumes, "slices a volume": num_slices, "size": size, "workers": workers, "rows": rows}
+    settings = {"volumes": num_volumes, "slices per volume": num_slices, "size": size, "workers": workers, "rows": rows}
     tables = [cost, _run_table(built, planned, num_volumes, num_slices), held]
     return BenchResult("scale", machine, settings, tables, _NOTES)
 
 
 _NOTES = [
-    "CPU time, so that other work on the machine hardly counts; Dask is measured with tasks that do no work",
-    "growth is the memory of client and scheduler, which are one process here, from its first volume to its most",
-    "the last table: one process for each line, that takes in as many receipts and writes their index, with no cluster",
+    "CPU time, which hardly depends on the load of the machine; Dask is measured with tasks without work",
+    "growth: memory of client and scheduler (one process here) from the first volume to the peak",
+    "the last table: one process per line reads as many receipts and writes their index, without a cluster",
 ]
 
 
 def figures(result: BenchResult) -> dict[str, float]:
-    """Give the figures that `TARGETS` bound."""
+    """Return the figures that `TARGETS` limits."""
     cost, runs, _ = result.tables
     by_part = {row[0]: row[1] for row in cost.rows}
     build, plan = (dict(zip(runs.columns, row, strict=True)) for row in runs.rows)
@@ -107,13 +107,13 @@ def figures(result: BenchResult) -> dict[str, float]:
         "commit_ms": by_part["commit to the store"],
         "growth_mb": build["growth (MB)"],
         "plan_s": plan["wall (s)"],
-        "plan_mb": plan["most memory (MB)"],
+        "plan_mb": plan["peak memory (MB)"],
     }
     return {name: float(value) for name, value in found.items()}
 
 
 def write_rows(folder: Path, num_volumes: int, num_slices: int, size: int) -> Path:
-    """Write a few volumes and a manifest with many rows over them; gives the manifest's path."""
+    """Write a few volumes and a manifest with many rows of them; return the manifest's path."""
     write_volumes(folder, min(_FILES, num_volumes), num_slices, size)
     manifest = folder / "many.csv"
     shape = (num_slices, size, size)
@@ -122,14 +122,14 @@ def write_rows(folder: Path, num_volumes: int, num_slices: int, size: int) -> Pa
 
 
 class _ClockedStore(CorpusStore):
-    """Adds up the CPU time of commits, that of zarr's own threads included: nothing else runs meanwhile."""
+    """A store that sums the CPU time of commits, including zarr's threads; nothing else may run meanwhile."""
 
     cpu_s = 0.0
 
     def commit_volume(
         self, name: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Commit under the clock."""
+        """Commit and add the CPU time."""
         start = time.process_time()
         try:
             return super().commit_volume(name, arrays, attributes)
@@ -138,13 +138,13 @@ class _ClockedStore(CorpusStore):
 
 
 def _commit_here(manifest: Path, root: Path, count: int) -> tuple[float, float, Outcome]:
-    """Build volumes in this process: CPU ms of a commit, of the whole volume, and the last outcome."""
+    """Build volumes in this process; return CPU ms per commit and per volume, and the last outcome."""
     worker = open_smooth_worker(root)
     store = _ClockedStore(worker.store.storage, worker.store.attributes)
     worker = replace(worker, store=store)
     rows = read_manifest(manifest)
     with one_thread():
-        build_volume(Task(rows[0]), worker)  # loads what is loaded at first use
+        build_volume(Task(rows[0]), worker)  # warm-up
         store.cpu_s, start = 0.0, time.process_time()
         for number in range(1, count):
             outcome = build_volume(Task(rows[number]), worker)
@@ -154,7 +154,7 @@ def _commit_here(manifest: Path, root: Path, count: int) -> tuple[float, float, 
 
 
 def hand_back(outcome: Outcome, task: Task) -> Outcome:
-    """Do no work; the outcome is as large as a true one."""
+    """Return an outcome of realistic size without any work."""
     return replace(outcome, name=task.name)
 
 
@@ -203,14 +203,14 @@ def _plan(folder: Path, rows: int) -> Process:
 
 
 def watch_command(words: Sequence[str], working: Callable[[], bool]) -> Process:
-    """Run `rephase` in a process of its own and watch its memory.
+    """Run `rephase` in a new process and record its memory.
 
     Parameters
     ----------
     words
-        Of the command line.
+        The command line.
     working
-        Tells when the growth begins to count.
+        Whether the work has started; growth counts from then on.
 
     Raises
     ------
@@ -263,11 +263,11 @@ def _cost_table(commit_ms: float, work_ms: float, empty: _Empty, built: Process,
         ("Dask, wall", rounded(empty.wall_ms)),
         ("client and scheduler of the build, start-up and index too", rounded(1000 * built.cpu_s / num_volumes)),
     ]
-    return Table("CPU time a volume", ("part", "ms"), rows)
+    return Table("CPU time per volume", ("part", "ms"), rows)
 
 
 def _run_table(built: Process, planned: Process, num_volumes: int, num_slices: int) -> Table:
-    columns = ("command", "wall (s)", "CPU (s)", "slices/s", "most memory (MB)", "growth (MB)")
+    columns = ("command", "wall (s)", "CPU (s)", "slices/s", "peak memory (MB)", "growth (MB)")
     rate = rounded(num_volumes * num_slices / built.wall_s)
     mega = [(rounded(one.peak / 1e6), rounded(one.growth / 1e6)) for one in (built, planned)]
     rows: list[tuple[Value, ...]] = [

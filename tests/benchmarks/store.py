@@ -38,7 +38,7 @@ _ON, _OFF = "with checks", "without"
 
 
 class _Unchecked(CorpusStore):
-    """Writes and flushes, and looks at nothing: no checksum, nothing decoded, nothing read back."""
+    """A store that writes and flushes without checksum, decoding or read-back."""
 
     def _write(
         self, key: str, data: bytes, layout: ArrayLayout | None = None, values: NDArray[Any] | None = None
@@ -48,7 +48,7 @@ class _Unchecked(CorpusStore):
 
 
 class _TimedStorage(LocalStorage):
-    """Adds up the time that writing and flushing takes."""
+    """A storage that sums the time of writing and flushing."""
 
     seconds = 0.0
 
@@ -66,7 +66,7 @@ def bench_store(
     model_rounds: int = 3,
     folder: Path | None = None,
 ) -> BenchResult:
-    """Commit a generated volume again and again, with the checks and without in turn; then build with the model so.
+    """Commit a generated volume repeatedly, with and without the checks in turn; then build with the model likewise.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ def bench_store(
     rounds
         Commits of each kind.
     model_slices, model_rounds
-        Slices of the volume that is built with the model, and how often; 0 leaves it out.
+        Slices of the volume that is built with the model, and number of builds; no build for 0 slices.
     folder
-        Where the temporary folder is made: the disk is part of what is measured. The system's place where None.
+        Parent of the temporary folder, whose disk is part of the measurement; the system's default if None.
     """
     machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary, one_thread():
@@ -94,12 +94,12 @@ def bench_store(
         "writing: compressing, writing and flushing; medians, with and without in turn",
     ]
     if not modelled:
-        notes.append("no build with the model: no weights are installed, or it was left out")
+        notes.append("no build with the model: no weights are installed, or none was requested")
     return BenchResult("store", machine, settings, tables, notes)
 
 
 class _Builds:
-    """Builds one volume over and over in this process."""
+    """Repeated builds of one volume in this process."""
 
     def __init__(self, folder: Path, options: BuildOptions, num_slices: int, size: int) -> None:
         self._task = Task(next(iter(read_manifest(write_volumes(folder, 1, num_slices, size)))))
@@ -113,7 +113,7 @@ class _Builds:
         self._stores = {_ON: CorpusStore(self.storage, attributes), _OFF: _Unchecked(self.storage, attributes)}
 
     def build(self, kind: str) -> tuple[float, float, float]:
-        """Build the volume anew; gives the seconds in all, of the commit, and of writing and flushing in it."""
+        """Build the volume; return seconds in all, of the commit, and of writing and flushing."""
         worker: WorkerContext = replace(self._worker, store=self._stores[kind])
         worker.store.discard(self._task.name)
         self.storage.seconds = 0.0
@@ -125,7 +125,7 @@ class _Builds:
         return seconds, outcome.seconds["commit"], self.storage.seconds
 
     def medians(self, rounds: int) -> dict[str, tuple[float, float, float]]:
-        """Build with checks and without in turn, after one of each that warms up."""
+        """Build with and without checks in turn, after one of each for warm-up; return the median seconds."""
         found: dict[str, list[tuple[float, float, float]]] = {_ON: [], _OFF: []}
         with _bar(2 * rounds + 2) as step:
             for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""The benchmarks of this folder, run by hand: each starts, and the cheapest one runs to its end."""
+"""The benchmarks of this folder: each can be imported, and the cheapest one runs."""
 
 from __future__ import annotations
 

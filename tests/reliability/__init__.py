@@ -1,1 +1,1 @@
-"""All cases of all faults, and the table of what they came to."""
+"""All cases of all faults, and the table of their results."""

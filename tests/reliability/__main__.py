@@ -1,7 +1,7 @@
-"""All cases of all faults: `python -m tests.reliability`. Exit status 1 where a case failed.
+"""All cases of all faults: `python -m tests.reliability`. Exit status 1 if a case failed.
 
-Runs every test that records a `fault`, with those that `pytest` leaves out by default, then the fuzzing harness, and
-prints the table that stands in augment/RELIABILITY.md; `-o` writes it there.
+Runs every test that records a `fault`, also those that pytest deselects by default, then the fuzzing harness, and
+prints the table of augment/RELIABILITY.md; `-o` writes it into a document.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PROJECT = Path(__file__).parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run everything, print the table, and write it where told."""
+    """Run everything, print the table, and write it into `--output`."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("-k", metavar="WORDS", help="only tests that match, as pytest's -k")
     parser.add_argument("--fuzz-cases", type=int, default=10_000, metavar="N", help="0: none (default: 10000)")
     parser.add_argument("--seed", type=int, default=1, help="of the fuzzing (default: 1)")
-    parser.add_argument("--junit", type=Path, metavar="XML", help="take these results; run no test")
-    parser.add_argument("--fuzz", type=Path, metavar="JSON", help="take these counts; run no fuzzing")
-    parser.add_argument("-o", "--output", type=Path, metavar="MD", help="put the table into this document")
+    parser.add_argument("--junit", type=Path, metavar="XML", help="use these results instead of running the tests")
+    parser.add_argument("--fuzz", type=Path, metavar="JSON", help="use these counts instead of fuzzing")
+    parser.add_argument("-o", "--output", type=Path, metavar="MD", help="document that receives the table")
     options = parser.parse_args(arguments)
     folder = PROJECT / "runs"
     folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_tests(junit: Path, words: str | None) -> Path:
-    """Run the modules that record a fault, all their cases."""
+    """Run all cases of the modules that record a fault."""
     modules = [str(path) for path in sorted((PROJECT / "tests").rglob("test_*.py")) if records_fault(path)]
     command = [sys.executable, "-m", "pytest", "-m", "", "-q", f"--junitxml={junit}", *modules]
     subprocess.run([*command, *(["-k", words] if words else [])], cwd=PROJECT, check=False)
@@ -53,7 +53,7 @@ def run_tests(junit: Path, words: str | None) -> Path:
 
 
 def records_fault(module: Path) -> bool:
-    """Tell whether tests of a module stand in the table."""
+    """Return whether a module has tests of the table."""
     return 'record_property("fault"' in module.read_text(encoding="utf-8")
 
 
@@ -65,7 +65,7 @@ def run_fuzz(output: Path, cases: int, seed: int) -> Path:
 
 
 def fuzz_row(counts: Path) -> Row:
-    """Make a row of the harness's counts."""
+    """Return the row of the harness's counts."""
     report = json.loads(counts.read_text(encoding="utf-8"))
     failed = len(report["faults"])
     return Row("hostile input: fuzzing, the long run", report["cases"] - failed, failed, 0)

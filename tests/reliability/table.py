@@ -16,7 +16,7 @@ BEGIN, END = "<!-- begin: make reliability -->\n", "<!-- end -->\n"
 
 @dataclass(frozen=True)
 class Row:
-    """One fault and how its cases went."""
+    """The results of one fault."""
 
     fault: str
     passed: int
@@ -38,7 +38,7 @@ def read_rows(junit: Path) -> list[Row]:
 
 
 def _num_cases(case: ElementTree.Element) -> int:
-    """A test that goes through many cases by itself records how many; one that fails stops at the first."""
+    """Return the number of cases: a test of many cases records it; a failed test counts as one."""
     told = [one.get("value") for one in case.iter("property") if one.get("name") == "cases"]
     return int(told[0] or 1) if told and _outcome(case) == "passed" else 1
 
@@ -50,7 +50,7 @@ def _outcome(case: ElementTree.Element) -> str:
 
 
 def render(rows: list[Row], where: str) -> str:
-    """Write the table, with the sums and the machine."""
+    """Format the table with sums and machine."""
     lines = ["| fault | cases | held | not held | skipped |", "|---|---|---|---|---|"]
     lines += [
         f"| {row.fault} | {row.passed + row.failed + row.skipped} | {row.passed} | {row.failed} | {row.skipped} |"
@@ -63,7 +63,7 @@ def render(rows: list[Row], where: str) -> str:
 
 
 def replace_table(document: str, table: str) -> str:
-    """Put the table between the marks of a document.
+    """Replace the table between the marks of a document.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def replace_table(document: str, table: str) -> str:
 
 
 def machine() -> str:
-    """Name the machine: cores and the processor's maker."""
+    """Describe the machine: cores and processor."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
