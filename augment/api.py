@@ -40,8 +40,6 @@ def build(
 ) -> BuildSummary:
     """Build a corpus, or resume it: volumes that are committed are skipped.
 
-    Call it under `if __name__ == "__main__":` in a script, since worker processes import the script.
-
     Parameters
     ----------
     manifest

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import spawn
 from typing import Any
 
 import dask
@@ -52,6 +53,7 @@ MEMORY_SHARE = 0.9
 """Share of the machine's memory for workers; the rest is for the client, the scheduler and the page cache."""
 CLOSE_S, CLOSE_AT_ONCE_S = 30.0, 10.0
 """Seconds that workers have to stop; the latter after Ctrl-C."""
+_PREPARE = spawn.get_preparation_data
 STRIKES = 2
 """Number of workers that may die under one task before it is given up: one beside other tasks, one alone."""
 
@@ -168,7 +170,7 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
-    with dask.config.set(config), quiet(), ExitStack() as stack:
+    with dask.config.set(config), quiet(), _main_module_kept_out(), ExitStack() as stack:
         if forks:
             get_mp_context().set_forkserver_preload(["distributed.nanny", *preload])  # after Dask has set its own list
         try:
@@ -188,6 +190,28 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
                 "use another --cluster"
             ) from None
         yield cluster
+
+
+@contextmanager
+def _main_module_kept_out() -> Iterator[None]:
+    """Start workers without running the user's script in them.
+
+    `multiprocessing` imports the main module of the program in every process that it starts, so that functions of it
+    can be unpickled there. Tasks of workers are functions of importable modules, so they do not need it; and a script
+    that builds outside of `if __name__ == "__main__":` would begin a build in each of its own workers.
+    """
+
+    def prepare(name: str) -> dict[str, object]:
+        data: dict[str, object] = _PREPARE(name)
+        if name.startswith("Dask Worker process"):
+            data = {key: value for key, value in data.items() if not key.startswith("init_main_from")}
+        return data
+
+    spawn.get_preparation_data = prepare
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = _PREPARE
 
 
 def _close(cluster: SpecCluster) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +286,24 @@ def test_a_second_builder_is_refused_while_the_first_one_works(scheduler, tmp_pa
         run_build(scheduler, manifest, root)
     assert not root.exists()
     assert run_build(scheduler, manifest, root).built == 1
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+import rephase
+with Path(sys.argv[2]).open("a") as file:
+    file.write("once")
+summary = rephase.build(sys.argv[1], sys.argv[3], phase="zero", workers=1, dashboard_address=":0", progress=False)
+sys.exit(summary.exit_status)
+"""
+
+
+def test_a_script_builds_without_a_guard_and_workers_do_not_run_it(tmp_path):
+    script, ran = tmp_path / "script.py", tmp_path / "ran.txt"
+    script.write_text(UNGUARDED)
+    words = [sys.executable, script, write_volumes(tmp_path, 1), ran, tmp_path / "c.zarr"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ran.read_text() == "once"
