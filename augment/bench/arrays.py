@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.bench.phantom import make_magnitude
-from rephase.corpus.index import REQUIRED_COLUMNS, index_row, sealed_document
+from rephase.corpus.index import REQUIRED_COLUMNS, index_document, index_row
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.store import CorpusStore
@@ -83,7 +83,7 @@ def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: 
         "receipt_sha256": [random.bytes(32).hex() for _ in range(num_volumes)],
     }
     columns = {column: own.get(column) or [row[column]] * num_volumes for column in REQUIRED_COLUMNS}
-    store.storage.put("index/zarr.json", sealed_document({"num_volumes": num_volumes, "columns": columns}))
+    store.storage.put("index/zarr.json", b"".join(index_document(columns)))
 
 
 def drop_from_cache(paths: Iterable[Path]) -> None:

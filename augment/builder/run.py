@@ -174,7 +174,6 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._index.close()
         with suppress(OSError):  # a full disk, which the summary tells of
             self._log.close()
 

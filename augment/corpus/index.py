@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,62 +16,12 @@ from rephase.errors import RequestError
 from rephase.facts import facts_where
 from rephase.files import sha256
 
-SEAL_KEY = "crc32"
-
-
-_SEAL = re.compile(rb'"crc32": "([0-9a-f]{8})"')
-
-
-_TAIL_BYTES = 4096
-
-
-SEAL_BLANK = "0" * 8
-
-
-def sealed_document(attributes: Mapping[str, Any]) -> bytes:
-    """Give the document of a group with `crc32` among its attributes: of its bytes, with eight zeros in its place."""
-    document = group_document({**attributes, SEAL_KEY: SEAL_BLANK}, indent=None)
-    place = _place(document)
-    return document[: place.start] + _checksum(document, place) + document[place.stop :]
-
-
-def check_seal(document: bytes) -> None:
-    """Compare a document with the checksum in it.
-
-    Raises
-    ------
-    ValueError
-        If it has none, or another one.
-    """
-    place = _place(document)
-    if document[place.start : place.stop] != _checksum(document, place):
-        raise ValueError("its bytes are not what its crc32 says")
-
-
-def _place(document: bytes) -> slice:
-    """Where the checksum stands: behind the columns, which are all but the whole document."""
-    start = max(len(document) - _TAIL_BYTES, 0)
-    found = list(_SEAL.finditer(document, start))
-    if not found:
-        raise ValueError("it has no crc32")
-    return slice(found[-1].start(1), found[-1].end(1))
-
-
-def _checksum(document: bytes, place: slice) -> bytes:
-    view = memoryview(document)  # a slice of bytes would be a second copy of them
-    checksum = zlib.crc32(view[: place.start])
-    checksum = zlib.crc32(SEAL_BLANK.encode(), checksum)
-    return f"{zlib.crc32(view[place.stop :], checksum):08x}".encode()
-
-
 INDEX_KEY = "index/zarr.json"
-
 
 _COPIED = (
     "acquisition", "max", "norm", "patient_id", "orientation", "scale", "phase_generator", "nfe", "noise_sigma",
     "oversampling", "padding_left", "padding_right", "storage", "num_slices", "seed", "replica",
 )  # fmt: skip
-
 _DERIVED = (
     "name", "num_coils", "height", "width", "target", "target_height", "target_width", "kspace_chunks_per_shard",
     "target_chunks_per_shard", "spacing_slice_mm", "spacing_height_mm", "spacing_width_mm", "has_mask",
@@ -83,6 +34,59 @@ OPTIONAL_COLUMNS = facts_where(in_index=True, always=False)
 
 COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 """Every column; augment/FORMAT.md says what each holds."""
+
+_CHECKSUM_KEY = "crc32"
+_CHECKSUM = re.compile(rb'"crc32": "([0-9a-f]{8})"')
+_BLANK = "0" * 8
+"""Stands in the place of the checksum while it is computed."""
+
+_TAIL_BYTES = 4096
+_MARK = "@"
+_encode = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
+
+
+def index_document(columns: Mapping[str, Sequence[Any]]) -> Iterator[bytes]:
+    """Yield the document of an index column by column, with the CRC-32 of its bytes at the end.
+
+    Parameters
+    ----------
+    columns
+        A list of JSON values for each of `COLUMNS`, all of one length. Optional ones without any value are left out.
+    """
+    names = sorted(
+        name
+        for name, values in columns.items()
+        if name not in OPTIONAL_COLUMNS or any(value is not None for value in values)
+    )
+    attributes = {
+        "num_volumes": len(columns["name"]), "columns": dict.fromkeys(names, _MARK), _CHECKSUM_KEY: _BLANK
+    }  # fmt: skip
+    *heads, end = group_document(attributes, indent=None).split(f'"{_MARK}"'.encode())
+    checksum = 0
+    for name, head in zip(names, heads, strict=True):
+        piece = head + _encode(columns[name]).encode()
+        checksum = zlib.crc32(piece, checksum)
+        yield piece
+    yield end.replace(f'"{_BLANK}"'.encode(), f'"{zlib.crc32(end, checksum):08x}"'.encode(), 1)
+
+
+def verify_checksum(document: bytes) -> None:
+    """Check a document against the CRC-32 in it, which stands in for eight zeros.
+
+    Raises
+    ------
+    ValueError
+        If it has none, or another one.
+    """
+    # behind the columns, which are nearly the whole document
+    found = list(_CHECKSUM.finditer(document, max(len(document) - _TAIL_BYTES, 0)))
+    if not found:
+        raise ValueError("it has no crc32")
+    start, stop = found[-1].span(1)
+    view = memoryview(document)  # slices of bytes would be copies
+    checksum = zlib.crc32(view[stop:], zlib.crc32(_BLANK.encode(), zlib.crc32(view[:start])))
+    if document[start:stop] != f"{checksum:08x}".encode():
+        raise ValueError("its bytes do not match its crc32")
 
 
 @dataclass(frozen=True)
@@ -112,25 +116,16 @@ class CorpusIndex:
         return self.columns["name"]
 
     def row(self, position: int) -> dict[str, Any]:
-        """Give every column's value for one volume."""
+        """Return every column's value for one volume."""
         return {column: values[position] for column, values in self.columns.items()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Give every volume's row in order."""
+        """Yield the row of every volume in order."""
         return (self.row(position) for position in range(len(self)))
 
 
-def written_columns(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return the columns that an index document has: optional ones only where a volume has the fact."""
-    return {
-        name: values
-        for name, values in columns.items()
-        if name not in OPTIONAL_COLUMNS or any(value is not None for value in values)
-    }
-
-
 def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Derive a volume's row from its receipt alone."""
+    """Return a volume's row, which follows from its receipt alone."""
     arrays = receipt["arrays"]
     kspace = arrays["kspace"]["shape"]
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
@@ -157,15 +152,15 @@ def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_index(root: str | os.PathLike[str], sealed: bool = True) -> CorpusIndex:
+def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
     """Open a corpus through its index: two objects are read, whatever its size.
 
     Parameters
     ----------
     root
         Path or URL of the corpus.
-    sealed
-        Whether the index must be what its checksum says; False for those who compare it with the receipts.
+    check
+        Whether the index must match its checksum; False for callers that compare it with the receipts.
 
     Raises
     ------
@@ -175,25 +170,26 @@ def read_index(root: str | os.PathLike[str], sealed: bool = True) -> CorpusIndex
     storage = open_storage(root)
     attributes = open_attributes(storage)
     where = f"{storage.root}/{INDEX_KEY}"
-    mend = f"write it anew with 'rephase repair {storage.root}'"
+    fix = f"rebuild it with 'rephase repair {storage.root}'"
     document = storage.get(INDEX_KEY)
     if document is None:
-        raise RequestError(f"{where}: the corpus has no index; {mend}")
+        raise RequestError(f"{where}: the corpus has no index; {fix}")
     try:
         index = group_attributes(document, where)
     except ValueError as error:
-        raise RequestError(f"{error}; {mend}") from None
-    if not index:
+        raise RequestError(f"{error}; {fix}") from None
+    if not index:  # of a new corpus
         return CorpusIndex(storage.root, attributes, {column: [] for column in COLUMNS})
     columns, count = index.get("columns"), index.get("num_volumes")
     if not isinstance(columns, dict) or not isinstance(count, int):
-        raise RequestError(f"{where}: no columns; {mend}")
+        raise RequestError(f"{where}: no columns; {fix}")
     columns = {**{column: [None] * count for column in OPTIONAL_COLUMNS}, **columns}
     for column in COLUMNS:
         if not isinstance(columns.get(column), list) or len(columns[column]) != count:
-            raise RequestError(f"{where}: column {column} is missing or has not {count} rows; {mend}")
-    try:
-        check_seal(document) if sealed else None
-    except ValueError as error:
-        raise RequestError(f"{where}: {error}; {mend}") from None
+            raise RequestError(f"{where}: column {column} is missing or does not have {count} rows; {fix}")
+    if check:
+        try:
+            verify_checksum(document)
+        except ValueError as error:
+            raise RequestError(f"{where}: {error}; {fix}") from None
     return CorpusIndex(storage.root, attributes, columns)

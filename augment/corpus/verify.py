@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rephase.corpus.index import COLUMNS, INDEX_KEY, CorpusIndex, read_index, sealed_document, written_columns
+from rephase.corpus.index import COLUMNS, INDEX_KEY, CorpusIndex, index_document, read_index
 from rephase.corpus.layout import CONVENTIONS, corpus_attributes, group_attributes, group_document
 from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.store import CorpusStore
@@ -194,7 +194,7 @@ def root_faults(attributes: Mapping[str, Any]) -> list[str]:
 def _compare_index(store: CorpusStore, rows: Mapping[str, dict[str, Any] | None], found: _Findings) -> None:
     """Compare the index with what the receipts say; volumes with faults of their own count as present."""
     try:
-        index = read_index(store.root, sealed=False)
+        index = read_index(store.root, check=False)
     except RequestError as error:
         found.add_document(INDEX_KEY, str(error))
         return
@@ -237,8 +237,8 @@ def _compare_spelling(
 ) -> None:
     """Compare the index's bytes with those that the receipts give in the index's own order."""
     names = index.names
-    columns = written_columns({column: [rows[name][column] for name in names] for column in COLUMNS})
-    documents = [sealed_document({"num_volumes": len(names), "columns": columns})]
+    columns = {column: [rows[name][column] for name in names] for column in COLUMNS}
+    documents = [b"".join(index_document(columns))]
     if not names:
         documents.append(group_document({}))  # a corpus that was begun and has none yet
     if store.storage.get(INDEX_KEY) not in documents:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, check_seal, read_index
+from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, read_index, verify_checksum
 from rephase.corpus.layout import open_attributes
 from rephase.corpus.storage.open import open_storage
 from rephase.facts import FACTS, facts_where
@@ -141,7 +141,7 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
 
 def _is_sealed(document: bytes) -> bool:
     try:
-        check_seal(document)
+        verify_checksum(document)
     except ValueError:
         return False
     return True

@@ -10,7 +10,7 @@ import zarr
 from paths import PROJECT
 from phantom_corpus import make_arrays, make_attributes, make_corpus
 
-from rephase.corpus.index import COLUMNS, INDEX_KEY, index_row, read_index, sealed_document
+from rephase.corpus.index import COLUMNS, INDEX_KEY, index_document, index_row, read_index
 from rephase.corpus.index_writer import IndexBuilder, write_index
 from rephase.corpus.layout import DTYPES, group_document
 from rephase.corpus.receipt import OPTIONAL_KEYS, REQUIRED_KEYS, STORE_KEYS
@@ -90,9 +90,9 @@ def test_a_new_corpus_has_an_empty_index(tmp_path):
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (None, "the corpus has no index; write it anew with 'rephase repair"),
+        (None, "the corpus has no index; rebuild it with 'rephase repair"),
         (b"{", "not JSON"),
-        (group_document({"num_volumes": 1, "columns": {"name": ["a"]}}), "is missing or has not 1 rows"),
+        (group_document({"num_volumes": 1, "columns": {"name": ["a"]}}), "does not have 1 rows"),
         (group_document({"num_volumes": 1}), "no columns"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_hundred_thousand_rows_open_in_little_more_than_the_time_of_their_json
     row = index_row("a", store.receipt("a"))
     columns = {column: [row[column]] * 100_000 for column in COLUMNS}
     columns["name"] = [f"volume-{number:06d}" for number in range(100_000)]
-    document = sealed_document({"num_volumes": 100_000, "columns": columns})
+    document = b"".join(index_document(columns))
     store.storage.put(INDEX_KEY, document)
     opening, parsing = [], []
     for _ in range(3):  # in turn, so that a busy machine slows both
