@@ -79,7 +79,7 @@ assert b"flip_deg" not in Path(corpus, "index/zarr.json").read_bytes()
 assert KSpaceSlices(corpus)[0][3]["coil"] == ""
 assert build_volume(Task(known), worker).status == "built"
 write_index(worker.store, ["known", "unknown"])
-assert verify_corpus(corpus).faults == []
+assert verify_corpus(corpus).problems == []
 
 receipt = CorpusStore.open(corpus).receipt("known")
 found = {key: receipt[key] for key in ("flip_deg", "coil", "coil_assumed", "voxel_mm", "te_ms")}

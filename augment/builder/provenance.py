@@ -14,7 +14,7 @@ from rephase.builder.runlog import read_run, run_names
 from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attributes
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
-from rephase.corpus.verify import ROOT_KEY, root_faults
+from rephase.corpus.verify import ROOT_KEY, check_root
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.shipped import WEIGHTS, shipped_weights
@@ -50,7 +50,7 @@ def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
         attributes = group_attributes(document, ROOT_KEY)
     except ValueError:
         attributes = {}
-    if document is not None and not root_faults(attributes):
+    if document is not None and not check_root(attributes):
         return attributes, False
     if document is None and not storage.children("volumes"):
         raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")

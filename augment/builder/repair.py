@@ -16,7 +16,7 @@ from rephase.corpus.index import INDEX_KEY, read_index
 from rephase.corpus.index_writer import read_names, write_index
 from rephase.corpus.layout import group_document
 from rephase.corpus.lease import Lease
-from rephase.corpus.receipt import receipt_faults
+from rephase.corpus.receipt import check_receipt
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, VOLUMES_KEY, verify_store
@@ -108,14 +108,14 @@ class _Repair:
         self._found = verify_store(self._store, progress=progress)
         found = self._found
         documents = [ROOT_KEY, *found.documents] if self._recovered else found.documents
-        faults = [("", f"{ROOT_KEY}: is damaged"), *found.faults] if self._recovered else found.faults
+        problems = [("", f"{ROOT_KEY}: is damaged"), *found.problems] if self._recovered else found.problems
         self.summary = RepairSummary(
             root,
             num_volumes=found.num_volumes,
-            faults=faults,
+            problems=problems,
             damaged=found.damaged,
             documents=list(dict.fromkeys(documents)),
-            strays=found.strays,
+            unexpected=found.unexpected,
             dry_run=options.dry_run,
         )
         self._manifest, self._path = self._read_manifest()
@@ -149,7 +149,7 @@ class _Repair:
         digest = self._index_digests.get(name)
         try:
             receipt = self._store.receipt(name)
-            own = None if receipt is None or receipt_faults(receipt) else receipt_digest(receipt)
+            own = None if receipt is None or check_receipt(receipt) else receipt_digest(receipt)
         except (VolumeError, ValueError, TypeError, ArithmeticError):
             receipt, own = None, None
         expected = ExpectedVolume(tuple(one for one in (digest, own) if one is not None), accept=self._build.overwrite)
@@ -165,7 +165,7 @@ class _Repair:
     @cached_property
     def _index_digests(self) -> dict[str, str]:
         try:
-            rows = read_index(self._store.root, sealed=False).rows()
+            rows = read_index(self._store.root, check=False).rows()
             return {row["name"]: row["receipt_sha256"] for row in rows if isinstance(row["receipt_sha256"], str)}
         except (RequestError, TypeError):
             return {}
@@ -190,13 +190,13 @@ class _Repair:
         return tasks
 
     def mend(self, lease: Lease, say: Say | None, bar: bool) -> None:
-        """Write documents anew, remove strays where told, make the damaged volumes again, write the index."""
+        """Write documents anew, remove unexpected where told, make the damaged volumes again, write the index."""
         if ROOT_KEY in self.summary.documents:
             self._store.write_attributes(self._store.attributes)
         if VOLUMES_KEY in self.summary.documents:
             self._store.storage.put(VOLUMES_KEY, group_document({}))
         if self._options.delete_unexpected:
-            for key in self.summary.strays:
+            for key in self.summary.unexpected:
                 self._store.storage.delete_tree(key)
                 self.summary.removed.append(key)
         if self._tasks:

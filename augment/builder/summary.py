@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rephase.builder.runlog import Failure
-from rephase.corpus.verify import fault_lines
+from rephase.corpus.verify import problem_lines
 from rephase.pipeline.task import Outcome
 from rephase.text import format_bytes, format_seconds
 
@@ -165,7 +165,7 @@ class RepairSummary:
     ----------
     num_volumes
         Committed volumes that were looked at.
-    faults
+    problems
         As `verify` lists them.
     damaged
         Volumes that are to be made again.
@@ -176,7 +176,7 @@ class RepairSummary:
         Volumes that could not be made again, with the reason.
     documents
         Documents of the corpus itself that were written anew.
-    strays, removed
+    unexpected, removed
         What belongs to nothing in the corpus; what of it was removed.
     dry_run, interrupted, stopped
         How it ended; as in `BuildSummary`.
@@ -184,13 +184,13 @@ class RepairSummary:
 
     corpus: str
     num_volumes: int = 0
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
     documents: list[str] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     dry_run: bool = False
     interrupted: bool = False
@@ -202,9 +202,9 @@ class RepairSummary:
         if self.interrupted:
             return 130
         if self.dry_run:
-            return 1 if self.faults else 0
+            return 1 if self.problems else 0
         left = set(self.damaged) - {*self.restored, *self.replaced}
-        return 1 if left or self.stopped or len(self.removed) < len(self.strays) else 0
+        return 1 if left or self.stopped or len(self.removed) < len(self.unexpected) else 0
 
     def to_json(self) -> dict[str, Any]:
         """Give all of it as a JSON object."""
@@ -212,10 +212,10 @@ class RepairSummary:
 
     def lines(self) -> list[str]:
         """Say it in words."""
-        lines = fault_lines(self.faults)
+        lines = problem_lines(self.problems)
         if self.dry_run:
             lines.append(f"would make {len(self.damaged) - len(self.failed)} volumes again{self._written('write')}")
-        elif self.faults:
+        elif self.problems:
             lines.append(
                 f"{len(self.restored)} volumes made again, byte-equal to what was lost{self._written('wrote')}"
             )
@@ -223,19 +223,19 @@ class RepairSummary:
             shown = ", ".join(self.replaced[:_SHOWN_REPAIRED])
             lines.append(f"{len(self.replaced)} volumes made as other ones than before: {shown}")
         lines += listed(self.failed, "cannot be made again; the reason of each:")
-        if self.strays:
+        if self.unexpected:
             what = "removed" if self.removed else "left in place; --delete-unexpected removes them"
-            lines.append(f"{len(self.strays)} objects that belong to nothing in the corpus: {what}")
+            lines.append(f"{len(self.unexpected)} objects that belong to nothing in the corpus: {what}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
-        looked = f"{self.num_volumes} volumes checked, {len(self.faults) or 'no'} errors"
+        looked = f"{self.num_volumes} volumes checked, {len(self.problems) or 'no'} errors"
         return [*lines, f"{self.corpus}: {looked}{self._say_end()}"]
 
     def _written(self, verb: str) -> str:
         return f"; {verb} {', '.join(self.documents)}" if self.documents else ""
 
     def _say_end(self) -> str:
-        if not self.faults:
+        if not self.problems:
             return ""
         return {0: ", all of them mended", 130: "; interrupted"}.get(
             self.exit_status, "; nothing was changed" if self.dry_run else "; not all of them mended"

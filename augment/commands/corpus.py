@@ -108,7 +108,7 @@ def verify_corpus(arguments: argparse.Namespace) -> CommandResult:
     with progress_bar("verifying") as progress:
         result = verify.verify_corpus(arguments.corpus, arguments.workers, progress)
     checked = f"{result.num_volumes} volumes, {result.num_slices} slices, {format_bytes(result.num_bytes)} read"
-    lines = verify.fault_lines(result.faults)
+    lines = verify.problem_lines(result.problems)
     if result.unfinished:
         lines.append(f"{len(result.unfinished)} volumes were started and not committed; the next build rebuilds them")
     if result.other_recipe:
@@ -116,7 +116,7 @@ def verify_corpus(arguments: argparse.Namespace) -> CommandResult:
             f"{len(result.other_recipe)} volumes were built by another recipe than that of the corpus, such as "
             f"{result.other_recipe[0]}; 'rephase build --overwrite' with all rows rebuilds them"
         )
-    lines.append(f"{arguments.corpus}: {checked}: {len(result.faults) or 'no'} errors")
+    lines.append(f"{arguments.corpus}: {checked}: {len(result.problems) or 'no'} errors")
     return CommandResult(0 if result.ok else 1, lines, {**asdict(result), "ok": result.ok})
 
 

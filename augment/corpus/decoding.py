@@ -1,7 +1,7 @@
-"""Read single slices out of a shard: one read for its index, one for the chunk, and every checksum is checked.
+"""Read single slices of a shard: one read for its index, one for the chunk; every checksum is checked.
 
-This is the decoding half of the format, written without `zarr`: a slice costs a few system calls. A test holds it equal
-to plain `zarr`.
+The decoding half of the format, without `zarr`, so that a slice costs a few system calls. A test compares it with plain
+`zarr`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.base import Storage
 from rephase.errors import RephaseError
 
-# Blosc's own threads do not survive a fork, and a context without them is what gives equal bytes.
+# Blosc's own threads do not survive a fork, and without them equal values give equal bytes.
 numcodecs.blosc.use_threads = False
 
 _CRC_BYTES = 4
@@ -31,18 +31,18 @@ _MISSING = np.uint64(2**64 - 1)
 _INDEXES_BYTES = 2**20
 
 Bytes: TypeAlias = bytes | NDArray[np.uint8]
-"""What a chunk or an index is read into: bytes, or a buffer that is used again."""
+"""What a chunk or an index is read into: bytes, or a reused buffer."""
 
 _kept = threading.local()
 
 
 class ShardError(RephaseError):
-    """A shard does not hold what format 1 says."""
+    """A shard violates format 1."""
 
 
 def _check_crc(data: Bytes, what: str) -> NDArray[np.uint8]:
     if len(data) < _CRC_BYTES:
-        raise ShardError(f"{what} is cut off")
+        raise ShardError(f"{what} is truncated")
     values = np.frombuffer(data, np.uint8)  # a view: slices of bytes would be copies
     body = values[:-_CRC_BYTES]
     if google_crc32c.value(body) != int.from_bytes(values[-_CRC_BYTES:].tobytes(), "little"):
@@ -51,25 +51,25 @@ def _check_crc(data: Bytes, what: str) -> NDArray[np.uint8]:
 
 
 def parse_index(tail: bytes, chunks_per_shard: int) -> NDArray[np.uint64]:
-    """Read a shard's index, the last bytes of the shard, as (chunk, [offset, length]).
+    """Decode a shard's index, the last bytes of the shard, as (chunk, [offset, length]).
 
     Raises
     ------
     ShardError
-        If it is cut off or its checksum is wrong.
+        If it is truncated or its checksum is wrong.
     """
     if len(tail) != index_bytes(chunks_per_shard):
-        raise ShardError("the shard index is cut off")
+        raise ShardError("the shard index is truncated")
     return np.frombuffer(_check_crc(tail, "the shard index"), dtype="<u8").reshape(chunks_per_shard, 2)
 
 
 def index_bytes(chunks_per_shard: int) -> int:
-    """Give the length of a shard's index: two 64-bit numbers a chunk and a crc32c."""
+    """Return the length of a shard's index: two 64-bit numbers per chunk and a crc32c."""
     return 16 * chunks_per_shard + _CRC_BYTES
 
 
 def decode_chunk(data: Bytes, layout: ArrayLayout) -> NDArray[Any]:
-    """Undo crc32c and blosc.
+    """Check the crc32c of a chunk and decompress it.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def decode_chunk(data: Bytes, layout: ArrayLayout) -> NDArray[Any]:
 
 
 def _decoded_bytes(body: NDArray[np.uint8]) -> int:
-    """Length after decompression, from blosc's header, which must be of one piece with its body."""
+    """Return the length after decompression from blosc's header, which must state the length of the frame, too."""
     if len(body) < _BLOSC_HEADER or int.from_bytes(body[12:16].tobytes(), "little") != len(body):
         raise ShardError("the chunk does not decompress (not one blosc frame)")
     return int.from_bytes(body[4:8].tobytes(), "little")
@@ -101,7 +101,7 @@ def decode_shard(data: bytes, layout: ArrayLayout, num_chunks: int) -> Iterator[
     Raises
     ------
     ShardError
-        If a chunk is missing, cut off or fails its checksum, or if the shard holds more than its chunks.
+        If a chunk is missing, truncated or fails its checksum, or if the shard holds more than its chunks.
     """
     size = index_bytes(layout.chunks_per_shard)
     index = parse_index(data[-size:], layout.chunks_per_shard)
@@ -116,12 +116,12 @@ def decode_shard(data: bytes, layout: ArrayLayout, num_chunks: int) -> Iterator[
 def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
     """Read a part of an object; on a local disk into a buffer of this thread, valid until its next call.
 
-    A fresh buffer of some megabytes costs as much as reading it: its pages must be made first.
+    A new buffer of some megabytes costs as much as reading into it, since its pages must be allocated first.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such object.
+        If the object does not exist.
     """
     if not storage.is_local:
         return storage.get_range(key, start, length)
@@ -131,7 +131,7 @@ def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
     descriptor = os.open(f"{storage.root}/{key}", os.O_RDONLY)
     try:
         count = 0
-        while count < length:  # one call gives at most 2 GiB
+        while count < length:  # one call reads at most 2 GiB
             got = os.preadv(descriptor, [buffer[count:length].data], start + count)
             if not got:
                 break
@@ -142,9 +142,9 @@ def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
 
 
 def read_plain(storage: Storage, key: str, start: int, layout: ArrayLayout) -> NDArray[Any] | None:
-    """Read a chunk that blosc stored without compressing it, straight into the array that is given; check its crc32c.
+    """Read a chunk that blosc stored uncompressed directly into a new array, and check its crc32c.
 
-    None where it is not such a chunk, or is cut off: the ordinary way then says what it is.
+    Returns None for any other chunk and for a truncated one; `decode_chunk` then reports what is wrong.
 
     Raises
     ------
@@ -168,19 +168,19 @@ def read_plain(storage: Storage, key: str, start: int, layout: ArrayLayout) -> N
 
 
 def _plain_bytes(layout: ArrayLayout) -> int:
-    """Length of a chunk that was stored without compression, with what stands around it."""
+    """Return the length of a chunk that was stored uncompressed, with blosc's header and the crc32c."""
     return _BLOSC_HEADER + math.prod(layout.chunk_shape) * np.dtype(layout.dtype).itemsize + _CRC_BYTES
 
 
 class SliceReader:
-    """Reads slices of arrays; keeps the shard indexes it has seen, and no open file, so that it may be forked.
+    """Reads slices of arrays. It caches shard indexes and holds no open file, so it may be forked.
 
     Parameters
     ----------
     storage
         Of the corpus, or of the volume.
     keep
-        Most shard indexes that are kept; they also take no more than 1 MiB together.
+        Maximum number of cached shard indexes, which are also limited to 1 MiB together.
     """
 
     def __init__(self, storage: Storage, keep: int = 4096) -> None:
@@ -197,12 +197,12 @@ class SliceReader:
         self.__init__(**state)  # type: ignore[misc]
 
     def read_slice(self, layout: ArrayLayout, index: int) -> NDArray[Any]:
-        """Read one chunk, in the shape of the slice: without the first axis of 1. Threads may read at once.
+        """Read one chunk in the shape of the slice, without the first axis of 1. Thread-safe.
 
         Raises
         ------
         ShardError
-            If the shard or the chunk is missing, cut off or fails its checksum.
+            If the shard or the chunk is missing, truncated or fails its checksum.
         """
         key, inner = layout.locate(index)
         try:
@@ -215,7 +215,7 @@ class SliceReader:
                     return plain
             data = fetch(self._storage, key, int(offset), int(length))
             if len(data) != int(length):
-                raise ShardError(f"{key}: the shard is cut off")
+                raise ShardError(f"{key}: the shard is truncated")
             return decode_chunk(data, layout)
         except FileNotFoundError:
             raise ShardError(f"{key}: the shard is missing") from None

@@ -1,7 +1,7 @@
-"""The encoding half of the format: arrays as shards and metadata documents in memory, by `zarr`, and their checksums.
+"""The encoding half of the format: `zarr` encodes arrays in memory, as shards and metadata documents.
 
-`rephase.corpus.decoding` is the decoding half. Equal values give equal bytes, so what a commit would write is known
-beforehand.
+`rephase.corpus.decoding` is the decoding half. Equal values give equal bytes, so that the checksums of a volume are
+known before it is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rephase.files import sha256
 
 
 def array_document(layout: ArrayLayout) -> bytes:
-    """Give the `zarr.json` of an array, as `zarr` describes it."""
+    """Return the `zarr.json` of an array, as `zarr` writes it."""
     buffers: dict[str, Buffer] = {}
     _create_array(layout, buffers)
     return to_json(from_json(buffers["zarr.json"].to_bytes()))
@@ -34,23 +34,23 @@ def encode_array(layout: ArrayLayout, values: NDArray[Any]) -> Iterator[tuple[st
     Yields
     ------
     key, chunks, data
-        The shard's key, the numbers of its chunks and its bytes: equal values give equal bytes.
+        The shard's key, the numbers of its chunks, and its bytes.
     """
     buffers: dict[str, Buffer] = {}
     array = _create_array(layout, buffers)
     for key, chunks in layout.shards():
         part = slice(chunks.start, chunks.stop) if len(layout.shape) > 1 else slice(None)
-        array[part] = values[part]  # one assignment a shard: a partial one would rewrite it
+        array[part] = values[part]  # one assignment per shard: a partial one would rewrite it
         yield key, chunks, buffers.pop(key.rsplit("/", 1)[-1]).to_bytes()
 
 
 def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
-    """Give the receipt's `arrays`: where the chunks of each lie."""
+    """Return the receipt's `arrays`: shape, dtype and shard length of each."""
     return {key: ArrayLayout.of(key, arrays[key].shape).entry for key in sorted(arrays)}
 
 
 def object_checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Give the receipt's `checksums`, by the keys inside the volume, without writing anything."""
+    """Compute the receipt's `checksums` by the keys inside the volume, without writing anything."""
     checksums = {}
     for key in sorted(arrays):
         layout = ArrayLayout.of(key, arrays[key].shape)
@@ -60,7 +60,7 @@ def object_checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
 
 
 def check_encoded(data: bytes, layout: ArrayLayout, values: NDArray[Any]) -> None:
-    """Decode a shard and compare it bit by bit with the values `(chunk, ...)` that it was made of.
+    """Decode a shard and compare it bit by bit with the values `(chunk, ...)` that it was encoded from.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def check_encoded(data: bytes, layout: ArrayLayout, values: NDArray[Any]) -> Non
     """
     decoded = decode_shard(data, layout, len(values))
     if not all(_same_bits(part, value) for part, value in zip(decoded, values, strict=True)):
-        raise ShardError("what was decoded is not what was encoded")
+        raise ShardError("decoding the shard does not return the encoded values")
 
 
 def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
@@ -78,7 +78,7 @@ def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
 
 def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
     dtype = np.dtype(layout.dtype)
-    typesize = 1 if dtype.kind == "u" else 4  # shuffles the 4-byte parts of complex numbers, not pairs of them
+    typesize = 1 if dtype.kind == "u" else 4  # shuffle the real and imaginary parts, not their pairs
     level = layout.compression_level
     compressors = (BloscCodec(cname="lz4", clevel=level, shuffle="bitshuffle", typesize=typesize), Crc32cCodec())
     return zarr.create_array(

@@ -1,4 +1,4 @@
-"""The rules that bind a volume's arrays to each other: the magnitude is kept, `max` and `norm` are the target's."""
+"""Check the values and shapes of a volume's arrays, and that k-space and target agree."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rephase.corpus.receipt import target_statistics
 from rephase.numpy_fourier import ifft2c_array
 
 
-def array_faults(name: str, values: NDArray[Any]) -> Iterator[str]:
-    """Name values that format 1 forbids in (a part of) an array: not finite, or a negative zero."""
+def check_values(name: str, values: NDArray[Any]) -> Iterator[str]:
+    """Yield what format 1 forbids in (a part of) an array: values that are not finite, negative zeros."""
     if values.dtype.kind not in "fc":
         return
     parts = np.ascontiguousarray(values).view(values.real.dtype)
@@ -27,12 +27,12 @@ def array_faults(name: str, values: NDArray[Any]) -> Iterator[str]:
         yield f"{name} has {negative} negative zeros; expected +0.0"
 
 
-def shape_faults(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]) -> list[str]:
-    """List where the shapes of a volume's arrays contradict each other or the volume's attributes."""
-    faults = [f"array {name} is not part of format 1" for name in shapes if name not in DTYPES]
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]) -> list[str]:
+    """List the contradictions between the shapes of a volume's arrays and its attributes."""
+    problems = [f"array {name} is not part of format 1" for name in shapes if name not in DTYPES]
     kspace = shapes.get("kspace")
     if kspace is None or len(kspace) not in (3, 4) or min(kspace) < 1:
-        return [*faults, f"kspace has shape {kspace}; expected (slice, [coil,] height, width)"]
+        return [*problems, f"kspace has shape {kspace}; expected (slice, [coil,] height, width)"]
     height, width, _ = attributes["recon_size"]
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
     expected: dict[str, tuple[int, ...]] = {
@@ -42,24 +42,24 @@ def shape_faults(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str,
         "mask": kspace[-1:],
     }
     if attributes["num_slices"] != kspace[0]:
-        faults.append(f"num_slices is {attributes['num_slices']}, kspace has {kspace[0]} slices")
+        problems.append(f"num_slices is {attributes['num_slices']}, kspace has {kspace[0]} slices")
     if list(attributes["encoding_size"][:2]) != list(kspace[-2:]):
-        faults.append(f"encoding_size is {attributes['encoding_size']}, kspace is {kspace[-2]} x {kspace[-1]}")
+        problems.append(f"encoding_size is {attributes['encoding_size']}, kspace is {kspace[-2]} x {kspace[-1]}")
     if target not in shapes:
-        faults.append(f"{target} is missing; kspace has {len(kspace)} axes")
+        problems.append(f"{target} is missing; kspace has {len(kspace)} axes")
     for name, shape in shapes.items():
         if name in expected and shape != expected[name]:
-            faults.append(f"{name} has shape {shape}; expected {expected[name]}")
+            problems.append(f"{name} has shape {shape}; expected {expected[name]}")
         elif name.startswith("reconstruction_") and name != target:
-            faults.append(f"{name} does not go with a kspace of {len(kspace)} axes; expected {target}")
-    return faults
+            problems.append(f"{name} does not go with a kspace of {len(kspace)} axes; expected {target}")
+    return problems
 
 
 NORM_TOLERANCE = 1e-6
 
 
 class VolumeValues:
-    """The rules for the numbers themselves, fed slice by slice."""
+    """Checks the values of a volume slice by slice."""
 
     def __init__(self, receipt: Mapping[str, Any]) -> None:
         self._receipt = receipt
@@ -75,11 +75,11 @@ class VolumeValues:
         """Check one chunk's values by themselves."""
         if chunk is None:
             return
-        faults = [f"slice {number}: {fault}" for fault in array_faults(array, chunk)]
+        problems = [f"slice {number}: {problem}" for problem in check_values(array, chunk)]
         if array.startswith("reconstruction_") and chunk.min() < 0:
-            faults.append(f"slice {number}: {array} has negative values")
-        if faults:
-            self._found.setdefault(array, []).append(faults[0])
+            problems.append(f"slice {number}: {array} has negative values")
+        if problems:
+            self._found.setdefault(array, []).append(problems[0])
 
     def take_slice(self, number: int, kspace: NDArray[Any] | None, target: NDArray[Any] | None) -> None:
         """Compare one slice's k-space with its target."""
@@ -95,12 +95,12 @@ class VolumeValues:
         error = float(np.abs(_centre_crop(image, target.shape) - target).max())
         self._worst = max(self._worst, (error, number))
 
-    def faults(self) -> list[str]:
-        """Say what was found in the volume as a whole, a line each."""
+    def problems(self) -> list[str]:
+        """List what is wrong with the whole volume, one line each."""
         found = []
-        for faults in self._found.values():
-            others = f" (and {len(faults) - 1} other slices have faults)" if len(faults) > 1 else ""
-            found.append(faults[0] + others)
+        for problems in self._found.values():
+            others = f" (and {len(problems) - 1} other slices have problems)" if len(problems) > 1 else ""
+            found.append(problems[0] + others)
         error, number = self._worst
         allowed = MAGNITUDE_TOLERANCE * self._receipt["max"]
         if error > allowed:

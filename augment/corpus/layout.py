@@ -1,4 +1,4 @@
-"""Format 1 in names and numbers: keys, shapes, shards, metadata documents. augment/FORMAT.md says it in words."""
+"""Keys, shapes, shards and metadata documents of format 1, which augment/FORMAT.md specifies."""
 
 from __future__ import annotations
 
@@ -40,53 +40,53 @@ DTYPES = {
 
 
 def volume_prefix(name: str) -> str:
-    """Key of a volume's group."""
+    """Return the key of a volume's group."""
     return f"volumes/{name}"
 
 
 def receipt_key(name: str) -> str:
-    """Key of a volume's receipt: the volume exists when this object exists."""
+    """Return the key of a volume's receipt. The volume exists if and only if this object exists."""
     return f"volumes/{name}/zarr.json"
 
 
 def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
-    """Serialise in the one order and spelling of the format, so that equal documents are equal bytes.
+    """Serialise a document in the canonical spelling of the format: equal documents are equal bytes.
 
     Raises
     ------
     ValueError
-        If a number is not finite: JSON has none.
+        If a number is not finite.
     TypeError
-        If a value is not JSON (a NumPy number, a path).
+        If a value is not JSON, such as a NumPy number or a path.
     """
     text = json.dumps(document, indent=indent, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
 
 
 def from_json(document: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raises ValueError where it is none."""
+    """Parse a JSON object; raise ValueError if it is none."""
     try:
-        if b"\\ud" in document or b"\\uD" in document:  # half a character cannot be written again
+        if b"\\ud" in document or b"\\uD" in document:  # a lone surrogate cannot be encoded again
             raise ValueError("characters beyond the first 65,536 are escaped")
         parsed = json.loads(document, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError("brackets too deep") from None
+        raise ValueError("nested too deeply") from None
     if not isinstance(parsed, dict):
         raise ValueError(f"expected a JSON object, got {type(parsed).__name__}")
     return parsed
 
 
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def plain_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Give attributes as a reader will get them: tuples become lists; raises as `to_json` does."""
+    """Return attributes as a reader will see them, with lists for tuples; raises as `to_json` does."""
     return from_json(to_json(attributes))
 
 
 def group_document(attributes: Mapping[str, Any], indent: int | None = 2) -> bytes:
-    """Give the `zarr.json` of a group with these attributes."""
+    """Return the `zarr.json` of a group with these attributes."""
     return to_json({"attributes": attributes, "node_type": "group", "zarr_format": 3}, indent)
 
 
@@ -96,7 +96,7 @@ def group_attributes(document: bytes | None, where: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is no such document; the message names `where`.
+        If it is not such a document; the message names `where`.
     """
     try:
         parsed = from_json(document or b"")
@@ -121,7 +121,7 @@ def open_attributes(storage: Storage) -> dict[str, Any]:
     except OSError as error:
         raise unreadable(storage.root, error) from None
     if document is None:
-        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
+        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); build one with 'rephase build'")
     return parse_attributes(storage, document)
 
 
@@ -150,18 +150,18 @@ def unfinished_names(storage: Storage) -> list[str]:
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Where the chunks of one array lie.
+    """The chunks and shards of one array.
 
     Attributes
     ----------
     prefix
-        Key of the array from the corpus's root, or its name alone for keys inside the volume.
+        Key of the array from the root of the corpus, or its name alone for keys inside the volume.
     shape
         Of the whole array.
     dtype
         `"complex64"`, `"float32"` or `"uint8"`.
     chunks_per_shard
-        Slices in a shard; the last shard may hold fewer.
+        Slices per shard; the last shard may hold fewer.
     """
 
     prefix: str
@@ -171,52 +171,52 @@ class ArrayLayout:
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], volume: str | None = None) -> ArrayLayout:
-        """Lay out an array by the rules of the format; keys count from the root where the volume is named."""
+        """Return the layout of an array in format 1; with `volume`, keys start at the root of the corpus."""
         prefix = name if volume is None else f"{volume_prefix(volume)}/{name}"
         return cls(prefix, shape, DTYPES[name], chunks_per_shard(name, shape))
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """One slice with its coils; an array of one axis (a sampling mask) is one chunk."""
+        """One slice with its coils. An array with one axis (a sampling mask) is one chunk."""
         return (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
 
     @property
     def entry(self) -> dict[str, Any]:
-        """How a receipt describes the array."""
+        """The description of the array in a receipt."""
         return {"shape": list(self.shape), "dtype": self.dtype, "chunks_per_shard": self.chunks_per_shard}
 
     @property
     def compression_level(self) -> int:
-        """Blosc's level: 0 (kept as it is) for complex arrays of several coils, 5 for all others.
+        """Blosc's level: 0 (uncompressed) for complex arrays of several coils, else 5.
 
-        Noise fills most of such an array: compressing it spares a tenth of the disk, and undoing that takes longer than
-        reading it.
+        Such an array is mostly noise: compression would save a tenth of the disk, and decompressing takes longer than
+        reading.
         """
         return 0 if self.dtype == "complex64" and len(self.shape) == 4 else 5
 
     @property
     def shard_shape(self) -> tuple[int, ...]:
-        """The chunks of one shard."""
+        """Shape of one shard."""
         return (self.chunk_shape[0] * self.chunks_per_shard, *self.shape[1:])
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of the whole array."""
+        """Number of chunks of the whole array."""
         return self.shape[0] if len(self.shape) > 1 else 1
 
     def locate(self, index: int) -> tuple[str, int]:
-        """Give the key of the shard that holds a chunk, and the chunk's number in it."""
+        """Return the key of the shard that holds a chunk, and the number of the chunk in it."""
         shard, inner = divmod(index, self.chunks_per_shard)
         return f"{self.prefix}/c.{shard}{'.0' * (len(self.shape) - 1)}", inner
 
     def shards(self) -> list[tuple[str, range]]:
-        """Give every shard's key and the numbers of its chunks."""
+        """Return the key of every shard and the numbers of its chunks."""
         starts = range(0, self.num_chunks, self.chunks_per_shard)
         return [(self.locate(i)[0], range(i, min(i + self.chunks_per_shard, self.num_chunks))) for i in starts]
 
 
 def chunks_per_shard(name: str, shape: tuple[int, ...]) -> int:
-    """Give the number of inner chunks in a shard: all, or equal parts of at most 512 MiB each before compression."""
+    """Return the chunks per shard: all, or equal parts of at most 512 MiB before compression."""
     if len(shape) == 1:
         return 1
     slice_bytes = math.prod(shape[1:]) * np.dtype(DTYPES[name]).itemsize
@@ -226,7 +226,7 @@ def chunks_per_shard(name: str, shape: tuple[int, ...]) -> int:
 
 
 def positive_zeros(array: NDArray[Any]) -> NDArray[Any]:
-    """Copy an array with every -0.0, real or imaginary, written as +0.0: a sign of zero tells what was masked."""
+    """Copy an array with every -0.0, real or imaginary, as +0.0: the sign of a zero reveals what was masked."""
     values = np.ascontiguousarray(array)
     if values.dtype.kind not in "fc":
         return values.copy()
@@ -236,7 +236,7 @@ def positive_zeros(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def corpus_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the attributes of a corpus that is made by a recipe, from the recipe as JSON alone."""
+    """Return the attributes of a corpus that is built by a recipe, given as JSON."""
     return {
         "recipe": dict(recipe),
         "recipe_hash": canonical_hash(recipe),
@@ -246,6 +246,6 @@ def corpus_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical_hash(document: Mapping[str, Any]) -> str:
-    """Give the SHA-256 of a JSON document in one spelling: sorted keys, no spaces, ASCII."""
+    """Return the SHA-256 of a JSON document with sorted keys, without spaces, in ASCII."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return sha256(text.encode("ascii"))

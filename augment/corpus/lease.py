@@ -1,10 +1,9 @@
 """One builder at a time: a lease beside the corpus, `<corpus>.run/lease.json`, with a heartbeat.
 
-Every change of the lease names the version that it replaces (`Storage.put_if`), so two builders
-that start at the same moment, or that both find a silent holder, cannot both win. No decision trusts a clock that shows
-the time of day: clocks of two machines differ, and all of them jump. Whether a process on this machine lives is asked
-of the machine; whether a holder elsewhere lives is watched, for as long as a lease may be silent, by a clock that only
-counts.
+Every change of the lease names the version that it replaces (`Storage.put_if`), so of two builders that start at the
+same moment, or that both find an expired lease, one wins. No decision depends on wall clocks: those of two machines
+differ, and all of them jump. Whether a holder on this machine is alive, the system knows; a holder elsewhere is watched
+by a monotonic clock until its lease changes or expires.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ EXPIRY_S = 60.0
 
 _KEY = "lease.json"
 _LOOKS = 12
-"""Looks at a lease while it is watched."""
+"""Number of reads of a lease while it is watched."""
 
 
 def _kernel_text(path: str) -> str:
@@ -41,7 +40,7 @@ def _kernel_text(path: str) -> str:
 
 
 def _this_machine() -> dict[str, str]:
-    """Name the place in which process ids count: host names repeat, and containers have ids of their own."""
+    """Return what process ids refer to: host names repeat, and containers have process ids of their own."""
     return {
         "host": socket.gethostname(),
         "boot": _kernel_text("/proc/sys/kernel/random/boot_id"),
@@ -50,7 +49,7 @@ def _this_machine() -> dict[str, str]:
 
 
 def _process_started(pid: int) -> float | None:
-    """When a living process was started, by a clock that does not jump; None where there is no such process."""
+    """Return the start time of a process by a monotonic clock; None if it is not running."""
     try:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return None
@@ -61,31 +60,30 @@ def _process_started(pid: int) -> float | None:
 
 
 def _now() -> float:
-    """Seconds of a clock that only counts, also while the machine sleeps."""
+    """Return seconds of a monotonic clock that also counts while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Lease:
-    """Hold a corpus for building, for the time of a `with` block.
+    """Hold a corpus for building during a `with` block.
 
-    A lease whose process died on this machine is taken over without asking, so a killed build is resumed by the same
-    command. One whose holder was elsewhere is taken over with `break_lease`, once it was watched in vain for a sign
-    of life.
+    A lease whose process died on this machine is taken over, so that the same command resumes a killed build. A lease
+    from another machine is taken over with `break_lease`, after watching it for `expiry_s` without a heartbeat.
 
     Parameters
     ----------
     root
         Path or `s3://` URL of the corpus.
     break_lease
-        Take over a lease whose holder is dead.
+        Take over an expired lease.
     heartbeat_s, expiry_s
-        Time between two signs of life, and after which a lease without one has expired.
+        Time between two heartbeats; time without one after which a lease has expired.
 
     Raises
     ------
     RequestError
-        On entering, if another builder holds the corpus: who, since when, and the mend. Also if nothing can be
-        written beside the corpus.
+        On entering, if another builder holds the corpus (who, since when, how to fix it), or if nothing can be written
+        beside the corpus.
     """
 
     def __init__(
@@ -118,14 +116,14 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """True once another builder has taken the lease over, or its document has gone."""
+        """True once another builder has taken the lease over, or its file was removed."""
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise RequestError where the lease was lost: stop writing, another builder is at work.
+        """Raise RequestError if the lease was lost: the caller must stop writing.
 
-        Where it could not be renewed for so long that another builder may have taken it (the network was away, the
-        machine slept), it is renewed here and now, or counts as lost.
+        If it could not be renewed for so long that another builder may have taken it (no network, a sleeping machine),
+        it is renewed now, or counts as lost.
         """
         if not self.lost and _now() - self._renewed > self._expiry_s:
             try:
@@ -133,12 +131,12 @@ class Lease:
             except OSError as error:
                 raise RequestError(
                     f"{self._root}: the lease could not be renewed for {_now() - self._renewed:.0f} s ({error}); "
-                    "another builder may take it over, so this one stops; run the same command again to carry on"
+                    "another builder may take it over, so this one stops; run the same command again to resume"
                 ) from None
         if self.lost:
             raise RequestError(
-                f"{self._root}: another builder took the lease over, or its file was removed; this one stops; where no "
-                "other builds there, run the same command again to carry on"
+                f"{self._root}: another builder took the lease over, or its file was removed; this one stops; if no "
+                "other is active, run the same command again to resume"
             )
 
     def __enter__(self) -> Lease:
@@ -159,7 +157,7 @@ class Lease:
         try:
             if not self.lost:
                 self._storage.delete_if(_KEY, self._tag)
-        except OSError:  # it stays behind, as after a kill: the next builder finds this process dead
+        except OSError:  # it stays, as after a kill: the next builder finds this process dead
             pass
 
     def _take(self) -> None:
@@ -170,7 +168,7 @@ class Lease:
                 self._refuse(holder, found[1])
             started = _now()
             tag = self._storage.put_if(_KEY, self._document(), None if found is None else found[1])
-            if tag is not None:  # otherwise another builder was faster: look who
+            if tag is not None:  # otherwise another builder was faster
                 self._tag, self._renewed = tag, started
                 return
 
@@ -182,18 +180,18 @@ class Lease:
         since = datetime.fromtimestamp(float(holder["started"]), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         who = f"{self._root}: held by process {holder['pid']} on {holder['host']} since {since}"
         if here:
-            raise RequestError(f"{who}, alive; wait for it, or stop it")
+            raise RequestError(f"{who}, still active; wait for it, or stop it")
         if not self._break:
             seen = time.time() - float(holder["renewed"])
             raise RequestError(
-                f"{who}, last sign of life {max(seen, 0):.0f} s ago by the clocks of both; wait for it, or where it is "
-                f"dead take it over with --break-lease, which watches it for {self._expiry_s:.0f} s first"
+                f"{who}, last heartbeat {max(seen, 0):.0f} s ago (clocks may differ); wait for it, or if it is dead "
+                f"take it over with --break-lease, which watches it for {self._expiry_s:.0f} s first"
             )
         if not self._silent(tag):
-            raise RequestError(f"{who}, alive: it gave a sign of life just now; wait for it, or stop it")
+            raise RequestError(f"{who}, still active (heartbeat seen); wait for it, or stop it")
 
     def _silent(self, tag: str) -> bool:
-        """Watch a lease: False as soon as it changes, True where it does not for as long as a living one may not."""
+        """Watch a lease: False as soon as it changes, True once it has expired."""
         deadline = time.monotonic() + self._expiry_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(self._expiry_s / _LOOKS, left))
@@ -209,7 +207,7 @@ class Lease:
             try:
                 self._renew()
             except (OSError, RequestError):
-                continue  # a full disk or a server away for a while: the next beat may succeed
+                continue  # a full disk, an unreachable server: the next heartbeat may succeed
             if self.lost:
                 return
 
@@ -228,7 +226,7 @@ class Lease:
 
 
 def _parse(document: bytes) -> dict[str, Any] | None:
-    """Read a lease; None where it is none: it is only ever replaced whole."""
+    """Parse a lease; None if it is not one."""
     try:
         holder = json.loads(document)
         for key in ("pid", "started", "renewed"):

@@ -1,6 +1,6 @@
-"""The receipt of one volume: which attributes its group must carry, with types and units, in one place.
+"""The receipt of one volume: the attributes of its group, which `check_receipt` checks.
 
-The pipeline gives everything but `STORE_KEYS`, which `rephase.corpus.store` adds while it commits.
+The caller provides all but `STORE_KEYS`, which `rephase.corpus.store` adds when it commits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 STORE_KEYS = ("arrays", "checksums")
-"""Added by the store; a caller does not give them."""
+"""Added by the store, not by its caller."""
 
 OPTIONAL_KEYS = ("columns", *facts_where(in_receipt=True, always=False))
 
@@ -124,36 +124,36 @@ REQUIRED_KEYS = tuple(key for key in _CHECKS if key not in OPTIONAL_KEYS)
 
 
 def volume_name(volume_id: str, replica: int) -> str:
-    """Name the volume of a replica: the id itself for replica 0, else `<volume_id>@k`."""
+    """Return the name of a replica: the id itself for replica 0, else `<volume_id>@k`."""
     return volume_id if replica == 0 else f"{volume_id}@{replica}"
 
 
 def is_volume_name(name: str) -> bool:
-    """Tell whether a corpus may hold a volume of this name."""
+    """Check whether a volume may have this name."""
     return _NAME.fullmatch(name) is not None and not name.startswith((".", "__")) and name.lower() != "zarr.json"
 
 
-def receipt_faults(attributes: Mapping[str, Any]) -> list[str]:
-    """List what is wrong with a receipt's attributes, one line a fault; empty where it is complete.
+def check_receipt(attributes: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with the attributes of a receipt, one line each; empty if nothing is.
 
-    Keys that the format does not know are faults too: nothing of the source may slip into a corpus unnoticed.
+    Unknown keys are problems, too: nothing of the source may enter a corpus unnoticed.
     """
-    faults = [f"attribute {key} is missing" for key in REQUIRED_KEYS if key not in attributes]
+    problems = [f"attribute {key} is missing" for key in REQUIRED_KEYS if key not in attributes]
     for key, (check, expected) in _CHECKS.items():
         if key in attributes and not check(attributes[key]):
-            faults.append(f"attribute {key} is {attributes[key]!r}; expected {expected}")
+            problems.append(f"attribute {key} is {attributes[key]!r}; expected {expected}")
     known = {*REQUIRED_KEYS, *OPTIONAL_KEYS, *STORE_KEYS}
-    faults += [f"attribute {key} is not part of format 1" for key in attributes if key not in known]
+    problems += [f"attribute {key} is not part of format 1" for key in attributes if key not in known]
     if "columns" in attributes and not _is_dict(attributes["columns"]):
-        faults.append("attribute columns is not an object of strings")
-    return faults
+        problems.append("attribute columns is not an object of strings")
+    return problems
 
 
 def target_statistics(target: NDArray[np.float32]) -> tuple[float, float]:
-    """Give a target volume's `max` and `norm` (L2, summed in float64), in stored units.
+    """Compute `max` and `norm` (L2, in float64) of a target volume, in stored units.
 
-    Each slice is summed on its own and the sums are added in order, so that slices that arrive one by one give the
-    same number.
+    Each slice is summed on its own and the sums are added in order, so that a volume that is read slice by slice gives
+    the same number.
     """
     squares = [float(np.sum(np.square(image, dtype=np.float64))) for image in target]
     return float(target.max()), math.sqrt(math.fsum(squares))

@@ -1,8 +1,8 @@
-"""The corpus as a Zarr v3 hierarchy: volumes are committed whole, and exist when their receipt exists.
+"""Commit volumes to a corpus, a Zarr v3 hierarchy: a volume exists once its receipt exists.
 
-`rephase.corpus.encoding` makes the bytes of arrays in memory, shard by shard; `rephase.corpus.storage.local` brings
-them to their place. So one protocol serves a local disk and an object store, and nothing of `zarr`'s own writing
-(unflushed files, `.partial` leftovers, implicit groups) touches the corpus.
+`rephase.corpus.encoding` encodes arrays in memory, shard by shard, and a `Storage` writes them. So one protocol serves
+disks and object stores, and `zarr` itself never writes to the corpus (unflushed files, `.partial` leftovers, implicit
+groups).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError
 from rephase.corpus.encoding import array_document, check_encoded, describe_arrays, encode_array, object_checksums
-from rephase.corpus.invariants import array_faults, shape_faults
+from rephase.corpus.invariants import check_shapes, check_values
 from rephase.corpus.layout import (
     CONVENTIONS,
     DTYPES,
@@ -33,7 +33,7 @@ from rephase.corpus.layout import (
     unfinished_names,
     volume_prefix,
 )
-from rephase.corpus.receipt import STORE_KEYS, is_volume_name, receipt_faults
+from rephase.corpus.receipt import STORE_KEYS, check_receipt, is_volume_name
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError, VolumeError
@@ -43,7 +43,7 @@ __all__ = ["CorpusStore", "encode_array"]
 
 
 class CorpusStore:
-    """A corpus that is being built or looked after. Cheap to open and to pickle: every worker has its own."""
+    """A corpus that is built, checked or repaired. Cheap to open and to pickle: every worker has its own."""
 
     def __init__(self, storage: Storage, attributes: dict[str, Any]) -> None:
         self.storage = storage
@@ -56,28 +56,28 @@ class CorpusStore:
 
     @classmethod
     def create(cls, root: str | os.PathLike[str], attributes: Mapping[str, Any]) -> CorpusStore:
-        """Start a corpus.
+        """Create a corpus.
 
         Parameters
         ----------
         root
-            A path or URL where there is nothing yet, or a creation that was interrupted.
+            A path or URL with nothing in it, or with a creation that was interrupted.
         attributes
             Of the whole corpus: the recipe, its hash, checkpoint hash, seed. `format` and `conventions` are added.
 
         Raises
         ------
         RequestError
-            If there is a corpus or something else already.
+            If the path is not empty.
         """
         storage = open_storage(root)
         if storage.exists("zarr.json"):
-            raise RequestError(
-                f"{storage.root}: there is a corpus or another Zarr store already; open it or choose another path"
-            )
+            raise RequestError(f"{storage.root}: a corpus or another Zarr store exists; open it or choose another path")
         foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
         if foreign:
-            raise RequestError(f"{storage.root}: not empty ({foreign[0]}); expected a path where there is nothing yet")
+            raise RequestError(
+                f"{storage.root}: not empty ({foreign[0]}); expected an empty or new path; choose another"
+            )
         return cls.begin(storage, attributes)
 
     @classmethod
@@ -96,7 +96,7 @@ class CorpusStore:
         Raises
         ------
         RequestError
-            If there is none, or one of another format.
+            If there is no corpus, or one of another format.
         """
         storage = open_storage(root)
         return cls(storage, open_attributes(storage))
@@ -107,12 +107,12 @@ class CorpusStore:
         self.storage.put("zarr.json", group_document(self.attributes))
 
     def receipt(self, name: str) -> dict[str, Any] | None:
-        """Read a volume's receipt; None where the volume is not committed.
+        """Read a volume's receipt; None if the volume is not committed.
 
         Raises
         ------
         VolumeError
-            If there is one that cannot be read.
+            If it cannot be read.
         """
         document = self.storage.get(receipt_key(name))
         if document is None:
@@ -120,26 +120,26 @@ class CorpusStore:
         try:
             return group_attributes(document, f"{self.root}/{receipt_key(name)}")
         except ValueError as error:
-            raise VolumeError("unreadable", f"{error}; {self.mend(name)}") from None
+            raise VolumeError("unreadable", f"{error}; {self.how_to_fix(name)}") from None
 
-    def mend(self, name: str) -> str:
-        """Say how a damaged volume is made again."""
-        return f"make {name} again with 'rephase repair {self.root}'"
+    def how_to_fix(self, name: str) -> str:
+        """Return how to fix a damaged volume, for messages."""
+        return f"rebuild {name} with 'rephase repair {self.root}'"
 
     def names(self) -> list[str]:
-        """Name the committed volumes, sorted."""
+        """List the committed volumes, sorted."""
         return committed_names(self.storage)
 
     def unfinished(self) -> list[str]:
-        """Name the volumes that were begun and not committed, sorted."""
+        """List the volumes that were started and not committed, sorted."""
         return unfinished_names(self.storage)
 
     def clear_partials(self) -> None:
-        """Remove what killed writers left beside the corpus; for the one builder that holds the lease, at its start."""
+        """Remove unfinished files of killed writers. For the builder that holds the lease, when it starts."""
         self.storage.clear_partials()
 
     def discard(self, name: str) -> None:
-        """Remove a volume, its receipt first; nothing happens where there is none."""
+        """Remove a volume, its receipt first; do nothing if it does not exist."""
         self.storage.delete(receipt_key(name))
         for key in self.storage.keys(volume_prefix(name)):
             self.storage.delete(key)
@@ -149,8 +149,8 @@ class CorpusStore:
     ) -> dict[str, Any]:
         """Write a volume, read it back, and write its receipt last.
 
-        A volume of this name is replaced; where it holds these very bytes it is left as it is. Two processes that
-        commit the same volume at once write the same bytes, so neither harms the other.
+        A volume of this name is replaced, unless it holds exactly these bytes. Two processes that commit the same
+        volume at once write the same bytes, so neither harms the other.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class CorpusStore:
         arrays
             Named as in `rephase.corpus.layout.DTYPES`, in those dtypes, finite, without negative zeros.
         attributes
-            All of `rephase.corpus.receipt.REQUIRED_KEYS`.
+            Of the receipt: all of `rephase.corpus.receipt.REQUIRED_KEYS`.
 
         Returns
         -------
@@ -169,9 +169,9 @@ class CorpusStore:
         Raises
         ------
         VolumeError
-            If the arrays or attributes are not what format 1 allows; nothing was written.
+            If arrays or attributes violate format 1; nothing was written.
         OSError
-            If the disk is full or gives back other bytes than were written; the volume is not committed.
+            If the disk is full, or does not return the bytes that were written; the volume is not committed.
         """
         plain = self._check(name, arrays, attributes)
         layouts = {key: ArrayLayout.of(key, arrays[key].shape, name) for key in sorted(arrays)}
@@ -194,17 +194,17 @@ class CorpusStore:
             plain = plain_json({key: value for key, value in attributes.items() if key not in STORE_KEYS})
         except (TypeError, ValueError) as error:
             raise VolumeError("failed", f"{where}: an attribute is not JSON: {error}") from None
-        faults = receipt_faults(plain)
-        if not faults:
-            faults = shape_faults({key: values.shape for key, values in arrays.items()}, plain)
+        problems = check_receipt(plain)
+        if not problems:
+            problems = check_shapes({key: values.shape for key, values in arrays.items()}, plain)
         for key, values in arrays.items():
             if key in DTYPES and values.dtype != np.dtype(DTYPES[key]):
-                faults.append(f"{key} is {values.dtype}; expected {DTYPES[key]}")
-        if faults:
-            raise VolumeError("failed", f"{where}: {'; '.join(faults)}")
+                problems.append(f"{key} is {values.dtype}; expected {DTYPES[key]}")
+        if problems:
+            raise VolumeError("failed", f"{where}: {'; '.join(problems)}")
         for key, values in arrays.items():
-            for fault in (found for part in values for found in array_faults(key, part)):
-                raise VolumeError("not_finite" if "finite" in fault else "failed", f"{where}: {fault}")
+            for problem in (found for part in values for found in check_values(key, part)):
+                raise VolumeError("not_finite" if "finite" in problem else "failed", f"{where}: {problem}")
         return plain
 
     def _is_committed(
@@ -225,10 +225,10 @@ class CorpusStore:
         return all(data is not None and sha256(data) == expected[key] for key, data in stored)
 
     def _clear(self, name: str, layouts: Mapping[str, ArrayLayout], has_receipt: bool) -> None:
-        """Remove the receipt, then whatever will not be overwritten.
+        """Remove the receipt, then all objects that will not be overwritten.
 
-        What will be is left in place: another process may be committing it, with the same bytes. So is a receipt that
-        was not there a moment ago: it is that process's, and it is right.
+        The others stay: another process may be committing them, with the same bytes. So does a receipt that did not
+        exist a moment ago: it is the valid one of that process.
         """
         if has_receipt:
             self.storage.delete(receipt_key(name))
@@ -250,9 +250,9 @@ class CorpusStore:
     def _write(
         self, key: str, data: bytes, layout: ArrayLayout | None = None, values: NDArray[Any] | None = None
     ) -> str:
-        """Write an object, and check it: decoded it is the values, read back it is the bytes. Gives its checksum.
+        """Write an object, decode it to the values and read it back; return its SHA-256.
 
-        The object is read back last, when the disk has had time to deliver it.
+        It is read back last, when the disk has had time to read ahead.
         """
         self.storage.put(key, data)
         digest = sha256(data)
@@ -262,13 +262,13 @@ class CorpusStore:
             except ShardError as error:
                 raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
         if not self.storage.holds(key, data):
-            raise OSError(errno.EIO, "what was read back is not what was written", f"{self.root}/{key}")
+            raise OSError(errno.EIO, "the bytes read back are not those written", f"{self.root}/{key}")
         return digest
 
     def _write_receipt(self, name: str, document: bytes) -> None:
         try:
             self._write(receipt_key(name), document)
         except OSError:
-            with contextlib.suppress(OSError):  # a receipt that may be damaged must not say that the volume exists
+            with contextlib.suppress(OSError):  # a volume with a receipt exists, so no damaged receipt may stay
                 self.storage.delete(receipt_key(name))
             raise

@@ -1,4 +1,4 @@
-"""Check one committed volume: its receipt, every object's checksum, every chunk, and the rules for the values."""
+"""Check one committed volume: its receipt, the checksum of every object, every chunk and the values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rephase.corpus.decoding import ShardError, decode_shard
 from rephase.corpus.encoding import array_document
 from rephase.corpus.index import index_row
-from rephase.corpus.invariants import VolumeValues, shape_faults
+from rephase.corpus.invariants import VolumeValues, check_shapes
 from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
-from rephase.corpus.receipt import is_volume_name, receipt_faults
+from rephase.corpus.receipt import check_receipt, is_volume_name
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.files import sha256
@@ -23,63 +23,63 @@ from rephase.text import one_line
 
 @dataclass(frozen=True)
 class VolumeCheck:
-    """What was found in one volume.
+    """Result of checking one volume.
 
     Attributes
     ----------
-    faults
-        What is wrong with the volume itself, one line each.
-    strays
-        Keys from the root of objects that lie in the volume and that its receipt does not list.
+    problems
+        What is wrong with the volume, one line each.
+    unexpected
+        Keys from the root of the volume's objects that its receipt does not list.
     row
-        Of the index, as the receipt gives it; None where the receipt is not to be relied on.
+        Of the index, as it follows from the receipt; None if the receipt is damaged.
     """
 
     name: str
     num_slices: int = 0
     num_bytes: int = 0
-    faults: list[str] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     row: dict[str, Any] | None = None
     recipe_hash: str | None = None
 
 
 def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
-    """Check one committed volume; whatever is wrong becomes a line in its faults."""
+    """Check one committed volume. Never raises: whatever is wrong becomes a line of `problems`."""
     try:
         return _check(store, name)
     except VolumeError as error:
-        return VolumeCheck(name, faults=[str(error)])
+        return VolumeCheck(name, problems=[str(error)])
     except OSError as error:
-        return VolumeCheck(name, faults=[f"cannot be read ({error})"])
-    except Exception as error:  # a damaged document may be anything; the other volumes are checked all the same
+        return VolumeCheck(name, problems=[f"cannot be read ({error})"])
+    except Exception as error:  # a damaged document may hold anything; the other volumes must still be checked
         what = one_line(f"{type(error).__name__}: {error}")
-        return VolumeCheck(name, faults=[f"cannot be checked ({what}); its receipt is damaged"])
+        return VolumeCheck(name, problems=[f"cannot be checked ({what}); its receipt is damaged"])
 
 
 def _check(store: CorpusStore, name: str) -> VolumeCheck:
     receipt = store.receipt(name)
     if receipt is None:
-        return VolumeCheck(name, faults=["the receipt went away while it was checked"])
-    faults = receipt_faults(receipt)
+        return VolumeCheck(name, problems=["the receipt was removed while it was checked"])
+    problems = check_receipt(receipt)
     if not is_volume_name(name):
-        faults.append("not a name that a volume may have")
-    if not faults and store.storage.get(receipt_key(name)) != group_document(receipt):
-        faults.append("the receipt is not spelled as format 1 spells it")
-    if not faults:
-        faults = _entry_faults(receipt)
-    if faults:
-        return VolumeCheck(name, faults=faults)
+        problems.append("not a valid volume name")
+    if not problems and store.storage.get(receipt_key(name)) != group_document(receipt):
+        problems.append("the receipt is not in the canonical spelling of format 1")
+    if not problems:
+        problems = _check_entries(receipt)
+    if problems:
+        return VolumeCheck(name, problems=problems)
     objects = _VolumeObjects(store, name, receipt)
-    faults = _check_arrays(objects, name, receipt)
+    problems = _check_arrays(objects, name, receipt)
     row = index_row(name, receipt)
     return VolumeCheck(
-        name, receipt["num_slices"], objects.num_bytes, faults, objects.strays(), row, receipt["recipe_hash"]
+        name, receipt["num_slices"], objects.num_bytes, problems, objects.unexpected(), row, receipt["recipe_hash"]
     )
 
 
-def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:
-    """Check the part of a receipt that the store writes: which arrays and objects there are."""
+def _check_entries(receipt: Mapping[str, Any]) -> list[str]:
+    """Check the part of a receipt that the store writes: its arrays and checksums."""
     entries, checksums = receipt.get("arrays"), receipt.get("checksums")
     if not isinstance(entries, dict) or not isinstance(checksums, dict):
         return ["the receipt lacks arrays or checksums"]
@@ -87,36 +87,36 @@ def _entry_faults(receipt: Mapping[str, Any]) -> list[str]:
         shapes = {key: tuple(int(size) for size in entry["shape"]) for key, entry in entries.items()}
     except (KeyError, TypeError, ValueError):
         return ["the receipt's arrays lack their shapes"]
-    faults = shape_faults(shapes, receipt)
-    if faults:
-        return faults
+    problems = check_shapes(shapes, receipt)
+    if problems:
+        return problems
     layouts = {key: ArrayLayout.of(key, shape) for key, shape in shapes.items()}
-    # counted before they are listed: a damaged number may promise more shards than memory holds names of
+    # counted before they are listed: a damaged number may give more shards than memory can hold names of
     promised = sum(1 + math.ceil(layout.num_chunks / layout.chunks_per_shard) for layout in layouts.values())
     if promised > 2 * len(checksums) + 8:
         return ["the receipt lacks checksums of most of its arrays' objects"]
     expected = set()
     for key, layout in layouts.items():
         if entries[key] != layout.entry:
-            faults.append(f"the receipt describes {key} as {entries[key]}, which is not format 1")
+            problems.append(f"the receipt describes {key} as {entries[key]}, which is not format 1")
         expected |= {f"{key}/zarr.json", *(shard for shard, _ in layout.shards())}
-    faults += [f"the receipt has no checksum of {key}" for key in sorted(expected - set(checksums))]
-    faults += [
+    problems += [f"the receipt has no checksum of {key}" for key in sorted(expected - set(checksums))]
+    problems += [
         f"the receipt has a checksum of an object that is not format 1: {key}"
         for key in sorted(set(checksums) - expected)
     ]
-    return faults
+    return problems
 
 
 class _VolumeObjects:
-    """Reads a volume's objects, checks each against the receipt, and notes what is wrong."""
+    """Reads the objects of a volume and checks each against the receipt."""
 
     def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
         self._store = store
         self._prefix = volume_prefix(name) + "/"
         self._checksums: Mapping[str, str] = receipt["checksums"]
         self.num_bytes = 0
-        self.faults: list[str] = []
+        self.problems: list[str] = []
 
     def check_document(self, layout: ArrayLayout, array: str) -> None:
         """Check an array's metadata against the format."""
@@ -128,10 +128,10 @@ class _VolumeObjects:
         except ValueError:
             right = False
         if not right:
-            self.faults.append(f"{array}/zarr.json does not describe the array of the receipt in format 1")
+            self.problems.append(f"{array}/zarr.json does not describe the array of the receipt in format 1")
 
     def chunks(self, layout: ArrayLayout) -> Iterator[NDArray[Any] | None]:
-        """Decode an array chunk by chunk, one shard in memory at a time; None for chunks that cannot be had."""
+        """Decode an array chunk by chunk, with one shard in memory; None for chunks that cannot be decoded."""
         for key, chunks in layout.shards():
             data = self._read(key.removeprefix(self._prefix))
             num_good = 0
@@ -141,22 +141,22 @@ class _VolumeObjects:
                         num_good += 1
                         yield chunk
             except ShardError as error:
-                self.faults.append(f"{key.removeprefix(self._prefix)}, chunk {num_good}: {error}")
+                self.problems.append(f"{key.removeprefix(self._prefix)}, chunk {num_good}: {error}")
             yield from [None] * (len(chunks) - num_good)
 
-    def strays(self) -> list[str]:
-        """List objects under the volume that its receipt does not name, as keys from the root."""
+    def unexpected(self) -> list[str]:
+        """List the objects under the volume that its receipt does not list, as keys from the root."""
         known = {self._prefix + key for key in ("zarr.json", *self._checksums)}
         return [key for key in self._store.storage.keys(self._prefix.rstrip("/")) if key not in known]
 
     def _read(self, key: str) -> bytes | None:
         data = self._store.storage.get(self._prefix + key)
         if data is None:
-            self.faults.append(f"{key} is missing")
+            self.problems.append(f"{key} is missing")
             return None
         self.num_bytes += len(data)
         if sha256(data) != self._checksums[key]:
-            self.faults.append(f"{key} is not what its checksum says")
+            self.problems.append(f"{key} does not match its checksum")
             return None
         return data
 
@@ -176,4 +176,4 @@ def _check_arrays(objects: _VolumeObjects, name: str, receipt: Mapping[str, Any]
     for array in sorted(set(layouts) - {"kspace", target}):
         for number, chunk in enumerate(objects.chunks(layouts[array])):
             values.take_chunk(array, number, chunk)
-    return objects.faults + values.faults()
+    return objects.problems + values.problems()

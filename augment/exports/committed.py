@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
-from rephase.corpus.invariants import shape_faults
+from rephase.corpus.invariants import check_shapes
 from rephase.corpus.layout import ArrayLayout, group_document
-from rephase.corpus.receipt import receipt_faults
+from rephase.corpus.receipt import check_receipt
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.files import sha256
@@ -52,13 +52,13 @@ class CommittedVolume:
         where = f"{store.root}: volume {name}"
         receipt = store.receipt(name)
         if receipt is None:
-            raise VolumeError("missing", f"{where}: is not committed; expected a receipt; {store.mend(name)}")
-        faults = receipt_faults(receipt)
-        if not faults:
+            raise VolumeError("missing", f"{where}: is not committed; expected a receipt; {store.how_to_fix(name)}")
+        problems = check_receipt(receipt)
+        if not problems:
             shapes = {key: tuple(entry["shape"]) for key, entry in receipt.get("arrays", {}).items()}
-            faults = shape_faults(shapes, receipt)
-        if faults:
-            raise VolumeError("unreadable", f"{where}: {faults[0]}; {store.mend(name)}")
+            problems = check_shapes(shapes, receipt)
+        if problems:
+            raise VolumeError("unreadable", f"{where}: {problems[0]}; {store.how_to_fix(name)}")
         if receipt["storage"] != "kspace":
             raise VolumeError(
                 "unsupported",
@@ -104,7 +104,7 @@ class CommittedVolume:
                 yield self.reader.read_slice(layout, number)
             except (ShardError, FileNotFoundError) as error:
                 where = f"{self.store.root}: volume {self.name}, slice {number}, {array}"
-                raise VolumeError("unreadable", f"{where}: {error}; {self.store.mend(self.name)}") from error
+                raise VolumeError("unreadable", f"{where}: {error}; {self.store.how_to_fix(self.name)}") from error
 
     def _layout(self, array: str) -> ArrayLayout:
         return ArrayLayout.of(array, self.shape(array), self.name)

@@ -95,7 +95,7 @@ def test_second_build_skips_and_index_is_in_manifest_order(scheduler, tmp_path):
     after = volume_bytes(root)
     assert {name: after[name] for name in before} == before
     assert read_index(root).names == ["late", "v3", "v2", "v1", "v0"]
-    assert verify_corpus(root).faults == []
+    assert verify_corpus(root).problems == []
 
 
 def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited(scheduler, tmp_path):
@@ -135,7 +135,7 @@ def test_another_recipe_is_refused_with_what_differs_and_overwritten_when_told(s
     assert volume_bytes(root) == before
     summary = run_build(scheduler, manifest, root, seed=4, overwrite=True)
     assert (summary.built, CorpusStore.open(root).attributes["seed"]) == (2, 4)
-    assert verify_corpus(root).faults == []
+    assert verify_corpus(root).problems == []
 
 
 def test_machines_of_another_kind_may_not_carry_on(scheduler, tmp_path):
@@ -257,7 +257,7 @@ def test_a_volume_that_is_gone_again_at_the_end_is_told_and_made_again(scheduler
     assert list(read_run(root, run_names(root)[-1]))[-1]["vanished"] == ["v1"]
     again = run_build(scheduler, manifest, tmp_path / "c.zarr")
     assert (again.built, again.skipped, again.vanished, again.exit_status) == (1, 2, [], 0)
-    assert verify_corpus(root).faults == []
+    assert verify_corpus(root).problems == []
 
 
 @pytest.mark.parametrize("document", ["{", '{"attributes": {}, "node_type": "group", "zarr_format": 3}'])
@@ -277,7 +277,7 @@ def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_told(sche
     failing = run_build(scheduler, manifest, root)  # now it is asked for: its own task tells why
     assert (failing.skipped, list(failing.failed), failing.unreadable) == (2, ["v0"], [])
     assert repair_corpus(str(root), RepairOptions(manifest=str(manifest))).restored == ["v0"]
-    assert verify_corpus(root).faults == []
+    assert verify_corpus(root).problems == []
 
 
 def test_a_second_builder_is_refused_while_the_first_one_works(scheduler, tmp_path):

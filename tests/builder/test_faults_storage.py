@@ -94,7 +94,7 @@ def commit_with(disk: Path, pages: int) -> str:
     if not reference.exists():
         write_index(make_corpus(reference, v={"num_slices": 20, "height": 32}), [])
     assert contents(root) == contents(reference)
-    assert verify_corpus(root).faults == []
+    assert verify_corpus(root).problems == []
     shutil.rmtree(root)
     return stopped_at
 
@@ -292,7 +292,7 @@ def test_a_user_without_rights_gets_one_line(tmp_path, record_property):
 def test_awkward_names_hold_a_corpus(tmp_path, name, record_property):
     record_property("fault", PLACES)
     store = make_indexed(tmp_path / name)
-    assert (store.names(), verify_corpus(tmp_path / name).faults) == (["v", "w"], [])
+    assert (store.names(), verify_corpus(tmp_path / name).problems) == (["v", "w"], [])
     assert np.array_equal(KSpaceSlices(tmp_path / name)[0][0], make_arrays()["kspace"][0])
 
 
@@ -321,7 +321,7 @@ def test_a_corpus_that_is_a_mount_point_of_its_own_is_built(tmp_path, record_pro
     with small_disk(tmp_path / "c.zarr", 1 << 20) as root:
         store = make_indexed(root)
         assert free_pages(root) > 0
-        assert verify_corpus(root).faults == []
+        assert verify_corpus(root).problems == []
         assert store.names() == ["v", "w"]
 
 

@@ -115,7 +115,7 @@ def test_what_is_damaged_comes_back_byte_for_byte(corpus, scheduler, what, recor
     assert all_bytes(corpus) != before
     summary = repair(corpus, scheduler)
     assert (summary.exit_status, summary.damaged, summary.restored) == (0, damaged, damaged), summary.lines()
-    assert summary.faults and not summary.failed
+    assert summary.problems and not summary.failed
     assert all_bytes(corpus) == before
     assert verify_corpus(corpus).ok
 
@@ -130,7 +130,7 @@ def test_nothing_else_is_touched_and_a_sound_corpus_needs_no_workers(corpus, sch
     assert {key for key in touched if not key.startswith("volumes/v1/")} <= {INDEX_KEY}
     monkeypatch.setattr("rephase.builder.repair.run_tasks", None)
     summary = repair(corpus, scheduler)
-    assert (summary.faults, summary.exit_status, summary.num_volumes) == ([], 0, len(NAMES))
+    assert (summary.problems, summary.exit_status, summary.num_volumes) == ([], 0, len(NAMES))
 
 
 def test_a_dry_run_says_what_it_would_do_and_changes_nothing(corpus, scheduler):
@@ -176,7 +176,7 @@ def test_strays_go_only_when_told_and_links_are_not_followed(corpus, scheduler, 
     (corpus / "notes/a.txt").write_text("a")
     (corpus / "volumes/v1/kspace/c.0.0.1").write_bytes(b"")
     summary = repair(corpus, scheduler)
-    assert (summary.exit_status, len(summary.strays), summary.removed) == (1, 3, [])
+    assert (summary.exit_status, len(summary.unexpected), summary.removed) == (1, 3, [])
     assert (corpus / "notes/a.txt").exists()
     summary = repair(corpus, scheduler, delete_unexpected=True)
     assert (summary.exit_status, len(summary.removed)) == (0, 3)
@@ -210,7 +210,7 @@ def test_the_command(corpus, scheduler, capsys):
     assert "no errors" in capsys.readouterr().out
     flip(corpus / "volumes/v1/kspace/c.0.0.0")
     assert main(["repair", str(corpus), "--cluster", scheduler, "--dry-run"]) == 1
-    assert "v1: kspace/c.0.0.0 is not what its checksum says" in capsys.readouterr().out
+    assert "v1: kspace/c.0.0.0 does not match its checksum" in capsys.readouterr().out
     assert main(["repair", str(corpus), "--cluster", scheduler, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restored"] == ["v1"]
     assert main(["verify", str(corpus)]) == 0

@@ -175,7 +175,7 @@ def test_a_build_from_first_to_last_command(scheduler, tmp_path, capsys):
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     assert main(["verify", str(root), "--json"]) == 1
-    assert {fault[0] for fault in json.loads(capsys.readouterr().out)["faults"]} == {"v0"}
+    assert {fault[0] for fault in json.loads(capsys.readouterr().out)["problems"]} == {"v0"}
 
 
 def test_scan_makes_a_manifest_with_the_same_names_twice(tmp_path, capsys):

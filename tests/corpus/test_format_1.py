@@ -61,7 +61,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 def test_a_corpus_of_the_version_before_is_sound_and_read(phase: str) -> None:
     root = BEFORE / f"{phase}.zarr"
     result = verify_corpus(root)
-    assert (result.faults, result.num_volumes, result.num_slices) == ([], 1, 2)
+    assert (result.problems, result.num_volumes, result.num_slices) == ([], 1, 2)
     index = read_index(root)
     assert (index.names, index.columns["te_ms"], index.columns["contrast"]) == ([NAME], [20.0], ["T2star"])
     slices = KSpaceSlices(root, split="train", contrast="T2star", where=lambda row: row["field_t"] == 3)

@@ -128,9 +128,7 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
         ):
             pass
     path = write_holder(tmp_path / "c", renewed=time.time() - 100)
-    with pytest.raises(
-        RequestError, match=r"last sign of life 10. s ago .* take it over with --break-lease, which wat"
-    ):
+    with pytest.raises(RequestError, match=r"last heartbeat 10. s ago .* take it over with --break-lease, which wat"):
         Lease(tmp_path / "c").__enter__()
     with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1):
         assert json.loads(path.read_text())["pid"] == os.getpid()
@@ -140,7 +138,7 @@ def test_a_holder_elsewhere_is_waited_for_then_broken_only_when_asked(tmp_path):
 def test_jumping_clocks_neither_kill_a_living_holder_nor_keep_a_dead_one_alive(tmp_path, jump_s, record_property):
     record_property("fault", "clock jumps, read-only places, paths and names of any kind")
     path = write_holder(tmp_path / "c", renewed=time.time() + jump_s)
-    with beating(path, jump_s), pytest.raises(RequestError, match="it gave a sign of life just now"):
+    with beating(path, jump_s), pytest.raises(RequestError, match="heartbeat seen"):
         Lease(tmp_path / "c", break_lease=True, expiry_s=LONG_S).__enter__()
     with Lease(tmp_path / "c", break_lease=True, expiry_s=0.1) as lease:
         lease.check()
@@ -153,7 +151,7 @@ def test_a_clock_that_jumps_here_does_not_make_a_living_process_dead(tmp_path, m
         # what psutil derives from the time of day moves when the clock is set; what the lease goes by must not
         monkeypatch.setattr(psutil.Process, "create_time", lambda self: 12.0)
         monkeypatch.setattr(time, "time", lambda: 4e9)
-        with pytest.raises(RequestError, match=f"held by process {process.pid} .* alive; wait for it, or stop it"):
+        with pytest.raises(RequestError, match=f"held by process {process.pid} .* still active; wait for it"):
             Lease(tmp_path / "c", break_lease=True).__enter__()
     finally:
         end(process)

@@ -92,7 +92,7 @@ def test_s3_holds_the_bytes_of_a_disk_and_zarr_reads_them(proxy, tmp_path):
     for store in (local, remote):
         write_index(store, ["b", "a"])
     assert contents(remote.root) == local_contents(tmp_path / "c")
-    assert verify_corpus(remote.root).faults == []
+    assert verify_corpus(remote.root).problems == []
     before = len(proxy.seen)
     remote.commit_volume("a", make_arrays(), make_attributes(make_arrays()))
     assert [method for method, _, _ in proxy.seen[before:] if method in ("PUT", "DELETE")] == []
@@ -300,7 +300,7 @@ def test_forked_loader_workers_read_s3(proxy, tmp_path):
     ("root", "environment", "expected"),
     [
         (f"s3://{BUCKET}", {}, r"expected s3://BUCKET/NAME"),
-        ("s3://none/c.zarr", {}, r"s3://none/c.zarr: cannot be read \(no such bucket; make it first\)"),
+        ("s3://none/c.zarr", {}, r"s3://none/c.zarr: cannot be read \(no such bucket\)"),
         (f"s3://{BUCKET}/c", {"AWS_ENDPOINT_URL": "nonsense"}, "Invalid endpoint: nonsense; set the AWS_ variables"),
         (f"s3://{BUCKET}/c", {"AWS_ACCESS_KEY_ID": None}, r"cannot be read \(.*; set AWS_ACCESS_KEY_ID and AWS_SECRET"),
     ],

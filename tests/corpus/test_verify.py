@@ -28,8 +28,8 @@ def root(tmp_path: Path) -> Path:
 
 def faults_of(root: Path) -> list[tuple[str, str]]:
     result = verify_corpus(root, workers=1)
-    assert all("\n" not in what for _, what in result.faults)
-    return result.faults
+    assert all("\n" not in what for _, what in result.problems)
+    return result.problems
 
 
 def edit_receipt(root: Path, name: str, change: Any) -> None:
@@ -69,7 +69,7 @@ def test_every_flipped_byte_of_a_volume_is_found(root):
         for position in (0, len(good) // 2, len(good) - 1):
             path.write_bytes(good[:position] + bytes([good[position] ^ 4]) + good[position + 1 :])
             key = path.relative_to(root / "volumes/a").as_posix()
-            assert faults_of(root) == [("a", f"{key} is not what its checksum says")]
+            assert faults_of(root) == [("a", f"{key} does not match its checksum")]
         path.write_bytes(good[:-7])
         assert faults_of(root)
         path.unlink()
@@ -119,7 +119,7 @@ def test_values_that_format_1_forbids_are_found(root):
     assert target[0, 0, 0] == 0
     target[:2, 0, 0] = -0.0
     replace_values(root, "a", "reconstruction_esc", target)
-    expected = "slice 0: reconstruction_esc has 1 negative zeros; expected +0.0 (and 1 other slices have faults)"
+    expected = "slice 0: reconstruction_esc has 1 negative zeros; expected +0.0 (and 1 other slices have problems)"
     assert faults_of(root) == [("a", expected)]
 
 
@@ -170,7 +170,7 @@ def test_strangers_are_faults_and_unfinished_volumes_are_not(root):
     (root / "volumes/list.txt").write_text("")
     (root / "volumes/half/kspace").mkdir(parents=True)
     result = verify_corpus(root)
-    assert sorted(result.faults) == [
+    assert sorted(result.problems) == [
         ("", "notes.txt is not part of the corpus"),
         ("", "volumes/list.txt is not part of the corpus"),
         ("a", "kspace/c.0.0.1 is not in the receipt"),

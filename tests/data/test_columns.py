@@ -66,7 +66,7 @@ def test_an_index_in_another_spelling_is_read_too(root):
     assert _scan(path.read_bytes()) is None
     assert rows() == expected
     path.write_bytes(path.read_bytes().replace(b'"lossy"', b'"lousy"'))
-    with pytest.raises(RequestError, match="its bytes are not what its crc32 says"):
+    with pytest.raises(RequestError, match="its bytes do not match its crc32"):
         open_columns(root)
     document["attributes"]["columns"]["max"].pop()
     path.write_bytes(sealed(json.dumps(document, sort_keys=True).encode()))

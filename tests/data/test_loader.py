@@ -144,7 +144,7 @@ def test_several_shards(tmp_path, monkeypatch):
         (lambda data: data[:3] + bytes([data[3] ^ 1]) + data[4:], "the checksum of the chunk is wrong"),
         (lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:], "the checksum of the shard index is wrong"),
         (lambda data: data[:-200], "the checksum of the shard index is wrong"),
-        (lambda data: data[:9], "the shard index is cut off"),
+        (lambda data: data[:9], "the shard index is truncated"),
         (lambda data: None, "the shard is missing"),
     ],
 )

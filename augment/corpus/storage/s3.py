@@ -1,8 +1,8 @@
-"""Objects in S3, or in what speaks its protocol, through botocore.
+"""Objects in S3 and compatible stores, through botocore.
 
-botocore was taken over obstore and s3fs: it goes on working in a forked process, as torch's data loaders are (obstore
-hangs there), it writes on conditions (If-None-Match, If-Match), and it knows every usual variable, profile and role.
-Its own retries end with a response's headers, so what is retried here is the whole call, the body included.
+botocore was chosen over obstore and s3fs because it works in forked processes such as torch's data loaders (obstore
+hangs there), supports conditional writes (If-None-Match, If-Match), and knows the usual variables, profiles and roles.
+Its retries end with the headers of a response; here the whole call is retried, body included.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ except ImportError:
     raise RequestError(f"s3:// needs botocore, which is not installed; {install_hint('s3')}") from None
 
 TIMEOUT_S = 60.0
-"""Without a byte from the server for so long, a request has failed."""
+"""A request fails after this time without a byte from the server."""
 
 _ATTEMPTS = 6
 _FIRST_DELAY_S = 0.25
@@ -55,7 +55,7 @@ _making = threading.Lock()
 
 
 def _forget_clients() -> None:
-    """Start anew in a forked process: two processes on one connection would read each other's answers."""
+    """Drop all clients in a forked process: two processes on one connection would read each other's answers."""
     global _making
     _clients.clear()
     _making = threading.Lock()
@@ -93,12 +93,12 @@ class S3Storage:
     root
         `s3://bucket/prefix`.
     timeout_s
-        Without a byte for so long, a request has failed.
+        A request fails after this time without a byte from the server.
 
     Raises
     ------
     RequestError
-        If the root names no bucket and prefix, or what is configured for S3 is wrong.
+        If the root has no bucket and name, or the configuration of S3 is wrong.
     """
 
     is_local = False
@@ -113,10 +113,10 @@ class S3Storage:
         try:
             _client(timeout_s)
         except (BotoCoreError, ValueError) as error:
-            raise RequestError(f"{self.root}: {one_line(error)}; set the AWS_ variables right") from None
+            raise RequestError(f"{self.root}: {one_line(error)}; correct the AWS_ variables") from None
 
     def get(self, key: str) -> bytes | None:
-        """Read an object, None where there is none."""
+        """Read an object; None if it does not exist."""
         try:
             return self._call(key, lambda: b"".join(self._read(key)))
         except FileNotFoundError as error:
@@ -125,7 +125,7 @@ class S3Storage:
             raise
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end where negative); fewer where the object ends before."""
+        """Read `length` bytes from `start` (from the end if negative); fewer where the object ends before."""
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
         try:
             return self._call(key, lambda: b"".join(self._read(key, Range=wanted)))[:length]
@@ -133,7 +133,7 @@ class S3Storage:
             return b""
 
     def holds(self, key: str, data: bytes) -> bool:
-        """Read an object back and tell whether it is these very bytes; it is never in memory as a whole."""
+        """Read an object back block by block and check that it is `data`."""
         try:
             return self._call(key, lambda: self._is(key, data))
         except FileNotFoundError as error:
@@ -142,11 +142,11 @@ class S3Storage:
             raise
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object in one request: it is there whole, or it is not."""
+        """Write an object in one request, which is atomic."""
         self._call(key, lambda: self._send("put_object", key, Body=data))
 
     def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
-        """Write an object as `put`, whole: a request wants its length and checksum first."""
+        """Write an object as `put` does: a request starts with its length and checksum."""
         self.put(key, b"".join(blocks))
 
     def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
@@ -186,12 +186,12 @@ class S3Storage:
                 raise
             return None
         except FileExistsError:
-            # It may have been this very request, whose answer was lost before it was sent again.
+            # this request may have succeeded before, if its answer was lost and it was sent again
             found = self.get_tagged(key)
             return found[1] if found is not None and found[0] == data else None
 
     def get_tagged(self, key: str) -> tuple[bytes, str] | None:
-        """Read an object and its tag, None where there is none."""
+        """Read an object and its ETag; None if it does not exist."""
 
         def read() -> tuple[bytes, str]:
             answer = self._send("get_object", key)
@@ -222,7 +222,7 @@ class S3Storage:
             self.delete(inner)
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object of this key."""
+        """Check whether an object exists."""
         try:
             self._call(key, lambda: self._send("head_object", key))
         except FileNotFoundError:
@@ -230,7 +230,7 @@ class S3Storage:
         return True
 
     def children(self, prefix: str) -> list[str]:
-        """Name what lies directly under a prefix, sorted; empty where there is nothing."""
+        """List the names directly under a prefix, sorted; empty if there are none."""
         folder = self._folder(prefix)
         found = set()
         for page in self._pages(folder, Delimiter="/"):
@@ -239,18 +239,18 @@ class S3Storage:
         return sorted(found - {""})
 
     def children_with(self, prefix: str, name: str) -> list[str]:
-        """Name the children of a prefix that have an object of this name, sorted: one listing, not a look at each."""
+        """List the children of a prefix that have an object of this name, sorted, by one listing."""
         folder = self._folder(prefix)
         paths = (key[len(folder) :].split("/") for key in self._all(folder))
         return sorted(path[0] for path in paths if path[1:] == [name])
 
     def keys(self, prefix: str) -> list[str]:
-        """List every object under a prefix, as keys from the root, sorted."""
+        """List all objects under a prefix, as keys from the root, sorted."""
         start = len(self._prefix) + 1
         return sorted(key[start:] for key in self._all(self._folder(prefix)))
 
     def num_bytes(self) -> int:
-        """Add up the sizes of all objects."""
+        """Return the total size of all objects."""
         return sum(entry["Size"] for page in self._pages(self._folder("")) for entry in page.get("Contents", ()))
 
     def free_bytes(self) -> int | None:
@@ -302,7 +302,7 @@ class S3Storage:
         return position == len(data)
 
     def _call(self, key: str, request: Callable[[], _Result]) -> _Result:
-        """Send a request until it is answered, with longer and longer waits; errors become those of a file system."""
+        """Send a request, retrying with growing delays; errors become those of a file system."""
         given = os.environ.get("AWS_MAX_ATTEMPTS", "")
         attempts = max(int(given), 1) if given.isdecimal() else _ATTEMPTS
         for attempt in range(1, attempts + 1):
@@ -330,29 +330,29 @@ def _status(error: ClientError) -> int:
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether the same request may succeed a moment later."""
+    """Check whether the same request may succeed a moment later."""
     if isinstance(error, ClientError):
         return _status(error) in _PASSING_STATUS or error.response.get("Error", {}).get("Code") == "RequestTimeout"
     return isinstance(error, _PASSING_ERRORS)
 
 
 def as_os_error(error: Exception, root: str, url: str, attempts: int) -> Exception:
-    """Give the error that a file system would raise: what handles those needs to know no other."""
+    """Return the error that a file system would raise, so that callers handle one kind only."""
     tried = f", tried {attempts} times" if attempts > 1 else ""
     text = one_line(error)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return PermissionError(errno.EACCES, f"{text}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError):
-        return TimeoutError(errno.ETIMEDOUT, f"the object store does not answer{tried}", url)
+        return TimeoutError(errno.ETIMEDOUT, f"no answer from the object store{tried}", url)
     if not isinstance(error, ClientError):
         return ConnectionError(errno.ECONNABORTED, f"{text}{tried}", url)
     code, status = error.response.get("Error", {}).get("Code", ""), _status(error)
     if code == "NoSuchBucket":
-        return FileNotFoundError(errno.ENOENT, "no such bucket; make it first", root)
+        return FileNotFoundError(errno.ENOENT, "no such bucket; create it first", root)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "no such object", url)
     if status == 412:
-        return FileExistsError(errno.EEXIST, "another version is there", url)
+        return FileExistsError(errno.EEXIST, "another version exists", url)
     if status == 416:
         return ValueError(f"{url}: the range lies beyond the end")
     if status in _DENIED_STATUS:
