@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from html import escape
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bokeh.application import Application
@@ -19,6 +18,8 @@ from bokeh.server.tornado import BokehTornado
 from distributed.scheduler import Scheduler
 from tornado.ioloop import IOLoop
 
+from rephase.pages import format_moment, render_macro
+
 if TYPE_CHECKING:
     from rephase.cluster.monitor import BuildMonitor
     from rephase.cluster.progress import Build
@@ -27,17 +28,16 @@ ROUTE = "/rephase"
 _REFRESH_MS = 1000
 _STAGES = ("read", "prepare", "waiting", "sample", "kspace", "commit")
 _MOST_BARS = 24
-_CELL = "padding:2px 14px 2px 0;vertical-align:top"
 
 
-def add_page(scheduler: Scheduler, watching: BuildMonitor) -> None:
-    """Add the page to a scheduler's dashboard. Its links and its websocket obey the scheduler's own settings."""
+def add_page(scheduler: Scheduler, monitor: BuildMonitor) -> None:
+    """Add the page to a scheduler's dashboard; its links and its websocket follow the scheduler's settings."""
     import dask
     from bokeh.server.util import create_hosts_allowlist
 
     settings = dict(dask.config.get("distributed.scheduler.dashboard.bokeh-application"))
     origins = create_hosts_allowlist(settings.pop("allow_websocket_origin", ["*"]), scheduler.http_server.port)
-    application = Application(FunctionHandler(lambda document: make_document(document, watching)))
+    application = Application(FunctionHandler(lambda document: make_document(document, monitor)))
     bokeh_app = BokehTornado(
         {ROUTE: application}, use_index=False, extra_websocket_origins=origins, absolute_url="", **settings
     )
@@ -46,20 +46,20 @@ def add_page(scheduler: Scheduler, watching: BuildMonitor) -> None:
     bokeh_app.start()
 
 
-def make_document(document: Document, watching: BuildMonitor) -> None:
-    """Lay the page out, and refresh it while somebody looks."""
+def make_document(document: Document, monitor: BuildMonitor) -> None:
+    """Create the page for one browser, and refresh it while the browser shows it."""
     document.title = "rephase"
-    page = _Page(watching)
+    page = _Page(monitor)
     document.add_root(page.layout)
     document.add_periodic_callback(page.refresh, _REFRESH_MS)
     page.refresh()
 
 
 class _Page:
-    """What one browser sees."""
+    """The page in one browser."""
 
-    def __init__(self, watching: BuildMonitor) -> None:
-        self._watching = watching
+    def __init__(self, monitor: BuildMonitor) -> None:
+        self._monitor = monitor
         self._builds = Div(sizing_mode="stretch_width")
         self._failures = Div(sizing_mode="stretch_width")
         self._rate = ColumnDataSource({"time": [], "rate": []})
@@ -77,12 +77,12 @@ class _Page:
         )
 
     def refresh(self) -> None:
-        """Show what is so now."""
-        workers = self._watching.workers()
-        self._builds.text = builds_html(self._watching.builds)
-        self._failures.text = failures_html(self._watching.builds)
-        moments = [1000 * moment for moment, _ in self._watching.history]
-        self._rate.data = {"time": moments, "rate": [rate for _, rate in self._watching.history]}
+        """Update everything on the page."""
+        workers = self._monitor.workers()
+        self._builds.text = builds_html(self._monitor.builds)
+        self._failures.text = failures_html(self._monitor.builds)
+        moments = [1000 * moment for moment, _ in self._monitor.history]
+        self._rate.data = {"time": moments, "rate": [rate for _, rate in self._monitor.history]}
         self._show_stages(workers)
         self._workers.data = self._worker_rows(workers)
 
@@ -118,7 +118,7 @@ class _Page:
         return rows
 
     def _busy(self, address: str, device_s: float) -> str:
-        """Give the GPU's share of the time since its counter last moved; without a GPU there is none."""
+        """Format the share of time that the GPU was busy since its counter last changed."""
         now = time.monotonic()
         before_s, moment, share = self._device.get(address, (device_s, now, 0.0))
         if device_s > before_s and now > moment:
@@ -134,7 +134,7 @@ _COLUMNS = (
     ("volumes", "volumes built", "0,0"),
     ("slices", "slices", "0,0"),
     ("failed", "failed", "0,0"),
-    ("in_work", "in work", "0"),
+    ("in_work", "in progress", "0"),
     ("waiting", "waiting for the sampler", "0"),
     ("busy", "GPU busy", None),
     ("memory", "memory (MB)", "0,0"),
@@ -143,7 +143,7 @@ _COLUMNS = (
 
 def _rate_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
     plot = figure(
-        title="slices sampled a second", x_axis_type="datetime", height=220, sizing_mode="stretch_width", tools=""
+        title="slices sampled per second", x_axis_type="datetime", height=220, sizing_mode="stretch_width", tools=""
     )
     plot.line("time", "rate", source=source, line_width=2)
     plot.y_range.start = 0
@@ -153,7 +153,7 @@ def _rate_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
 
 def _stage_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
     plot = figure(
-        title="time of the stages (% of each worker's)", y_range=[], height=220, sizing_mode="stretch_width", tools=""
+        title="time per stage (% of each worker's)", y_range=[], height=220, sizing_mode="stretch_width", tools=""
     )
     plot.hbar_stack(
         list(_STAGES), y="name", height=0.8, source=source, color=Category10[len(_STAGES)], legend_label=list(_STAGES)
@@ -172,19 +172,12 @@ def _worker_table(source: ColumnDataSource) -> DataTable:
 
 
 def builds_html(builds: Mapping[str, Build]) -> str:
-    """Give a table with a row for each build, the newest first."""
-    if not builds:
-        return "<p>No build has told of itself yet.</p>"
-    heads = ("corpus", "volumes", "done", "failed", "left", "slices/s", "time left", "state")
-    lines = ["".join(f'<th style="text-align:left;{_CELL}">{head}</th>' for head in heads)]
-    for build in reversed(list(builds.values())):
-        cells = "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in build_cells(build))
-        lines.append(cells)
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    """Return a table with a row per build, the newest first."""
+    return render_macro("dashboard.html", "builds", [build_cells(build) for build in reversed(list(builds.values()))])
 
 
 def build_cells(build: Build) -> tuple[str, ...]:
-    """Say one build in words: corpus, volumes, done, failed, left, slices a second, time left, state."""
+    """Format a build: corpus, volumes, done, failed, left, slices per second, time left, state."""
     progress = build.progress
     left = max(progress["total"] - progress["done"] - progress["failed"], 0)
     rate, seconds = build.slices.per_second(), build.volumes.seconds_left(left)
@@ -192,17 +185,12 @@ def build_cells(build: Build) -> tuple[str, ...]:
     if progress["ended"] or seconds is None:
         until = "-"
     else:
-        end = datetime.now(UTC) + timedelta(seconds=seconds)
-        until = f"{timedelta(seconds=round(seconds))}, until {end:%Y-%m-%d %H:%M} UTC"
+        until = f"{timedelta(seconds=round(seconds))}, until {format_moment(time.time() + seconds)}"
     numbers = (progress["total"], progress["done"], progress["failed"], left)
     return (progress["corpus"], *map(str, numbers), shown_rate, until, progress["ended"] or "building")
 
 
 def failures_html(builds: Mapping[str, Build]) -> str:
-    """List the last failures of every build with their reasons."""
-    lines = [
-        f"<li><b>{escape(name)}</b> {escape(reason)}: {escape(message)}</li>"
-        for build in reversed(list(builds.values()))
-        for name, reason, message in build.progress["last_failures"]
-    ]
-    return f"<b>Last failures</b><ul>{''.join(lines)}</ul>" if lines else "<b>No failures</b>"
+    """Return a list of the last failures of all builds with their reasons."""
+    failures = [one for build in reversed(list(builds.values())) for one in build.progress["last_failures"]]
+    return render_macro("dashboard.html", "failures", failures)

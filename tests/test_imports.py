@@ -17,7 +17,7 @@ from paths import PROJECT
 from volumes import phantom
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config", "numpy_fourier"}
+GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config", "numpy_fourier", "pages"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "numpy_fourier": set(),
     "formats": set(),
     "config": {"errors"},
+    "pages": set(),
     # folders that know nothing of volumes on disk
     "manifests": GROUND,
     "diffusion": GROUND,
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     "reports": GROUND | {"corpus", "diffusion", "pictures", "builder"},
     # training needs no corpus
     "training": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures"},
-    "evaluation": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures", "reports", "training"},
+    "evaluation": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures", "training"},
     "bench": GROUND | {"manifests", "diffusion", "corpus", "data", "pipeline", "builder"},
     "examples": GROUND | {"diffusion", "data"},
     # the public functions stand on everything below the command line
@@ -70,6 +71,7 @@ PLACES = {
         "rephase.data.fastmri_slices",
     ),
     "pydantic": ("rephase.config",),
+    "jinja2": ("rephase.pages",),
     "gdcm": ("rephase.readers.dicom",),
     "zarr": ("rephase.corpus.encoding", "rephase.bench"),
     "dask": ("rephase.builder", "rephase.cluster"),

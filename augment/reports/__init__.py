@@ -1,1 +1,1 @@
-"""The HTML page of a corpus."""
+"""The HTML report of a corpus."""

@@ -1,4 +1,4 @@
-"""What a report tells of a corpus: one pass over the receipts, counted, nothing kept that grows with its size."""
+"""The facts of a report: counted in one pass over the receipts of a corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rephase.corpus.layout import DTYPES
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 
-UNKNOWN = "not known"
+UNKNOWN = "unknown"
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 _PATH = re.compile(r"(?:\b[A-Za-z][\w+.-]+://|(?<![\w.])[A-Za-z]:\\|(?<![\w.<])~?/)[^\s;,'\"()]+")
 _EXAMPLES = 8
@@ -25,7 +25,7 @@ _EXAMPLES = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A committed volume that may be shown: its name, what it is spread by, and its slices."""
+    """A committed volume that may be shown; volumes are selected over contrasts and shapes, `([coil] height width)`."""
 
     name: str
     contrast: str
@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass
 class Flag:
-    """An audit flag: how many volumes carry it, and the first of them."""
+    """An audit flag: the number of volumes with it, and the names of the first."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -43,30 +43,30 @@ class Flag:
 
 @dataclass
 class CorpusFacts:
-    """What was counted.
+    """The counts.
 
     Attributes
     ----------
     title
-        The corpus's own name, without the folders above it.
+        Name of the corpus without its directory.
     attributes
-        Of the corpus: recipe, hashes, seed.
+        Attributes of the corpus: recipe, hashes, seed.
     num_volumes, num_slices, array_bytes
-        Committed; bytes before compression.
+        Of committed volumes; bytes before compression.
     stored_bytes
-        What lies under the corpus's root, None where that cannot be told.
+        Size of all objects of the corpus, None if the storage does not report it.
     tallies
-        By heading: how many volumes have each value.
+        Heading to the number of volumes with each value.
     ranges
-        By heading: smallest and largest number, and how many volumes have one.
+        Heading to the smallest and largest number, and the number of volumes that have one.
     num_subjects, num_sources
-        Distinct pseudonyms, distinct hashes of source bytes.
+        Number of different pseudonyms, and of different hashes of source bytes.
     flags
         By name of the audit flag.
     unfinished, unreadable
-        Volumes that were begun only; volumes whose receipt cannot be read.
+        Volumes without a receipt; volumes whose receipt cannot be read.
     candidates
-        Every committed volume, small.
+        All committed volumes.
     """
 
     title: str
@@ -91,9 +91,9 @@ def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None
     Parameters
     ----------
     store
-        An open corpus. Receipts are the truth: the index may be older.
+        The corpus; its index is not used, since it may be older than the receipts.
     progress
-        Called with (receipts read, receipts in all).
+        Called with (receipts read, receipts in total).
     """
     facts = CorpusFacts(title=store.root.rstrip("/").rsplit("/", 1)[-1], attributes=store.attributes)
     facts.unfinished = store.unfinished()
@@ -108,7 +108,7 @@ def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None
             continue
         if receipt is not None:
             _count(facts, name, receipt)
-            subjects.add(hash(receipt["patient_id"]))  # hashes: a million strings would not be small
+            subjects.add(hash(receipt["patient_id"]))  # hashes take less memory than strings
             sources.add(hash(receipt["source_sha256"]))
         if progress is not None:
             progress(number, len(names))
@@ -145,13 +145,13 @@ def _described(receipt: Mapping[str, Any], kspace: tuple[int, ...]) -> Iterator[
     yield "Orientation", receipt["orientation"]
     yield "Phase encoding", receipt["phase_encode"]
     yield "Licence", receipt["licence"] or UNKNOWN
-    yield "Phase", receipt["phase_generator"] + (f", {receipt['nfe']} evaluations" if receipt["nfe"] else "")
+    yield "Phase", describe_generator(receipt)
     yield "Replica", str(receipt["replica"])
     yield "Environment", json.dumps(receipt["environment"], sort_keys=True)
 
 
 def _measured(receipt: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    yield "Slices in a volume", receipt["num_slices"]
+    yield "Slices per volume", receipt["num_slices"]
     yield "Slice distance (mm)", receipt["spacing_mm"][0]
     yield "Pixel height (mm)", receipt["spacing_mm"][1]
     yield "Pixel width (mm)", receipt["spacing_mm"][2]
@@ -159,8 +159,13 @@ def _measured(receipt: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         yield "Echo time (ms)", receipt["te_ms"]
 
 
+def describe_generator(receipt: Mapping[str, Any]) -> str:
+    """Format a volume's phase generator with its network evaluations (NFE) per slice."""
+    return f"{receipt['phase_generator']}, {receipt['nfe']} NFE" if receipt["nfe"] else str(receipt["phase_generator"])
+
+
 def describe_shape(shape: tuple[int, ...]) -> str:
-    """Say `(height, width)` or `(coil, height, width)` in words."""
+    """Format a shape `([coil] height width)`."""
     matrix = f"{shape[-2]} × {shape[-1]}"
     return matrix if len(shape) == 2 else f"{matrix}, {shape[0]} coils"
 
@@ -170,7 +175,7 @@ def _array_bytes(key: str, shape: list[int]) -> int:
 
 
 def _stored_bytes(store: CorpusStore) -> int | None:
-    """Add up the sizes of everything in a corpus; None where the place gives none."""
+    """Return the size of all objects of a corpus, None if the storage does not report it."""
     try:
         return store.storage.num_bytes()
     except (OSError, NotImplementedError):
@@ -179,7 +184,7 @@ def _stored_bytes(store: CorpusStore) -> int | None:
 
 @dataclass(frozen=True)
 class Failed:
-    """A volume that failed; its message without paths and UIDs, which may name a person."""
+    """A failed volume; its message has no paths and UIDs, which could identify a person."""
 
     name: str
     reason: str
@@ -187,15 +192,15 @@ class Failed:
 
 
 def list_failures(root: str) -> list[Failed]:
-    """List the volumes that failed and were not built since, by reason, then name."""
+    """Return the volumes that failed and were not built since, sorted by reason and name."""
     found = [Failed(name, one.reason, without_identity(name, one.message)) for name, one in read_failures(root).items()]
     return sorted(found, key=lambda one: (one.reason, one.name))
 
 
 def without_identity(name: str, message: str) -> str:
-    """Remove paths and UIDs from the message of a failure: folders may be named after people, and a page is passed on.
+    """Remove paths and UIDs from the message of a failure, since directories may have names of people.
 
-    Messages begin with the place, up to a colon; the rest seldom names a file.
+    A message begins with the path, up to a colon; the rest seldom has one.
     """
     text = message.removeprefix(f"volume {name} ")
     if text != message and text.startswith("(") and "): " in text:

@@ -1,15 +1,18 @@
-"""The pictures of a report: a few volumes as magnitude, phase, log k-space and phase histogram."""
+"""The images of a report: of each volume one slice as magnitude, phase, log k-space and phase histogram."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.pictures import (
     NUM_HUES,
     Picture,
-    colour_wheel,
     phase_counts,
     phase_palette,
     picture_kspace,
@@ -17,52 +20,77 @@ from rephase.pictures import (
     picture_phase,
     signal_mask,
 )
-from rephase.reports.facts import Candidate, describe_shape
-from rephase.reports.html import Markup, element, histogram, section
+from rephase.reports.facts import Candidate, describe_generator, describe_shape
 from rephase.reports.samples import Sample, read_sample
 
 _NUM_BINS = NUM_HUES // 2
 
 
-def gallery(store: CorpusStore, chosen: Iterable[Candidate], num_volumes: int) -> Markup:
-    """Show the chosen volumes, one slice each; a volume that cannot be read says so in its place."""
-    shown = list(chosen)
-    if not shown:
-        words = "There is no committed volume to show." if not num_volumes else "No pictures were asked for."
-        return section("pictures", "Pictures", element("p", words))
-    words = (
-        f"{len(shown)} of {num_volumes:,} volumes, spread over contrasts and matrices; of each the slice with the most "
-        "signal near the middle, computed from the stored k-space. Pixels are not smoothed and stand as stored: height "
-        "downwards, width to the right, at their true proportions. The orientation names the patient directions (LPS "
-        "letters) in which slice, height and width grow."
-    )
-    return section("pictures", "Pictures", element("p", words), _legend(), *(_volume(store, one) for one in shown))
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its title and text alternative; `aspect` is its true width divided by its height."""
+
+    title: str
+    picture: Picture
+    alt: str
+    aspect: float
 
 
-def _legend() -> Markup:
-    label = "Colour circle of the phase: 0 to the right, pi/2 up, pi to the left, minus pi/2 down"
-    wheel = element("image", href=colour_wheel().uri, x=50, y=22, width=100, height=100)
-    places = ((156, 76, "start", "0"), (100, 16, "middle", "π/2"), (44, 76, "end", "±π"), (100, 138, "middle", "−π/2"))
-    marks = (
-        element("text", mark, x=x, y=y, text_anchor=anchor, font_size=13, fill="currentColor")
-        for x, y, anchor, mark in places
-    )
-    circle = element("svg", wheel, *marks, viewBox="0 0 200 144", role="img", aria_label=label)
-    words = (
-        "Phase colours run once around the circle, brightest at 0 and darkest at ±π. Where the magnitude is below 5 % "
-        "of the slice's 99th percentile the colour is faded, and grey where it is zero: phase of air means nothing."
-    )
-    return element("div", circle, element("p", words), class_="legend")
+@dataclass(frozen=True)
+class Bar:
+    """A bar of the histogram in a drawing of 256 x 256 units; `colour` is the colour of its phase."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
 
 
-def _volume(store: CorpusStore, chosen: Candidate) -> Markup:
-    title = element("h3", chosen.name)
+@dataclass(frozen=True)
+class VolumeImages:
+    """What is shown of one volume, or the error why it cannot be shown."""
+
+    name: str
+    error: str = ""
+    where: str = ""
+    facts: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    histogram: tuple[Bar, ...] = ()
+    num_pixels: int = 0
+
+
+def gallery(store: CorpusStore, chosen: Iterable[Candidate]) -> list[VolumeImages]:
+    """Read and draw the chosen volumes."""
+    return [_draw(store, one) for one in chosen]
+
+
+def _draw(store: CorpusStore, chosen: Candidate) -> VolumeImages:
     try:
         sample = read_sample(store, chosen.name)
     except VolumeError as error:
-        return element("article", title, element("p", error, class_="fault"), class_="volume")
-    facts = element("p", "; ".join(_facts(sample, chosen)), class_="soft")
-    return element("article", title, facts, element("div", *_figures(sample), class_="pictures"), class_="volume")
+        return VolumeImages(chosen.name, error=str(error))
+    signal = signal_mask(sample.magnitude)
+    num_pixels = int(signal.sum())
+    where = f"slice {sample.slice_index} of volume {sample.name}"
+    mm = sample.receipt["spacing_mm"]
+    height, width = sample.magnitude.shape
+    aspect = width * mm[2] / (height * mm[1])
+    kspace_aspect = mm[1] / mm[2]  # k-space extends to 1 / (2 * spacing), so only the pixel's shape matters
+    empty = "" if num_pixels else ", which is empty"
+    phase = picture_phase(sample.image, signal)
+    return VolumeImages(
+        chosen.name,
+        where=where,
+        facts=tuple(_facts(sample, chosen)),
+        figures=(
+            Figure("Magnitude", picture_magnitude(sample.magnitude), f"Magnitude of {where}{empty}", aspect),
+            Figure("Phase", phase, f"Phase of {where}, colours as in the legend", aspect),
+            Figure("k-space", picture_kspace(sample.kspace), f"Logarithm of the k-space of {where}", kspace_aspect),
+        ),
+        histogram=_histogram(phase_counts(sample.image, signal, _NUM_BINS)) if num_pixels else (),
+        num_pixels=num_pixels,
+    )
 
 
 def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:
@@ -76,44 +104,18 @@ def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:
         yield f"{receipt['field_t']:.3g} T"
     if receipt["te_ms"] is not None:
         yield f"TE {receipt['te_ms']:.4g} ms"
-    yield f"phase: {receipt['phase_generator']}" + (f", {receipt['nfe']} evaluations" if receipt["nfe"] else "")
+    yield f"phase: {describe_generator(receipt)}"
     if sample.image_source:
         yield f"phase of {sample.image_source}"
 
 
-def _figures(sample: Sample) -> Iterator[Markup]:
-    signal = signal_mask(sample.magnitude)
-    where = f"slice {sample.slice_index} of volume {sample.name}"
-    mm = sample.receipt["spacing_mm"]
-    height, width = sample.magnitude.shape
-    aspect = width * mm[2] / (height * mm[1])
-    empty = "" if signal.any() else ", which is empty"
-    magnitude = picture_magnitude(sample.magnitude)
-    yield _figure("Magnitude", magnitude, f"Magnitude of {where}{empty}", aspect)
-    yield _figure("Phase", picture_phase(sample.image, signal), f"Phase of {where}, colours as in the legend", aspect)
-    kspace_aspect = mm[1] / mm[2]  # k-space reaches to 1 / (2 * spacing): the pixel's shape counts, not the matrix
-    yield _figure("k-space", picture_kspace(sample.kspace), f"Logarithm of the k-space of {where}", kspace_aspect)
-    yield _histogram(sample, int(signal.sum()), where)
-
-
-def _figure(title: str, picture: Picture, alt: str, aspect: float) -> Markup:
-    """Put a picture into a square frame, at its true proportions: the longer side fills the frame."""
-    size = f"width:{100 * min(aspect, 1):.3f}%;height:{100 * min(1 / aspect, 1):.3f}%"
-    thinned = f", every {picture.step}th pixel" if picture.step > 1 else ""
-    return element(
-        "figure",
-        element("div", element("img", src=picture.uri, alt=alt, style=size), class_="frame"),
-        element("figcaption", element("b", title), f" {picture.caption}{thinned}"),
-    )
-
-
-def _histogram(sample: Sample, num_pixels: int, where: str) -> Markup:
-    caption = element("figcaption", element("b", "Phase histogram"), f" {num_pixels:,} pixels of the object")
-    if not num_pixels:
-        return element("figure", element("div", "no signal", class_="frame plain"), caption)
-    counts = phase_counts(sample.image, signal_mask(sample.magnitude), _NUM_BINS)
+def _histogram(counts: NDArray[np.int64]) -> tuple[Bar, ...]:
+    """Lay out counts over the phase from -pi to pi: a margin of 8 units, the axis at 226."""
     middle = NUM_HUES // _NUM_BINS // 2  # of the hues that a bin spans
     hues = phase_palette()[middle : NUM_HUES : NUM_HUES // _NUM_BINS].tolist()
-    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in hues]
-    drawing = histogram(counts, colours, f"Histogram of the phase of {where}, from minus pi to pi")
-    return element("figure", element("div", drawing, class_="frame plain"), caption)
+    step = 240 / len(counts)
+    heights = (214 * counts / max(int(counts.max()), 1)).tolist()
+    return tuple(
+        Bar(8 + number * step, 226 - height, step + 0.1, height, f"#{red:02x}{green:02x}{blue:02x}")
+        for number, (height, (red, green, blue)) in enumerate(zip(heights, hues, strict=True))
+    )

@@ -1,9 +1,10 @@
-"""`rephase report`: one HTML file that shows what a corpus holds, how it was made, and pictures of it."""
+"""`rephase report`: one HTML file about a corpus, with its contents, recipe, speed, failures and images."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,27 +13,29 @@ from rephase.corpus.storage.base import run_folder
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError
 from rephase.files import replacing
+from rephase.pages import render
+from rephase.pictures import colour_wheel
 from rephase.reports import sections
-from rephase.reports.facts import gather_facts, list_failures
+from rephase.reports.facts import UNKNOWN, gather_facts, list_failures
 from rephase.reports.gallery import gallery
-from rephase.reports.html import document, element
 from rephase.reports.samples import choose_volumes
 from rephase.text import is_url
 
 __all__ = ["write_report"]
 
 DEFAULT_VOLUMES = 8
-"""Volumes that are shown with pictures."""
+"""Number of volumes shown with images."""
 
-_CONTENTS = (
-    ("built", "What was built"),
-    ("pictures", "Pictures"),
-    ("sources", "From what"),
-    ("recipe", "With which recipe"),
-    ("speed", "How fast"),
-    ("failures", "What failed"),
-    ("audit", "Audit flags"),
-)
+_TITLES = {
+    "corpus": "Corpus",
+    "images": "Images",
+    "sources": "Sources",
+    "recipe": "Recipe",
+    "speed": "Speed",
+    "failures": "Failures",
+    "audit": "Audit flags",
+}
+_DESCRIBED = ("Contrast", "Split", "Anatomy", "Field strength", "Matrix", "Orientation", "Phase encoding")
 
 
 def write_report(
@@ -47,53 +50,62 @@ def write_report(
     Parameters
     ----------
     root
-        Path or URL of the corpus, finished or not.
+        Path or URL of the corpus, complete or not.
     out
-        The file; `<corpus>.run/report.html` beside the corpus where None.
+        Path of the file. Default: `<corpus>.run/report.html` beside the corpus.
     num_volumes
-        Volumes that are shown with pictures: the same ones every time, spread over contrasts and matrices.
+        Number of volumes shown with images: always the same ones, spread over contrasts and matrix sizes.
     progress
-        Called with (receipts read, receipts in all).
+        Called with (receipts read, receipts in total).
 
     Returns
     -------
     out
-        The file that was written.
+        Path of the file.
 
     Raises
     ------
     RequestError
-        If there is no corpus, or `out` is inside it or has no place.
+        If there is no corpus, or `out` is inside it or cannot be written.
     """
     store = CorpusStore.open(root)
-    path = _place(store.root, out)
+    path = _output_path(store.root, out)
     facts = gather_facts(store, progress)
     failed, runs = list_failures(store.root), read_run_states(store.root)
-    body = element(
-        "main",
-        sections.built(facts, failed),
-        gallery(store, choose_volumes(facts.candidates, num_volumes), facts.num_volumes),
-        sections.sources(facts),
-        sections.recipe(facts),
-        sections.speed(runs),
-        sections.failures(failed, {one.name for one in facts.candidates}),
-        sections.audit(facts),
+    tallies = facts.tallies | {"Reason": Counter(one.reason for one in failed)}
+    page = render(
+        "report.html",
+        facts=facts,
+        titles=_TITLES,
+        state=sections.state(facts, failed, runs),
+        tiles=sections.tiles(facts, failed),
+        tallies={heading: sections.tally(counts) for heading, counts in tallies.items()},
+        described=[one for one in _DESCRIBED if one in tallies and set(tallies[one]) != {UNKNOWN}],
+        ranges=[(name, f"{low:.4g}", f"{high:.4g}", f"{count:,}") for name, (low, high, count) in facts.ranges.items()],
+        images=gallery(store, choose_volumes(facts.candidates, num_volumes)),
+        wheel=colour_wheel(),
+        recipe=sections.recipe(facts),
+        environments=sections.environments(facts),
+        runs=sections.runs(runs),
+        stages=sections.stages(runs),
+        failures=sections.failures(failed, {one.name for one in facts.candidates}),
+        num_failed=len(failed),
+        flags=sections.flags(facts),
+        now=time.time(),
     )
-    head = sections.head(facts, failed, runs, _CONTENTS)
-    page = document(f"{facts.title} – rephase report", head, body, sections.foot(time.time()))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 
 
-def _place(root: str, out: Path | None) -> Path:
+def _output_path(root: str, out: Path | None) -> Path:
     if out is None:
         if is_url(root):
-            raise RequestError(f"{root}: a corpus behind a URL; expected a local file for its report; give -o FILE")
+            raise RequestError(f"{root}: is a URL; expected a local file for its report; use -o FILE")
         return Path(run_folder(root)) / "report.html"
     if out.is_dir():
-        raise RequestError(f"{out}: is a folder; expected a file for the report; give -o {out / 'report.html'}")
+        raise RequestError(f"{out}: is a directory; expected a file for the report; use -o {out / 'report.html'}")
     if not is_url(root) and Path(root).resolve() in out.resolve().parents:
-        raise RequestError(f"{out}: inside the corpus, where only Zarr may be; choose a place beside it")
+        raise RequestError(f"{out}: is inside the corpus; expected a path outside; choose one beside it")
     return out

@@ -1,4 +1,4 @@
-"""Which volumes and slices a report shows, and their complex images, out of the stored k-space."""
+"""Select the volumes and slices of a report, and compute their complex images from the stored k-space."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _MOST_LOOKED_AT = 9
 
 @dataclass(frozen=True)
 class Sample:
-    """One slice that is shown.
+    """One slice to show.
 
     Attributes
     ----------
     name, slice_index
-        Where it stands.
+        Its volume and its number, counted from 0.
     receipt
-        Of its volume.
+        Receipt of the volume.
     magnitude
-        float32 `(height width)`, of all coils together, stored units.
+        float32 `(height width)`, root sum of squares of all coils, in stored units.
     image
-        complex64 `(height width)`, whose phase is shown.
+        complex64 `(height width)`, the image whose phase is shown.
     image_source
-        Which image that is, where there are several coils; else empty.
+        How that image was made from several coils; empty without coils.
     kspace
-        float32 `(height width)`, `|kspace|`, of all coils together.
+        float32 `(height width)`, root sum of squares of `|kspace|` of all coils.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Sample:
 
 
 def choose_volumes(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Choose volumes that differ most in contrast, then in shape; the same ones every time.
+    """Select volumes spread over contrasts, then over shapes; always the same ones.
 
-    Among equals the SHA-256 of the name decides, so that the choice does not follow the alphabet.
+    Ties are broken by the SHA-256 of the name, so that the selection does not follow the alphabet.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[Candidate]] = {}
     for one in sorted(candidates, key=lambda one: hashlib.sha256(one.name.encode()).digest(), reverse=True):
@@ -72,7 +72,7 @@ def choose_volumes(candidates: Sequence[Candidate], count: int) -> list[Candidat
 
 
 def read_sample(store: CorpusStore, name: str) -> Sample:
-    """Read the slice of a volume that shows most.
+    """Read the slice of a volume with the most signal near its middle.
 
     Raises
     ------
@@ -81,9 +81,9 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
     """
     receipt = store.receipt(name)
     if receipt is None:
-        raise VolumeError("missing", f"volume {name}: not committed any more")
+        raise VolumeError("missing", f"volume {name}: is no longer committed")
     if receipt["storage"] != "kspace":
-        raise VolumeError("unsupported", f"volume {name}: stored as {receipt['storage']}; only k-space is shown")
+        raise VolumeError("unsupported", f"volume {name}: is stored as {receipt['storage']}; expected kspace")
     reader = _VolumeReader(store, name, receipt)
     try:
         slice_index, kspace = reader.most_signal()
@@ -106,7 +106,7 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
 
 
 class _VolumeReader:
-    """Reads slices of one volume as the loader does: checked against their checksums."""
+    """Reads slices of one volume and checks their checksums."""
 
     def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
         self._arrays: Mapping[str, Any] = receipt["arrays"]
@@ -121,7 +121,7 @@ class _VolumeReader:
         return self._reader.read_slice(layout, slice_index)
 
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
-        """Give the slice of most energy out of a few of the middle third; where those are empty, out of all."""
+        """Return the slice of most energy among a few of the middle third; among all if those are empty."""
         count = self._arrays["kspace"]["shape"][0]
         middle = list(range(count // 3, count - count // 3))
         few = middle[:: -(-len(middle) // _MOST_LOOKED_AT)]
@@ -145,7 +145,7 @@ def _energy(found: tuple[float, int, NDArray[np.complex64]]) -> float:
 
 
 def _one_image(images: NDArray[np.complex64], maps: NDArray[np.complex64] | None) -> tuple[NDArray[np.complex64], str]:
-    """Give the image whose phase is shown: combined with the coil maps, else that of the strongest coil."""
+    """Return the image whose phase is shown: coils combined with their maps, else the strongest coil."""
     if images.ndim == 2:
         return images, ""
     if maps is not None:
@@ -160,6 +160,6 @@ def _root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 
 def _centre(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Cut off what oversampling added."""
+    """Crop what oversampling added."""
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
