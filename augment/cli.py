@@ -1,4 +1,4 @@
-"""The command line, `rephase`: finds the command, runs it, prints its result, gives the exit status.
+"""The command line, `rephase`: parse it, run the command, print its result, return the exit status.
 
 To add a command, write a module with `register(commands)` in `augment/commands` and name it in `GROUPS`.
 """
@@ -25,25 +25,25 @@ GROUPS = (manifest, build, corpus, export, model, bench, demo)
 WRONG_REQUEST = 2
 INTERRUPTED = 130
 
-_PLACE_FAULTS = {
+_PATH_ERRORS = {
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS
 }  # fmt: skip
 
 _DESCRIPTION = """\
 Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
 
-The way: a manifest names the volumes; build samples phase for every slice, makes k-space of it and commits it to a
-corpus; rephase.data.kspace_slices.KSpaceSlices gives it to training code."""
+How it works: a manifest lists the volumes; build samples a phase for every slice, computes its k-space and commits it
+to a corpus; rephase.KSpaceSlices loads the corpus in training code."""
 
 _EXAMPLES = """\
 examples:
-  rephase demo                                        # all of it, on volumes that are installed
-  rephase manifest scan /archive/brain -o brain.csv   # a row per magnitude volume
-  rephase plan brain.csv brain.zarr                   # what it would take
-  rephase build brain.csv brain.zarr                  # run it again to carry on
+  rephase demo                                        # everything, on volumes that are installed
+  rephase manifest scan /archive/brain -o brain.csv   # one row per magnitude volume
+  rephase plan brain.csv brain.zarr                   # dry run: sizes, memory, time
+  rephase build brain.csv brain.zarr                  # run it again to resume
   rephase verify brain.zarr && rephase report brain.zarr
 
-exit status: 0 all done; 1 some volumes failed or are faulty; 2 the request was wrong; 130 interrupted"""
+exit status: 0 all done; 1 some volumes failed or are damaged; 2 usage error; 130 interrupted"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Without the program's name; those of the process where None.
+        Without the program's name; those of the process if None.
 
     Returns
     -------
     status
-        0 all done; 1 some volumes failed; 2 the request was wrong; 130 interrupted.
+        0 all done; 1 some volumes failed; 2 usage error; 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
@@ -99,18 +99,18 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RephaseError as error:
         print(error, file=sys.stderr)
         return WRONG_REQUEST
     except OSError as error:
-        if not is_disk_full(error) and not (error.filename and error.errno in _PLACE_FAULTS):
+        if not is_disk_full(error) and not (error.filename and error.errno in _PATH_ERRORS):
             raise
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # a write knows no name
-        mend = "expected a place with room where this user may write; choose another path"
-        print(f"{where}{error.strerror}; {mend}", file=sys.stderr)
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # the error of a write has no name
+        fix = "expected a writable path with free space; choose another path"
+        print(f"{where}{error.strerror}; {fix}", file=sys.stderr)
         return WRONG_REQUEST
 
 
@@ -130,7 +130,7 @@ def _version() -> str:
 
 
 class _Signals:
-    """SIGTERM ends a command as Ctrl-C does. What was there before is put back, for callers inside a program."""
+    """Lets SIGTERM end a command as Ctrl-C does; restores the previous handlers, for callers inside a program."""
 
     def __enter__(self) -> None:
         self._before = {}

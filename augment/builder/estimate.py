@@ -1,4 +1,4 @@
-"""How large the volumes of a manifest are: told by the manifest, else estimated from some of the headers."""
+"""Estimate the sizes of a manifest's volumes, and the time to read and build them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Shape = tuple[int, int, int]
 
 @dataclass
 class Sizes:
-    """Sizes of everything that is asked for, replicas counted.
+    """Sizes of all requested volumes, replicas included.
 
-    `num_slices` and `num_voxels` are extrapolated from the headers that were read where not `exact`. `largest`
-    is the shape (slices, height, width) of the largest volume seen, `matrix` the (height, width) that most slices have.
+    `num_slices` and `num_voxels` are extrapolated from the headers that were read, unless `exact`. `largest` is the
+    shape (slices, height, width) of the largest volume, `matrix` the (height, width) of most slices.
     """
 
     num_rows: int = 0
@@ -49,7 +49,7 @@ class Sizes:
 
     @property
     def source(self) -> str:
-        """Say where the sizes come from."""
+        """Where the sizes come from: the manifest, or how many headers."""
         if not self.headers_read:
             return "the manifest"
         of = f"{self.headers_read} of {self.num_rows} headers"
@@ -57,27 +57,27 @@ class Sizes:
 
 
 def measure_sizes(manifest: Manifest, replicas: int, progress: Callable[[], None] | None = None) -> Sizes:
-    """Add up a manifest's sizes; where rows do not tell, read at most `MOST_HEADERS` headers spread over them."""
+    """Sum the sizes of a manifest; for rows without sizes, read at most `MOST_HEADERS` headers spread over them."""
     sizes = Sizes(num_rows=len(manifest))
-    untold: list[tuple[int, int]] = []
+    unsized: list[tuple[int, int]] = []
     slices_of: Counter[tuple[int, int]] = Counter()
     for number, row in enumerate(manifest):
         copies = row.replicas or replicas
         sizes.num_volumes += copies
         shape = stated_shape(row)
         if shape is None:
-            untold.append((number, copies))
+            unsized.append((number, copies))
         else:
             _count(sizes, slices_of, shape, copies)
-    if untold:
-        _sample(manifest, untold, sizes, slices_of, progress)
+    if unsized:
+        _sample(manifest, unsized, sizes, slices_of, progress)
     if slices_of:
         sizes.matrix = slices_of.most_common(1)[0][0]
     return sizes
 
 
 def stated_shape(row: ManifestRow) -> Shape | None:
-    """The shape that a row states, None where it lacks a number."""
+    """Return the shape that a row states; None if it lacks a number."""
     if row.num_slices is None or row.height is None or row.width is None:
         return None
     return row.num_slices, row.height, row.width
@@ -94,15 +94,15 @@ def _count(sizes: Sizes, slices_of: Counter[tuple[int, int]], shape: Shape, copi
 
 def _sample(
     manifest: Manifest,
-    untold: list[tuple[int, int]],
+    unsized: list[tuple[int, int]],
     sizes: Sizes,
     slices_of: Counter[tuple[int, int]],
     progress: Callable[[], None] | None,
 ) -> None:
-    chosen = untold[:: -(-len(untold) // MOST_HEADERS)]
-    # headers that could not be read stand for other volumes that cannot be built
-    weight = sum(copies for _, copies in untold) / sum(copies for _, copies in chosen)
-    sizes.exact = len(chosen) == len(untold)
+    chosen = unsized[:: -(-len(unsized) // MOST_HEADERS)]
+    # a header that cannot be read represents other volumes that cannot be built
+    weight = sum(copies for _, copies in unsized) / sum(copies for _, copies in chosen)
+    sizes.exact = len(chosen) == len(unsized)
     for number, copies in chosen:
         row = manifest[number]
         sizes.headers_read += 1
@@ -110,7 +110,7 @@ def _sample(
             _count(sizes, slices_of, describe_row(row), copies * weight)
         except VolumeError as error:
             sizes.unreadable.append((row.volume_id, f"{error.reason}: {error}"))
-        except Exception as error:  # a plan must come to its end over any file
+        except Exception as error:  # no file may stop a plan
             sizes.unreadable.append((row.volume_id, f"failed: {type(error).__name__}: {error}"))
         if progress is not None:
             progress()
@@ -123,9 +123,9 @@ READ_SECONDS = 5.0
 
 
 def measure_reading(manifest: Manifest) -> float:
-    """Read a few volumes, spread over the manifest, for some seconds: seconds per voxel, 0 where none can be read.
+    """Return the time to read a voxel, in seconds, from a few volumes spread over the manifest; 0 if none can be read.
 
-    The first one is not timed where there are more: it loads the libraries.
+    If there are several, the first is not counted: it loads the libraries.
     """
     step = -(-len(manifest) // READ_VOLUMES)
     begin = time.perf_counter()
@@ -134,7 +134,7 @@ def measure_reading(manifest: Manifest) -> float:
         start = time.perf_counter()
         try:
             volume = read_volume(manifest[number])
-        except Exception:  # the build will say what is wrong with it  # noqa: S112
+        except Exception:  # the build reports what is wrong with it  # noqa: S112
             continue
         timed.append((time.perf_counter() - start, volume.magnitude.size))
         if time.perf_counter() - begin > READ_SECONDS:
@@ -144,16 +144,16 @@ def measure_reading(manifest: Manifest) -> float:
 
 
 def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> tuple[float, float]:
-    """Build small volumes of noise in a temporary corpus.
+    """Measure the time of a build, with small volumes of noise in a temporary corpus.
 
     Returns
     -------
     per_volume, per_slice
-        Seconds that a volume takes apart from its slices, and those of a slice of this (height, width); in one worker.
+        Seconds per volume without its slices, and per slice of this (height, width), in one worker.
     """
     recipe = build.recipe(device)
     few, many = recipe.tile.slices, 3 * recipe.tile.slices
-    # real phase needs a second file; taking no phase costs about as much
+    # real phase needs a second file; zero phase takes about as long
     timed = recipe if recipe.phase != "real" else make_recipe(BuildOptions(phase="zero"))
     with tempfile.TemporaryDirectory(prefix="rephase-plan-") as folder:
         CorpusStore.create(f"{folder}/c.zarr", timed.attributes())
@@ -161,7 +161,7 @@ def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> 
             f"{folder}/c.zarr", timed, environment_class(device), device=device, checkpoint=build.checkpoint
         )
         times = []
-        for number, num_slices in enumerate((few, few, many)):  # the first one warms everything up
+        for number, num_slices in enumerate((few, few, many)):  # the first one is a warm-up
             path = Path(folder) / f"{number}.npy"
             noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
             np.save(path, noise.astype(np.float32))

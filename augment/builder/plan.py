@@ -1,4 +1,4 @@
-"""What a build would do and need, before it is started."""
+"""`rephase plan`: what a build would do and need, without starting it."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from rephase.pipeline.task import requested_names
 from rephase.text import format_bytes, format_seconds
 
 BYTES_PER_VOXEL = 10.2
-"""On disk: complex64 k-space hardly compresses (1.1 times), the float32 target does (by a third or more)."""
+"""On disk: complex64 k-space compresses by 1.1, the float32 target by 1.5 or more."""
 
 
 @dataclass
 class Plan:
-    """What a build would do.
+    """The dry run of a build.
 
     Attributes
     ----------
     num_volumes, num_committed, num_slices, num_bytes
-        Asked for, of those committed already; slices and bytes on disk of all that are asked for.
+        Volumes requested; volumes of these that are committed; slices and bytes on disk of all requested ones.
     sizes_from
-        Where the sizes come from, in words.
+        Where the sizes come from: the manifest, or how many headers.
     num_workers, worker_bytes, needed_bytes
-        Workers; the memory limit of each, None where another scheduler decides; what the largest volume needs.
+        Number of workers; memory limit of each, None if a scheduler sets it; memory that the largest volume needs.
     too_large
-        Shapes seen that a worker would refuse.
+        Shapes that a worker would refuse.
     exact
-        True where every size is known, not extrapolated.
+        True if every size is known, none extrapolated.
     seconds, seconds_per_slice, seconds_per_volume
-        Of the build of what is not committed yet; in one worker of a slice, and of a volume apart from its slices. None
-        where no size is known.
+        Of the build of what is not committed; in one worker, per slice, and per volume without its slices. None if no
+        size is known.
     free_bytes
-        On the corpus's disk, None where that is not known.
+        Free space on the disk of the corpus, None if unknown.
     unreadable
-        (volume, why) of the headers that were looked at.
+        (volume, reason) of the headers that could not be read.
     job_script
         The script that a batch system would get; None without one.
     """
@@ -73,7 +73,7 @@ class Plan:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes that the disk lacks for the volumes that are not committed yet."""
+        """Bytes that the disk lacks for the volumes that are not committed."""
         if self.free_bytes is None or not self.num_volumes:
             return 0
         return max(int(self.num_bytes * self._open_part) - self.free_bytes, 0)
@@ -83,26 +83,26 @@ class Plan:
         return 1 - self.num_committed / self.num_volumes if self.num_volumes else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as a JSON object."""
+        """Return it as a JSON object."""
         return {**asdict(self), "missing_bytes": self.missing_bytes}
 
     def lines(self) -> list[str]:
-        """Say it in words."""
+        """Format it for a person."""
         tile = self.recipe["tile"]
-        model = f", {self.recipe['nfe']} evaluations of the network a slice" if self.recipe["nfe"] else ""
+        model = f", {self.recipe['nfe']} network evaluations per slice" if self.recipe["nfe"] else ""
         exact = "" if self.exact else "about "
         lines = [
             f"corpus:   {self.corpus}",
-            f"phase:    {self.recipe['phase']}{model}, seed {self.recipe['seed']}, {tile['slices']} slice(s) a call",
-            f"volumes:  {self.num_volumes}, of which {self.num_committed} are committed",
+            f"phase:    {self.recipe['phase']}{model}, seed {self.recipe['seed']}, {tile['slices']} slice(s) per call",
+            f"volumes:  {self.num_volumes}, {self.num_committed} of them committed",
             f"slices:   {exact}{self.num_slices} (sizes from {self.sizes_from})",
-            f"disk:     about {format_bytes(self.num_bytes)}{self._say_free()}",
-            f"memory:   about {format_bytes(self.needed_bytes)} in a worker for the largest volume{self._say_limit()}",
-            f"time:     {self._say_time()}",
+            f"disk:     about {format_bytes(self.num_bytes)}{self._describe_free()}",
+            f"memory:   about {format_bytes(self.needed_bytes)} for the largest volume{self._describe_limit()}",
+            f"time:     {self._describe_time()}",
         ]
         if self.missing_bytes:
             lines.append(
-                f"WARNING:  the disk lacks {format_bytes(self.missing_bytes)}; make room or choose another disk"
+                f"WARNING:  the disk lacks {format_bytes(self.missing_bytes)}; free space or choose another disk"
             )
         lines += [
             f"WARNING:  volumes of {' x '.join(map(str, shape))} would be refused as too large; give each worker more "
@@ -110,40 +110,40 @@ class Plan:
             for shape in self.too_large[:5]
         ]
         if self.unreadable:
-            lines.append(f"WARNING:  {len(self.unreadable)} of the headers looked at cannot be built from:")
+            lines.append(f"WARNING:  {len(self.unreadable)} of the headers read cannot be built from:")
             lines += [f"  {name}: {why}" for name, why in self.unreadable[:20]]
         if self.job_script:
             lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
         return lines
 
-    def _say_free(self) -> str:
-        return "" if self.free_bytes is None else f" in all; {format_bytes(self.free_bytes)} free"
+    def _describe_free(self) -> str:
+        return "" if self.free_bytes is None else f" in total; {format_bytes(self.free_bytes)} free"
 
-    def _say_limit(self) -> str:
+    def _describe_limit(self) -> str:
         return (
             ""
             if self.worker_bytes is None
             else f"; {self.num_workers} workers have {format_bytes(self.worker_bytes)} each"
         )
 
-    def _say_time(self) -> str:
+    def _describe_time(self) -> str:
         if self.seconds is None or self.seconds_per_slice is None:
-            return "not known: no size is known"
+            return "unknown, since no size is known"
         return (
             f"about {format_seconds(self.seconds)} with {self.num_workers} workers "
-            f"({format_seconds(self.seconds_per_slice)} a slice in one worker, measured here on little of it)"
+            f"({format_seconds(self.seconds_per_slice)} per slice and worker, measured on this machine)"
         )
 
 
 def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Callable[[], None] | None = None) -> Plan:
-    """Work out what `builder.run.build` would do with the same arguments. Starts nothing and writes nothing there.
+    """Compute what `builder.run.build` would do with the same arguments; starts no worker and writes nothing.
 
     Parameters
     ----------
     manifest, root, options
         As for a build.
     progress
-        Called after every header that is read.
+        Called after each header.
 
     Raises
     ------

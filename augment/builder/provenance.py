@@ -1,4 +1,4 @@
-"""What a corpus and the log beside it record of how it was made: recipe, manifest, weights. For making parts again."""
+"""What a corpus and its run log record of how it was built: recipe, manifest, weights. For repairs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rephase.diffusion.phases import PHASES
 from rephase.diffusion.shipped import WEIGHTS, shipped_weights
 from rephase.errors import RequestError, VolumeError
 
-_LOOKED_AT = 16
-"""Receipts that are asked by which recipe they were made."""
+_RECEIPTS_READ = 16
+"""Receipts that are read to find the recipe."""
 
 
 def past_runs(root: str) -> Iterator[dict[str, Any]]:
-    """Give the first line of every run in the log, the latest first."""
+    """Yield the first line of every run in the log, the latest first."""
     for name in reversed(run_names(root)):
         first = next(read_run(root, name), None)
         if first is not None and first.get("event") == "start":
@@ -33,17 +33,17 @@ def past_runs(root: str) -> Iterator[dict[str, Any]]:
 
 
 def recorded_manifest(root: str) -> str | None:
-    """Name the manifest of the latest run; None where no log tells."""
+    """Return the manifest of the latest run; None if no log names one."""
     return next((str(run["manifest"]) for run in past_runs(root) if run.get("manifest")), None)
 
 
 def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
-    """Give the attributes that a corpus's root should have, and whether they had to be recovered.
+    """Return the attributes that the root of a corpus should have, and whether they had to be recovered.
 
     Raises
     ------
     RequestError
-        If there is no corpus, or its root is damaged and its recipe is recorded nowhere.
+        If there is no corpus, or its root is damaged and its recipe is not recorded elsewhere.
     """
     document = storage.get(ROOT_KEY)
     try:
@@ -60,15 +60,15 @@ def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
         if isinstance(recipe, dict) and (not hashes or canonical_hash(recipe) in hashes):
             return corpus_attributes(recipe), True
     raise RequestError(
-        f"{storage.root}/{ROOT_KEY}: is damaged, and the recipe is recorded nowhere else; delete it and run the same "
+        f"{storage.root}/{ROOT_KEY}: is damaged, and the recipe is not recorded elsewhere; delete it and run the same "
         "'rephase build' again"
     )
 
 
 def _recipe_hashes(store: CorpusStore) -> set[str]:
-    """Give the recipe by which most of the volumes that are looked at were made; empty where none tells."""
+    """Return the hash of the recipe of most of the receipts that are read; empty if none has one."""
     counts: Counter[str] = Counter()
-    for name in islice(store.names(), _LOOKED_AT):
+    for name in islice(store.names(), _RECEIPTS_READ):
         try:
             receipt = store.receipt(name)
         except VolumeError:
@@ -86,7 +86,7 @@ def options_of(
     Raises
     ------
     RequestError
-        If the weights of the recipe are not to be found.
+        If the weights of the recipe are not found.
     """
     recipe = attributes["recipe"]
     names = {one.name for one in fields(BuildOptions)} & set(recipe)
@@ -110,7 +110,7 @@ def _find_weights(wanted: str, given: Path | None, root: str) -> Checkpoint:
             continue
         if checkpoint.sha256 == wanted:
             return checkpoint
-    looked = ", ".join(str(path) for path in candidates if path is not None) or "nowhere"
+    searched = ", ".join(str(path) for path in candidates if path is not None) or "nowhere"
     raise RequestError(
-        f"{root}: was made with weights of SHA-256 {wanted[:12]}...; looked at {looked}; name them with --checkpoint"
+        f"{root}: was built with weights of SHA-256 {wanted[:12]}...; searched {searched}; give them with --checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Make the damaged volumes of a corpus again, byte for byte as they were, and its own documents; nothing else."""
+"""`rephase repair`: rebuild the damaged volumes of a corpus, byte for byte, and rewrite its documents; nothing else."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """What a repair may be told.
+    """The options of a repair.
 
     Attributes
     ----------
     manifest
-        Names the sources; None takes the one that the log beside the corpus names.
+        Names the sources; None uses that of the latest run in the run log.
     checkpoint
-        Weights; None looks at those that are shipped and those that the log names.
+        Weights; None tries those that are installed and those in the run log.
     dry_run
-        Only say what would be done.
+        Report what would be done; change nothing.
     delete_unexpected
-        Delete what lies in the corpus and belongs to nothing in it.
+        Delete orphan objects, which belong to no volume of the corpus.
     build
-        Where it runs, and whether other volumes than the lost ones are accepted (`overwrite`); what changes bytes
-        comes from the corpus's own recipe.
+        Where it runs, and whether rebuilt volumes may differ from the damaged ones (`overwrite`); options that change
+        bytes come from the recipe of the corpus.
     """
 
     manifest: str | None = None
@@ -64,42 +64,41 @@ def repair_corpus(
     progress: Progress | None = None,
     bar: bool = True,
 ) -> RepairSummary:
-    """Check a corpus and mend exactly what is wrong with it.
+    """Check a corpus and repair exactly what is wrong with it.
 
     Parameters
     ----------
     root
         Path or URL of the corpus.
     options
-        Of the repair.
+        Options of the repair.
     say
         As in `rephase.builder.run.build`.
     progress
         Called with (volumes done, volumes in all) while the corpus is checked.
     bar
-        Show a progress bar while volumes are made again.
+        Show a progress bar while volumes are rebuilt.
 
     Raises
     ------
     RequestError
-        If there is no corpus, a builder is at work on it, or the manifest or weights that are needed are not there;
-        no volume was touched.
+        If there is no corpus, a builder holds it, or the manifest or weights are missing; no volume was changed.
     """
     root = open_storage(root).root
     if options.dry_run:
         return _Repair(root, options, progress).summary
-    root_attributes(open_storage(root))  # that there is a corpus, before anything is made beside it
+    root_attributes(open_storage(root))  # check that there is a corpus before anything is written beside it
     with Lease(root, options.build.break_lease) as lease:
         repair = _Repair(root, options, progress)
         try:
-            repair.mend(lease, say, bar)
+            repair.run(lease, say, bar)
         except OSError as error:
             raise unwritable(root, error) from None
     return repair.summary
 
 
 class _Repair:
-    """One repair: what is wrong, what is recorded of it, and the steps that mend it."""
+    """One repair: what is wrong, what is recorded of it, and the steps that repair it."""
 
     def __init__(self, root: str, options: RepairOptions, progress: Progress | None) -> None:
         self._options = options
@@ -124,13 +123,13 @@ class _Repair:
         self._tasks = self._make_tasks()
 
     def _read_manifest(self) -> tuple[Manifest | None, str]:
-        """Read the manifest, which the order of the index needs too; without damaged volumes it may be missing."""
+        """Read the manifest, which the order of the index needs too; it may be missing if no volume is damaged."""
         path = self._options.manifest or recorded_manifest(self._store.root)
         if path is None:
             if self._found.damaged:
                 raise RequestError(
-                    f"{self._store.root}: {len(self._found.damaged)} volumes are to be made again, the first is "
-                    f"{self._found.damaged[0]}; the log beside the corpus names no manifest; give it with --manifest"
+                    f"{self._store.root}: {len(self._found.damaged)} volumes must be rebuilt, the first is "
+                    f"{self._found.damaged[0]}; the run log names no manifest; give it with --manifest"
                 )
             return None, ""
         try:
@@ -145,7 +144,7 @@ class _Repair:
         return replace(self._options.build, **recipe), checkpoint
 
     def _record(self, name: str) -> ExpectedVolume:
-        """Gather what is recorded of a volume: by the index, and by its receipt where that can be read."""
+        """Gather what the index and, if it can be read, the receipt record of a volume."""
         digest = self._index_digests.get(name)
         try:
             receipt = self._store.receipt(name)
@@ -171,7 +170,7 @@ class _Repair:
             return {}
 
     def _make_tasks(self) -> dict[str, Task]:
-        """Find the row of every damaged volume; one without a row fails."""
+        """Find the row of every damaged volume; a volume without one fails."""
         rows: dict[str, ManifestRow] = {}
         wanted = {name.partition("@")[0] for name in self._expected}
         for row in self._manifest or ():
@@ -189,8 +188,8 @@ class _Repair:
                 self.summary.failed[name] = Failure("missing", f"{message} with --manifest", "", "")
         return tasks
 
-    def mend(self, lease: Lease, say: Say | None, bar: bool) -> None:
-        """Write documents anew, remove unexpected where told, make the damaged volumes again, write the index."""
+    def run(self, lease: Lease, say: Say | None, bar: bool) -> None:
+        """Rewrite documents, delete orphan objects if requested, rebuild the damaged volumes, write the index."""
         if ROOT_KEY in self.summary.documents:
             self._store.write_attributes(self._store.attributes)
         if VOLUMES_KEY in self.summary.documents:
@@ -200,11 +199,11 @@ class _Repair:
                 self._store.storage.delete_tree(key)
                 self.summary.removed.append(key)
         if self._tasks:
-            self._make_again(lease, say, bar)
+            self._rebuild(lease, say, bar)
         elif INDEX_KEY in self.summary.documents:
             write_index(self._store, self._order())
 
-    def _make_again(self, lease: Lease, say: Say | None, bar: bool) -> None:
+    def _rebuild(self, lease: Lease, say: Say | None, bar: bool) -> None:
         resolved = check_request(self._store.root, self._build, self._checkpoint)
         order = self._order()
         tasks = TaskList(
@@ -219,7 +218,9 @@ class _Repair:
         done = run_tasks(tasks, resolved, lease, say, bar)
         self.summary.failed |= done.failed
         for name in done.vanished:
-            self.summary.failed[name] = Failure("missing", f"volume {name}: was made again and is gone", "", "")
+            self.summary.failed[name] = Failure(
+                "missing", f"volume {name}: was rebuilt and has no receipt any more", "", ""
+            )
         self.summary.interrupted, self.summary.stopped = done.interrupted, done.stopped
 
     def _take(self, outcome: Outcome) -> None:
@@ -229,7 +230,7 @@ class _Repair:
         (self.summary.restored if same else self.summary.replaced).append(outcome.name)
 
     def _order(self) -> list[str]:
-        """Give the index's order: its own where it names every volume, else the manifest's."""
+        """Return the order of the index: its own if it names every volume, else that of the manifest."""
         names = {*self._store.names(), *self._tasks}
         present = list(read_names(self._store.storage))
         if self._manifest is None or names <= set(present):

@@ -1,4 +1,4 @@
-"""A build: the manifest's volumes are handed out to a Dask cluster, and their outcomes gathered."""
+"""`rephase build`: run one task per volume on a Dask cluster, log the outcomes and write the index."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from rephase.pipeline.task import Outcome, Task, TaskList, task_list
 from rephase.pipeline.timeout import clear_timeouts
 
 INDEX_EVERY_S = 60.0
-_TOLD_FAILURES = 10
+_SHOWN_FAILURES = 10
 
 Say = Callable[[str], None]
 Prepare = Callable[[Connection, ResolvedBuild], tuple[WorkerSetup, CorpusStore]]
@@ -53,7 +53,7 @@ Prepare = Callable[[Connection, ResolvedBuild], tuple[WorkerSetup, CorpusStore]]
 def build(
     manifest: Manifest, root: str, options: BuildOptions, say: Say | None = None, progress: bool = True
 ) -> BuildSummary:
-    """Build what a manifest asks for into a corpus, or carry on with it.
+    """Build the volumes of a manifest into a corpus, or resume a build.
 
     Parameters
     ----------
@@ -62,21 +62,21 @@ def build(
     root
         Path or URL of the corpus.
     options
-        Of the build.
+        Options of the build.
     say
-        Gets the lines that a user should see meanwhile, such as the dashboard's address; standard error where None.
+        Receives lines for the user during the build, such as the dashboard's address; standard error if None.
     progress
         Show a progress bar on standard error.
 
     Returns
     -------
     summary
-        Also after Ctrl-C: what is committed stays, and its `interrupted` is set.
+        Returned after Ctrl-C too: committed volumes stay, and its `interrupted` is set.
 
     Raises
     ------
     RequestError
-        If the request is wrong, someone else builds there, or the workers cannot do it; nothing was built.
+        If the request is wrong, another builder holds the corpus, or the workers cannot build it; nothing was built.
     """
     root = root.rstrip("/") or root
     resolved = check_request(root, options)
@@ -140,7 +140,7 @@ def run_tasks(
 
 
 class _Run:
-    """One run over the tasks: it counts, logs, shows and indexes what comes back."""
+    """One run over the tasks: counts, logs, displays and indexes their outcomes."""
 
     def __init__(
         self,
@@ -174,11 +174,11 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # a full disk, which the summary tells of
+        with suppress(OSError):  # a full disk, which the summary reports
             self._log.close()
 
     def go(self, progress: bool) -> BuildSummary:
-        """Hand everything out; Ctrl-C ends it early and cleanly."""
+        """Run all tasks; Ctrl-C stops early and cleanly."""
         start = time.monotonic()
         work = partial(run_task, self._setup.state)
         with self._bar(progress) as bar:
@@ -201,21 +201,21 @@ class _Run:
                         break
             except KeyboardInterrupt:
                 self._summary.interrupted = True
-                _next_interrupt_kills()
-                self._say("interrupted: stopping the workers; what is committed stays")
+                _kill_on_next_interrupt()
+                self._say("interrupted: stopping the workers; committed volumes stay")
             except ClusterError as error:
                 self._summary.stopped = str(error)
             except OSError as error:
-                self._summary.stopped = self._say_unwritten(error)
+                self._summary.stopped = self._describe_unwritten(error)
         self._summary.seconds = time.monotonic() - start
         if not self._summary.interrupted:
             self._reporter.report(lambda: {**self._progress(), "ended": self._summary.stopped or "ended"}, at_once=True)
         return self._summary
 
     def _progress(self) -> dict[str, object]:
-        """Say how far it is, for the dashboard."""
+        """Return the progress, for the dashboard."""
         summary = self._summary
-        last = list(summary.failed.items())[-_TOLD_FAILURES:]
+        last = list(summary.failed.items())[-_SHOWN_FAILURES:]
         return {
             "corpus": summary.corpus,
             "total": summary.num_volumes,
@@ -227,27 +227,27 @@ class _Run:
         }
 
     def finish(self) -> None:
-        """Write the index and the end of the log, once."""
+        """Write the index and the last line of the log, once."""
         if not self._finished:
             self._finished = True
             try:
                 self._index.write(self._task_list.order())
                 if self._summary.num_open:
-                    self._count_unseen()
+                    self._count_missed()
                 self._summary.vanished = self._index.vanished()
                 self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
                 self._summary.sort(self._task_list.names())
                 self._log.end(self._summary.to_json())
-            except OSError as error:  # a full disk: what is committed stays, and the next run writes the index
-                self._summary.stopped = self._summary.stopped or self._say_unwritten(error)
+            except OSError as error:  # a full disk: committed volumes stay, and the next run writes the index
+                self._summary.stopped = self._summary.stopped or self._describe_unwritten(error)
 
-    def _say_unwritten(self, error: OSError) -> str:
-        mend = "make room and run" if is_disk_full(error) else "run"
+    def _describe_unwritten(self, error: OSError) -> str:
+        fix = "free space and run" if is_disk_full(error) else "run"
         where = error.filename or run_folder(self._setup.root)
-        return f"{where}: {error.strerror or error}; {mend} the same command again"
+        return f"{where}: {error.strerror or error}; {fix} the same command again"
 
-    def _count_unseen(self) -> None:
-        """Count volumes that are committed although nobody saw their outcome: the run ended before it came."""
+    def _count_missed(self) -> None:
+        """Count committed volumes whose outcome was not received, because the run ended first."""
         summary = self._summary
         for name, before in self._index.unseen(self._task_list.names()):
             if name not in summary.failed and name not in summary.not_retried:
@@ -290,7 +290,7 @@ class _Run:
             disable=not progress,
             dynamic_ncols=True,
             smoothing=0.05,
-            mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file wants no more than a line now and then
+            mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file needs few lines
         ) as bar:
             yield bar
 
@@ -304,7 +304,7 @@ class _Run:
         if self._task_list.seen is not None:
             self._task_list.seen(outcome)
         if outcome.disk_full:
-            summary.stopped = f"{outcome.message}; make room and run the same command again"
+            summary.stopped = f"{outcome.message}; free space and run the same command again"
             return
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
         self._log.record(outcome, fingerprint, self._setup.recipe.hash)
@@ -324,7 +324,7 @@ class _Run:
         return task.name, row_fingerprint(task.row), self._setup.recipe.hash
 
     def _refresh_index(self) -> None:
-        """Write the index now and then, so that a corpus that grows can be loaded; never most of the time."""
+        """Write the index at intervals, so that a growing corpus can be loaded, in at most a twentieth of the time."""
         start = time.monotonic()
         if start - self._indexed < self._index_every:
             return
@@ -337,8 +337,8 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def _next_interrupt_kills() -> None:
-    """Let a second Ctrl-C end the program at once; worker processes notice that it is gone and end too."""
+def _kill_on_next_interrupt() -> None:
+    """Let a second Ctrl-C end the program at once; worker processes notice that and end too."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""The log beside a corpus, `<corpus>.run/`: what every run did, and which volumes failed. No part of the corpus.
+"""The run log beside a corpus, `<corpus>.run/`: what every run did, and which volumes failed. Not part of the corpus.
 
-`runs/<time>.jsonl` holds one line for the start, for every volume and for the end; `failures.json` the volumes that
-failed and were not built since, `strikes.json` those that were in hand when a worker died and wait to be tried alone.
+`runs/<time>.jsonl` has one line for the start, for every volume and for the end; `failures.json` lists the volumes that
+failed and were not built since, `strikes.json` those that a dying worker was building and that must be retried alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Entry = TypeVar("_Entry")
 
 @dataclass(frozen=True)
 class Failure:
-    """A volume that was not built. `row` is its row's fingerprint: an edited row is tried again."""
+    """A volume that was not built. `row` is the fingerprint of its row: an edited row is retried."""
 
     reason: str
     message: str
@@ -32,16 +32,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Strike:
-    """A volume that was in hand when its worker died, and was neither cleared nor given up since."""
+    """A volume that a dying worker was building, and that was neither built nor given up since."""
 
     row: str
     recipe_hash: str
 
 
 class RunLog:
-    """Writes the log of one run, until it is closed.
+    """Writes the log of one run, until closed.
 
-    On a disk every line is written at once. An object store, which cannot append, gets them at intervals.
+    On a disk every line is written at once; to an object store, which cannot append, at intervals.
     """
 
     def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
@@ -61,11 +61,11 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Write what is still kept in memory."""
+        """Write what is still in memory."""
         self.flush()
 
     def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
-        """Take in how a volume ended."""
+        """Log the outcome of a volume."""
         if outcome.status == "failed":
             message = outcome.message or ""
             self.failures[outcome.name] = Failure(outcome.reason or "failed", message, row, recipe_hash)
@@ -81,13 +81,13 @@ class RunLog:
             self.flush()
 
     def strike(self, name: str, row: str, recipe_hash: str) -> None:
-        """Take in that a volume was in hand when its worker died; kept for the next run, should this one end first."""
+        """Log that a dying worker was building a volume; kept for the next run, in case this one ends first."""
         self.strikes[name] = Strike(row, recipe_hash)
         self._write_strikes()
         self._line({"event": "strike", "name": name})
 
     def has_strike(self, name: str, row: str, recipe_hash: str) -> bool:
-        """Tell whether this very volume was in hand when a worker died, in this run or an earlier one."""
+        """Check whether a dying worker was building this volume, with this row and recipe, in any run."""
         return self.strikes.get(name) == Strike(row, recipe_hash)
 
     def _write_strikes(self) -> None:
@@ -98,12 +98,12 @@ class RunLog:
         self._line({"event": "end", **facts})
 
     def flush(self) -> None:
-        """Write `failures.json`, and the lines where they are kept in memory."""
+        """Write `failures.json`, and lines that are still in memory."""
         start = time.monotonic()
         self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
         self._write_lines()
         self._written = time.monotonic()
-        # an object store gets the whole log each time, so as it grows it is written less often
+        # an object store receives the whole log each time, so a longer log is written less often
         self._write_every_s = max(_WRITE_EVERY_S, 20 * (self._written - start))
 
     def _replace(self, key: str, document: Mapping[str, Any]) -> None:
@@ -121,7 +121,7 @@ class RunLog:
 
 
 def read_failures(root: str) -> dict[str, Failure]:
-    """Read the volumes that failed in earlier runs; empty where there are none, or the file is damaged."""
+    """Read the volumes that failed in earlier runs; empty if there are none, or the file is damaged."""
     return _read_entries(root, "failures.json", Failure)
 
 
@@ -134,12 +134,12 @@ def _read_entries(root: str, key: str, kind: Callable[..., _Entry]) -> dict[str,
 
 
 def run_names(root: str) -> list[str]:
-    """Name the runs, oldest first."""
+    """List the logs of all runs, oldest first."""
     return [name for name in open_run_folder(root).children("runs") if name.endswith(".jsonl")]
 
 
 def read_run(root: str, name: str) -> Iterator[dict[str, Any]]:
-    """Read the lines of one run; a line that a killed run left torn is passed over."""
+    """Yield the lines of one run; a line that a killed run left incomplete is skipped."""
     for line in (open_run_folder(root).get(f"runs/{name}") or b"").splitlines():
         try:
             document = json.loads(line)

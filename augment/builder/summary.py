@@ -1,4 +1,4 @@
-"""How a build ended, in numbers and in words."""
+"""The result of a build and of a repair, for a person and for a program."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class BuildSummary:
     corpus
         Its path or URL.
     num_volumes
-        Volumes that the manifest asks for.
+        Volumes that the manifest requests.
     built, skipped
-        Volumes committed now; volumes that were committed before.
+        Volumes committed in this run; volumes committed before.
     failed, not_retried
-        Volumes that failed now; those that failed in an earlier run and were not tried again: name to failure.
+        Volumes that failed in this run; those that failed in an earlier one and were not retried. Name to failure.
     vanished
-        Volumes that are counted above and had no receipt any more at the end: something else removed them.
+        Volumes counted above whose receipt was missing at the end: something else removed them.
     unreadable
-        Volumes that this run was not to make, whose receipts it could not read for the index.
+        Other volumes of the corpus whose receipts could not be read for the index.
     num_slices, num_bytes
-        Of what was built now; bytes of the arrays before compression.
+        Of the volumes built in this run; bytes of the arrays before compression.
     seconds
-        Wall time of the work, without starting the workers.
+        Wall time, without starting the workers.
     interrupted
-        True where the user stopped it.
+        True if the user stopped it.
     stopped
-        Why it gave up before the end, for example a full disk; None where it did not.
+        Why it stopped before the end, for example a full disk; None if it did not.
     """
 
     corpus: str
@@ -63,18 +63,18 @@ class BuildSummary:
 
     @property
     def num_open(self) -> int:
-        """Volumes that were not come to."""
+        """Volumes not processed."""
         return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.not_retried)
 
     @property
     def exit_status(self) -> int:
-        """0 all done, 1 some volumes are missing, 130 interrupted."""
+        """0 all done, 1 some volumes are missing, 130 interrupted: the exit status of the command."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.not_retried or self.vanished or self.unreadable or self.stopped else 0
 
     def take(self, outcome: Outcome) -> None:
-        """Count how a volume ended; failures are given in `failed` by the caller, who knows the row."""
+        """Count the outcome of a volume; the caller, who knows the row, adds a failure to `failed`."""
         if outcome.status == "built":
             self.built += 1
             self.num_slices += outcome.num_slices
@@ -83,7 +83,7 @@ class BuildSummary:
             self.skipped += 1
 
     def take_unseen(self, receipt: Mapping[str, Any] | None) -> None:
-        """Count a committed volume whose outcome never came: its receipt, or None where it was committed before."""
+        """Count a committed volume whose outcome was not received, by its receipt; None if it was committed before."""
         if receipt is None:
             self.skipped += 1
             return
@@ -93,49 +93,49 @@ class BuildSummary:
         self.num_bytes += sum(math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize for _, array in arrays)
 
     def sort(self, names: Iterable[str]) -> None:
-        """Bring failures, which come as they happen, into the manifest's order."""
+        """Sort failures into the order of the manifest."""
         ordered = {name: self.failed[name] for name in names if name in self.failed} if self.failed else {}
         self.failed = {**ordered, **self.failed}
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as a JSON object."""
+        """Return it as a JSON object."""
         return {**asdict(self), "num_open": self.num_open, "exit_status": self.exit_status}
 
     def lines(self) -> list[str]:
-        """Say it in words, failures listed by reason."""
+        """Format it for a person, failures by reason."""
         num_committed = self.built + self.skipped - len(self.vanished)
-        lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes are committed{self._say_new()}"]
-        lines += listed(self.failed, "failed; the reason of each:")
+        lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes committed{self._describe_new()}"]
+        lines += listed(self.failed, "failed:")
         lines += listed(
             self.not_retried,
             "failed in an earlier run and were not retried; use --retry-failed or edit their rows:",
         )
         if self.vanished:
             lines.append(
-                f"{len(self.vanished)} volumes were committed and had no receipt at the end of the run "
-                f"({_say_some(self.vanished)}); expected nobody else to change the corpus; find out what removed them, "
-                "and run the same command again"
+                f"{len(self.vanished)} volumes were committed and have no receipt at the end of the run "
+                f"({_first_names(self.vanished)}); expected nobody else to change the corpus; find out what removed "
+                "them, and run the same command again"
             )
         if self.unreadable:
             lines.append(
                 f"{len(self.unreadable)} other volumes of the corpus have damaged receipts "
-                f"({_say_some(self.unreadable)}); make them again with 'rephase repair {self.corpus}'"
+                f"({_first_names(self.unreadable)}); rebuild them with 'rephase repair {self.corpus}'"
             )
         if self.stopped:
-            lines.append(f"stopped with {self.num_open} volumes to go: {self.stopped}")
+            lines.append(f"stopped with {self.num_open} volumes left: {self.stopped}")
         return lines
 
-    def _say_new(self) -> str:
+    def _describe_new(self) -> str:
         if not self.built:
-            return ", all of them before" if self.skipped else ""
+            return ", all of them in earlier runs" if self.skipped else ""
         rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.seconds else ""
         return (
-            f": {self.built} built now ({self.num_slices} slices, {format_bytes(self.num_bytes)} before compression, "
-            f"{format_seconds(self.seconds)}{rate}), {self.skipped} before"
+            f": {self.built} built in this run ({self.num_slices} slices, {format_bytes(self.num_bytes)} before "
+            f"compression, {format_seconds(self.seconds)}{rate}), {self.skipped} in earlier runs"
         )
 
 
-def _say_some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"
 
@@ -150,7 +150,7 @@ def listed(failures: dict[str, Failure], what: str) -> list[str]:
     ]
     lines += [f"  {name}: {failure.reason}: {failure.message}" for name, failure in list(failures.items())[:_SHOWN]]
     if len(failures) > _SHOWN:
-        lines.append(f"  and {len(failures) - _SHOWN} more; all of them: rephase status CORPUS --json")
+        lines.append(f"  and {len(failures) - _SHOWN} more, all of them with 'rephase status CORPUS --json'")
     return lines
 
 
@@ -159,25 +159,24 @@ _SHOWN_REPAIRED = 50
 
 @dataclass
 class RepairSummary:
-    """What a repair found and did.
+    """The result of a repair.
 
     Attributes
     ----------
     num_volumes
-        Committed volumes that were looked at.
+        Committed volumes that were checked.
     problems
         As `verify` lists them.
     damaged
-        Volumes that are to be made again.
+        Volumes to rebuild.
     restored, replaced
-        Of these: byte-equal to what was lost; made anew as another volume, because that was accepted or nothing was
-        recorded to compare with.
+        Of these: rebuilt with the same bytes; rebuilt with other bytes, since that was accepted or nothing is recorded.
     failed
-        Volumes that could not be made again, with the reason.
+        Volumes that could not be rebuilt, with the reason.
     documents
-        Documents of the corpus itself that were written anew.
+        Documents of the corpus that were rewritten.
     unexpected, removed
-        What belongs to nothing in the corpus; what of it was removed.
+        Orphan objects, which belong to no volume; those that were deleted.
     dry_run, interrupted, stopped
         How it ended; as in `BuildSummary`.
     """
@@ -198,7 +197,7 @@ class RepairSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 nothing is wrong any more, 1 something is, 130 interrupted."""
+        """0 no errors are left, 1 some are, 130 interrupted: the exit status of the command."""
         if self.interrupted:
             return 130
         if self.dry_run:
@@ -207,36 +206,36 @@ class RepairSummary:
         return 1 if left or self.stopped or len(self.removed) < len(self.unexpected) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as a JSON object."""
+        """Return it as a JSON object."""
         return {**asdict(self), "exit_status": self.exit_status}
 
     def lines(self) -> list[str]:
-        """Say it in words."""
+        """Format it for a person."""
         lines = problem_lines(self.problems)
         if self.dry_run:
-            lines.append(f"would make {len(self.damaged) - len(self.failed)} volumes again{self._written('write')}")
+            lines.append(f"would rebuild {len(self.damaged) - len(self.failed)} volumes{self._written('rewrite')}")
         elif self.problems:
             lines.append(
-                f"{len(self.restored)} volumes made again, byte-equal to what was lost{self._written('wrote')}"
+                f"{len(self.restored)} volumes rebuilt, with the same bytes as before{self._written('rewrote')}"
             )
         if self.replaced:
             shown = ", ".join(self.replaced[:_SHOWN_REPAIRED])
-            lines.append(f"{len(self.replaced)} volumes made as other ones than before: {shown}")
-        lines += listed(self.failed, "cannot be made again; the reason of each:")
+            lines.append(f"{len(self.replaced)} volumes rebuilt with other bytes than before: {shown}")
+        lines += listed(self.failed, "cannot be rebuilt:")
         if self.unexpected:
-            what = "removed" if self.removed else "left in place; --delete-unexpected removes them"
-            lines.append(f"{len(self.unexpected)} objects that belong to nothing in the corpus: {what}")
+            what = "deleted" if self.removed else "left in place; delete them with --delete-unexpected"
+            lines.append(f"{len(self.unexpected)} orphan objects, which belong to no volume: {what}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         looked = f"{self.num_volumes} volumes checked, {len(self.problems) or 'no'} errors"
-        return [*lines, f"{self.corpus}: {looked}{self._say_end()}"]
+        return [*lines, f"{self.corpus}: {looked}{self._describe_end()}"]
 
     def _written(self, verb: str) -> str:
         return f"; {verb} {', '.join(self.documents)}" if self.documents else ""
 
-    def _say_end(self) -> str:
+    def _describe_end(self) -> str:
         if not self.problems:
             return ""
-        return {0: ", all of them mended", 130: "; interrupted"}.get(
-            self.exit_status, "; nothing was changed" if self.dry_run else "; not all of them mended"
+        return {0: ", all of them repaired", 130: "; interrupted"}.get(
+            self.exit_status, "; nothing was changed" if self.dry_run else "; not all of them repaired"
         )

@@ -1,4 +1,4 @@
-"""The workers of a build: found, compared with each other, and made ready."""
+"""The workers of a build: compare them, prepare them, and run tasks in them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from rephase.pipeline.worker import WorkerContext, open_worker
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What every worker process needs to make its workbench ready.
+    """What every worker process needs to prepare its context.
 
-    `state` names the context in the workers, for this run alone: another build may work on the same cluster. `devices`
-    counts the workers of each device that were there at the start, `differences` says which versions differ there.
+    `state` names the context in the workers, for this run alone: another build may use the same cluster. `devices`
+    counts the workers per device at the start, `differences` lists packages whose version differs in a worker.
     """
 
     state: str
@@ -60,7 +60,7 @@ class WorkerSetup:
     differences: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Say who works."""
+        """Format the workers."""
         lines = [f"workers: {', '.join(f'{count} x {name}' for name, count in self.devices.items())}"]
         if self.differences:
             lines.append(f"versions differ between this program and workers: {'; '.join(self.differences)}")
@@ -68,10 +68,10 @@ class WorkerSetup:
 
 
 def prepare_worker(setup: WorkerSetup) -> WorkerContext:
-    """Make a worker process ready; one of another kind of machine than the first ones refuses, and does not join."""
+    """Prepare a worker process; on another kind of machine than the first ones it raises, and does not join."""
     environment = environment_class(setup.device)
     if environment not in setup.classes and not setup.allow_mixed:
-        raise RequestError(f"this worker is of another kind ({describe_class(environment)}): {MIXED_HELP}")
+        raise RequestError(f"this worker is on another kind of machine ({describe_class(environment)}): {MIXED_HELP}")
     worker = open_worker(
         setup.root,
         setup.recipe,
@@ -113,7 +113,7 @@ def _as_request_errors() -> Iterator[None]:
 
 @contextmanager
 def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Connection]:
-    """Start or join the cluster of `--cluster`; what is wrong with it is a RequestError."""
+    """Start or join the cluster of `--cluster`; RequestError if that fails."""
     with ExitStack() as stack:
         with _as_request_errors():
             connection = stack.enter_context(
@@ -168,18 +168,18 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
         install_state(connection.client, setup.state, prepare_worker, (setup,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
         forget_workers(connection, setup)
-        raise RequestError(f"a worker cannot be made ready: {error}") from None
+        raise RequestError(f"a worker cannot be prepared: {error}") from None
     return setup, store
 
 
 def forget_workers(connection: Connection, setup: WorkerSetup) -> None:
-    """Leave a cluster that was there before as it was."""
+    """Remove the state of this run from a cluster that was running before."""
     if not connection.local and connection.client.status == "running":
         remove_state(connection.client, setup.state)
 
 
 def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:
-    """Say how a task ended that gave no outcome of its own; `root` is the corpus, whose log knows of hangs."""
+    """Return the outcome of a task whose worker died or that raised an unexpected error."""
     task = finished.item
     if finished.worker_lost:
         return _quarantined(root, task)
@@ -188,17 +188,17 @@ def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:
 
 
 def _quarantined(root: str, task: Task) -> Outcome:
-    """Say why a volume was given up that cost a worker among others, and another one with nothing beside it."""
-    hang = find_timeout(root, task.name)
-    if hang is not None:
+    """Return the outcome of a volume that killed a worker twice, the second time as its only task."""
+    timeout = find_timeout(root, task.name)
+    if timeout is not None:
         message = (
-            f"{task.where}: took longer than its limit of {hang.limit_s:g} s, with nothing beside it, and hung in "
-            f"{hang.place}; expected it to end; look whether the file makes its reader hang, or run again with "
+            f"{task.where}: exceeded its time limit of {timeout.limit_s:g} s, as the only task of its worker, in "
+            f"{timeout.place}; expected it to end; check whether the file makes its reader hang, or run again with "
             "--retry-failed --time-limit SECONDS"
         )
         return Outcome(task.name, "failed", "timeout", message)
     message = (
-        f"{task.where}: its worker died each time, the last time with nothing beside it; expected it to fit "
-        f"into memory; {RETRY_WITH_MEMORY}, or look whether the file crashes its reader"
+        f"{task.where}: its worker died twice, the second time with no other task; expected it to fit "
+        f"into memory; {RETRY_WITH_MEMORY}, or check whether the file crashes its reader"
     )
     return Outcome(task.name, "failed", "worker_lost", message)

@@ -20,13 +20,13 @@ def register(commands: Commands) -> None:
         commands,
         "demo",
         show_demo,
-        "the whole way on real volumes, in about a minute",
-        "Build a small corpus of real MR volumes that the nibabel and pydicom packages bring along, verify it,\n"
-        "write its report and draw a training batch from it.",
+        "build, check and load a small corpus, in about a minute",
+        "Build a small corpus of the real MR volumes in the nibabel and pydicom packages, verify it, write its report\n"
+        "and load a training batch from it.",
         "rephase demo\nrephase demo /tmp/demo --workers 4",
     )
     demo.add_argument(
-        "folder", type=Path, nargs="?", default=Path("demo"), metavar="FOLDER", help="where it goes (default: demo)"
+        "folder", type=Path, nargs="?", default=Path("demo"), metavar="FOLDER", help="output folder (default: demo)"
     )
     demo.add_argument("--workers", type=count, default=2, metavar="N", help="worker processes (default: 2)")
 
@@ -56,7 +56,7 @@ def write_demo_manifest(path: Path) -> None:
     Raises
     ------
     RequestError
-        A file is missing there: the packages were installed without their data.
+        A file is missing: the packages were installed without their data.
     """
     columns = ["volume_id", "path", "frame", "contrast", "licence", "source"]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -70,16 +70,16 @@ def write_demo_manifest(path: Path) -> None:
 
 
 def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
-    """Build, verify and report a small corpus in `folder`, and draw one batch from it.
+    """Build, verify and report a small corpus in `folder`, and load one batch from it.
 
     Each step is a `rephase` command, shown before it runs.
 
     Parameters
     ----------
     folder
-        Where manifest, corpus and report go; made where it is missing.
+        For manifest, corpus and report; created if missing.
     command
-        Runs the arguments of one `rephase` command and gives its exit status.
+        Runs one `rephase` command and returns its exit status.
     workers
         Worker processes.
 
@@ -98,30 +98,30 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
         ["report", str(corpus), "-o", str(report)],
     )
     for step in steps:
-        _say(f"\n$ rephase {' '.join(step)}")
+        _print(f"\n$ rephase {' '.join(step)}")
         status = command(step)
         if status:
             return status
-    _draw_batch(corpus)
-    _say(f"\nDone in {time.monotonic() - begin:.0f} s.")
-    _say(f"report:    {report.resolve().as_uri()} (pictures of every volume)")
-    _say(f"dashboard: http://{BuildOptions.dashboard_address}/rephase, while a build runs (above, its exact address)")
+    _load_batch(corpus)
+    _print(f"\nDone in {time.monotonic() - begin:.0f} s.")
+    _print(f"report:    {report.resolve().as_uri()} (pictures of every volume)")
+    _print(f"dashboard: http://{BuildOptions.dashboard_address}/rephase, while a build runs (above, its exact address)")
     return 0
 
 
-def _draw_batch(corpus: Path) -> None:
+def _load_batch(corpus: Path) -> None:
     from torch.utils.data import DataLoader
 
     from rephase.data.kspace_slices import KSpaceSlices
 
     dataset = KSpaceSlices(corpus)
     kspace, _, target, attributes, name, index = next(iter(DataLoader(dataset, shuffle=True)))
-    _say(
+    _print(
         f"\nDataLoader(KSpaceSlices({str(corpus)!r})): {len(dataset)} slices; one of them is slice {int(index[0])} of "
         f"{name[0]}, kspace {tuple(kspace.shape)} {kspace.dtype}, target {tuple(target.shape)}, "
         f"max {float(attributes['max'][0]):.3f}"
     )
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201

@@ -250,7 +250,7 @@ def _follow(process: subprocess.Popen[bytes], working: Callable[[], bool]) -> tu
 def _check_built(root: Path, num_volumes: int) -> None:
     status = read_status(os.fspath(root))
     if status.num_committed != num_volumes:
-        raise RuntimeError(f"{root}: {status.num_committed} of {num_volumes} volumes are committed")
+        raise RuntimeError(f"{root}: {status.num_committed} of {num_volumes} volumes committed")
 
 
 def _cost_table(commit_ms: float, work_ms: float, empty: _Empty, built: Process, num_volumes: int) -> Table:

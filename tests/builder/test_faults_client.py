@@ -72,7 +72,7 @@ def test_an_interrupt_ends_in_one_line_and_shows_how_to_resume(long_build, tmp_p
     assert f"rephase build {long_build.manifest} {root} --phase smooth" in output
     assert_gone(family)
     committed = CorpusStore.open(root).names()
-    assert re.search(rf": {len(committed)} of {NUM_VOLUMES} volumes are committed", output), output
+    assert re.search(rf": {len(committed)} of {NUM_VOLUMES} volumes committed", output), output
     assert read_index(root).names == sorted(committed, key=lambda name: int(name[1:]))
     assert verify_corpus(root).ok
     last = list(read_run(str(root), run_names(str(root))[-1]))[-1]

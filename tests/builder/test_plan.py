@@ -71,7 +71,7 @@ def test_a_plan_says_all_of_it_and_writes_nothing(tmp_path):
     work = 3 * plan.seconds_per_volume + 12 * plan.seconds_per_slice
     assert plan.seconds == pytest.approx(work / 2) and 0 < plan.seconds < 60
     text = "\n".join(plan.lines())
-    for part in ("3, of which 0 are committed", "12 (sizes from 3 of 3 headers)", "2 workers", "free", "smooth"):
+    for part in ("volumes:  3, 0 of them committed", "12 (sizes from 3 of 3 headers)", "2 workers", "free", "smooth"):
         assert part in text
     assert "WARNING" not in text
 
