@@ -1,7 +1,7 @@
-"""What the headers admit: signs that a magnitude image is not what the scanner sampled.
+"""Audit flags: signs in the headers that a magnitude image is not what the scanner sampled.
 
 Training on such images as if they were raw data makes methods look better than they are, so every volume carries these
-flags. They rest on headers alone; a missing flag proves nothing.
+flags. They are based on headers alone; a missing flag proves nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILTER_WORDS: Mapping[str, str] = {
     r"FIL|FILTERED|FM\d*(_\d+)?": "image filter",
     r"MPR|RESAMPLED|REFORMATTED": "reformatted",
 }
-"""Words (as patterns) in ImageType that name a filter or a resampling, and what it does."""
+"""Words of ImageType, as patterns, that name a filter or a resampling, and its effect."""
 
 LOSSY_TRANSFER_SYNTAXES: Mapping[str, str] = {
     "1.2.840.10008.1.2.4.50": "JPEGBaseline8Bit",
@@ -36,20 +36,20 @@ _MAYBE_LOSSLESS = ("JPEG2000", "HTJ2K")
 
 
 def audit_volume(volume: Volume, clipped: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Flag what its headers tell against a volume.
+    """Return the audit flags of a volume, from its header.
 
     Parameters
     ----------
     volume
         As read. Of its `acquisition`, `acquired_matrix`, `image_type`, `transfer_syntax` (UID or DICOM's name) and
-        `lossy_compression` (True where the header says that pixels were once compressed with loss) are looked at.
+        `lossy_compression` (True if the header says that pixels were once compressed with loss) are used.
     clipped
         `PreparedMagnitude.clipped`.
 
     Returns
     -------
     flags
-        JSON values; a key is there only where something was found: `interpolated` (`stored` and `acquired`, each
+        JSON values; a key exists only if something was found: `interpolated` (`stored` and `acquired`, each
         [height, width]), `filtered` (the words of ImageType), `lossy` (the name of the compression),
         `clipped_negatives` (count and min).
     """
@@ -69,7 +69,7 @@ def audit_volume(volume: Volume, clipped: Mapping[str, float] | None = None) -> 
 
 
 def _filter_words(image_type: object) -> list[str]:
-    """ImageType comes as a list or as DICOM's text with backslashes."""
+    """Return the filter words of ImageType, a list or the text of DICOM with backslashes."""
     if not image_type:
         return []
     words = image_type.split("\\") if isinstance(image_type, str) else [str(word) for word in _listed(image_type)]

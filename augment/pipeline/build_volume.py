@@ -1,4 +1,4 @@
-"""What happens to one volume: read, prepare, sample phase, transform, commit. Knows no Dask and runs in a debugger."""
+"""Build one volume: read, prepare, sample phase, transform, commit. Independent of Dask; runs in a debugger."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 def make_attributes(
     task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], worker: WorkerContext
 ) -> dict[str, Any]:
-    """Give the receipt's attributes, without what the store adds; nothing of the source but pseudonyms and hashes."""
+    """Return the attributes of the receipt, but those that the store adds. Of the source only pseudonyms and hashes."""
     row, recipe = task.row, worker.recipe
     num_slices, height, width = prepared.stored.shape
     maximum, norm = target_statistics(prepared.stored)
@@ -79,53 +79,53 @@ def make_attributes(
 
 
 RETRY_DELAYS_S = (0.5, 2.0)
-"""Waits before a volume is tried again after a fault that may pass, such as a file server that does not answer."""
+"""Waits before a volume is retried after a transient error, such as a file server that does not answer."""
 
-_PASSING = {
+_TRANSIENT = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
     errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOBUFS,
     errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 def build_volume(task: Task, worker: WorkerContext) -> Outcome:
-    """Build one volume and commit it, or skip it where it is committed already. Raises nothing for a bad volume.
+    """Build one volume and commit it, or skip it if it is committed. Raises nothing for a bad volume.
 
     Parameters
     ----------
     task
         The row and replica.
     worker
-        Of this process.
+        Context of this process.
 
     Returns
     -------
     outcome
-        `failed` with a stable reason and one line, whatever went wrong with this volume alone.
+        `failed`, with a stable reason and a message of one line, for any error of this volume alone.
     """
     with worker.watchdog.volume(task.name):
-        return _build_patiently(task, worker)
+        return _build_with_retries(task, worker)
 
 
-def _build_patiently(task: Task, worker: WorkerContext) -> Outcome:
-    """Build one volume, and again where it failed for a reason that may pass."""
+def _build_with_retries(task: Task, worker: WorkerContext) -> Outcome:
+    """Build one volume; retry after a transient error."""
     delays = iter(RETRY_DELAYS_S)
     while True:
         seconds: dict[str, float] = {}
         try:
             return _build(task, worker, seconds)
-        except Exception as error:  # the other volumes are built whatever this one stumbles over
-            delay = next(delays, None) if is_passing(error) else None
+        except Exception as error:  # no error of one volume may stop the others
+            delay = next(delays, None) if is_transient(error) else None
             if delay is None:
                 return _failed(task, error, seconds)
         time.sleep(delay)
 
 
 def warm_up(worker: WorkerContext) -> None:
-    """Use every library once, before several threads do so for the first time.
+    """Use every library once, before several threads do.
 
-    Libraries load and register parts of themselves at their first use, and not all of them guard that against threads.
+    Libraries load and register parts of themselves at their first use, and not all of them do so thread-safely.
     """
     import_module("rephase.readers.nifti.read")
     magnitude = np.ones((1, 16, 16), dtype=np.float32)
@@ -140,13 +140,13 @@ def warm_up(worker: WorkerContext) -> None:
         list(decode_shard(data, layout, len(chunks)))
 
 
-def is_passing(error: BaseException) -> bool:
-    """Tell whether the same volume may succeed a moment later: input or output failed, but the file is there."""
+def is_transient(error: BaseException) -> bool:
+    """Check whether the same volume may succeed a moment later: input or output failed, but the file exists."""
     if isinstance(error, VolumeError):
         cause = error.__cause__
-        known = isinstance(cause, OSError) and cause.errno in _PASSING
+        known = isinstance(cause, OSError) and cause.errno in _TRANSIENT
         return known or isinstance(cause, ConnectionError | TimeoutError)
-    return isinstance(error, OSError) and not isinstance(error, _LASTING) and not is_disk_full(error)
+    return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_disk_full(error)
 
 
 def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outcome:
@@ -156,13 +156,13 @@ def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outc
         return Outcome(task.name, "skipped", num_slices=present["num_slices"], seconds=seconds, receipt=present)
     limits = worker.limits
     try:
-        with _inside(worker.admission.shared(), worker):
+        with _holding(worker.admission.shared(), worker):
             return _make(task, worker, limits.shared, seconds)
     except VolumeError as error:
         if error.reason != "too_large" or limits.shared == limits.exclusive:
             raise
     start = time.perf_counter()
-    with _inside(worker.admission.exclusive(), worker):
+    with _holding(worker.admission.exclusive(), worker):
         seconds["waiting"] = time.perf_counter() - start
         return _make(task, worker, limits.exclusive, seconds)
 
@@ -194,7 +194,7 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
 
 
 def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
-    """The reader was held to the memory that the whole work may take; what follows needs it for this magnitude."""
+    """The reader was limited by the memory of the whole build; the later steps need it for this magnitude."""
     if limit_bytes is not None and num_bytes > limit_bytes:
         raise VolumeError(
             "too_large",
@@ -208,7 +208,7 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
     reason: Reason = "failed"
     if isinstance(error, VolumeError):
         reason = error.reason
-        # what looks at pixels alone does not know whose they are
+        # raised from pixels alone, without the name of the volume
         message = f"{task.where}: {text}" if reason in ("negative", "not_finite") else text
     elif isinstance(error, MemoryError):
         reason, message = "too_large", f"{task.where}: ran out of memory; give workers more memory"
@@ -223,8 +223,8 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
 
 
 @contextmanager
-def _inside(lock: AbstractContextManager[None], worker: WorkerContext) -> Iterator[None]:
-    """Hold the lock; waiting time does not count as the volume's own time."""
+def _holding(lock: AbstractContextManager[None], worker: WorkerContext) -> Iterator[None]:
+    """Hold the lock; waiting for it does not count towards the time limit."""
     with ExitStack() as stack:
         with worker.watchdog.paused():
             stack.enter_context(lock)

@@ -1,4 +1,4 @@
-"""What of a machine may change the last bits of a result: its environment class."""
+"""The environment class of a machine: what may change the last bits of a result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXED_HELP = "they would not give equal bytes; use workers of one kind, or --all
 
 
 _PACKAGES = ("rephase", "dask", "distributed", "numpy", "zarr", "numcodecs")
-"""Whose versions are compared; torch's is part of the class."""
+"""Packages whose versions are compared; that of torch is part of the class."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Machine:
     kind
         "cuda" or "cpu".
     algorithm
-        The version of our algorithm.
+        Version of the algorithm of this package.
     classes
-        Its environment class for either device.
+        Environment class per device.
     name
-        Its device in words.
+        Name of its device.
     versions
-        Of Python and packages, as far as they are installed.
+        Of Python and of the installed packages.
     """
 
     kind: str
@@ -78,7 +78,7 @@ def machine_facts(device: str = "cpu") -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Give the versions of Python and of the packages that client and workers should share."""
+    """Return the versions of Python and of the packages that client and workers should share."""
     versions = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in _PACKAGES:
         try:
@@ -94,10 +94,10 @@ def count_devices(machines: Mapping[str, Machine]) -> dict[str, int]:
 
 
 def version_differences(machines: Mapping[str, Machine]) -> list[str]:
-    """Say which packages have other versions in workers than here, `NAME HERE here, THERE there` each."""
+    """List the packages whose version differs in a worker, as `NAME: client HERE, worker THERE`."""
     here = package_versions()
     found = {
-        f"{package} {here[package]} here, {version} there"
+        f"{package}: client {here[package]}, worker {version}"
         for machine in machines.values()
         for package, version in vars(machine).get("versions", {}).items()
         if here.get(package, version) != version
@@ -108,7 +108,7 @@ def version_differences(machines: Mapping[str, Machine]) -> list[str]:
 def environment_class(device: str) -> dict[str, str]:
     """Describe what may change the last bits of work on `device` ("cpu" or "cuda") of this machine.
 
-    Also work on a GPU has its Fourier transforms on the CPU, so the CPU's instruction set always counts.
+    With a GPU the Fourier transforms still run on the CPU, so its instruction set always counts.
     """
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -119,7 +119,7 @@ def environment_class(device: str) -> dict[str, str]:
 
 
 def common_device(machines: Mapping[str, Machine], uses_model: bool) -> str:
-    """Say on which device all workers work; without a model that is always the CPU.
+    """Return the device that all workers use; without a model always the CPU.
 
     Raises
     ------
@@ -133,14 +133,14 @@ def common_device(machines: Mapping[str, Machine], uses_model: bool) -> str:
                 "same version everywhere"
             )
         for difference in version_differences({address: machine}):
-            if difference.startswith("rephase "):
+            if difference.startswith("rephase:"):
                 raise RequestError(f"worker {address}: {difference}; install the same version everywhere")
     if not uses_model:
         return "cpu"
     kinds = {machine.kind: address for address, machine in machines.items()}
     if len(kinds) > 1:
         raise RequestError(
-            f"worker {kinds['cuda']} has a GPU and worker {kinds['cpu']} has none; one recipe cannot be made on both; "
+            f"worker {kinds['cuda']} has a GPU and worker {kinds['cpu']} has none; one recipe cannot be built on both; "
             "use workers of one kind"
         )
     return next(iter(kinds))
@@ -152,7 +152,7 @@ def common_classes(machines: Mapping[str, Machine], device: str, allow_mixed: bo
     Raises
     ------
     RequestError
-        If they are mixed and must not be.
+        If they are mixed and that is not allowed.
     """
     classes: list[dict[str, str]] = []
     for machine in machines.values():
@@ -165,17 +165,17 @@ def common_classes(machines: Mapping[str, Machine], device: str, allow_mixed: bo
 
 
 def describe_class(environment: Mapping[str, object]) -> str:
-    """Say an environment class in one line."""
+    """Format an environment class as one line."""
     return ", ".join(str(environment.get(key)) for key in ("device", "cpu", "architecture", "torch"))
 
 
 def cpu_model() -> str:
-    """Name the CPU as its maker does."""
+    """Return the model name of the CPU."""
     return _cpu_fact("model name")
 
 
 def _cpu_vendor() -> str:
-    """The maker: numeric libraries choose their code by it too."""
+    """Return the vendor, by which numeric libraries choose their code too."""
     return _cpu_fact("vendor_id", "CPU implementer")
 
 

@@ -1,10 +1,10 @@
-"""Batches to the sampler and back. On a GPU the copies go on beside its work, so that it need not wait for them.
+"""Submit batches to the sampler and fetch the results; on a GPU, copies overlap with sampling.
 
-The program runs ahead of a GPU: while one batch is sampled, the next one's magnitude is copied there, and the phase of
-the one before comes back. Three streams do it, each in order (PyTorch, "CUDA semantics": work of one stream is done in
-order, that of two in any; copies from and to pinned memory do not stop the program). What waits for what:
+The program runs ahead of a GPU: while one batch is sampled, the magnitude of the next is copied to the GPU, and the
+phase of the previous one back, in three streams (PyTorch, "CUDA semantics": work of one stream runs in order, that of
+two streams in any order; copies from and to pinned memory do not block the program). Dependencies:
 
-    copy there (own stream)  ->  sample (current stream)  ->  copy back (own stream)  ->  the program reads
+    copy to the GPU (own stream)  ->  sample (current stream)  ->  copy back (own stream)  ->  the program reads
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rephase.errors import VolumeError
 
 @dataclass
 class Busy:
-    """The time of a GPU between two events; of none on CPU."""
+    """The time of a GPU between two events; 0 on CPU."""
 
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     @property
     def seconds(self) -> float:
-        """Waits for the later event; 0 on CPU."""
+        """Wait for the later event and return the time; 0 on CPU."""
         if self.events is None:
             return 0.0
         start, end = self.events
@@ -42,10 +42,10 @@ class Busy:
 
 @contextmanager
 def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
-    """Take the time between the first and the last kernel of a block by CUDA events; on CPU it stays 0.
+    """Measure the time between the first and the last kernel of a block with CUDA events; 0 on CPU.
 
-    The device works behind the program's back, so the program's own clock would count waiting as work. The block
-    itself waits for nothing: only reading the time does. Events belong to the current stream of the device.
+    The device works asynchronously, so the clock of the program would count waiting as work. Only reading the time
+    waits. Events belong to the current stream of the device.
     """
     if device is None or torch.device(device).type != "cuda":
         yield Busy()
@@ -57,14 +57,14 @@ def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
 
 
 def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
-    """Find how many slices a call may have without running out of memory, by halving; 0 where not even one fits.
+    """Find by halving how many slices a call may have without running out of memory; 0 if not even one fits.
 
     Parameters
     ----------
     tile
         Slices of the call that did not fit.
     call
-        Does the work of that many slices.
+        Processes that many slices.
     """
     while tile > 1:
         tile //= 2
@@ -78,14 +78,15 @@ def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
 
 
 def explain_out_of_memory(where: str, generator: PhaseGenerator, sample: Callable[[int], object]) -> VolumeError:
-    """Say which tile would fit a volume whose tile did not. The tile itself stays as it is: another gives other bytes.
+    """Return the error of a volume that does not fit the GPU, with the tile that would. Its tile is kept: another one
+    gives other bytes.
 
     Parameters
     ----------
     where
         Names the volume.
     generator
-        Its `tile` is how many slices it gives the network at once; nobody else may use it meanwhile.
+        Its `tile` is the number of slices per network call; no other thread may use it meanwhile.
     sample
         Samples that many slices of the volume.
     """
@@ -110,28 +111,28 @@ def explain_out_of_memory(where: str, generator: PhaseGenerator, sample: Callabl
 
 
 def free_cache() -> None:
-    """Give back memory of the GPU that nothing uses."""
+    """Release unused memory of the GPU."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 Pending: TypeAlias = Callable[[], tuple[NDArray[np.complex64], float]]
-"""Waits for the phasors of a batch; gives them with the seconds that a GPU sampled, 0 without one."""
+"""Waits for the phasors of a batch; returns them and the seconds that a GPU sampled, 0 without one."""
 Take: TypeAlias = Callable[[slice, NDArray[np.complex64], float], None]
 
 
 class Submitter(Protocol):
-    """A way to the sampler and back. `ahead`: so many batches may be under way when another one was sent."""
+    """Submits batches to a generator. `ahead` is how many may be in flight after another one was submitted."""
 
     ahead: int
 
     def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
-        """Begin a batch `(slice height width)`; nobody else may use the generator meanwhile, but when it lands."""
+        """Submit a batch `(slice height width)`; no other thread may use the generator during the call."""
         ...
 
 
 class InlineSubmitter:
-    """Every batch is done when `send` returns: what a CPU does, and what a GPU's bytes are compared with."""
+    """Completes every batch before `send` returns: for a CPU, and as the reference for the bytes of a GPU."""
 
     ahead = 0
 
@@ -146,13 +147,13 @@ class InlineSubmitter:
 
 
 class CudaSubmitter:
-    """To a CUDA device and back: `send` only queues the work of a batch."""
+    """Submits to a CUDA device: `send` only queues the work of a batch."""
 
     ahead = 1
 
     def __init__(self, generator: PhaseGenerator, device: torch.device) -> None:
         self.generator, self.device = generator, device
-        self.there, self.back = _copy_streams(device)
+        self.upload, self.download = _copy_streams(device)
 
     def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
         """See `Submitter`."""
@@ -160,16 +161,18 @@ class CudaSubmitter:
         np.copyto(staged.numpy(), magnitude)
         with torch.cuda.device(self.device):
             compute = torch.cuda.current_stream()
-            with torch.cuda.stream(self.there):
-                slices = staged.to(self.device, non_blocking=True)  # keeps `staged` until it is done
-            compute.wait_stream(self.there)
-            slices.record_stream(compute)  # its memory belongs to `there`, which knows nothing of the sampling
+            with torch.cuda.stream(self.upload):
+                slices = staged.to(self.device, non_blocking=True)  # keeps `staged` until the copy is done
+            compute.wait_stream(self.upload)
+            slices.record_stream(
+                compute
+            )  # its memory belongs to the stream `upload`, which does not know of the sampling
             with device_clock(self.device) as busy:
                 phasor = self.generator.sample_phase(slices, keys, conditions)
-            self.back.wait_stream(compute)
-            phasor.record_stream(self.back)
+            self.download.wait_stream(compute)
+            phasor.record_stream(self.download)
             landed = torch.empty(phasor.shape, dtype=phasor.dtype, pin_memory=True)
-            with torch.cuda.stream(self.back):
+            with torch.cuda.stream(self.download):
                 landed.copy_(phasor, non_blocking=True)
                 done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 done.record()
@@ -187,9 +190,9 @@ class InFlight:
     Parameters
     ----------
     submitter
-        The way.
+        Of the generator.
     take
-        Called with the part of the volume, its phasors and the GPU's seconds whenever a batch is done.
+        Called with the part of the volume, its phasors and the seconds of the GPU when a batch is done.
     """
 
     def __init__(self, submitter: Submitter, take: Take) -> None:
@@ -199,7 +202,7 @@ class InFlight:
     def send(
         self, part: slice, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions
     ) -> None:
-        """Begin that part of a volume, then wait until no more batches are under way than the submitter may have."""
+        """Submit that part of a volume, then wait until at most `ahead` batches are in flight."""
         self._pending.append((part, self._submitter.send(magnitude[part], keys[part], conditions)))
         self._drain(self._submitter.ahead)
 
@@ -214,13 +217,13 @@ class InFlight:
 
 
 def make_submitter(generator: PhaseGenerator) -> Submitter:
-    """Give the way to this generator."""
+    """Return the submitter for this generator's device."""
     device = torch.device(generator.device)
     return CudaSubmitter(generator, device) if device.type == "cuda" else InlineSubmitter(generator)
 
 
 @cache
 def _copy_streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """One for either direction, for the whole process: memory that one stream had is not given to another's tensors."""
-    there, back = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
-    return there, back
+    """Return one stream per direction, for the whole process: memory of one stream is not reused by another."""
+    upload, download = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+    return upload, download

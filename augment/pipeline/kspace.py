@@ -1,4 +1,4 @@
-"""From magnitude and phase to k-space, slice by slice, with the proof that the magnitude was kept."""
+"""From magnitude and phase to k-space, slice by slice, with a check that the magnitude is reproduced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rephase.errors import VolumeError
 
 
 def make_image(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Join a magnitude and a phasor of modulus 1, `(height width)` each, to a complex image."""
+    """Combine a magnitude and a phasor of modulus 1, `(height width)` each, into a complex image."""
     return np.multiply(magnitude, phasor, dtype=np.complex64)
 
 
@@ -29,13 +29,13 @@ def make_kspace(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -
     Returns
     -------
     kspace
-        complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed by itself in
-        memory of its own, so that its bytes do not depend on its neighbours.
+        complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed by itself, in
+        its own memory, so that its bytes do not depend on its neighbours.
 
     Raises
     ------
     VolumeError
-        `not_finite` or `failed`: the magnitude does not come back out of the k-space.
+        `not_finite` or `failed`: the k-space does not reproduce the magnitude.
     """
     limit = MAGNITUDE_TOLERANCE * float(magnitude.max())
     kspace = np.empty(magnitude.shape, dtype=np.complex64)
@@ -54,18 +54,18 @@ def _check_magnitude(magnitude: NDArray[np.float32], kspace: torch.Tensor, limit
     if not np.isfinite(error):
         raise VolumeError(
             "not_finite",
-            f"the k-space of slice {slice_index} is not finite; expected finite phase of modulus 1; take another "
-            "generator or other weights",
+            f"the k-space of slice {slice_index} is not finite; expected finite phase of modulus 1; use another "
+            "phase or other weights",
         )
     raise VolumeError(
         "failed",
-        f"the k-space of slice {slice_index} gives the magnitude back with an error of {error:.3g}; expected at most "
+        f"the k-space of slice {slice_index} reproduces the magnitude with an error of {error:.3g}; expected at most "
         f"{limit:.3g}; the phase is not of modulus 1",
     )
 
 
 def real_phasor(phase: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Turn measured phase in radians into phasors, slice by slice: complex64 of the same shape."""
+    """Convert measured phase in radians to phasors, complex64 of the same shape."""
     phasor = np.empty(phase.shape, dtype=np.complex64)
     for slice_index, angle in enumerate(phase):
         tensor = torch.from_numpy(np.ascontiguousarray(angle, dtype=np.float32).copy())

@@ -1,4 +1,4 @@
-"""From a volume as read to the magnitude that the corpus keeps: checked, scaled by a power of two, nothing lost."""
+"""From a volume as read to the stored magnitude: checked, and scaled losslessly by a power of two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rephase.errors import VolumeError
 NegativeRule = Literal["refuse", "clip"]
 
 CLIP_LIMIT = 0.05
-"""Negative values up to this part of the maximum are ringing of a resampling; beyond it they are something else."""
+"""Negative values up to this fraction of the maximum may be ringing of a resampling; larger ones are not."""
 
 _PERCENTILE = 99.5
 _LARGEST_EXPONENT = 127  # float32: values are below 2 ** 128
@@ -33,7 +33,7 @@ class PreparedMagnitude:
     scale
         A power of two.
     clipped
-        `{"count", "min"}` of the negative values that were set to zero, None where there were none.
+        `{"count", "min"}` of the negative values that were set to zero, None if there were none.
     """
 
     stored: NDArray[np.float32]
@@ -42,14 +42,14 @@ class PreparedMagnitude:
 
 
 def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "refuse") -> PreparedMagnitude:
-    """Check a magnitude volume and bring it to stored units.
+    """Check a magnitude volume and convert it to stored units.
 
     Parameters
     ----------
     magnitude
         float32 `(slice height width)`, any scale; not changed.
     negative
-        What to do with negative values: `"refuse"`, or `"clip"` them to zero where none is below -5 % of the maximum.
+        What to do with negative values: `"refuse"`, or `"clip"` them to zero if none is below -5 % of the maximum.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
             f"the volume has shape {magnitude.shape}; expected (slice, height, width), none of them zero; name one "
             "volume of the file in the manifest",
         )
-    _refuse_not_finite(magnitude)
-    clipped = _judge_negative(magnitude, negative)
+    _check_finite(magnitude)
+    clipped = _check_negative(magnitude, negative)
     if clipped is not None:
         magnitude = np.maximum(magnitude, np.float32(0))
     exponent = _scale_exponent(magnitude)
@@ -81,7 +81,7 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
     return PreparedMagnitude(stored=stored, scale=float(2.0**exponent), clipped=clipped)
 
 
-def _refuse_not_finite(magnitude: NDArray[np.float32]) -> None:
+def _check_finite(magnitude: NDArray[np.float32]) -> None:
     finite = np.isfinite(magnitude)
     if finite.all():
         return
@@ -90,11 +90,11 @@ def _refuse_not_finite(magnitude: NDArray[np.float32]) -> None:
     raise VolumeError(
         "not_finite",
         f"{num_bad} of {finite.size} voxels are not finite, the first ({magnitude[slice_index, row, column]}) at slice "
-        f"{slice_index}, row {row}, column {column}; expected finite values; mend the source or remove the row",
+        f"{slice_index}, row {row}, column {column}; expected finite values; fix the source or remove the row",
     )
 
 
-def _judge_negative(magnitude: NDArray[np.float32], rule: NegativeRule) -> dict[str, float] | None:
+def _check_negative(magnitude: NDArray[np.float32], rule: NegativeRule) -> dict[str, float] | None:
     least = float(magnitude.min())
     if least >= 0:
         return None
@@ -131,10 +131,10 @@ def _scale_exponent(magnitude: NDArray[np.float32]) -> int:
 
 
 SUPPORT = 0.05
-"""The object: magnitude above this part of the volume's 99th percentile."""
+"""The object is where the magnitude exceeds this fraction of the volume's 99th percentile."""
 
 
 def object_support(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The pixels of the object in a volume `(slice height width)`."""
+    """Return the mask of the object in a volume `(slice height width)`."""
     support: NDArray[np.bool_] = magnitude > SUPPORT * np.percentile(magnitude, 99.0)
     return support

@@ -12,13 +12,13 @@ from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
 ALGORITHM = 7
-"""Raised whenever a change of the code changes the bytes that a recipe gives."""
+"""Incremented whenever a change of the code changes the bytes of a recipe."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
 """Columns that change what is stored, beside the facts. Not `path`: the source counts by its bytes."""
 
 COMPANION_COLUMNS = ("phase", "kspace", "segmentation")
-"""Of these it counts whether they are named; their bytes are part of the source's SHA-256."""
+"""Of these only whether they are set counts; their bytes are part of the SHA-256 of the source."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
     algorithm: int = ALGORITHM
 
     def to_json(self) -> dict[str, Any]:
-        """Give the recipe as a corpus's attributes hold it."""
+        """Return the recipe as stored in the attributes of a corpus."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
@@ -60,14 +60,14 @@ class Recipe:
         return canonical_hash(self.to_json())
 
     def attributes(self) -> dict[str, Any]:
-        """Give the attributes of a corpus that is made by this recipe."""
+        """Return the attributes of a corpus built by this recipe."""
         return corpus_attributes(self.to_json())
 
 
 def row_hash(row: ManifestRow, source_sha256: str) -> str:
-    """Give the hash of what a row asks for: its byte-changing columns and the bytes of its source.
+    """Return the hash of the columns of a row that change bytes, and of the bytes of its source.
 
-    Where the row stands in the manifest and where its file lies make no difference.
+    The position of the row in the manifest and the path of its file do not change it.
     """
     columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS} | hashed_facts(row)
     columns |= {name: getattr(row, name) is not None for name in COMPANION_COLUMNS}
@@ -75,6 +75,6 @@ def row_hash(row: ManifestRow, source_sha256: str) -> str:
 
 
 def row_fingerprint(row: ManifestRow) -> str:
-    """Give the hash of a whole row, its path too: a row that failed is tried again once any of it was edited."""
+    """Return the hash of a whole row, path included: a failed row is retried once any of it was edited."""
     names = [name for name in row.__dataclass_fields__ if name != "line" and name not in FACTS]
     return canonical_hash({name: getattr(row, name) for name in names} | hashed_facts(row))

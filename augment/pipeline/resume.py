@@ -1,4 +1,4 @@
-"""Is a volume committed already, and from the very same source, row and recipe?"""
+"""Decide whether a volume is committed already, from the same source, row and recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rephase.readers.registry import hash_source
 
 
 def check_source(task: Task, worker: WorkerContext) -> None:
-    """Refuse a volume whose source or row is another one than before, as far as its receipt tells; nothing is read yet.
+    """Check, before anything is read, that the source and row of a volume are those recorded in its receipt.
 
     Raises
     ------
@@ -31,20 +31,20 @@ def check_source(task: Task, worker: WorkerContext) -> None:
     if expected is None or expected.accept or expected.row_hash is None:
         return
     if expected.recipe_hash != worker.recipe.hash:
-        raise _changed(task, "was made by another recipe than the corpus names now")
+        raise _changed(task, "was built by another recipe than that of the corpus")
     if row_hash(task.row, hash_source(task.row)) != expected.row_hash:
-        raise _changed(task, "its source or its row in the manifest is not what it was made from")
+        raise _changed(task, "its source or its manifest row differs from those that it was built from")
     if expected.environment is not None and expected.environment != worker.environment and not worker.allow_mixed:
-        there, here = describe_class(expected.environment), describe_class(worker.environment)
+        before, now = describe_class(expected.environment), describe_class(worker.environment)
         raise VolumeError(
-            "changed", f"{task.where}: was made on another kind of machine ({there}) than this ({here}): {MIXED_HELP}"
+            "changed", f"{task.where}: was built on another kind of machine ({before}) than this ({now}): {MIXED_HELP}"
         )
 
 
 def check_restored(
     task: Task, worker: WorkerContext, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> None:
-    """Refuse a volume that would not be byte for byte the one that was damaged or lost; nothing is written yet.
+    """Check, before anything is written, that a rebuilt volume has the same bytes as the damaged one.
 
     Raises
     ------
@@ -60,24 +60,24 @@ def check_restored(
         return
     if worker.allow_mixed and expected.row_hash == receipt["row_hash"] and expected.environment != worker.environment:
         return
-    raise _changed(task, "what its row gives now is not what the index and its receipt record")
+    raise _changed(task, "the rebuilt volume differs from what the index and its receipt record")
 
 
 def _changed(task: Task, what: str) -> VolumeError:
     return VolumeError(
         "changed",
-        f"{task.where}: {what}; expected the same volume as before; bring the old source, row and weights back, or "
+        f"{task.where}: {what}; expected the same volume as before; restore the old source, row and weights, or "
         "accept another volume with --overwrite; nothing was replaced",
     )
 
 
 def find_committed(task: Task, worker: WorkerContext) -> dict[str, Any] | None:
-    """Give the receipt of a volume that needs no work; None where it must be built.
+    """Return the receipt of a volume that is committed; None if it must be built.
 
     Raises
     ------
     VolumeError
-        `changed`: committed from another source, row or recipe, and not to be overwritten.
+        `changed`: it was committed from another source, row or recipe, and is not to be overwritten.
     """
     if task.expected is not None:
         check_source(task, worker)
@@ -104,17 +104,17 @@ def _explain_change(task: Task, receipt: dict[str, Any], source_sha256: str, sam
     if not same_recipe:
         found.append("another recipe")
     if receipt.get("source_sha256") != source_sha256:
-        found.append("other bytes of its source")
+        found.append("other bytes of the source")
     elif same_recipe:
         found.append("another manifest row" + _changed_columns(task.row, receipt))
     return (
-        f"{task.where}: was committed from {' and '.join(found)}; expected the same as before; make it again with "
+        f"{task.where}: was committed from {' and '.join(found)}; expected the same as before; rebuild it with "
         "--overwrite, or build into another corpus"
     )
 
 
 def _changed_columns(row: ManifestRow, receipt: dict[str, Any]) -> str:
-    """Name the columns whose value in the receipt is another than in the row, as far as the receipt shows them."""
+    """List the columns whose value in the receipt differs from the row."""
     columns = facts_where(in_manifest=True, in_receipt=True)
     changed = [
         f"{name}: corpus has {receipt.get(name)!r}, requested {getattr(row, name)!r}"

@@ -1,4 +1,4 @@
-"""The phase of one volume: sampled batch by batch when it is the volume's turn, or the volume's own."""
+"""The phase of one volume: sampled batch by batch under the sampling lock, or measured."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rephase.readers.volume import Volume
 def sample_phasor(
     task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext, seconds: dict[str, float]
 ) -> NDArray[np.complex64]:
-    """Give a volume's phasors: sampled under the lock, or its own real phase; complex64 like the magnitude.
+    """Return the phasors of a volume: sampled under the lock, or measured; complex64 of the shape of the magnitude.
 
-    The lock is given back when the last batch was sent: a GPU has the next volume's first one before it is done.
+    The lock is released once the last batch is submitted, so that a GPU receives the next volume before it is done.
 
     Raises
     ------
     VolumeError
-        There is no phase, or the GPU has too little memory.
+        There is no measured phase, or the GPU has too little memory.
     """
     generator = worker.generator
     if generator is None:
@@ -45,7 +45,7 @@ def sample_phasor(
 
     in_flight = InFlight(make_submitter(generator), take)
     parts = batches(len(magnitude), worker.batch_size, worker.recipe.tile.slices)
-    with _turn(worker, seconds):
+    with _sampling_lock(worker, seconds):
         with timed(seconds, "sample"):
             failed = _send(in_flight, parts, magnitude, keys, conditions)
         if failed is not None:
@@ -56,19 +56,19 @@ def sample_phasor(
 
 
 def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:
-    """Cut a volume into calls of the generator: whole tiles, so that the cuts change no tile.
+    """Yield the parts of a volume for each call of the generator: whole tiles, so that `batch_size` changes no byte.
 
-    `batch_size` is rounded up to whole tiles; None takes a default that keeps the memory of a call small.
+    `batch_size` is rounded up to whole tiles; None uses a default that keeps the memory of a call small.
     """
-    wanted = batch_size or max(16, tile_slices)
-    step = -(-wanted // tile_slices) * tile_slices
+    requested = batch_size or max(16, tile_slices)
+    step = -(-requested // tile_slices) * tile_slices
     for start in range(0, num_slices, step):
         yield slice(start, min(start + step, num_slices))
 
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the time of a block to that of its stage."""
+    """Add the time of a block to the time of its stage."""
     start = time.perf_counter()
     try:
         yield
@@ -80,16 +80,16 @@ def _own_phasor(task: Task, volume: Volume, seconds: dict[str, float]) -> NDArra
     if volume.phase is None:
         raise VolumeError(
             "mismatch",
-            f"{task.where}: its row names no phase; expected a phase or kspace column with --phase real; add one "
-            "or choose another --phase",
+            f"{task.where}: its row has no phase; --phase real expects a phase or kspace column; add one or "
+            "choose another --phase",
         )
     with timed(seconds, "sample"):
         return real_phasor(volume.phase)
 
 
 @contextmanager
-def _turn(worker: WorkerContext, seconds: dict[str, float]) -> Iterator[None]:
-    """Hold the sampling lock; the wait for it does not count as the volume's own time."""
+def _sampling_lock(worker: WorkerContext, seconds: dict[str, float]) -> Iterator[None]:
+    """Hold the sampling lock; waiting for it does not count towards the time limit."""
     with timed(seconds, "waiting"), worker.counters.waiting():
         if not worker.sampling.acquire(blocking=False):
             with worker.watchdog.paused():
@@ -107,9 +107,9 @@ def _send(
     keys: Sequence[SliceKey],
     conditions: Conditions,
 ) -> slice | None:
-    """Send every part; gives the one for which there was no memory, None where there was.
+    """Submit every part; return the one that ran out of memory, None if none did.
 
-    The error itself must be gone before less is tried: its traceback holds the tensors of the call that failed.
+    The error must be gone before a smaller tile is tried: its traceback holds the tensors of the failed call.
     """
     for part in parts:
         try:

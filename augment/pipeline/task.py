@@ -1,4 +1,4 @@
-"""New."""
+"""A task: one volume to build, its outcome, and the list of tasks of a run. Loads no torch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rephase.text import is_url
 
 @dataclass(frozen=True)
 class ExpectedVolume:
-    """What is recorded of a volume that is to be made again.
+    """What is recorded of a volume that is to be rebuilt.
 
     Attributes
     ----------
     digests
-        SHA-256 of its receipt, as the index says it and as the receipt itself is; one of the two may be damaged.
+        SHA-256 of its receipt: the one in the index and the one of the receipt itself; one of them may be damaged.
     row_hash, recipe_hash, environment
-        From its receipt, where that is to be relied on.
+        From its receipt, if that can be trusted.
     accept
-        Make it even where it will be another one than it was.
+        Rebuild it even if its bytes will differ.
     """
 
     digests: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class ExpectedVolume:
 
 
 def receipt_digest(receipt: Mapping[str, Any]) -> str:
-    """Give the SHA-256 of a receipt's document: it stands for every byte of its volume."""
+    """Return the SHA-256 of a receipt's document, which covers every byte of its volume."""
     return sha256(group_document(receipt))
 
 
@@ -47,9 +47,9 @@ Status = Literal["built", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to be made: a row and which of its replicas. Holds paths and ids, never pixels.
+    """One volume to build: a row and one of its replicas. Holds paths and ids, never pixels.
 
-    `lost` is what is recorded of a volume that was damaged and is to be made again.
+    `expected` is what is recorded of a damaged volume that is to be rebuilt.
     """
 
     row: ManifestRow
@@ -58,12 +58,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Of the volume in the corpus."""
+        """Name of the volume in the corpus."""
         return volume_name(self.row.volume_id, self.replica)
 
     @property
     def where(self) -> str:
-        """How messages name it."""
+        """How messages refer to it."""
         return f"volume {self.name} ({self.row.path})"
 
 
@@ -72,8 +72,8 @@ class Outcome:
     """How one volume ended.
 
     `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
-    `num_bytes` counts the arrays before compression. `disk_full` tells that no other volume will fare
-    better. `receipt` holds the committed attributes, also of a skipped one.
+    `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt` holds
+    the committed attributes, also of a skipped one.
     """
 
     name: str
@@ -89,26 +89,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a manifest asks for: volumes, and the slices where every row tells them."""
+    """What a manifest requests: volumes, and slices if every row states them."""
 
     num_volumes: int
     num_slices: int | None
 
 
 def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
-    """Give every volume that a manifest asks for: the replicas of a row one after another."""
+    """Yield a task per requested volume of a manifest, the replicas of a row one after another."""
     for row in manifest:
         for replica in range(row.replicas or replicas):
             yield Task(row, replica)
 
 
 def requested_names(manifest: Manifest, replicas: int) -> Iterator[str]:
-    """Name every volume that a manifest asks for, in the order of `all_tasks`."""
+    """Yield the name of every requested volume, in the order of `all_tasks`."""
     return (task.name for task in all_tasks(manifest, replicas))
 
 
 def count_requested(manifest: Manifest, replicas: int) -> Totals:
-    """Count the volumes and add up the slices."""
+    """Count the requested volumes and slices."""
     num_volumes = 0
     num_slices: int | None = 0
     for row in manifest:
@@ -120,24 +120,24 @@ def count_requested(manifest: Manifest, replicas: int) -> Totals:
 
 @dataclass(frozen=True)
 class TaskList:
-    """What one run is to do; no list of a million names stays in memory.
+    """The tasks of one run, by functions, so that no list of a million names stays in memory.
 
     Attributes
     ----------
     num_volumes
-        That are to be made.
+        Number of tasks.
     names
-        Gives their names, in the order of the tasks, as often as it is called.
+        Returns their names, in the order of the tasks; may be called repeatedly.
     order
-        Gives the names in the order of the index, likewise.
+        Returns the names in the order of the index, likewise.
     tasks
-        Gives the tasks, one for each name.
+        Returns the tasks, one per name.
     retry_failed
-        Also those that failed in an earlier run.
+        Include the volumes that failed in an earlier run.
     manifest
         Path or URL of the manifest, for the log.
     num_slices
-        Of all, None where that is not known.
+        In total, None if unknown.
     seen
         Called with every outcome.
     """
@@ -153,7 +153,7 @@ class TaskList:
 
 
 def task_list(manifest: Manifest, replicas: int, retry_failed: bool) -> TaskList:
-    """Give the work of a build: everything that the manifest asks for."""
+    """Return the tasks of a build: every volume that the manifest requests."""
     wanted = count_requested(manifest, replicas)
     names = partial(requested_names, manifest, replicas)
     return TaskList(
@@ -168,5 +168,5 @@ def task_list(manifest: Manifest, replicas: int, retry_failed: bool) -> TaskList
 
 
 def lasting_path(path: str) -> str:
-    """Give a path that means the same from another folder."""
+    """Return a path that is valid in another working directory."""
     return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100

@@ -1,8 +1,8 @@
-"""The time limit of a volume: a worker process whose volume takes longer ends itself, whatever it hangs in.
+"""The time limit of a volume: a worker process whose volume exceeds it ends itself, wherever it hangs.
 
-Python's `faulthandler` keeps the clock in a thread of C that needs no interpreter lock, so a library that holds the
-lock, or never comes back from C, is ended too. Its nanny starts the process again. What was in hand, and where, stays
-in a file beside the corpus: `<corpus>.run/hung/`.
+Python's `faulthandler` runs the timer in a C thread that needs no interpreter lock, so a library that holds the lock or
+hangs in C is ended too. The nanny restarts the process. Which volume it was, and where it hung, stays in a file beside
+the corpus: `<corpus>.run/hung/`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rephase.corpus.storage.base import run_folder
 from rephase.text import is_url
 
 READING_S = 1800.0
-"""For finding, hashing and reading a volume, where no limit is given: its size is not known yet."""
+"""For finding, hashing and reading a volume, if no limit is given: its size is not known yet."""
 WORK_S = 600.0
-"""For all that follows, and besides for every evaluation of a slice:"""
+"""For all that follows, plus for every network evaluation of a slice:"""
 EVALUATION_S = 5.0
-"""For an evaluation of 256 x 256 pixels; about thirty times what one takes on one core."""
+"""For an evaluation of 256 x 256 pixels; about thirty times its duration on one core."""
 
 _EVALUATION_PIXELS = 256 * 256
 _LEAST_S = 0.001
@@ -37,29 +37,29 @@ _LEAST_S = 0.001
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """How long one volume may take; waiting for other volumes does not count.
+    """How long one volume may take, without waiting for other volumes.
 
     Attributes
     ----------
     seconds
-        For all of it, None derives it: `READING_S` until it is read, then `WORK_S` and `EVALUATION_S` for each
+        In total; None derives it: `READING_S` until it is read, then `WORK_S` and `EVALUATION_S` for each
         evaluation of a slice, more for slices above 256 x 256 pixels.
     evaluations
-        Of the network per slice.
+        Network evaluations per slice.
     """
 
     seconds: float | None = None
     evaluations: int = 0
 
     def work_s(self, num_slices: int, height: int, width: int) -> float:
-        """Say how long a volume of this size may take once it is read."""
+        """Return how long a volume of this size may take once it is read."""
         parts = max(height * width / _EVALUATION_PIXELS, 1.0) * max(self.evaluations, 1)
         return WORK_S + EVALUATION_S * num_slices * parts
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """One volume in hand. `left` is set instead of `deadline` while the clock stands still."""
+class _Timer:
+    """The timer of one volume. `left` is set instead of `deadline` while it is paused."""
 
     name: str
     limit_s: float
@@ -68,11 +68,11 @@ class _Turn:
 
 
 class Watchdog:
-    """Keeps the time of the volumes that a process has in hand; with no `folder` it does nothing."""
+    """Ends the process if one of its volumes exceeds its time limit; without a `folder` it does nothing."""
 
     def __init__(self, limit: TimeLimit | None = None, folder: Path | None = None) -> None:
         self._limit = limit or TimeLimit()
-        self._turns: dict[int, _Turn] = {}
+        self._timers: dict[int, _Timer] = {}
         self._lock = threading.Lock()
         self._file: FileIO | None = None
         if folder is not None:
@@ -81,61 +81,61 @@ class Watchdog:
 
     @contextmanager
     def volume(self, name: str) -> Iterator[None]:
-        """Keep the time of the volume that this thread makes."""
+        """Time the volume that this thread builds."""
         limit_s = self._limit.seconds or READING_S
-        self._set(_Turn(name, limit_s, time.monotonic() + limit_s))
+        self._set(_Timer(name, limit_s, time.monotonic() + limit_s))
         try:
             yield
         finally:
             self._set(None)
 
     def allow(self, num_slices: int, height: int, width: int) -> None:
-        """Give this thread's volume, now that its size is known, the time that it may take from here."""
-        turn = self._turns.get(threading.get_ident())
-        if turn is not None and self._limit.seconds is None:
+        """Set the time that this thread's volume may take from now on, since its size is known."""
+        timer = self._timers.get(threading.get_ident())
+        if timer is not None and self._limit.seconds is None:
             limit_s = self._limit.work_s(num_slices, height, width)
-            self._set(_Turn(turn.name, limit_s, time.monotonic() + limit_s))
+            self._set(_Timer(timer.name, limit_s, time.monotonic() + limit_s))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let this thread's clock stand still while it waits for others."""
-        turn = self._turns.get(threading.get_ident())
-        if turn is None:
+        """Pause this thread's timer while it waits for others."""
+        timer = self._timers.get(threading.get_ident())
+        if timer is None:
             yield
             return
-        left = turn.deadline - time.monotonic()
-        self._set(_Turn(turn.name, turn.limit_s, 0.0, left))
+        left = timer.deadline - time.monotonic()
+        self._set(_Timer(timer.name, timer.limit_s, 0.0, left))
         try:
             yield
         finally:
-            self._set(_Turn(turn.name, turn.limit_s, time.monotonic() + left))
+            self._set(_Timer(timer.name, timer.limit_s, time.monotonic() + left))
 
-    def _set(self, turn: _Turn | None) -> None:
+    def _set(self, timer: _Timer | None) -> None:
         if self._file is None:
             return
         with self._lock:
-            if turn is None:
-                self._turns.pop(threading.get_ident(), None)
+            if timer is None:
+                self._timers.pop(threading.get_ident(), None)
             else:
-                self._turns[threading.get_ident()] = turn
+                self._timers[threading.get_ident()] = timer
             self._arm(self._file)
 
     def _arm(self, file: FileIO) -> None:
-        """Set the clock to the turn that ends first, and write down whose it is."""
-        running = {thread: turn for thread, turn in self._turns.items() if turn.left is None}
+        """Arm the timer that ends first, and record its volume."""
+        running = {thread: timer for thread, timer in self._timers.items() if timer.left is None}
         if not running:
             faulthandler.cancel_dump_traceback_later()
             return
-        thread, turn = min(running.items(), key=lambda item: item[1].deadline)
+        thread, timer = min(running.items(), key=lambda item: item[1].deadline)
         file.truncate(0)
-        note = {"name": turn.name, "limit_s": round(turn.limit_s, 1), "thread": f"0x{thread:016x}"}
+        note = {"name": timer.name, "limit_s": round(timer.limit_s, 1), "thread": f"0x{thread:016x}"}
         file.write(json.dumps(note).encode() + b"\n")
-        wait_s = max(turn.deadline - time.monotonic(), _LEAST_S)
+        wait_s = max(timer.deadline - time.monotonic(), _LEAST_S)
         faulthandler.dump_traceback_later(wait_s, exit=True, file=file)
 
 
 def timeout_folder(root: str) -> Path:
-    """Name the folder in which the processes that build a corpus write what they have in hand."""
+    """Return the folder in which worker processes record the volume that they build."""
     folder = run_folder(root).removeprefix("file://")
     if is_url(folder):  # an object store cannot be written to by a process that hangs
         name = "".join(letter if letter.isalnum() else "_" for letter in folder)
@@ -145,14 +145,14 @@ def timeout_folder(root: str) -> Path:
 
 @dataclass(frozen=True)
 class TimeoutRecord:
-    """A volume that took longer than its limit; `place` is where its thread was, as far as that is known."""
+    """A volume that exceeded its limit; `place` is the innermost call of its thread, if known."""
 
     limit_s: float
     place: str
 
 
 def find_timeout(root: str, name: str) -> TimeoutRecord | None:
-    """Say whether a process ended itself over this volume, and where it hung; None where none did."""
+    """Return the timeout of this volume, and where it hung; None if it had none."""
     for path in sorted(timeout_folder(root).glob("*.txt")):
         try:
             note, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -165,7 +165,7 @@ def find_timeout(root: str, name: str) -> TimeoutRecord | None:
 
 
 def clear_timeouts(root: str, keep_dumps: bool = False) -> None:
-    """Remove what earlier processes wrote, or all but what they wrote when they ended themselves."""
+    """Remove the records of earlier processes, with `keep_dumps` all but those of timeouts."""
     for path in timeout_folder(root).glob("*.txt"):
         with suppress(OSError):  # not worth a build
             if not (keep_dumps and path.read_bytes().count(b"\n") > 1):
@@ -173,7 +173,7 @@ def clear_timeouts(root: str, keep_dumps: bool = False) -> None:
 
 
 def _place(lines: list[str], thread: str) -> str:
-    """Give the innermost call of a thread from faulthandler's lines."""
+    """Return the innermost call of a thread from the lines of faulthandler."""
     inside = False
     for line in lines:
         if line.startswith(("Thread ", "Current thread ")):

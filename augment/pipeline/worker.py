@@ -1,4 +1,4 @@
-"""What a volume's work needs: the task, the process's shared context, and the outcome."""
+"""The context of a worker process, which all volumes that it builds share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rephase.pipeline.timeout import Watchdog
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What the volumes of one process share: the corpus, the recipe, the model, and the lock under which it samples.
+    """What the volumes of one process share: the corpus, the recipe, the generator, and the lock for sampling.
 
-    `generator` is None for real phase. `environment` goes into every receipt. `allow_mixed`: it may differ.
+    `generator` is None for real phase. `environment` is stored in every receipt; with `allow_mixed` it may differ.
     """
 
     store: CorpusStore
@@ -55,12 +55,12 @@ def open_worker(
     allow_mixed: bool = False,
     watchdog: Watchdog | None = None,
 ) -> WorkerContext:
-    """Make a process ready to build volumes: threads set, model loaded and compared with the recipe.
+    """Prepare a process for building volumes: set threads, load the weights and compare them with the recipe.
 
     Raises
     ------
     RequestError
-        If the checkpoint here is not the recipe's, or there is no corpus.
+        If the weights are not those of the recipe, or there is no corpus.
     """
     torch.set_num_threads(recipe.tile.threads)
     generator = None

@@ -139,12 +139,12 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(corpus, scheduler):
     before = all_bytes(corpus.parent)
     summary = repair(corpus, scheduler, dry_run=True)
     assert (summary.exit_status, summary.damaged, summary.documents) == (1, ["v1"], [INDEX_KEY])
-    assert "would make 1 volumes again" in "\n".join(summary.lines())
+    assert "would rebuild 1 volumes" in "\n".join(summary.lines())
     assert all_bytes(corpus.parent) == before
 
 
 @pytest.mark.parametrize("keep_receipt", [True, False])
-def test_a_source_that_changed_is_not_replaced_unless_told(built, corpus, scheduler, tmp_path, keep_receipt):
+def test_a_source_that_changed_is_not_replaced_unless_requested(built, corpus, scheduler, tmp_path, keep_receipt):
     sources = tmp_path / "sources"
     shutil.copytree(built, sources, ignore=shutil.ignore_patterns("*.zarr*"))
     np.save(sources / "v1.npy", phantom(17))
@@ -166,7 +166,7 @@ def test_a_source_that_changed_is_not_replaced_unless_told(built, corpus, schedu
         assert verify_corpus(corpus).ok
 
 
-def test_strays_go_only_when_told_and_links_are_not_followed(corpus, scheduler, tmp_path):
+def test_orphan_objects_are_deleted_only_on_request_and_links_are_not_followed(corpus, scheduler, tmp_path):
     before = all_bytes(corpus)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -184,7 +184,7 @@ def test_strays_go_only_when_told_and_links_are_not_followed(corpus, scheduler, 
     assert (outside / "precious").read_text() == "x"
 
 
-def test_without_a_manifest_the_index_is_mended_and_volumes_are_asked_for(built, corpus, scheduler):
+def test_without_a_manifest_the_index_is_repaired_and_volumes_need_one(built, corpus, scheduler):
     before = all_bytes(corpus)
     shutil.rmtree(f"{corpus}.run")
     edit(corpus, INDEX_KEY, lambda a: a["columns"]["split"].__setitem__(2, None))

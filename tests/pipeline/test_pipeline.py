@@ -145,7 +145,7 @@ def test_changed_source_row_or_recipe_is_explained_and_overwritten_only_when_tol
 
     np.save(row.path, phantom(5))
     outcome = build_volume(Task(row), worker)
-    assert outcome.reason == "changed" and "other bytes of its source" in outcome.message
+    assert outcome.reason == "changed" and "other bytes of the source" in outcome.message
     assert "--overwrite" in outcome.message
     before = volume_bytes(root)
     assert build_volume(Task(row), replace(worker, overwrite=True)).status == "built"
@@ -181,7 +181,7 @@ def test_real_phase_is_the_rows_own(tmp_path):
 def test_real_phase_needs_a_row_with_phase(tmp_path):
     outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr", BuildOptions(phase="real")))
     assert (outcome.status, outcome.reason) == ("failed", "mismatch")
-    assert "names no phase" in outcome.message
+    assert "--phase real" in outcome.message
 
 
 def test_bad_volumes_become_outcomes_with_a_reason(tmp_path):

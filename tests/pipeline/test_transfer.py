@@ -319,7 +319,7 @@ def test_the_next_batch_is_copied_while_one_is_sampled():
     magnitude = make_magnitude(2, 64)
     first = submitter.send(magnitude[:1], keys(1), KNOWN)
     second = submitter.send(magnitude[1:], keys(1), KNOWN)
-    submitter.there.synchronize()
+    submitter.upload.synchronize()
     assert not torch.cuda.current_stream().query()  # the copy of the second is done before the first is sampled
     for pending, expected in ((first, magnitude[:1]), (second, magnitude[1:])):
         phasor, seconds = pending()
