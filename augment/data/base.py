@@ -1,6 +1,6 @@
-"""What every data set of slices here has in common, whether it reads a corpus or fastMRI's own files.
+"""The base of the data sets of slices, for a corpus and for fastMRI's own files.
 
-Volumes stand one after another, and so do the slices of each: samplers, streams and mixtures rest on that.
+Slices are ordered volume by volume; samplers, streams and mixtures rely on that.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 Transform = Callable[[Any, Any, Any, dict[str, Any], str, int], Any]
-"""Called with `(kspace, mask, target, attrs, fname, slice_index)`, as fastMRI's are; what it gives is the item."""
+"""Called with `(kspace, mask, target, attrs, fname, slice_index)`, as fastMRI's transforms; returns the item."""
 
 Matrix = tuple[int, int, int, int, int]
-"""Coils (0: no such axis), height and width of the k-space, height and width of the target."""
+"""Coils (0: no coil axis), height and width of the k-space, height and width of the target."""
 
 
 class RawSample(NamedTuple):
@@ -30,7 +30,7 @@ class RawSample(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What is read for one slice; mask and target may be lacking."""
+    """The arrays of one slice; mask and target may be None."""
 
     kspace: NDArray[np.complex64]
     mask: NDArray[np.float32] | None
@@ -41,9 +41,9 @@ class Parts(NamedTuple):
 class VolumeSlices(Dataset[Any]):
     """Slices of volumes, volume by volume.
 
-    An item is `(kspace, mask, target, attrs, fname, slice_index)`, or what the transform makes of it. Without a
-    transform the parts can be collated: a lacking mask is all ones, a lacking target all NaN. A transform gets None for
-    them, as fastMRI's transforms expect it.
+    An item is `(kspace, mask, target, attrs, fname, slice_index)`, or what the transform returns for it. Without a
+    transform the parts can be collated: a missing mask is all ones, a missing target all NaN. A transform gets None, as
+    fastMRI's transforms expect.
 
     Parameters
     ----------
@@ -64,19 +64,19 @@ class VolumeSlices(Dataset[Any]):
 
     @abstractmethod
     def volume_matrix(self, volume: int) -> Matrix:
-        """Give the sizes of a volume, by its number."""
+        """Return the sizes of a volume by its number."""
 
     @abstractmethod
     def volume_attributes(self, volume: int) -> dict[str, Any]:
-        """Give `attrs` of a volume, by its number."""
+        """Return `attrs` of a volume by its number."""
 
     @abstractmethod
     def read_parts(self, volume: int, slice_index: int) -> Parts:
-        """Read one slice of a volume, by its number."""
+        """Read one slice of a volume by its number."""
 
     @abstractmethod
     def volume_name(self, volume: int) -> str:
-        """Give `fname` of a volume, by its number."""
+        """Return `fname` of a volume by its number."""
 
     @property
     def volume_slices(self) -> NDArray[np.int64]:
@@ -85,17 +85,17 @@ class VolumeSlices(Dataset[Any]):
 
     @property
     def raw_samples(self) -> Sequence[RawSample]:
-        """Every slice as fastMRI's `SliceDataset` lists it, for code that looks there (fastMRI's `VolumeSampler`)."""
+        """Every slice as fastMRI's `SliceDataset` lists it, for code such as fastMRI's `VolumeSampler`."""
         return _RawSamples(self)
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Give the different sizes, and for every slice the number of its own among them."""
+        """Return the distinct sizes, and for every slice the index of its own."""
         known: dict[Matrix, int] = {}
         codes = [known.setdefault(self.volume_matrix(volume), len(known)) for volume in range(len(self._ends))]
         return list(known), np.repeat(np.array(codes, np.int64), self.volume_slices)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Give the number of the volume, and the slice in it, of an item; negative numbers count from the end."""
+        """Return the number of the volume and the slice in it for an item; negative numbers count from the end."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         index = int(index) % len(self)
@@ -105,7 +105,7 @@ class VolumeSlices(Dataset[Any]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - a transform gives what it likes
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - whatever the transform returns
         """Read one slice; negative indices count from the end.
 
         Raises

@@ -1,7 +1,6 @@
-"""The index of a corpus as arrays: a loader's view of it, small enough to be copied into every worker.
+"""The index of a corpus as arrays, small enough to be copied into every worker.
 
-Lists of Python objects would grow in forked workers, as each look at one changes its reference count and so copies its
-page; arrays do not.
+Lists of Python objects would grow in forked workers: every access changes a reference count and so copies its page.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ Value = str | int | float | bool | tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Words:
-    """A column of texts: the different ones, and which of them each row has."""
+    """A column of texts: the distinct ones, and which of them each row has."""
 
     texts: NDArray[np.bytes_]
     codes: NDArray[np.int32]
 
 
 class Columns:
-    """Facts of volumes, a column each.
+    """Facts of volumes, one column each.
 
-    Numbers that are unknown are NaN, texts that are unknown are empty; `audit` is a tuple of flags.
+    Unknown numbers are NaN, unknown texts empty, unknown flags False; `audit` is a tuple of audit flags.
     """
 
     def __init__(self, columns: Mapping[str, _Words | NDArray[Any]]) -> None:
@@ -57,28 +56,28 @@ class Columns:
         return len(first.codes if isinstance(first, _Words) else first)
 
     def number(self, column: str) -> NDArray[Any]:
-        """Give a column of numbers."""
+        """Return a column of numbers."""
         values = self._columns[column]
         if isinstance(values, _Words):
             raise KeyError(column)
         return values
 
     def texts(self, column: str) -> list[str]:
-        """Give a column of texts, row by row."""
+        """Return a column of texts, row by row."""
         words = self._words(column)
         decoded = [text.decode() for text in words.texts.tolist()]
         return [decoded[code] for code in words.codes.tolist()]
 
     def different(self, column: str) -> list[str]:
-        """Give the different texts of a column, sorted; the flags one by one for `audit`."""
+        """Return the distinct texts of a column, sorted; for `audit`, the distinct flags."""
         words = self._words(column)
         found = {words.texts[code].decode() for code in np.unique(words.codes)}
         return sorted({flag for text in found for flag in text.split(_SEPARATOR)} if column == "audit" else found)
 
-    def having(self, column: str, wanted: Collection[str]) -> NDArray[np.bool_]:
-        """Tell for every row whether its text, or one of its flags, is among those wanted."""
+    def having(self, column: str, requested: Collection[str]) -> NDArray[np.bool_]:
+        """Return for every row whether its text, or one of its audit flags, is requested."""
         words = self._words(column)
-        allowed = {text.encode() for text in wanted}
+        allowed = {text.encode() for text in requested}
         separator = _SEPARATOR.encode()
         if column == "audit":
             known = [bool(allowed & set(text.split(separator))) for text in words.texts.tolist()]
@@ -87,11 +86,11 @@ class Columns:
         return np.array(known, np.bool_)[words.codes]
 
     def row(self, position: int) -> dict[str, Value]:
-        """Give every column's value for one volume."""
+        """Return the value of every column for one volume."""
         return {column: self.value(column, position) for column in self._columns}
 
     def value(self, column: str, position: int) -> Any:  # noqa: ANN401 - the column's own type
-        """Give one value."""
+        """Return one value."""
         values = self._columns[column]
         if not isinstance(values, _Words):
             return values[position].item()
@@ -99,7 +98,7 @@ class Columns:
         return tuple(filter(None, text.split(_SEPARATOR))) if column == "audit" else text
 
     def take(self, rows: NDArray[np.intp]) -> Columns:
-        """Keep some rows, in the order given."""
+        """Return some rows, in this order."""
         return Columns(
             {
                 column: _Words(values.texts, values.codes[rows]) if isinstance(values, _Words) else values[rows]
@@ -132,14 +131,14 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     storage = open_storage(root)
     open_attributes(storage)
     document = storage.get(INDEX_KEY)
-    columns = _scan(document) if document and _is_sealed(document) else None
+    columns = _scan(document) if document and _has_checksum(document) else None
     if columns is None:
-        index = read_index(root)  # the careful way: it says what is wrong
+        index = read_index(root)  # slower, and reports what is wrong
         columns = {column: _pack(column, index.columns[column]) for column in (*_NUMBERS, *_WORDS)}
     return storage.root, Columns(columns)
 
 
-def _is_sealed(document: bytes) -> bool:
+def _has_checksum(document: bytes) -> bool:
     try:
         verify_checksum(document)
     except ValueError:
@@ -148,7 +147,7 @@ def _is_sealed(document: bytes) -> bool:
 
 
 def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
-    """Decode column by column, so that only one exists as Python objects; None where the document is not as ours."""
+    """Decode column by column, so that one at a time exists as Python objects; None for any other spelling."""
     try:
         text = document.decode()
         packed = {column: _pack(column, values) for column, values in _columns_of(text) if column in _NUMBERS + _WORDS}
@@ -163,10 +162,10 @@ def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
 
 
 def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the columns of an index document in the one spelling of the format."""
+    """Yield the columns of an index document in the canonical spelling of the format."""
     start = '{"attributes": {"columns": '
     if not text.startswith(start + "{"):
-        raise ValueError("not an index in the spelling of the format")
+        raise ValueError("not an index in the canonical spelling of the format")
     decoder = json.JSONDecoder()
     at = len(start)
     while text[at] in "{,":
@@ -174,7 +173,7 @@ def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
         column, at = decoder.raw_decode(text, at)
         values, at = decoder.raw_decode(text, at + 2)
         if not isinstance(values, list):
-            raise ValueError(f"column {column} is no list")
+            raise ValueError(f"column {column} is not a list")
         yield column, values
 
 

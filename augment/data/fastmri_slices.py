@@ -1,4 +1,4 @@
-"""fastMRI's own HDF5 files as a torch data set: the real part of a hybrid training, in the tuple of the corpus."""
+"""fastMRI's own HDF5 files as a torch data set, with the items of `KSpaceSlices`: the real part of hybrid training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUFFIXES = READERS["hdf5"].suffixes
 
 @dataclass(frozen=True)
 class _File:
-    """What one file says about itself."""
+    """Header and sizes of one file."""
 
     num_slices: int
     matrix: Matrix
@@ -40,27 +40,26 @@ class _File:
 class FastMRISlices(VolumeSlices):
     """Slices of a folder of fastMRI files, file by file in the order of their names.
 
-    Items are as those of `rephase.data.kspace_slices.KSpaceSlices`; `fname` is the file's name. `attrs` has the same
-    keys; with a transform also whatever else the file's attributes say, as in fastMRI's `SliceDataset`. Without a
-    transform, a lacking mask is all ones and a lacking target all NaN. Every file is opened once for its header when
-    the data set is made, and then for each slice anew, so that it may be forked, pickled and spawned. Files of other
-    names are passed over.
+    Items are those of `rephase.KSpaceSlices`; `fname` is the name of the file. `attrs` has the same keys, and with a
+    transform all other attributes of the file, as in fastMRI's `SliceDataset`. Without a transform, a missing mask is
+    all ones and a missing target all NaN. Each file is opened once for its header when the data set is created, and
+    then again for every slice, so that the data set may be forked, pickled and spawned. Other files are ignored.
 
     Parameters
     ----------
     folder
-        Of `.h5` files.
+        Folder of `.h5` files.
     challenge
-        `singlecoil` or `multicoil`: which target is read. Default: what the k-space of each file is.
+        `singlecoil` or `multicoil`: the target to read. Default: by the k-space of each file.
     transform
-        Called with the tuple's six parts; what it gives is the item.
+        Called with the six parts of the tuple; returns the item.
 
     Raises
     ------
     RequestError
-        If there is no such folder, or no file in it.
+        If the folder does not exist or has no such file.
     VolumeError
-        If a file is not one of fastMRI's; it is named.
+        If a file is not in fastMRI's format; the message names it.
     """
 
     def __init__(
@@ -87,25 +86,25 @@ class FastMRISlices(VolumeSlices):
         return [path.name for path in self._paths]
 
     def volume_name(self, volume: int) -> str:
-        """Give the name of a file, by its number."""
+        """Return the name of a file by its number."""
         return self._paths[volume].name
 
     def volume_matrix(self, volume: int) -> Matrix:
-        """Give coils, height, width, and the target's height and width of a file, by its number."""
+        """Return coils, height, width, and height and width of the target of a file by its number."""
         return self._files[volume].matrix
 
     def volume_attributes(self, volume: int) -> dict[str, Any]:
-        """Give `attrs` of a file, by its number."""
+        """Return `attrs` of a file by its number."""
         file = self._files[volume]
         return dict(file.attributes) if self.transform is None else file.own | file.attributes
 
     def read_parts(self, volume: int, slice_index: int) -> Parts:
-        """Read one slice of a file, by its number.
+        """Read one slice of a file by its number.
 
         Raises
         ------
         VolumeError
-            If it cannot be read; it names the file and the slice.
+            If it cannot be read; the message names file and slice.
         """
         path, described = self._paths[volume], self._files[volume]
         try:
@@ -145,7 +144,7 @@ def _describe(path: Path, challenge: str | None) -> _File:
         ) from error
     coils = shape[1] if len(shape) == 4 else 0
     matrix = (coils, shape[-2], shape[-1], int(size[0]), int(size[1]))
-    # as in fastMRI's SliceDataset, attributes of the file stand above what its header says
+    # as in fastMRI's SliceDataset, attributes of the file take precedence over its header
     attributes = _attributes(facts, path)
     attributes |= {key: value for key, value in own.items() if key in attributes}
     return _File(shape[0], matrix, attributes, own, has_mask, has_target)
@@ -168,7 +167,7 @@ def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a file's attributes
-    """NumPy's numbers as Python's, which collate, lists as tuples, as in `KSpaceSlices`; texts as str."""
+    """Convert an attribute to what collates, as in `KSpaceSlices`: Python numbers, tuples, str."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray) and value.ndim == 1:

@@ -1,4 +1,4 @@
-"""Committed slices as a torch `Dataset`, in fastMRI's tuple.
+"""The committed slices of a corpus as a torch `Dataset`, in fastMRI's tuple.
 
 loader = DataLoader(KSpaceSlices("corpus.zarr", split="train"), num_workers=2)
 for kspace, mask, target, attrs, fname, slice_index in loader:
@@ -34,45 +34,45 @@ class KSpaceSlices(VolumeSlices):
     An item is `(kspace, mask, target, attrs, fname, slice_index)`:
 
     - `kspace`: complex64 `(height, width)` or `(coil, height, width)`, a NumPy array;
-    - `mask`: float32 `(width,)`. Where a volume has none (it is fully sampled): all ones, so that torch's default
-      collate takes the tuple; but None with a `transform`, as fastMRI's transforms expect it;
+    - `mask`: float32 `(width,)`. Of a fully sampled volume, which has none: all ones, so that torch's default collate
+      works; None with a `transform`, as fastMRI's transforms expect;
     - `target`: float32 `(height, width)`;
     - `attrs`: fastMRI's `max`, `norm`, `padding_left`, `padding_right`, `encoding_size`, `recon_size` (height, width,
-      1), `patient_id`, `acquisition`; and `split`, `contrast`, `anatomy` (empty where unknown), `field_t`, `te_ms` (NaN
-      where unknown), `spacing_mm` (slice, height, width);
-    - `fname`: the volume's name, `slice_index`: its number in the volume.
+      1), `patient_id`, `acquisition`, `spacing_mm` (slice, height, width), and the facts of `rephase.facts` such as
+      `split`, `contrast`, `anatomy` (empty if unknown), `field_t`, `te_ms` (NaN if unknown);
+    - `fname`: the name of the volume, `slice_index`: the number of the slice in it.
 
-    Volumes of unequal matrices go through a `DataLoader` with `rephase.data.samplers.BucketBatchSampler`,
-    `batch_size=1`, or a transform that makes them equal. The data set holds no open file: it may be forked, pickled and
-    spawned. It shows the volumes that were in the index when it was opened. Filters are joined by *and*.
+    Volumes with different matrices need `rephase.BucketBatchSampler`, `batch_size=1`, or a transform that makes them
+    equal. The data set holds no open file: it may be forked, pickled and spawned. It has the volumes that were in the
+    index when it was opened. Filters are joined by *and*.
 
     Parameters
     ----------
     root
         Path or URL of a corpus.
     split, contrast, anatomy, acquisition, phase_generator
-        Keep the volumes of this one, or of these.
+        Keep the volumes with this value, or one of these values.
     volumes, subjects
-        Keep the volumes of these names, or of these subjects.
+        Keep these volumes, or the volumes of these subjects.
     audit
-        Keep the volumes that carry one of these audit flags.
+        Keep the volumes with one of these audit flags.
     without_audit
-        Leave out the volumes that carry one of these audit flags, `"any"` for every flag.
+        Drop the volumes with one of these audit flags; `"any"` for all flags.
     where
-        Keep the volumes for which this is true. It gets a row of the index: the columns of augment/FORMAT.md, unknown
-        numbers as NaN, unknown texts empty.
+        Keep the volumes for which this returns true. It is called with a row of the index: the columns of
+        augment/FORMAT.md, with NaN for unknown numbers and empty text for unknown texts.
     **facts
-        Any other text fact of the index (`rephase.facts`): keep the volumes of this one, or of these.
+        Any other text fact of `rephase.facts`: keep the volumes with this value, or one of these values.
     transform
-        Called with the tuple's six parts; what it gives is the item.
+        Called with the six parts of the tuple; returns the item.
     suffix
-        Put behind every `fname`: with ".h5" it is what fastMRI's data set gives for an export of the corpus, so that
-        masks that are seeded with the name are the same.
+        Appended to every `fname`. With ".h5" it is the name that fastMRI's data set returns for an export of the
+        corpus, so that masks seeded with the name are the same.
 
     Raises
     ------
     RequestError
-        If there is no corpus or no index, or if no slice is left to give.
+        If there is no corpus or no index, or no slice is left.
     """
 
     def __init__(
@@ -120,18 +120,18 @@ class KSpaceSlices(VolumeSlices):
         return self._columns.texts("name")
 
     def volume_name(self, volume: int) -> str:
-        """Give `fname` of a volume, by its number."""
+        """Return `fname` of a volume by its number."""
         return str(self._columns.value("name", volume)) + self.suffix
 
     def volume_matrix(self, volume: int) -> Matrix:
-        """Give coils, height, width, and the target's height and width of a volume, by its number."""
+        """Return coils, height, width, and height and width of the target of a volume by its number."""
         value = self._columns.value
         sizes = ("num_coils", "height", "width", "target_height", "target_width")
         coils, height, width, target_height, target_width = (int(value(column, volume)) for column in sizes)
         return coils, height, width, target_height, target_width
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Give the different sizes, and for every slice the number of its own among them."""
+        """Return the distinct sizes, and for every slice the index of its own."""
         sizes = ("num_coils", "height", "width", "target_height", "target_width")
         table = np.stack([self._columns.number(column) for column in sizes], axis=1)
         different, codes = np.unique(table, axis=0, return_inverse=True)
@@ -139,7 +139,7 @@ class KSpaceSlices(VolumeSlices):
         return shapes, np.repeat(codes.reshape(-1).astype(np.int64), self.volume_slices)
 
     def volume_attributes(self, volume: int) -> dict[str, Any]:
-        """Give `attrs` of a volume, by its number."""
+        """Return `attrs` of a volume by its number."""
         value = self._columns.value
         _, height, width, target_height, target_width = self.volume_matrix(volume)
         attributes: dict[str, Any] = {"max": float(value("max", volume)), "norm": float(value("norm", volume))}
@@ -155,12 +155,12 @@ class KSpaceSlices(VolumeSlices):
         return attributes | {"spacing_mm": tuple(spacing)}
 
     def read_parts(self, volume: int, slice_index: int) -> Parts:
-        """Read one slice of a volume, by its number.
+        """Read one slice of a volume by its number.
 
         Raises
         ------
         VolumeError
-            If a chunk is missing or damaged; it names the volume and the slice.
+            If a chunk is missing or damaged; the message names volume and slice.
         """
         kspace = self._read(volume, "kspace", slice_index)
         target = self._read(volume, str(self._columns.value("target", volume)), slice_index)
@@ -173,8 +173,8 @@ class KSpaceSlices(VolumeSlices):
         except (ShardError, OSError) as error:
             name = self._columns.value("name", volume)
             where = f"{self.root}: volume {name}, slice {slice_index}, {array}"
-            mend = f"'rephase verify {self.root}' lists what is damaged, 'rephase repair {self.root}' makes it again"
-            raise VolumeError("unreadable", f"{where}: {error}; {mend}") from error
+            fix = f"'rephase verify {self.root}' lists what is damaged, 'rephase repair {self.root}' rebuilds it"
+            raise VolumeError("unreadable", f"{where}: {error}; {fix}") from error
 
     def _layout(self, volume: int, array: str) -> ArrayLayout:
         coils, height, width, target_height, target_width = self.volume_matrix(volume)
@@ -198,14 +198,14 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
     everything = columns
     for column, words in wanted.items():
         allowed = {words} if isinstance(words, str) else set(words)
-        # each name must be there: a list with a slip in it would else silently shrink
+        # each name must exist: otherwise a list with a typing error would silently shrink
         unknown = allowed - set(everything.different(column)) if column in ("name", "patient_id") else set()
         kept = columns.having(column, allowed)
         if unknown or not kept.any():
             present = everything.different(column)
             shown = ", ".join(str(word) or "(none)" for word in present[:10]) + (", ..." if len(present) > 10 else "")
             asked = ", ".join(sorted(map(str, unknown or allowed)))
-            raise RequestError(f"{root}: no volumes with {column} {asked}; there are: {shown}")
+            raise RequestError(f"{root}: no volumes with {column} {asked}; the corpus has: {shown}")
         columns = columns.take(np.flatnonzero(kept))
     return columns
 
@@ -222,5 +222,5 @@ def _drop_flagged(root: str, columns: Columns, flags: Words) -> Columns:
 
 def _taken(root: str, columns: Columns, rows: NDArray[np.intp], what: str) -> Columns:
     if not len(rows):
-        raise RequestError(f"{root}: no volumes {what}; {len(columns)} were looked at; ask for less")
+        raise RequestError(f"{root}: no volumes {what}; {len(columns)} were considered; relax the filters")
     return columns.take(rows)

@@ -1,8 +1,8 @@
-"""Sampling masks over the columns of k-space, with fastMRI's definitions, equal to its package's bit by bit.
+"""Sampling masks over the columns of k-space, bit by bit those of the `fastmri` package.
 
-A mask keeps `round(width * center_fraction)` columns in the middle and some of the others. The random numbers come
-from NumPy's `RandomState`, whose streams are frozen, in the order in which fastMRI draws them; seeded with the file
-name, all slices of a volume have one mask, in every epoch and process.
+A mask keeps `round(width * center_fraction)` central columns and some of the others. The random numbers come from
+NumPy's `RandomState`, whose streams are frozen, in the order in which fastMRI samples them. Seeded with the file name,
+all slices of a volume have one mask in every epoch and process.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from numpy.typing import NDArray
 
 from rephase.errors import RequestError
 
-MaskKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
+MaskKind = Literal["random", "equispaced", "equispaced_fraction"]
 
 
 @dataclass(frozen=True)
 class ColumnMask:
-    """Draws masks of one kind.
+    """Samples masks of one kind.
 
     Attributes
     ----------
     kind
-        `random`: each outer column by chance, so that `width / acceleration` are expected in all. `equispaced`: every
-        `acceleration`-th column and the middle, so more than that. `equispaced_fraction`: spaced so that the middle is
-        counted in. `magic`: equispaced with an offset that uses conjugate symmetry (Defazio 2019, arXiv:1912.01101).
-        `magic_fraction`: the same, counting the middle in.
+        `random`: each outer column with equal probability, `width / acceleration` columns expected in all.
+        `equispaced`: every `acceleration`-th column and the centre, so more than that. `equispaced_fraction`: spaced
+        so that the centre is counted in `width / acceleration`.
     accelerations, center_fractions
-        Of equal length; where there are several, one pair is drawn.
+        Of equal length; of several pairs, one is sampled.
     """
 
     kind: MaskKind
@@ -56,16 +55,16 @@ class ColumnMask:
             )
 
     def __call__(self, width: int, seed: int | tuple[int, ...], offset: int | None = None) -> NDArray[np.float32]:
-        """Draw a mask.
+        """Sample a mask.
 
         Parameters
         ----------
         width
             Columns of k-space.
         seed
-            Equal seeds give equal masks; `seed_of(fname)` is fastMRI's for a file.
+            Equal seeds give equal masks; `seed_of(fname)` is fastMRI's seed for a file.
         offset
-            First column of the equispaced and magic kinds; drawn where None.
+            First column of the equispaced kinds; sampled if None.
 
         Returns
         -------
@@ -75,14 +74,12 @@ class ColumnMask:
         Raises
         ------
         RequestError
-            If acceleration and middle cannot be had together in this width.
+            If the centre leaves no columns for this acceleration.
         """
         random = np.random.RandomState(seed)
         choice = random.randint(len(self.center_fractions))
         fraction, acceleration = self.center_fractions[choice], self.accelerations[choice]
         num_low = round(width * fraction)
-        if self.kind == "magic_fraction":
-            num_low, acceleration = _adjusted(width, num_low, acceleration)
         outer = _KINDS[self.kind](random, width, acceleration, num_low, offset)
         mask = np.asarray(outer, np.float32)
         start = (width - num_low + 1) // 2
@@ -90,10 +87,9 @@ class ColumnMask:
         return mask
 
     def num_low_frequencies(self, width: int, seed: int | tuple[int, ...]) -> int:
-        """Give the number of columns in the middle of the mask that this seed gives."""
+        """Return the number of central columns of the mask that this seed gives."""
         choice = np.random.RandomState(seed).randint(len(self.center_fractions))
-        num_low = round(width * self.center_fractions[choice])
-        return _adjusted(width, num_low, self.accelerations[choice])[0] if self.kind == "magic_fraction" else num_low
+        return round(width * self.center_fractions[choice])
 
 
 def _is_tuple(values: object, *types: type) -> bool:
@@ -102,14 +98,14 @@ def _is_tuple(values: object, *types: type) -> bool:
 
 @dataclass(frozen=True)
 class MaskedSlices:
-    """A transform that samples k-space with a mask seeded by the file name, and hands the tuple on.
+    """A transform that undersamples k-space with a mask seeded by the file name, and passes the tuple on.
 
     Attributes
     ----------
     mask
-        What draws the masks.
+        Samples the masks.
     transform
-        Called with the masked tuple; None gives the tuple itself.
+        Called with the masked tuple; with None the tuple is returned.
     """
 
     mask: ColumnMask
@@ -123,8 +119,8 @@ class MaskedSlices:
         attrs: dict[str, Any],
         fname: str,
         slice_index: int,
-    ) -> Any:  # noqa: ANN401 - a transform gives what it likes
-        """Mask one slice; columns outside the acquired ones stay out, and those that a mask of its own left out."""
+    ) -> Any:  # noqa: ANN401 - whatever the transform returns
+        """Mask one slice; columns that were not acquired, or that the volume's own mask omits, stay unsampled."""
         drawn = self.mask(kspace.shape[-1], seed_of(fname))
         drawn[: attrs["padding_left"]] = 0
         drawn[attrs["padding_right"] :] = 0
@@ -135,15 +131,14 @@ class MaskedSlices:
 
 
 def seed_of(fname: str) -> tuple[int, ...]:
-    """Give the seed that fastMRI's transforms take for a file name."""
+    """Return the seed that fastMRI's transforms use for a file name."""
     return tuple(map(ord, fname))
 
 
 def apply_mask(kspace: NDArray[np.complex64], mask: NDArray[np.float32]) -> NDArray[np.complex64]:
     """Set the columns that are not sampled to +0.0.
 
-    Multiplying alone would leave -0.0 where a negative value stood: signs of zeros told the hidden samples of a test
-    set of 2019.
+    Multiplication alone would leave -0.0 for negative values, and the signs would reveal what was masked.
 
     Parameters
     ----------
@@ -177,7 +172,7 @@ def _equispaced_fraction(
 ) -> NDArray[Any]:
     if num_low * acceleration >= width:
         raise RequestError(
-            f"width {width}: {num_low} columns in the middle leave none of the {width / acceleration:g} that "
+            f"width {width}: {num_low} central columns leave none of the {width / acceleration:g} that "
             f"acceleration {acceleration} allows; expected fewer; lower center_fractions or the acceleration"
         )
     spacing = acceleration * (num_low - width) / (num_low * acceleration - width)
@@ -187,32 +182,8 @@ def _equispaced_fraction(
     return mask
 
 
-def _magic(
-    random: np.random.RandomState, width: int, acceleration: int, num_low: int, offset: int | None
-) -> NDArray[Any]:
-    if not acceleration:  # of `magic_fraction`: the middle is all that there is room for
-        return np.zeros(width)
-    if offset is None:
-        offset = random.randint(0, high=acceleration)
-    first, second = (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
-    half = (width + 1) // 2
-    positive, negative = np.zeros(half), np.zeros(width - half)
-    positive[first::acceleration] = 1
-    negative[second::acceleration] = 1
-    return np.fft.fftshift(np.concatenate([positive, negative[::-1]]))
-
-
-def _adjusted(width: int, num_low: int, acceleration: int) -> tuple[int, int]:
-    """Columns in the middle, and the spacing that leaves `width / acceleration` in all; 0: nothing but the middle."""
-    wanted = round(width / acceleration)
-    num_low = max(min(num_low, wanted), 1)
-    return num_low, round(width / (wanted - num_low)) if wanted > num_low else 0
-
-
 _KINDS: dict[str, Callable[[np.random.RandomState, int, int, int, int | None], NDArray[Any]]] = {
     "random": _random,
     "equispaced": _equispaced,
     "equispaced_fraction": _equispaced_fraction,
-    "magic": _magic,
-    "magic_fraction": _magic,
 }

@@ -1,4 +1,4 @@
-"""Real and synthetic slices in one data set, in an exact share: the hybrid training of the paper.
+"""Mix real and synthetic slices in an exact proportion, for hybrid training.
 
 train = mix(FastMRISlices("multicoil_train"), KSpaceSlices("corpus.zarr"), real_fraction=0.15, seed=1)
 for epoch in range(10):
@@ -34,42 +34,44 @@ def mix(
     Parameters
     ----------
     real, synthetic
-        `FastMRISlices`, `KSpaceSlices`; each keeps its own transform.
+        `FastMRISlices` or `KSpaceSlices`; each keeps its own transform.
     real_fraction
-        Share of real slices, 0 to 1, taken as it is written: 0.15 is 15 of 100.
+        Fraction of real slices, 0 to 1, as its decimal digits say: 0.15 is 15 of 100.
     seed
-        Of the choice and of the order.
+        Of selection and order.
     num_slices
-        Of an epoch. Default: as many as there can be without giving a slice twice. With more than that, the slices of
-        the smaller set are given again, each as often as any other (or once more).
+        Of an epoch. Default: the most without a repeated slice. With more, slices repeat, each as often as any other
+        of its set or once more.
 
     Raises
     ------
     RequestError
-        If the share makes no sense, or a set has no slices for it.
+        If the fraction is not from 0 to 1, or a set has no slices for it.
     """
     if not 0 <= real_fraction <= 1:
         raise RequestError(f"real_fraction {real_fraction}: expected 0 to 1")
     fraction = exact_fraction(real_fraction)
     for name, slices, share in (("real", real, fraction), ("synthetic", synthetic, 1 - fraction)):
         if share and not len(slices):
-            raise RequestError(f"{name}: no slices, of which {float(share):g} of the mixture are to be; expected some")
+            raise RequestError(f"{name}: no slices, expected some, since they are {float(share):g} of the mixture")
     if num_slices is None:
         limits = [len(real) / fraction] if fraction else []
         limits += [len(synthetic) / (1 - fraction)] if fraction < 1 else []
         num_slices = int(min(limits))
     if num_slices < 1:
-        raise RequestError(f"num_slices {num_slices}: expected 1 or more; the smaller set has too few for this share")
+        raise RequestError(
+            f"num_slices {num_slices}: expected 1 or more; the smaller set has too few for this fraction"
+        )
     return MixedSlices(real, synthetic, fraction, seed, num_slices)
 
 
 class MixedSlices(Dataset[Any]):
     """Real and synthetic slices, already shuffled; see `mix`.
 
-    The share holds everywhere: of the first `n` items, `floor(n * real_fraction)` are real, so any run of them, in
-    particular a batch, is within one slice of it. Read it in order (no `shuffle`, `DistributedSampler(shuffle=False)`);
-    another order keeps the share of the epoch only. `set_epoch` chooses anew which slices come, and their order, also
-    in `persistent_workers`.
+    Of the first `n` items, `floor(n * real_fraction)` are real, so any consecutive items, such as a batch, are within
+    one slice of that fraction. Read it in order (no `shuffle`, `DistributedSampler(shuffle=False)`); in another order
+    the fraction holds for the epoch only. `set_epoch` selects other slices in another order, also with
+    `persistent_workers`.
     """
 
     def __init__(
@@ -79,19 +81,19 @@ class MixedSlices(Dataset[Any]):
         self.real_fraction, self.seed, self.num_slices = real_fraction, seed, num_slices
         self._epoch = torch.zeros(1, dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-        self._drawn: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._selected: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def num_real(self) -> int:
-        """Real slices of an epoch."""
+        """Number of real slices in an epoch."""
         return self._real_before(self.num_slices)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is read next."""
+        """Set the epoch that is read next."""
         self._epoch[0] = epoch
 
     def source(self, index: int) -> tuple[bool, int]:
-        """Tell whether an item is real, and its number in its own data set."""
+        """Return whether an item is real, and its number in its own data set."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         index = int(index) % len(self)
@@ -101,7 +103,7 @@ class MixedSlices(Dataset[Any]):
         return is_real, int(real[before] if is_real else synthetic[index - before])
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Give the different sizes, and for every item the number of its own among them."""
+        """Return the distinct sizes, and for every item the index of its own."""
         real_shapes, real_codes = self.real.shape_codes()
         shapes, codes = self.synthetic.shape_codes()
         known = {shape: number for number, shape in enumerate(dict.fromkeys([*real_shapes, *shapes]))}
@@ -117,8 +119,8 @@ class MixedSlices(Dataset[Any]):
     def __len__(self) -> int:
         return self.num_slices
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - a transform gives what it likes
-        """Read one slice from the set that it is of."""
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - whatever the transform returns
+        """Read one slice from its data set."""
         is_real, number = self.source(index)
         return self.real[number] if is_real else self.synthetic[number]
 
@@ -126,16 +128,16 @@ class MixedSlices(Dataset[Any]):
         return index * self.real_fraction.numerator // self.real_fraction.denominator
 
     def _choice(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers of the slices of this epoch, of both sets; kept until the epoch changes."""
+        """Return the slices of this epoch from both sets; cached until the epoch changes."""
         epoch = int(self._epoch)
-        if self._drawn is None or self._drawn[0] != epoch:
-            real = _draw(len(self.real), self.num_real, self.seed, epoch, 0)
-            synthetic = _draw(len(self.synthetic), self.num_slices - self.num_real, self.seed, epoch, 1)
-            self._drawn = epoch, real, synthetic
-        return self._drawn[1:]
+        if self._selected is None or self._selected[0] != epoch:
+            real = _sample(len(self.real), self.num_real, self.seed, epoch, 0)
+            synthetic = _sample(len(self.synthetic), self.num_slices - self.num_real, self.seed, epoch, 1)
+            self._selected = epoch, real, synthetic
+        return self._selected[1:]
 
 
-def _draw(available: int, wanted: int, *key: int) -> NDArray[np.int64]:
-    """Draw slices, each as often as any other or once more: rounds over all of them, every round in another order."""
+def _sample(available: int, wanted: int, *key: int) -> NDArray[np.int64]:
+    """Sample slices, each as often as any other or once more: passes over all of them, each in another order."""
     rounds = [shuffled(available, *key, number) for number in range(-(-wanted // available) if wanted else 0)]
     return np.concatenate(rounds)[:wanted] if rounds else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
-"""Orders that depend on seed and epoch alone: counter-based, so any part of one can be asked for by itself.
+"""Shuffled orders that depend on seed and epoch alone. They are counter-based: any part can be computed by itself.
 
-NumPy promises the stream of no generator but the oldest across its versions; these few lines of integer arithmetic give
-the same order everywhere and for ever.
+NumPy keeps the stream of its generators across versions for `RandomState` only; this integer arithmetic gives the same
+order everywhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shuffled(count: int, *key: int) -> NDArray[np.int64]:
-    """Give the numbers below `count` in an order that depends on the key alone."""
+    """Return the numbers below `count` in an order that depends on the key alone."""
     keys = _mix(np.arange(count, dtype=np.uint64) * _GOLDEN + _hash(key))
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
 def exact_fraction(value: float) -> Fraction:
-    """Give the fraction that a number stands for as it is written: 0.15 is 15 / 100, not the nearest binary one."""
+    """Return the fraction that the decimal digits of a number say: 0.15 is 15 / 100, not the nearest binary one."""
     return Fraction(repr(float(value)))
 
 
@@ -36,29 +36,29 @@ def _hash(key: tuple[int, ...]) -> NDArray[np.uint64]:
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finish of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), on arrays, where overflow wraps silently."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) to arrays, where overflow wraps."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 class ShardOrder:
-    """The order of one epoch: shards shuffled, dealt into lanes, slices shuffled inside a buffer of each lane.
+    """The order of one epoch: shards are shuffled and dealt to lanes; slices are shuffled inside a buffer per lane.
 
     The slices of the shuffled shards are cut into `lanes` runs of equal length; position `p` of the epoch is the next
     slice of run `p % lanes`. So neighbours come from different shards, `lanes` shards are in use at a time, and ranks
-    that take turns share no shard (but at the ends of runs) where their number divides `lanes`.
+    that take turns share no shard (except at the ends of runs) if their number divides `lanes`.
 
     Parameters
     ----------
     shard_slices
         Slices of every shard, in the order of the data set.
     seed, epoch
-        All that the order depends on, beside the data set. None for the seed keeps the order of the data set.
+        With the data set, all that the order depends on. Seed None keeps the order of the data set.
     lanes
-        Runs. Fewer where there are fewer slices.
+        Number of runs; fewer if there are fewer slices.
     buffer
-        Slices that are shuffled together, over all lanes.
+        Slices that are shuffled together, in all lanes.
     """
 
     def __init__(self, shard_slices: NDArray[np.int64], seed: int | None, epoch: int, lanes: int, buffer: int) -> None:
@@ -72,7 +72,7 @@ class ShardOrder:
         self._blocks: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def slice_at(self, position: int) -> int:
-        """Give the number, in the data set, of the slice at a position of the epoch."""
+        """Return the number, in the data set, of the slice at a position of the epoch."""
         offset, lane = divmod(position, self._lanes)
         length, longer = divmod(self.num_slices, self._lanes)
         start = lane * length + min(lane, longer)
@@ -83,7 +83,7 @@ class ShardOrder:
         return int(self._first[shard] + place - (self._ends[shard - 1] if shard else 0))
 
     def _inside(self, lane: int, block: int, count: int) -> NDArray[np.int64]:
-        """Order inside one buffer of a lane; the last one of each lane is kept."""
+        """Return the order inside one buffer of a lane; the last one of each lane is cached."""
         kept = self._blocks.get(lane)
         if kept is None or kept[0] != block:
             size = min(self._block, count - block * self._block)
@@ -93,12 +93,12 @@ class ShardOrder:
 
 
 def own_rank(rank: int | None, num_replicas: int | None) -> tuple[int, int]:
-    """Give rank and number of ranks: as named, else those of the initialised process group, else 0 of 1.
+    """Return rank and number of ranks: as given, else of the initialised process group, else 0 of 1.
 
     Raises
     ------
     RequestError
-        If there is no such rank, or only one of the two was named.
+        If the rank is out of range, or only one of the two is given.
     """
     if (rank is None) != (num_replicas is None):
         raise RequestError(f"rank {rank}, num_replicas {num_replicas}: expected both or neither")

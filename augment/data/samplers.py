@@ -1,7 +1,7 @@
-"""Samplers for what `DataLoader` does not do itself: whole volumes on one rank, batches of equal matrices.
+"""Samplers that `DataLoader` lacks: whole volumes on one rank, batches of equal matrices.
 
-Both give every rank equally many items, by repetition, as torch's `DistributedSampler` does; the order is a function of
-seed and epoch (`set_epoch`) alone.
+Both yield equally many items on every rank, by repetition, as torch's `DistributedSampler` does. The order is a
+function of seed and epoch (`set_epoch`) alone.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ class HasShapes(Protocol):
     """A data set that knows the sizes of its items: `KSpaceSlices`, `FastMRISlices`, `MixedSlices`."""
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Give the different sizes, and for every item the number of its own among them."""
+        """Return the distinct sizes, and for every item the index of its own."""
         ...
 
 
 class VolumeSampler(Sampler[int]):
-    """Gives all slices of a volume to one rank, so that it can judge the volume as a whole.
+    """Yields all slices of a volume on one rank, so that the volume can be evaluated as a whole.
 
-    Volumes are dealt to the ranks in turn. A rank's volumes come one after another, each in the order of its slices;
-    `shuffle` shuffles the volumes. Ranks with fewer slices repeat their first ones, so that all give equally many; code
-    that judges volumes drops what it has seen.
+    Volumes are dealt to the ranks in turn. The volumes of a rank follow one another, each in slice order; `shuffle`
+    shuffles the volumes. Ranks with fewer slices repeat their first ones, so that all yield equally many; code that
+    evaluates volumes must drop the repeated ones.
 
     Parameters
     ----------
     slices
-        What is sampled.
+        The data set.
     rank, num_replicas
         Default: of the initialised process group, else 0 of 1.
     shuffle, seed
         Of the order of the volumes.
     pad
-        Repeat slices so that all ranks give equally many.
+        Repeat slices so that all ranks yield equally many.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class VolumeSampler(Sampler[int]):
         self.num_samples = max(own) if pad else own[self.rank]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; the volumes of a rank stay the same."""
+        """Set the epoch; the volumes of a rank stay the same."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -86,22 +86,22 @@ class VolumeSampler(Sampler[int]):
 
 
 class BucketBatchSampler(Sampler[list[int]]):
-    """Batches of slices that have equal matrices, so that they can be collated.
+    """Batches of slices with equal matrices, which can be collated.
 
-    Goes to `DataLoader(..., batch_sampler=...)`. The last batch of each matrix may be smaller.
+    Use it as `DataLoader(..., batch_sampler=...)`. The last batch of each matrix may be smaller.
 
     Parameters
     ----------
     slices
-        What is sampled.
+        The data set.
     batch_size
-        Slices of a batch.
+        Slices per batch.
     rank, num_replicas
         Default: of the initialised process group, else 0 of 1. Batches are dealt to the ranks in turn.
     shuffle, seed
-        Of the slices inside each matrix, and of the batches.
+        Of the slices of each matrix, and of the batches.
     drop_last
-        Leave out the smaller batches, and the batches at the end that are too few for every rank.
+        Drop the smaller batches, and the batches at the end that are too few for every rank.
 
     Raises
     ------
@@ -129,7 +129,7 @@ class BucketBatchSampler(Sampler[list[int]]):
             raise RequestError(f"no batch of {batch_size} equal slices for each of {self.num_replicas} ranks")
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, also of the mixture that is sampled."""
+        """Set the epoch, also that of a sampled mixture."""
         self.epoch = epoch
         if isinstance(self._slices, MixedSlices):
             self._slices.set_epoch(epoch)
@@ -147,7 +147,7 @@ class BucketBatchSampler(Sampler[list[int]]):
             yield batches[number % len(batches)].tolist()
 
     def _batches(self) -> list[NDArray[np.int64]]:
-        """All batches of the epoch, the same on every rank."""
+        """Return all batches of the epoch, the same on every rank."""
         shapes, codes = self._slices.shape_codes()
         batches = []
         for code in range(len(shapes)):

@@ -1,4 +1,4 @@
-"""Slices as a stream: one order for any number of ranks and workers, that can be left and taken up again.
+"""Slices as a resumable stream, in one order for any number of ranks and workers.
 
 stream = KSpaceStream("corpus.zarr", batch_size=8, seed=1)
 loader = DataLoader(stream, batch_size=8, num_workers=2)
@@ -30,14 +30,14 @@ _EPOCH, _POSITION, _TAKEN, _BEGUN = 0, 1, 2, 3
 
 
 class KSpaceStream(IterableDataset[Any]):
-    """Slices in a shuffled order that is a function of the seed and the epoch alone.
+    """Slices in a shuffled order that is a function of seed and epoch alone.
 
-    The ranks take turns over that order, one slice each; so after `n` slices of each rank all have seen its first
-    `n * ranks` slices together, whatever their number. Inside a rank the workers take turns over batches, as
-    `DataLoader` asks them; so its loader gives the rank's slices in their order for any number of workers, if
-    `batch_size` is the loader's. Every rank gives equally many slices.
+    Ranks take turns over that order, one slice each: after `n` slices on each of `r` ranks, together they have read the
+    first `n * r` slices, whatever `r` is. Within a rank, workers take turns over batches, as `DataLoader` requests
+    them, so that a loader yields the slices of the rank in order for any number of workers, if `batch_size` is that of
+    the loader. Every rank yields equally many slices.
 
-    Epochs are set by `set_epoch`, also with `persistent_workers`; without it every epoch has the same order.
+    `set_epoch` sets the epoch, also with `persistent_workers`; without it every epoch has the same order.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ class KSpaceStream(IterableDataset[Any]):
     batch_size
         Of the `DataLoader`; 1 for its `batch_size=None`.
     seed, shuffle
-        Of the order; without `shuffle` it is that of the index.
+        Of the order; without `shuffle`, the order of the index.
     lanes, buffer
-        Shards that are in use at a time; slices that are shuffled together. See `rephase.data.order.ShardOrder`.
+        Shards in use at a time; slices shuffled together. See `rephase.data.order.ShardOrder`.
     drop_last
-        Leave out the slices at the end that are too few for every rank. Otherwise the first of the order are given
-        again to the ranks that lack one.
+        Drop the slices at the end that are too few for every rank. Otherwise ranks that lack one repeat the first
+        slices of the order.
     rank, num_replicas
         Default: of the initialised process group, else 0 of 1.
     readahead
-        Slices that a thread reads beforehand, in every process that reads; 0 for none.
+        Slices that a thread reads ahead in every reading process; 0 for none.
 
     Raises
     ------
     RequestError
-        If there is nothing to give, or a number makes no sense.
+        If there are no slices, or a number is out of range.
     """
 
     def __init__(
@@ -84,49 +84,49 @@ class KSpaceStream(IterableDataset[Any]):
             if value < smallest:
                 raise RequestError(f"{name} {value}: expected {smallest} or more")
         if drop_last and len(self.slices) < self.num_replicas:
-            raise RequestError(f"{len(self.slices)} slices for {self.num_replicas} ranks: none is left with drop_last")
+            raise RequestError(f"{len(self.slices)} slices for {self.num_replicas} ranks: drop_last leaves none")
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
         self.lanes, self.buffer, self.readahead = lanes, buffer, readahead
-        # In shared memory, so that it reaches persistent workers: epoch, where it begins, what was taken since, and for
-        # the main process and every worker how often it has begun since that was set.
+        # In shared memory, so that it reaches persistent workers: epoch, start position, slices taken since, and for
+        # the main process and every worker how often it has started since these were set.
         self._shared = torch.zeros(_BEGUN + 1 + _MOST_WORKERS, dtype=torch.int64)
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
-        self._own: dict[str, int] | None = None  # what a worker was told by load_state_dict
+        self._own: dict[str, int] | None = None  # set by load_state_dict in a worker
         self._reading: dict[str, int] | None = None
 
     @property
     def epoch(self) -> int:
-        """The epoch that is, or will be, read."""
+        """The current or next epoch."""
         return int(self._shared[_EPOCH])
 
     def __len__(self) -> int:
-        """Slices that this rank gives in a whole epoch."""
+        """Slices that this rank yields in a whole epoch."""
         return self._count(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is read next. A position that was loaded for it and not yet used is kept."""
+        """Set the next epoch. A position that was loaded for it and not used yet is kept."""
         if epoch != self.epoch or bool(self._shared[_BEGUN:].any()):
             self._set(epoch, 0, 0)
 
     def state_dict(self, batches: int | None = None) -> dict[str, Any]:
-        """Give what is needed to go on after the slices that were given last.
+        """Return the state needed to resume after the slices that were yielded last.
 
         Parameters
         ----------
         batches
-            Batches that this rank has taken from its `DataLoader` since it began to iterate. Needed where the loader
-            has workers, which read ahead of what was taken; not inside a worker.
+            Batches that this rank has taken from its `DataLoader` in this iteration. Required if the loader has
+            workers, which read ahead; not inside a worker.
 
         Returns
         -------
         state
-            Plain numbers and texts. The same on every rank that has taken as many, and good for any number of ranks and
-            workers.
+            Numbers and texts. The same on every rank that has taken as many batches, and valid for any number of ranks
+            and workers.
 
         Raises
         ------
         RequestError
-            If workers read the stream and `batches` is not given.
+            If workers read the stream and `batches` is missing.
         """
         state = {"version": 1, "slices": self._fingerprint(), "seed": self.seed, "shuffle": self.shuffle}
         state |= {"lanes": self.lanes, "buffer": self.buffer}
@@ -147,12 +147,12 @@ class KSpaceStream(IterableDataset[Any]):
         return state | {"epoch": self.epoch, "position": position, "taken": 0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken, at the next iteration.
+        """Resume from a state at the next iteration.
 
         Raises
         ------
         RequestError
-            If the state is of other slices or another order.
+            If the state belongs to other slices or another order.
         """
         expected = self.state_dict(batches=0) if get_worker_info() is None else self.state_dict()
         for key in ("version", "slices", "seed", "shuffle", "lanes", "buffer"):
@@ -169,14 +169,14 @@ class KSpaceStream(IterableDataset[Any]):
             self._own, self._reading = {"epoch": epoch, "position": position, "taken": taken}, None
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the slices of this rank, in a worker those of its batches.
+        """Yield the slices of this rank; in a worker, those of its batches.
 
         Raises
         ------
         VolumeError
-            If a slice cannot be read; it names the volume and the slice.
+            If a slice cannot be read; the message names volume and slice.
         RequestError
-            If a loaded position was used already: it is good for one iteration.
+            If a loaded position was used before: it is valid for one iteration.
         """
         worker = get_worker_info()
         reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -197,13 +197,13 @@ class KSpaceStream(IterableDataset[Any]):
         self._shared[_BEGUN + slot] += 1
         if int(self._shared[_BEGUN + slot]) > 1 and (begin["position"] or begin["taken"]):
             raise RequestError(
-                f"epoch {begin['epoch']} was taken up at slice {begin['position']} and begun again; expected one "
+                f"epoch {begin['epoch']} was resumed at slice {begin['position']} and then restarted; expected one "
                 "iteration; call set_epoch or load_state_dict before the next"
             )
         return begin
 
     def _numbers(self, begin: dict[str, int], reader: int, readers: int) -> Iterator[int]:
-        """Numbers of the slices that one reader of this rank gives, from where it begins."""
+        """Yield the numbers of the slices of one reader of this rank, from its start."""
         slices = self.slices.volume_slices
         seed = self.seed if self.shuffle else None
         order = ShardOrder(slices, seed, begin["epoch"], self.lanes, self.buffer)
@@ -217,7 +217,7 @@ class KSpaceStream(IterableDataset[Any]):
                 yield order.slice_at(position % len(self.slices))
 
     def _count(self, position: int) -> int:
-        """Slices that each rank gives from a position on."""
+        """Return the slices that each rank yields from a position on."""
         left = len(self.slices) - position
         return left // self.num_replicas if self.drop_last else -(-left // self.num_replicas)
 

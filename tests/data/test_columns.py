@@ -91,10 +91,10 @@ def test_filters_of_the_loader(root):
     assert volumes(where=lambda row: row["te_ms"] > 2 or row["nfe"] == 4) == ["b", "c"]
     assert volumes(where=lambda row: "lossy" in row["audit"]) == ["b"]
     for filters in ({"where": lambda row: False}, {"without_audit": "any", "split": "val"}):
-        with pytest.raises(RequestError, match=r"no volumes .*; [13] were looked at"):
+        with pytest.raises(RequestError, match=r"no volumes .*; [13] were considered"):
             volumes(**filters)
     with pytest.raises(RequestError, match="no volumes with patient_id nobody"):
         volumes(subjects=["nobody"])
-    with pytest.raises(RequestError, match=r"no volumes with audit odd; there are: \(none\), filtered"):
+    with pytest.raises(RequestError, match=r"no volumes with audit odd; the corpus has: \(none\), filtered"):
         volumes(audit="odd")
     assert KSpaceSlices(root, suffix=".h5", volumes=["b"])[0][4] == "b.h5"

@@ -95,7 +95,7 @@ def test_filters(root):
     assert KSpaceSlices(root, split=["val", "train"]).volumes == ["b", "a"]
     assert KSpaceSlices(root, contrast="T1").volumes == ["b"]
     assert KSpaceSlices(root, volumes=["a"])[1][4:] == ("a", 1)
-    with pytest.raises(RequestError, match="no volumes with split test; there are: train, val"):
+    with pytest.raises(RequestError, match="no volumes with split test; the corpus has: train, val"):
         KSpaceSlices(root, split="test")
     assert len(KSpaceSlices(root, without_audit=["lossy", "filtered"])) == 6
     with pytest.raises(RequestError, match="no audit flag 'lossi'; expected any, interpolated"):
@@ -190,5 +190,5 @@ def test_opening_reads_no_receipt(root):
 
 def test_a_name_that_is_not_there_is_an_error_and_not_a_smaller_dataset(tmp_path):
     write_index(make_corpus(tmp_path / "c", a={}, b={"seed": 2}), ["a", "b"])
-    with pytest.raises(RequestError, match="no volumes with name nope; there are: a, b"):
+    with pytest.raises(RequestError, match="no volumes with name nope; the corpus has: a, b"):
         KSpaceSlices(tmp_path / "c", volumes=["a", "nope"])

@@ -6,7 +6,7 @@ import pytest
 from rephase.data.masks import ColumnMask, MaskedSlices, apply_mask, seed_of
 from rephase.errors import RequestError
 
-KINDS = ("random", "equispaced", "equispaced_fraction", "magic", "magic_fraction")
+KINDS = ("random", "equispaced", "equispaced_fraction")
 NAMES = ("file1000031.h5", "sub-01_T1w", "sub-01_T1w@1", "a")
 
 
@@ -30,8 +30,6 @@ FASTMRI_24 = {
     "random": "000000000001100000100100",
     "equispaced": "000100010001100100010001",
     "equispaced_fraction": "000100001001101000001000",
-    "magic": "010001000101100001000100",
-    "magic_fraction": "000100000101100001000001",
 }
 
 
@@ -51,7 +49,7 @@ def test_a_name_has_one_mask_and_the_middle_is_sampled(kind):
     assert any(not np.array_equal(one, draw(320, seed_of(f"a@{k}"))) for k in range(1, 8))
     num_low = draw.num_low_frequencies(320, seed_of("a"))
     assert one[160 - num_low // 2 : 160 + num_low // 2].all()
-    expected = 320 / 4 if kind != "equispaced" and kind != "magic" else 320 / 4 + 0.75 * num_low
+    expected = 320 / 4 if kind != "equispaced" else 320 / 4 + 0.75 * num_low
     rate = np.mean([draw(320, seed).sum() for seed in range(200)])
     assert rate == pytest.approx(expected, abs=6)
 
