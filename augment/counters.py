@@ -1,4 +1,4 @@
-"""What a worker process has done so far, counted where it is done. Knows no Dask."""
+"""Counts what a worker process has done. Independent of Dask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Counters:
-    """Counts from several threads; everything but what is in work only grows."""
+    """Thread-safe counters. All only grow, except the volumes in progress."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class Counters:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Count one volume as in work."""
+        """Count one volume as in progress."""
         with self._lock:
             self._in_work += 1
         try:
@@ -46,20 +46,20 @@ class Counters:
                 self._waiting -= 1
 
     def count_sampled(self, num_slices: int, device_s: float = 0.0) -> None:
-        """Count slices that have phase now, and the seconds that a GPU took for them (0 without one)."""
+        """Count slices whose phase was sampled, and the seconds of GPU time for them (0 without a GPU)."""
         with self._lock:
             self._sampled += num_slices
             self._device_s += device_s
 
     def count_volume(self, status: str, num_slices: int, seconds: Mapping[str, float], reason: str | None) -> None:
-        """Count a volume that came to its end.
+        """Count a finished volume.
 
         Parameters
         ----------
         status
             `built`, `skipped` or `failed`.
         num_slices
-            Counted where it was built.
+            Counted if it was built.
         seconds
             By stage.
         reason
@@ -73,7 +73,7 @@ class Counters:
                 self._failures[reason] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Give all of it in plain values, for a message or a page."""
+        """Return all counts as JSON values."""
         with self._lock:
             return {
                 "slices": self._slices,
@@ -88,4 +88,4 @@ class Counters:
 
 
 COUNTERS = Counters()
-"""Of this process. Builds that share a worker share them."""
+"""The counters of this process. Builds that share a worker share them."""

@@ -70,7 +70,7 @@ def test_an_index_in_another_spelling_is_read_too(root):
         open_columns(root)
     document["attributes"]["columns"]["max"].pop()
     path.write_bytes(sealed(json.dumps(document, sort_keys=True).encode()))
-    with pytest.raises(RequestError, match="column max is missing or has not 3 rows"):
+    with pytest.raises(RequestError, match="column max is missing or does not have 3 rows"):
         open_columns(root)
     path.write_text(path.read_text()[:-200])
     with pytest.raises(RequestError, match="not JSON"):
