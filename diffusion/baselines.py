@@ -1,4 +1,4 @@
-"""Phase without a network that makes it: the simple generators that a learned one has to beat."""
+"""Phases without a trained phase model: the baselines that a learned one has to beat."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from rephase.diffusion.noise import Stream, complex_normal, normal, random_phaso
 from rephase.diffusion.physics.low_order import LowOrderModel, read_model
 from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
 from rephase.diffusion.physics.source import source_phasors
-from rephase.diffusion.processes.fat import fat_estimator
+from rephase.diffusion.processes.fat import fat_estimator, shipped_fat_estimator
 
 
 class _Baseline(ABC):
-    """Calls `slice_phasor` for each slice."""
+    """Base of the baselines: computes each slice by `slice_phasor`."""
 
     name: str
     nfe = 0
     tile = 1
+    weights_sha256: str | None = None
     device = torch.device("cpu")
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
@@ -33,16 +34,16 @@ class _Baseline(ABC):
 
     @abstractmethod
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """Phasors complex64 `(height width)` of one slice."""
+        """Compute the phasors of one slice, complex64 `(height width)`."""
 
 
 class ZeroPhase(_Baseline):
-    """No phase: what a magnitude archive gives when its images are simply transformed."""
+    """No phase, as if the magnitude itself were transformed."""
 
     name = "zero"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """All ones."""
+        """Return ones."""
         return torch.ones_like(magnitude, dtype=torch.complex64)
 
 
@@ -52,7 +53,7 @@ class WhitePhase(_Baseline):
     name = "white"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """Uniform on the circle."""
+        """Sample uniformly on the circle."""
         height, width = magnitude.shape
         return random_phasor(key, Stream.BASELINE, height, width, magnitude.device)
 
@@ -66,7 +67,7 @@ class SinusPhase(_Baseline):
     name = "sinus"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """The sinusoid, weighted by the magnitude."""
+        """Compute the sinusoid, weighted by the magnitude."""
         height, width = magnitude.shape
         y = torch.arange(height, dtype=torch.float32, device=magnitude.device) * (2.0 * math.pi / height)
         x = torch.arange(width, dtype=torch.float32, device=magnitude.device) * (2.0 * math.pi / width)
@@ -76,9 +77,9 @@ class SinusPhase(_Baseline):
 
 
 class SmoothPhase(_Baseline):
-    """A random polynomial of low order in millimetres, with the statistics of real volumes; see `low_order`.
+    """A random polynomial of low order in millimetres, with the statistics of real volumes.
 
-    `model` is a fit of one's own; the one that ships where None.
+    `model` is a fit of `rephase.diffusion.physics.low_order`; the shipped one if None.
     """
 
     name = "smooth"
@@ -87,18 +88,18 @@ class SmoothPhase(_Baseline):
         self.model = model or read_model()
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """The polynomial over the slice."""
+        """Evaluate the polynomial over the slice."""
         height, width = magnitude.shape
         return _phasor(self.model.phase(key, height, width, conditions).to(magnitude.device))
 
 
 class NoisySmoothPhase(SmoothPhase):
-    """`smooth`, and the measurement's noise as the magnitude shows it: what the model adds to a phase too."""
+    """`smooth` with measurement noise at the level of the magnitude, which the model adds too."""
 
     name = "smooth-noise"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """The polynomial, blurred where the magnitude is weak and random in air."""
+        """Evaluate the polynomial and add noise: much where the magnitude is weak, random phase in air."""
         height, width = magnitude.shape
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         smooth = super().slice_phasor(magnitude, key, conditions)
@@ -108,17 +109,17 @@ class NoisySmoothPhase(SmoothPhase):
 
 
 class FieldPhase(_Baseline):
-    """The source "field" (`physics.source`) as it is, with the measurement's noise: physics without a network."""
+    """The source phase `field` (`physics.source`) with measurement noise: physics without a network."""
 
     name = "field"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """What the magnitude's air, the magnet and coils would make."""
+        """Sample the off-resonance phase of air, magnet and shim, coil phase, and noise."""
         height, width = magnitude.shape
         known = from_scalars(conditions.numbers(), magnitude.device)
         with one_thread(magnitude.device):
-            guess = fat_estimator(self.name, magnitude.device)
-            fat = None if guess is None else guess(magnitude[None], known[None])
+            estimate = fat_estimator(self.name, magnitude.device)
+            fat = None if estimate is None else estimate(magnitude[None], known[None])
             source = source_phasors([key], magnitude[None], known, conditions.slice_mm, self.name, fat)
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         return _phasor(
@@ -127,15 +128,15 @@ class FieldPhase(_Baseline):
 
 
 class TissuePhase(FieldPhase):
-    """The source "tissue" as it is, with the measurement's noise: `field`, weaker, and a network's guess of fat.
+    """The source phase `tissue` with measurement noise: a weaker `field`, and estimated fat.
 
-    The guess is made at the slice's own resolution.
+    Fat is estimated at the slice's own resolution.
     """
 
     name = "tissue"
 
     def __init__(self) -> None:
-        fat_estimator(self.name, torch.device("cpu"))  # tells at once where there are no weights
+        self.weights_sha256 = shipped_fat_estimator(torch.device("cpu")).sha256
 
 
 def _phasor(angle: Tensor) -> Tensor:

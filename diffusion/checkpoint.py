@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import torch
 from annotated_types import Ge, Le
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from rephase.config import ConfigError, Share, from_mapping
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
@@ -24,11 +24,13 @@ from rephase.files import replacing
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Settings = TypeVar("Settings", bound="DataclassInstance")
+    Settings = TypeVar("Settings", bound=DataclassInstance)
+
 _LARGEST_CARD = 1 << 24
 MOST_STEPS = 4096
 """Largest number of network evaluations per slice."""
-_Steps = Annotated[int, Ge(1), Le(MOST_STEPS)]
+Steps = Annotated[int, Ge(1), Le(MOST_STEPS)]
+"""A number of network evaluations per slice."""
 
 
 class CheckpointError(RephaseError):
@@ -36,11 +38,43 @@ class CheckpointError(RephaseError):
 
 
 @dataclass(frozen=True)
+class _Distillation:
+    teacher_steps: Steps | None = None
+    noise_gain: Share | None = None
+
+
+@dataclass(frozen=True)
+class _Card:
+    """The entries of every model card that sampling follows; a process checks its own, others are for readers."""
+
+    process: str
+    network: dict[str, Any]
+    steps: Steps | None = None
+    distillation: _Distillation | None = None
+
+    def __post_init__(self) -> None:
+        if self.distillation is not None and self.steps is None:
+            raise ValueError("distillation without steps; expected a card of rephase distill")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A trained network and what a sampler must know of it.
 
-    `gauge` holds what was measured of the training volumes, see `rephase.diffusion.physics.gauge_pool`. `sha256` covers
-    the weights file and what else changes a sample. `card` is the whole model card, `path` the file.
+    Attributes
+    ----------
+    network
+        With its weights.
+    process
+        A name of `rephase.diffusion.registry.PROCESSES`.
+    gauge
+        Measured on the training volumes, see `rephase.diffusion.physics.gauge_pool`.
+    sha256
+        Of the weights file and of the entries of the card that sampling follows.
+    card
+        The whole model card.
+    path
+        The weights file.
     """
 
     network: ComplexUNet
@@ -63,17 +97,19 @@ class Checkpoint:
         CheckpointError
             The section does not hold such settings.
         """
-        where, section = self.path or self.card.get("name"), self.card.get(self.process, {})
+        section = self.card.get(self.process, {})
         try:
+            if not isinstance(section, dict):
+                raise ValueError(f"found {str(section)[:60]!r}; expected an object")
             entries = dict(section)
             for name, values in getattr(kind, "RETIRED", {}).items():
                 if entries.pop(name, values[0]) not in values:
-                    raise ValueError(f"{name} = {section[name]!r}: no longer supported; expected {values[0]!r}")
+                    raise ValueError(f"{name}: found {str(section[name])[:60]!r}; expected {values[0]!r}")
             return from_mapping(entries, kind)
-        except ConfigError as error:
-            raise CheckpointError(f"{where}: {self.process}: {'; '.join(error.problems)}") from error
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{where}: {self.process}: {error}") from error
+        except ValueError as error:
+            problems = getattr(error, "problems", [str(error)])
+            where = self.path or self.card.get("name")
+            raise CheckpointError(f"{where}: {self.process}: {'; '.join(problems)}") from None
 
     @property
     def distilled(self) -> bool:
@@ -82,7 +118,7 @@ class Checkpoint:
 
     @property
     def steps(self) -> int | None:
-        """Evaluations that the weights are meant for; None where any number will do."""
+        """Network evaluations per slice that the weights are meant for; None for any number."""
         steps: int | None = self.card.get("steps")
         return steps
 
@@ -94,7 +130,7 @@ class Checkpoint:
 
     @property
     def noise_gain(self) -> float | None:
-        """For a distilled network: the measured share of the source's noise that it carries to the end."""
+        """Share of the source's noise that a student carries to the end, as measured after its training."""
         gain: float | None = (self.card.get("distillation") or {}).get("noise_gain")
         return gain
 
@@ -102,10 +138,10 @@ class Checkpoint:
 def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:
     """Write `path` (safetensors) and the card beside it (`.json`).
 
-    Architecture and process are put into the card; what else it says is the caller's matter.
+    The architecture is added to the card, and the process "flow" unless the card names another.
     """
     card = {"format": 1, "process": "flow", "network": asdict(network.config)} | card
-    text = json.dumps(card, indent=2) + "\n"  # of a card that is none, before anything is written
+    text = json.dumps(card, indent=2) + "\n"  # raises for a card that is not JSON, before anything is written
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(network.state_dict() | {"gauge": gauge.to(torch.float32)}, path)
     with replacing(path.with_suffix(".json")) as partial:
@@ -113,22 +149,21 @@ def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, A
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file beside and rename it: what is there stays whole until the new file is.
+    """Write a safetensors file atomically.
 
-    Not by `save_file`, whose files nobody else may read, and whose error says neither which file nor that a disk is
-    full in a way that a program understands.
+    Not by `save_file`: only the owner may read its files, and its error names no file and hides that a disk is full.
     """
     with replacing(path) as partial:
         partial.write_bytes(save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check that it is whole, known and finite.
+    """Read a checkpoint and check that it is complete, of a known architecture, and finite.
 
     Raises
     ------
     CheckpointError
-        A file is missing or corrupt, process or architecture is not known, weights do not fit or are not finite.
+        A file is missing or corrupt, the architecture is not known, or weights do not fit or are not finite.
     """
     card_path = path.with_suffix(".json")
     if path.name in WEIGHTS and not path.exists():
@@ -138,7 +173,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{part}: no such file; a checkpoint is NAME.safetensors with NAME.json beside it")
     card = _read_card(card_path)
     try:
-        tensors = load_file(path)
+        data = path.read_bytes()
+        tensors = load(data)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); get the file again") from error
     config = _network_config(card, card_path)
@@ -158,7 +194,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if bad or not bool(torch.isfinite(gauge[:, 2:]).all()):
         raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
     network.requires_grad_(False).eval()
-    return Checkpoint(network, card["process"], gauge, _digest(path, card), card, path)
+    return Checkpoint(network, card["process"], gauge, _digest(data, card), card, path)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -173,39 +209,19 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         from_mapping(card, _Card, allow_unknown=True)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {'; '.join(error.problems)}") from error
+        raise CheckpointError(f"{path}: {'; '.join(error.problems)}") from None
     return card
-
-
-@dataclass(frozen=True)
-class _Distillation:
-    teacher_steps: _Steps | None = None
-    noise_gain: Share | None = None
-
-
-@dataclass(frozen=True)
-class _Card:
-    """What sampling needs of a model card, beside the settings of its process."""
-
-    process: str
-    network: dict[str, Any]
-    steps: _Steps | None = None
-    distillation: _Distillation | None = None
-
-    def __post_init__(self) -> None:
-        if self.distillation is not None and self.steps is None:
-            raise ValueError("distillation: found no steps; expected a card of rephase distill")
 
 
 def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
     try:
         return from_mapping(card["network"], NetworkConfig)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: unknown architecture ({'; '.join(error.problems)})") from error
+        raise CheckpointError(f"{path}: unknown architecture ({'; '.join(error.problems)})") from None
 
 
 def _check_size(config: NetworkConfig, path: Path) -> None:
-    """Refuse an architecture far larger than the weights, before memory is taken for it."""
+    """Check that an architecture is not far larger than the weights file, before memory is allocated for it."""
     with torch.device("meta"):
         network = ComplexUNet(config)
     needed = sum(value.numel() * value.element_size() for value in network.state_dict().values())
@@ -216,10 +232,10 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
         )
 
 
-def _digest(path: Path, card: dict[str, Any]) -> str:
-    """Of what changes a sample: the weights and how they are wired, not what else the card tells."""
+def _digest(data: bytes, card: dict[str, Any]) -> str:
+    """Return the SHA-256 of what changes a sample: the weights, and the entries of the card that sampling follows."""
     keys = ("format", "process", "network", "distillation", "fat", card["process"])
-    wiring = {key: card[key] for key in keys if key in card}
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(json.dumps(wiring, sort_keys=True).encode())
+    followed = {key: card[key] for key in keys if key in card}
+    digest = hashlib.sha256(data)
+    digest.update(json.dumps(followed, sort_keys=True).encode())
     return digest.hexdigest()

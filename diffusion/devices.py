@@ -25,11 +25,10 @@ def choose_device(device: str | None = None) -> str:
 
 
 def from_scalars(values: Iterable[float], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Make a tensor `(value)` on a device.
+    """Return a tensor `(value)` on a device.
 
-    Each number goes along with the call of a kernel. A copy, as in `torch.tensor(values, device=device)` or
-    `Tensor.to`, comes from memory that the GPU cannot read by itself: the program would stand still until all work
-    that was queued before is done.
+    Each number is an argument of a kernel. A copy, as in `torch.tensor(values, device=device)` or `Tensor.to`, comes
+    from pageable memory, so the program would wait until all queued work of the GPU is done.
     """
     return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
 

@@ -1,4 +1,4 @@
-"""The project's one centred, orthonormal Fourier pair."""
+"""The centred, orthonormal Fourier pair of the project."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ def resize_kspace(kspace: Tensor, height: int, width: int) -> Tensor:
 
 
 def _overlap(old: int, new: int) -> tuple[slice, slice]:
-    """Index ranges that the old and the new axis share when index `n // 2` of both is the centre."""
+    """Return the index ranges that the old and the new axis share if index `n // 2` of both is the centre."""
     count = min(old, new)
     old_start, new_start = old // 2 - count // 2, new // 2 - count // 2
     return slice(old_start, old_start + count), slice(new_start, new_start + count)
 
 
 def radial_rings(height: int, width: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """The ring of k-space that each pixel is on, int64 `(height width)`: 0 in the centre, `count` beyond the last.
+    """Return the ring of k-space of each pixel, int64 `(height width)`: 0 in the centre, `count` beyond the last.
 
-    The rings have one breadth relative to the matrix, up to the nearer edge; the corners are beyond.
+    All rings have the same width relative to the matrix, up to the nearer edge; the corners are beyond.
     """
     sizes = (height, width)
     y, x = (2.0 * (torch.arange(n, dtype=torch.float64, device=device) - n // 2) / n for n in sizes)

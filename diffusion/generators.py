@@ -1,4 +1,4 @@
-"""The one interface under which every phase generator, learned or not, stands."""
+"""The interface of all phase generators, learned or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SliceKey:
-    """Names the noise of one slice: equal keys give equal noise on every machine."""
+    """Identifies the noise of one slice: equal keys give equal noise on every machine."""
 
     seed: int
     volume_id: str
@@ -23,7 +23,7 @@ class SliceKey:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is known of the acquisition; every field may be None.
+    """Known facts of the acquisition; every field may be None.
 
     `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices.
     """
@@ -34,13 +34,13 @@ class Conditions:
     slice_mm: float | None = None
 
     def numbers(self) -> list[float]:
-        """What a network is told: spacing along height and width (mm), TE (ms), field strength (T); NaN where None."""
+        """Return spacing along height and width (mm), TE (ms) and field strength (T); NaN for None."""
         values = (*(self.spacing_mm or (None, None)), self.te_ms, self.field_t)
         return [math.nan if value is None else value for value in values]
 
 
 class PhaseGenerator(Protocol):
-    """Gives phase to magnitude slices.
+    """Samples phase for magnitude slices.
 
     Attributes
     ----------
@@ -49,14 +49,17 @@ class PhaseGenerator(Protocol):
     nfe
         Network evaluations per slice; 0 without a network.
     tile
-        Slices that are computed at once.
+        Slices per call of the network; 1 without a network.
+    weights_sha256
+        Of the weights that the phase depends on; None without any.
     device
-        Where the work is done, and where magnitudes are best.
+        Where the phase is computed. Magnitudes may be on any device.
     """
 
     name: str
     nfe: int
     tile: int
+    weights_sha256: str | None
     device: torch.device
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
@@ -65,10 +68,10 @@ class PhaseGenerator(Protocol):
         Parameters
         ----------
         magnitude
-            float32 `(slice height width)`, any scale, all >= 0; the slices of one volume or a part of them.
+            float32 `(slice height width)`, any scale, all >= 0; all slices of one volume or some of them.
         keys
-            One per slice. The result of a slice depends on its own magnitude, key and conditions alone, not on the
-            other slices of the call.
+            One per slice. The result of a slice depends on its own magnitude, key and conditions, not on the other
+            slices of the call.
         conditions
             Of the volume.
 

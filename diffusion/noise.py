@@ -2,8 +2,8 @@
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
 integer arithmetic: it needs only additions, rotations and exclusive-ors, for which int32 holds the bits of a 32-bit
-word, whatever sign it reads from them; additions wrap around. That is some hundred operations for a draw, so the slices
-of a tile are drawn at once: their number would keep a GPU waiting.
+word, whatever its sign; additions wrap around. A sample takes about a hundred operations, so the slices of a tile are
+sampled together: the launches of one slice at a time would keep a GPU waiting.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIRST_ANCHOR = 1 << 24
 
 
 class Stream(IntEnum):
-    """Which draw of a slice: streams of one key never overlap."""
+    """Purpose of the random numbers of a slice: streams of one key never overlap."""
 
     SOURCE = 0
     NOISE = 1
@@ -37,14 +37,14 @@ class Stream(IntEnum):
 
 
 def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> tuple[Tensor, Tensor]:
-    """Encrypt counters: Threefry-2x32-20.
+    """Encrypt counters with Threefry-2x32-20.
 
     Parameters
     ----------
     key
         Two 32-bit words.
     counter_0, counter_1
-        int32 tensors that hold the bits of words, of shapes that broadcast.
+        int32 tensors that hold the bits of 32-bit words, of shapes that broadcast.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> 
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x_0.add_(x_1)
-            # the shift to the right repeats the sign
+            # the right shift of a signed integer repeats the sign, so it is masked
             low = (x_1 >> (32 - rotation)).bitwise_and_((1 << rotation) - 1)
             x_1.bitwise_left_shift_(rotation).bitwise_or_(low).bitwise_xor_(x_0)
         x_0.add_(keys[(group + 1) % 3])
@@ -66,17 +66,17 @@ def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> 
 
 
 def _as_int32(word: int) -> int:
-    """The number that int32 reads from the lowest 32 bits."""
+    """Return the int32 value of the lowest 32 bits."""
     return (word + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def uniform(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw `count` float32 numbers on [0, 1), with 24 random bits each."""
+    """Sample `count` float32 numbers on [0, 1), with 24 random bits each."""
     return uniforms([key], stream, count, device)[0]
 
 
 def uniforms(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw for several slices what `uniform` draws for each, `(key count)`."""
+    """Sample for several slices what `uniform` samples for each, `(key count)`."""
     volumes = [_volume_key(key) for key in keys]
     if len(set(volumes)) > 1:
         return torch.cat([uniforms([key], stream, count, device) for key in keys])
@@ -88,12 +88,12 @@ def uniforms(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch
 
 
 def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw `count` standard normal float32 numbers (Box-Muller)."""
+    """Sample `count` standard normal float32 numbers (Box-Muller)."""
     return normals([key], stream, count, device)[0]
 
 
 def normals(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw for several slices what `normal` draws for each, `(key count)`."""
+    """Sample for several slices what `normal` samples for each, `(key count)`."""
     half = (count + 1) // 2
     pairs = uniforms(keys, stream, 2 * half, device).reshape(len(keys), 2, half)
     radius = torch.sqrt(-2.0 * torch.log1p(-pairs[:, 0]))
@@ -104,43 +104,43 @@ def normals(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.
 def complex_normal(
     key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Draw complex numbers whose real and imaginary parts are standard normal, complex64 `(height width)`."""
+    """Sample complex numbers whose real and imaginary parts are standard normal, complex64 `(height width)`."""
     return complex_normals([key], stream, height, width, device)[0]
 
 
 def complex_normals(
     keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Draw for several slices what `complex_normal` draws for each, complex64 `(key height width)`."""
+    """Sample for several slices what `complex_normal` samples for each, complex64 `(key height width)`."""
     drawn = normals(keys, stream, 2 * height * width, device).reshape(len(keys), 2, height, width)
     return torch.complex(drawn[:, 0], drawn[:, 1])
 
 
 def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Draw independent uniform phases as phasors, complex64 `(height width)`."""
+    """Sample independent uniform phases as phasors, complex64 `(height width)`."""
     return random_phasors([key], stream, height, width, device)[0]
 
 
 def random_phasors(
     keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Draw for several slices what `random_phasor` draws for each, complex64 `(key height width)`."""
+    """Sample for several slices what `random_phasor` samples for each, complex64 `(key height width)`."""
     angle = uniforms(keys, stream, height * width, device).reshape(len(keys), height, width) * (2.0 * math.pi)
     return torch.polar(torch.ones_like(angle), angle)
 
 
 def volume_key(key: SliceKey) -> SliceKey:
-    """The key of what the slices of a volume share."""
+    """Return the key for random numbers that the slices of a volume share."""
     return SliceKey(key.seed, key.volume_id, key.replica, _VOLUME_SLICE)
 
 
 def step_key(key: SliceKey, step: int) -> SliceKey:
-    """The key of one step of a sampler that draws in every step; no volume's own name holds a `#`."""
+    """Return the key of one step of a sampler; it is unique because no volume ID contains `#`."""
     return SliceKey(key.seed, f"{key.volume_id}#{step}", key.replica, key.slice_index)
 
 
 def anchor_key(key: SliceKey, anchor: int) -> SliceKey:
-    """The key of what neighbouring slices share; anchors and slices never meet."""
+    """Return the key for random numbers that neighbouring slices share; it equals that of no slice."""
     return SliceKey(key.seed, key.volume_id, key.replica, _FIRST_ANCHOR + anchor)
 
 

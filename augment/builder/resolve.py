@@ -11,7 +11,6 @@ from rephase.builder.options import BuildOptions
 from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
-from rephase.diffusion.processes.fat import fat_facts
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
@@ -96,9 +95,9 @@ def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
     try:
         if PHASES[phase].learned:
             checkpoint = checkpoint or _load(phase, options)
-            nfe, weights_sha256 = make_generator(phase, checkpoint, options.steps).nfe, checkpoint.sha256
-        elif phase == "tissue":
-            weights_sha256 = str(fat_facts(phase)["fat"]["sha256"])
+        if PHASES[phase].learned or PHASES[phase].weights:
+            generator = make_generator(phase, checkpoint, options.steps)
+            nfe, weights_sha256 = generator.nfe, generator.weights_sha256
     except ValueError as error:
         raise RequestError(str(error)) from None
     return ResolvedBuild(root, options, phase, checkpoint, nfe, weights_sha256)

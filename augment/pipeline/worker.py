@@ -10,10 +10,9 @@ import torch
 
 from rephase.corpus.store import CorpusStore
 from rephase.counters import Counters
-from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
+from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.phases import PHASES
-from rephase.diffusion.processes.fat import fat_facts
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits
@@ -66,12 +65,13 @@ def open_worker(
     generator = None
     row = PHASES[recipe.phase]
     if row.generator is not None:
-        weights = load_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-        generator = make_generator(recipe.phase, weights, recipe.nfe if row.any_steps else None, device)
-        if weights is not None and weights.sha256 != recipe.checkpoint_sha256:
-            raise RequestError(f"{weights.path}: not the weights of the recipe; copy the same file to all workers")
-        if recipe.phase == "tissue" and fat_facts("tissue")["fat"]["sha256"] != recipe.checkpoint_sha256:
-            raise RequestError('the weights "fat" here are not those of the recipe; install one version on all workers')
+        generator = make_generator(recipe.phase, checkpoint, recipe.nfe if row.any_steps else None, device)
+        if generator.weights_sha256 != recipe.checkpoint_sha256:
+            path = checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint
+            raise RequestError(
+                f"{path or f'weights {row.weights!r}'}: not the weights of the recipe; expected SHA-256 "
+                f"{recipe.checkpoint_sha256}; copy the same file, or install the same version, on all workers"
+            )
     return WorkerContext(
         CorpusStore.open(root),
         recipe,

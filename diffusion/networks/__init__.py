@@ -1,1 +1,1 @@
-"""networks."""
+"""The complex-valued U-Net, and its forms for sampling."""

@@ -1,4 +1,4 @@
-"""Networks for sampling, whose weights do not change any more: what can be made of these once is."""
+"""Networks for sampling: weights do not change any more, so they are arranged once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rephase.diffusion.networks.upsample import pixel_shuffle_crop, upsample_wei
 
 
 class _BlockConv2d(nn.Module):
-    """A convolution whose weights do not change any more: a complex one holds the block weight."""
+    """A convolution with constant weights; of a complex one, the block weight."""
 
     def __init__(self, conv: ComplexConv2d | RealConv2d) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _BlockConv2d(nn.Module):
 
 
 class _BlockUp2d(_BlockConv2d):
-    """As `_BlockConv2d`, of pixels that are doubled before."""
+    """`_BlockConv2d` after nearest-neighbour upsampling."""
 
     def _arrange(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return upsample_weight(weight), bias.repeat(4)
@@ -50,7 +50,7 @@ def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
 
 
 def silu_(channels: Tensor) -> Tensor:
-    """`complex_silu` into one new tensor: faster, but nothing for gradients."""
+    """Compute `complex_silu` with one allocation: faster, but without gradients."""
     half = channels.shape[1] // 2
     gated = torch.empty_like(channels)
     torch.sigmoid(channels[:, :half], out=gated[:, :half])
@@ -59,10 +59,10 @@ def silu_(channels: Tensor) -> Tensor:
 
 
 def for_inference(network: ComplexUNet, device: torch.device) -> ComplexUNet:
-    """A copy for sampling on a device, whose convolutions are arranged once, not at each call.
+    """Return a copy of a network for sampling on a device.
 
-    On a CPU, where multiplications take most of the time, a complex network is laid out in planes, which take fewer of
-    them, but more and smaller convolutions: nothing for a GPU.
+    On a CPU, where multiplications take most of the time, a complex network uses planes, which need fewer of them. On a
+    GPU the more and smaller convolutions of planes would be slower, so it uses block weights.
     """
     fixed = copy.deepcopy(network).requires_grad_(False)
     if fixed.config.kind == "complex" and device.type == "cpu":
@@ -74,13 +74,13 @@ def for_inference(network: ComplexUNet, device: torch.device) -> ComplexUNet:
 
 
 def to_planar(network: ComplexUNet) -> None:
-    """Replace the layers of a complex network by those of `rephase.diffusion.networks.planar`."""
+    """Replace the layers of a complex network by those of `rephase.diffusion.networks.planar`, in place."""
     network.layout = PLANES
     _replace(network, gate_planes, {ComplexUp2d: PlanesUp2d, ComplexConv2d: PlanesConv2d, ComplexNorm: PlanesNorm})
 
 
 def to_block(network: ComplexUNet) -> None:
-    """Replace the convolutions of a network by such as hold one real weight each."""
+    """Replace the convolutions of a network by real ones with a constant weight each, in place."""
     gate = silu_ if network.config.kind == "complex" else partial(functional.silu, inplace=True)
     _replace(network, gate, {ComplexUp2d: _BlockUp2d, RealUp2d: _BlockUp2d, ComplexConv2d: _BlockConv2d})
 
@@ -88,7 +88,7 @@ def to_block(network: ComplexUNet) -> None:
 def _replace(
     network: ComplexUNet, gate: Callable[[Tensor], Tensor], layers: Mapping[type[nn.Module], Callable[..., nn.Module]]
 ) -> None:
-    """Give a network another gate, and for its layers of some types what is made of them."""
+    """Set the gate of a network, and replace its layers by type."""
     for module in list(network.modules()):
         if hasattr(module, "gate"):
             module.gate = gate  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """Complex-valued layers, computed as real ones.
 
-A complex tensor of C channels is held as a real tensor of 2 C channels: first the real parts, then the imaginary ones.
+A complex tensor of C channels is stored as a real tensor of 2 C channels: the real parts, then the imaginary parts.
 A complex convolution is then one real convolution with the block weight `[[Wr, -Wi], [Wi, Wr]]`, which is one kernel
 call where native complex64 needs several.
 """
@@ -18,12 +18,12 @@ from torch.nn import functional
 
 
 def to_real(image: Tensor) -> Tensor:
-    """Complex `(batch channel height width)` to real `(batch 2*channel height width)`."""
+    """Convert complex `(batch channel height width)` to real `(batch 2*channel height width)`."""
     return torch.cat((image.real, image.imag), dim=1)
 
 
 def to_complex(channels: Tensor) -> Tensor:
-    """Real `(batch 2*channel height width)` to complex `(batch channel height width)`."""
+    """Convert real `(batch 2*channel height width)` to complex `(batch channel height width)`."""
     real, imag = channels.float().chunk(2, dim=1)
     return torch.complex(real.contiguous(), imag.contiguous())
 
@@ -37,8 +37,8 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 class ComplexConv2d(nn.Module):
     """Convolve complex channels with complex weights.
 
-    The weight is `weight_real + 1j * weight_imag`, each `(out_channels in_channels kernel kernel)`; the bias is held as
-    `2 * out_channels` real numbers, the real parts first.
+    The weight is `weight_real + 1j * weight_imag`, each `(out_channels in_channels kernel kernel)`; the bias is stored
+    as `2 * out_channels` real numbers, the real parts first.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> None:
@@ -51,7 +51,7 @@ class ComplexConv2d(nn.Module):
         self.stride, self.padding = stride, kernel // 2
 
     def block_weight(self) -> Tensor:
-        """The real weight `(2*out_channels 2*in_channels kernel kernel)` of the equivalent real convolution."""
+        """Return the real weight `(2*out_channels 2*in_channels kernel kernel)` of the equivalent real convolution."""
         upper = torch.cat((self.weight_real, -self.weight_imag), dim=1)
         lower = torch.cat((self.weight_imag, self.weight_real), dim=1)
         return torch.cat((upper, lower), dim=0)
@@ -62,7 +62,7 @@ class ComplexConv2d(nn.Module):
 
 
 class ComplexUp2d(ComplexConv2d):
-    """`ComplexConv2d` of pixels that are doubled along height and width."""
+    """`ComplexConv2d` after nearest-neighbour upsampling by 2."""
 
     def forward(self, channels: Tensor) -> Tensor:
         """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels 2*height 2*width)`."""
@@ -75,10 +75,9 @@ def upsample_nearest(channels: Tensor) -> Tensor:
 
 
 class _MeanPower(torch.autograd.Function):
-    """The mean square of each channel, in float32, with a backward pass of one multiplication.
+    """The mean square of each channel in float32, with a backward pass of one multiplication.
 
-    What autograd makes of the same takes five passes over float32 copies, a fifth of the time of a training step on a
-    CPU.
+    Autograd would take five passes over float32 copies, a fifth of the time of a training step on a CPU.
     """
 
     @staticmethod
@@ -96,7 +95,7 @@ class _MeanPower(torch.autograd.Function):
 
 
 def mean_power(channels: Tensor) -> Tensor:
-    """The mean square of each channel, `(batch channel height width)` to float32 `(batch channel)`."""
+    """Compute the mean square of each channel, `(batch channel height width)` to float32 `(batch channel)`."""
     power: Tensor = _MeanPower.apply(channels)  # type: ignore[no-untyped-call]
     return power
 
@@ -104,8 +103,8 @@ def mean_power(channels: Tensor) -> Tensor:
 class ComplexNorm(nn.Module):
     """Divide groups of complex channels by their root mean square modulus, then scale and shift as conditioned.
 
-    No mean is subtracted and no statistics are kept: the result of a slice depends on that slice alone, and the phase
-    passes unchanged.
+    No mean is subtracted and no running statistics are kept: the result of a slice depends on that slice alone, and the
+    phase is unchanged.
     """
 
     def __init__(self, num_channels: int, num_groups: int, embedding: int) -> None:
@@ -123,7 +122,7 @@ class ComplexNorm(nn.Module):
         return torch.addcmul(shifts[..., None, None], channels, factor[..., None, None])
 
     def scale(self, power: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Factor, and real and imaginary part of what is added, of complex channels, each `(batch num_channels)`.
+        """Compute factor, and real and imaginary shift of complex channels, each `(batch num_channels)`.
 
         Parameters
         ----------
@@ -140,7 +139,7 @@ class ComplexNorm(nn.Module):
 
 
 class RealConv2d(nn.Module):
-    """`ComplexConv2d` without its structure: any real weight in place of the block weight, at the same cost."""
+    """A convolution of equal cost as `ComplexConv2d`, with any real weight in place of the block weight."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> None:
         super().__init__()
@@ -156,7 +155,7 @@ class RealConv2d(nn.Module):
 
 
 class RealUp2d(RealConv2d):
-    """`RealConv2d` of pixels that are doubled along height and width."""
+    """`RealConv2d` after nearest-neighbour upsampling by 2."""
 
     def forward(self, channels: Tensor) -> Tensor:
         """As `ComplexUp2d`."""
@@ -164,7 +163,7 @@ class RealUp2d(RealConv2d):
 
 
 class RealNorm(nn.Module):
-    """`ComplexNorm` for real channels: each has a scale of its own, and no two belong together."""
+    """`ComplexNorm` for real channels, each with its own scale."""
 
     def __init__(self, num_channels: int, num_groups: int, embedding: int) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ def complex_silu(channels: Tensor) -> Tensor:
 
 
 class Layers(NamedTuple):
-    """What a network is made of; all take and give real tensors of twice the channels that they are named by."""
+    """The layers of a network; all take and return real tensors of twice the named number of channels."""
 
     conv: type[ComplexConv2d] | type[RealConv2d]
     up: type[ComplexUp2d] | type[RealUp2d]

@@ -1,4 +1,4 @@
-"""How the complex channels of a network lie in a real tensor: in blocks for most, in planes for sampling on a CPU."""
+"""Memory layouts of complex channels in real tensors: blocks, or planes for sampling on a CPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.nn import functional
 
 
 class Layout(NamedTuple):
-    """What of a network depends on how its channels lie.
+    """The functions of a network that depend on the layout of its channels.
 
     `fold` takes noisy image and magnitude, real blocks `(batch 2 height width)`, and the side of the patches that
-    become channels; `unfold` undoes it for one image; `join` puts the channels of two tensors together.
+    become channels; `unfold` is its inverse for one image; `join` concatenates the channels of two tensors.
     """
 
     fold: Callable[[Tensor, Tensor, int], Tensor]
@@ -29,13 +29,13 @@ def fold_patches(channels: Tensor, patch: int) -> Tensor:
 
 
 def unfold_patches(channels: Tensor, patch: int) -> Tensor:
-    """Undo `fold_patches`."""
+    """Return patches to pixels: the inverse of `fold_patches`."""
     unfolded: Tensor = functional.pixel_shuffle(channels, patch)
     return unfolded
 
 
 def _parts(noisy: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """The real parts of both, and the imaginary ones."""
+    """Return the real parts of both, and the imaginary parts of both."""
     return torch.cat((noisy[:, :1], magnitude[:, :1]), dim=1), torch.cat((noisy[:, 1:], magnitude[:, 1:]), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Complex layers for sampling on a CPU: real and imaginary parts in planes, three real products for a complex one.
+"""Complex layers for sampling on a CPU: real and imaginary planes, three real products per complex product.
 
 With `t = Wr (x + y)`, the product `(Wr + i Wi)(x + i y)` is `t - (Wr + Wi) y + i (t + (Wi - Wr) x)` (Gauss's trick).
 A block weight takes four. Tensors are real, `(2*slice channel height width)`, as
@@ -16,7 +16,7 @@ from rephase.diffusion.networks.upsample import pixel_shuffle_crop, upsample_wei
 
 
 class PlanesConv2d(nn.Module):
-    """A `ComplexConv2d` whose weights do not change any more."""
+    """A `ComplexConv2d` with constant weights."""
 
     def __init__(self, conv: ComplexConv2d) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ class PlanesConv2d(nn.Module):
         """`(2*slice in_channels height width)` to `(2*slice out_channels height' width')`."""
         real, imag = channels.chunk(2)
         both = self._convolve(real + imag, 0)
-        turned = self._convolve(real, 1).add_(both)
-        return torch.cat((both.sub_(self._convolve(imag, 2)), turned))
+        imag_out = self._convolve(real, 1).add_(both)
+        return torch.cat((both.sub_(self._convolve(imag, 2)), imag_out))
 
     def _convolve(self, part: Tensor, which: int) -> Tensor:
         bias = self.biases[which] if which < len(self.biases) else None
@@ -45,7 +45,7 @@ class PlanesConv2d(nn.Module):
 
 
 class PlanesUp2d(PlanesConv2d):
-    """A `rephase.diffusion.networks.layers.ComplexUp2d` whose weights do not change any more."""
+    """A `rephase.diffusion.networks.layers.ComplexUp2d` with constant weights."""
 
     def _arrange(self, weight: Tensor) -> Tensor:
         return upsample_weight(weight)
@@ -70,7 +70,7 @@ class PlanesNorm(nn.Module):
 
 
 def gate_planes(channels: Tensor) -> Tensor:
-    """`rephase.diffusion.networks.layers.complex_silu` in place: what a network gates, it needs for nothing else."""
+    """Compute `rephase.diffusion.networks.layers.complex_silu` in place: the network does not use its input again."""
     real, imag = channels.chunk(2)
     gate = torch.sigmoid(real)
     real *= gate
@@ -79,7 +79,7 @@ def gate_planes(channels: Tensor) -> Tensor:
 
 
 def _mean_power(channels: Tensor) -> Tensor:
-    """As `rephase.diffusion.networks.layers.mean_power`, in one pass where the channels are the last axis in memory."""
+    """Compute `rephase.diffusion.networks.layers.mean_power` in one pass over channels-last memory."""
     pixels = channels.permute(0, 2, 3, 1).flatten(1, 2)
     power: Tensor = torch.linalg.vecdot(pixels, pixels, dim=1) / pixels.shape[1]
     return power

@@ -24,14 +24,14 @@ _Size = Annotated[int, Ge(1), Le(4096)]
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The architecture; stored with every checkpoint."""
+    """Architecture of a `ComplexUNet`; stored with every checkpoint."""
 
     channels: Annotated[tuple[_Size, ...], MinLen(1), MaxLen(8)] = (16, 32, 64, 96)
     """Complex channels from the finest level to the coarsest."""
     blocks: Annotated[int, Ge(1), Le(64)] = 2
     """Residual blocks at each level of either side."""
     patch: _Size = 2
-    """Pixels a side that are folded into channels before the first level."""
+    """Side in pixels of the patches that are folded into channels before the first level."""
     groups: _Size = 4
     """Groups of the normalisation; `channels` are multiples of it."""
     embedding: _Size = 128
@@ -46,12 +46,12 @@ class NetworkConfig:
 
     @property
     def layers(self) -> Layers:
-        """The layers of the kind."""
+        """Return the layers of the kind."""
         return LAYERS[self.kind]
 
     @property
     def multiple(self) -> int:
-        """Height and width of the input must be multiples of this."""
+        """Return the number of which height and width of the input must be multiples."""
         return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
@@ -93,7 +93,7 @@ class ComplexUNet(nn.Module):
             nn.Linear(config.embedding, config.embedding),
             nn.SiLU(),
         )
-        # a condition that never varies in training must not act at sampling through weights that nothing taught
+        # a condition that never varies in training must not act at sampling through untrained weights
         nn.init.zeros_(self.embed[0].weight[:, 64:])  # type: ignore[index]
         self.stem = conv(2 * pixels, widths[0], 3)
         self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
@@ -109,7 +109,7 @@ class ComplexUNet(nn.Module):
         return nn.ModuleList(ResidualBlock(a, b, config) for a, b in itertools.pairwise(widths))
 
     def forward(self, noisy: Tensor, magnitude: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
-        """Predict.
+        """Predict a complex image.
 
         Parameters
         ----------
@@ -150,16 +150,16 @@ def _blocks(level: nn.Module) -> Sequence[nn.Module]:
 
 
 def embed_time(t: Tensor) -> Tensor:
-    """Sinusoidal features of the time, `(batch)` to `(batch 64)`."""
+    """Compute sinusoidal features of the time, `(batch)` to `(batch 64)`."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), 32, device=t.device))
     angles = t[:, None] * frequencies
     return torch.cat((torch.cos(angles), torch.sin(angles)), dim=1)
 
 
 def embed_conditions(conditions: Tensor) -> Tensor:
-    """Logarithms relative to typical values, 0 where not known, and flags that say what is known: `(batch 8)`.
+    """Return logarithms relative to typical values, 0 where not known, and flags of what is known: `(batch 8)`.
 
-    What is not a positive number is not known: headers write 0 where they have nothing to say.
+    Only positive numbers are known: headers hold 0 for missing values.
     """
     known = torch.isfinite(conditions) & (conditions > 0.0)
     typical = from_scalars(_TYPICAL, conditions.device)

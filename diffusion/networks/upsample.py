@@ -1,7 +1,7 @@
-"""Convolutions of pixels that are doubled before, in 4 of every 9 multiplications.
+"""Nearest-neighbour upsampling fused with a 3 x 3 convolution, in 4/9 of the multiplications.
 
-Over doubled pixels, 3 x 3 weights see 2 x 2 different ones, of which some count twice; which, differs for the four
-pixels that come of one.
+After upsampling, a 3 x 3 window covers only 2 x 2 different pixels. So each of the four output pixels of one input
+pixel is a 2 x 2 convolution of the input, whose weights are sums of the 3 x 3 ones.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from torch import Tensor
 
 
 def upsample_weight(weight: Tensor) -> Tensor:
-    """Arrange a weight `(out_channels in_channels 3 3)` for pixels that are not doubled: `(4*out_channels ... 2 2)`.
+    """Return the weight `(4*out_channels in_channels 2 2)` of a weight `(out_channels in_channels 3 3)`.
 
-    The convolution is to be padded by one pixel; its result is for `pixel_shuffle_crop`.
+    The convolution must be padded by one pixel; `pixel_shuffle_crop` takes its result.
     """
-    return torch.cat([one for rows in _add_twins(weight, 2) for one in _add_twins(rows, 3)])
+    return torch.cat([one for rows in _add_equal(weight, 2) for one in _add_equal(rows, 3)])
 
 
 def pixel_shuffle_crop(parts: Tensor) -> Tensor:
-    """Put the four pixels that come of each in their places.
+    """Interleave the four output pixels of each input pixel.
 
     Parameters
     ----------
     parts
-        What the convolution gives, `(batch 4*channel height+1 width+1)`.
+        Result of the convolution, `(batch 4*channel height+1 width+1)`.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def pixel_shuffle_crop(parts: Tensor) -> Tensor:
     return doubled
 
 
-def _add_twins(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Of three weights along an axis, the two that a first and a second of doubled pixels sees."""
+def _add_equal(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Add the weights of equal pixels along an axis, for the first and for the second of two output pixels."""
     before, here, after = weight.unbind(dim)
     return torch.stack((before, here + after), dim), torch.stack((before + here, after), dim)

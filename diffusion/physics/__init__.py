@@ -1,1 +1,1 @@
-"""physics."""
+"""Source phases, noise, singularities, and the global and linear phase of MR images."""

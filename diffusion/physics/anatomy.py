@@ -1,4 +1,4 @@
-"""What a magnitude tells of the body in it: where air is, and along which side of the slice it lies."""
+"""What a magnitude shows of the anatomy: air, and the axis along which the object lies."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 _SMALLEST_MM = 10.0
-"""Of what counts as air: where a magnitude is weak over less, noise or a vessel made it so."""
+"""Smallest size of air; smaller dark regions are noise or vessels."""
 _OBJECT = 0.1
 _RIM = 2
 _CLEARLY_MORE = 0.1
 
 
 def estimate_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) -> Tensor:
-    """Guess the share of air, 0 to 1: where the mean over a centimetre is weak.
+    """Estimate the fraction of air, 0 to 1: air is where the mean over a centimetre is weak.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def estimate_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tenso
 
 
 def estimate_axis(relative: Tensor, drawn: Tensor) -> Tensor:
-    """Guess the axis of the main field, as in `FieldSample`: a body lies along it, and goes on beyond the slice.
+    """Estimate the axis of the main field, as in `FieldSample`: the object continues along it.
 
     Parameters
     ----------
     relative
         Magnitude relative to a bright one, `(batch height width)`.
     drawn
-        Axes `(batch)`, taken where as much of the object is at the upper and lower rim as at the sides.
+        Axes `(batch)`, used if as much of the object is at the upper and lower rim as at the sides.
     """
     inside = (relative > _OBJECT).float()
     along, across = (
@@ -50,12 +50,12 @@ def estimate_axis(relative: Tensor, drawn: Tensor) -> Tensor:
 
 
 def share_below(level: Tensor, threshold: Tensor) -> Tensor:
-    """How sure it is that a level is below a threshold, 0 to 1; of the shape of both."""
+    """Return a soft comparison of a level with a threshold, 1 far below it, 0 far above; of the broadcast shape."""
     return torch.sigmoid(6.0 * (threshold - level) / threshold)
 
 
 def local_mean(relative: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """The mean over a centimetre, of an image `(batch height width)`, whose spacing along height and width is given."""
+    """Compute the mean over a centimetre of images `(batch height width)` with a spacing along height and width."""
     reach = [max(1, round((_SMALLEST_MM / step - 1.0) / 2.0)) for step in spacing_mm]
     reach = [min(away, size // 2) for away, size in zip(reach, relative.shape[1:], strict=True)]
     window = [2 * away + 1 for away in reach]

@@ -1,10 +1,10 @@
-"""A random phase that physics makes of a magnitude: susceptibility of air, shim, the magnet's rim, and smooth coils.
+"""A random off-resonance phase computed from a magnitude: susceptibility of air, magnet, shim, and fat.
 
-Of everything that it needs, a magnitude tells little: air is where it is weak over a centimetre, and a body that goes
-on beyond the slice lies along the main field. The rest is drawn for a volume, in ranges narrow enough that most are
-about as steep as scans are. So this phase is not the real one, but it is steep where a real one is: at the rim of the
-field of view and beside air, with the echo time and the field strength. Where fat is, which steps the phase by its
-chemical shift, must be given: brightness does not tell it.
+A magnitude shows little of what is needed: air is where it is weak over a centimetre, and an object that continues
+beyond the slice lies along the main field. The rest is sampled per volume, in ranges narrow enough that most phases are
+about as steep as measured ones. So this is not the real phase, but it is steep where a real one is: at the rim of the
+field of view and beside air, growing with echo time and field strength. The fat fraction must be given, because
+brightness does not show it.
 
 The dipole field is that of a slice that goes on without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
 plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
@@ -24,31 +24,49 @@ from rephase.diffusion.physics.magnet import Magnet, Places, gradient_fold, magn
 from rephase.diffusion.physics.measurement import bright_level
 
 GYROMAGNETIC = 42.577
-"""Of hydrogen, MHz per tesla: also hertz per tesla and ppm."""
+"""Of hydrogen, in MHz/T, which is also Hz per tesla and ppm."""
 AIR_PPM = 9.4
-"""Its susceptibility relative to water."""
+"""Susceptibility of air relative to water (Schenck, Med Phys 1996)."""
 FIRST_MM = (-160.0, 0.0)
-"""Where the first slice of a volume may lie, from the middle of the scanner."""
+"""Range of the position of the first slice of a volume, from the isocentre."""
 FAT_SHIFT_PPM = -3.4
-"""Of most of its hydrogen relative to water's, at the temperature of a body."""
+"""Chemical shift of the main fat peak relative to water at body temperature."""
 MOST_FOLDED_PHASE = 3.2
-"""Radians for a part in a million that folded tissue has at most, of 4 ms at 3 T: what is dephased is not bright."""
+"""Largest phase of folded tissue in rad/ppm, that of 4 ms at 3 T: beyond it such tissue is dephased, so not bright."""
 NUM_UNIFORMS = 18
-"""Uniform numbers that a volume needs."""
+"""Uniform numbers that `sample_field` needs per volume."""
 TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
-"""Taken where they are not known."""
+"""Used where they are not known."""
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAT_STEEPNESS = 4.0
 
 
 class FieldSample(NamedTuple):
-    """What is drawn for a volume, each `(batch)`: threshold of air, shares of the field, magnet and coils.
+    """What is sampled per volume, each `(batch)`.
 
-    `axis` is that of the main field where a slice does not show it: 0 along height, 1 along width, 2 through the slice.
-    `te_ms` is for where no echo time is known, `coils` the deviation of their phase at 3 T in radians, `start` where
-    the first slice lies (mm), `fat` to what side an uncertain guess of fat leans (of its logit), `fold` how bright,
-    far from the axis, is what comes from farther away.
+    Attributes
+    ----------
+    air
+        Relative magnitude below which a centimetre counts as air.
+    strength, shim
+        Shares of the field that act, and that the shim removes.
+    axis
+        Of the main field, if a slice does not show it: 0 along height, 1 along width, 2 through the slice.
+    magnet
+        Its deviation.
+    te_ms
+        Used if the echo time is not known.
+    coils
+        Standard deviation of the coil phase at 3 T, in radians.
+    sign
+        Of the phase: a convention of the scanner.
+    start
+        Position of the first slice in mm, from the isocentre.
+    fat
+        Added to the logit of an uncertain fat fraction.
+    fold
+        Relative magnitude above which tissue far from the axis counts as folded.
     """
 
     air: Tensor
@@ -65,7 +83,7 @@ class FieldSample(NamedTuple):
 
 
 def sample_field(uniforms: Tensor) -> FieldSample:
-    """Make the draws of volumes from uniform numbers on [0, 1), `(batch NUM_UNIFORMS)`."""
+    """Sample volumes from uniform numbers on [0, 1), `(batch NUM_UNIFORMS)`."""
     u = uniforms.unbind(dim=-1)
     return FieldSample(
         air=_log_range(u[0], 0.05, 0.075),
@@ -89,18 +107,18 @@ def sample_field(uniforms: Tensor) -> FieldSample:
 
 
 class FieldAngles(NamedTuple):
-    """Phases of the field in radians, `(batch height width)`: of what is where it is seen, and what to add to that.
+    """Off-resonance phase in radians, `(batch height width)`.
 
-    `folded` is added by tissue from farther away that is folded into one place (`rephase.diffusion.physics.magnet`);
-    zero elsewhere.
+    `folded` is to be added to `plain` where gradient fold-over maps tissue from farther away
+    (`rephase.diffusion.physics.magnet`); zero elsewhere.
     """
 
     plain: Tensor
     folded: Tensor
 
 
-def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldSample) -> FieldAngles:
-    """The phase of the field, without coils.
+def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled: FieldSample) -> FieldAngles:
+    """Compute the off-resonance phase, without fat and coils.
 
     Parameters
     ----------
@@ -109,68 +127,69 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: F
     conditions
         `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
     place_mm
-        `(batch 3)`: where the middle of each slice is, along slice, height and width, from that of the scanner.
-    draw
-        Of the volume of each slice.
+        Position of the centre of each slice along slice, height and width, from the isocentre, `(batch 3)`.
+    sampled
+        What was sampled for the volume of each slice.
     """
     spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
     relative = magnitude / bright_level(magnitude)
-    # slices of a batch may differ in spacing, windows may not: that of the first serves
+    # The slices of a batch may differ in spacing, the windows may not: the first slice decides.
     level = local_mean(relative, spacing[0].tolist())
-    air, calm = (share_below(level, threshold[:, None, None]) for threshold in (draw.air, draw.fold))
-    axis, places = estimate_axis(relative, draw.axis), Places(magnitude.shape, spacing, place_mm)
-    magnet = magnet_field(places, draw.magnet)
-    folded = magnet_field(places, draw.magnet, gradient_fold(places, axis, 1.0 - calm)) - magnet
-    field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, draw.shim)
-    phase_per_ppm, strength = _phase_per_ppm(conditions, draw), draw.strength[:, None, None]
+    air, calm = (share_below(level, threshold[:, None, None]) for threshold in (sampled.air, sampled.fold))
+    axis, places = estimate_axis(relative, sampled.axis), Places(magnitude.shape, spacing, place_mm)
+    magnet = magnet_field(places, sampled.magnet)
+    folded = magnet_field(places, sampled.magnet, gradient_fold(places, axis, 1.0 - calm)) - magnet
+    field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, sampled.shim)
+    phase_per_ppm, strength = _phase_per_ppm(conditions, sampled), sampled.strength[:, None, None]
     folded_per_ppm = phase_per_ppm.clamp(-MOST_FOLDED_PHASE, MOST_FOLDED_PHASE)
     return FieldAngles(phase_per_ppm * (strength * field), folded_per_ppm * strength * folded)
 
 
-def fat_phasor(share: Tensor, conditions: Tensor, draw: FieldSample) -> Tensor:
-    """The phase that fat adds by its chemical shift: unit phasors `(batch height width)`.
+def fat_phasor(share: Tensor, conditions: Tensor, sampled: FieldSample) -> Tensor:
+    """Compute the phase of fat's chemical shift: unit phasors `(batch height width)`.
 
     Parameters
     ----------
     share
-        Guess of the share of fat, 0 to 1, `(batch height width)`. Which of what is uncertain counts as fat is drawn for
-        the volume.
-    conditions, draw
+        Estimated fat fraction, 0 to 1, `(batch height width)`. Whether uncertain pixels count as fat is sampled per
+        volume.
+    conditions, sampled
         As in `field_phase`.
     """
-    fat = sharpen_fat(share, draw.fat[:, None, None])
-    mixture = water_fat_signal(fat, FAT_SHIFT_PPM * _phase_per_ppm(conditions, draw))
+    fat = sharpen_fat(share, sampled.fat[:, None, None])
+    mixture = water_fat_signal(fat, FAT_SHIFT_PPM * _phase_per_ppm(conditions, sampled))
     return torch.polar(torch.ones_like(fat), mixture.angle())
 
 
-def water_fat_signal(share: Tensor, phase_per_ppm: Tensor) -> Tensor:
-    """The complex signal of water and a share of fat, which is turned by so many radians against it."""
-    return torch.complex(1.0 - share + share * torch.cos(phase_per_ppm), share * torch.sin(phase_per_ppm))
+def water_fat_signal(share: Tensor, phase: Tensor) -> Tensor:
+    """Compute the complex signal of water and a fraction of fat, whose phase relative to water is given in radians."""
+    return torch.complex(1.0 - share + share * torch.cos(phase), share * torch.sin(phase))
 
 
 def sharpen_fat(share: Tensor, leaning: Tensor) -> Tensor:
-    """Make a guessed share of fat more decided, the uncertain to one side as `leaning` (of the logit) says."""
+    """Make a fat fraction estimate steeper, after adding `leaning` to its logit."""
     return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
 
 
-def _phase_per_ppm(conditions: Tensor, draw: FieldSample) -> Tensor:
-    """Radians of phase for a relative field of one part in a million, in the sense of the volume, `(batch 1 1)`."""
-    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], draw.te_ms)
+def _phase_per_ppm(conditions: Tensor, sampled: FieldSample) -> Tensor:
+    """Return the phase of a field of one ppm in radians, with the sign of the volume, `(batch 1 1)`."""
+    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], sampled.te_ms)
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
-    return (draw.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
+    return (sampled.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
 
 
-def coil_deviation(conditions: Tensor, draw: FieldSample) -> Tensor:
-    """Of the phase that receive and transmit add, in radians, `(batch)`.
+def coil_deviation(conditions: Tensor, sampled: FieldSample) -> Tensor:
+    """Return the standard deviation of the receive and transmit phase in radians, `(batch)`.
 
-    The wave's goes with the frequency, that of the coils' places does not: taken is the square root of the frequency.
+    The phase of wave propagation grows with the frequency, that of the coil positions does not; so the square root of
+    the frequency is used.
     """
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
-    return draw.coils * (field_t / TYPICAL_FIELD_T).sqrt()
+    return sampled.coils * (field_t / TYPICAL_FIELD_T).sqrt()
 
 
 def _signed(uniform: Tensor, low: float, high: float) -> Tensor:
-    """From `low` to `high`, or the same below 0."""
+    """Map a uniform number to +-`low` to +-`high`."""
     side = 2.0 * uniform - 1.0
     return torch.where(side < 0, -1.0, 1.0) * (low + (high - low) * side.abs())
 
@@ -210,7 +229,7 @@ def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tens
 
 
 def _shimmed(field: Tensor, relative: Tensor, share: Tensor) -> Tensor:
-    """Take the share of what polynomials of second order explain over the object."""
+    """Subtract a share of the second-order polynomial that fits the field over the object."""
     height, width = field.shape[1:]
     y = torch.linspace(-1.0, 1.0, height, device=field.device)[:, None].expand(height, width)
     x = torch.linspace(-1.0, 1.0, width, device=field.device).expand(height, width)
@@ -219,7 +238,7 @@ def _shimmed(field: Tensor, relative: Tensor, share: Tensor) -> Tensor:
     inside = (relative[some] > 0.1).double().flatten(1)
     values, basis = field[some].double().flatten(1), terms[some].double().flatten(1)
     normal = torch.einsum("bn,in,jn->bij", inside, basis, basis)
-    # a slice without an object has nothing to fit
+    # regular also for a slice without an object
     normal = normal + 1e-3 * torch.eye(len(terms), dtype=normal.dtype, device=normal.device)
     moments = torch.einsum("bn,in,bn->bi", inside, basis, values)
     fit = torch.linalg.solve(normal, moments).float()

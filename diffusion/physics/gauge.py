@@ -1,7 +1,7 @@
-"""The gauge of a phase: its global value and linear ramp, which say nothing of the anatomy.
+"""The gauge of an image: its global and linear phase, which carry no anatomy.
 
-Global phase is arbitrary and a linear ramp is a shift of the echo in k-space. Training targets have both removed;
-sampling multiplies a gauge drawn from those of the training data back in.
+Global phase is arbitrary, and linear phase is a shift of the echo in k-space. Both are removed from training targets;
+sampling multiplies a gauge of the training data back in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def estimate_ramp(image: Tensor) -> Tensor:
 
 
 def ramp_phasor(ramp: Tensor, height: int, width: int) -> Tensor:
-    """Phasors `exp(i (ramp . position))`, position counted from the centre, complex64 `(*batch height width)`."""
+    """Return phasors `exp(i (ramp . position))`, position from the centre, complex64 `(*batch height width)`."""
     y = torch.arange(height, dtype=torch.float32, device=ramp.device) - height // 2
     x = torch.arange(width, dtype=torch.float32, device=ramp.device) - width // 2
     angle = ramp[..., 0, None, None] * y[:, None] + ramp[..., 1, None, None] * x
@@ -37,7 +37,7 @@ def ramp_phasor(ramp: Tensor, height: int, width: int) -> Tensor:
 
 
 def find_gauge(image: Tensor) -> Tensor:
-    """The linear and global phase of complex images as phasors, complex64 `(*batch height width)`."""
+    """Return the linear and global phase of complex images as phasors, complex64 `(*batch height width)`."""
     ramp = ramp_phasor(estimate_ramp(image), *image.shape[-2:])
     flat = image * ramp.conj()
     mean = (flat * flat.abs()).sum(dim=(-2, -1), keepdim=True)

@@ -1,8 +1,7 @@
-"""The grid on which phasors are generated: the slice's own, or a coarser one of fixed physical resolution.
+"""The grid on which phasors are generated: that of the slice, or a coarser one of fixed physical resolution.
 
-Phase is smooth on the scale of a millimetre and the network has learned it at 1.5 to 3 mm, so slices that are clearly
-finer than the grid (`GRID_MM` where a checkpoint says nothing) are brought to it by cropping k-space; the phasor comes
-back to the slice's own matrix by zero-filling k-space.
+Phase is smooth on the scale of a millimetre, and networks are trained at 1.5 to 3 mm. So slices that are clearly finer
+than the grid are resampled to it by cropping k-space, and phasors back to the matrix of the slice by zero-filling.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ def grid_size(
     spacing_mm
         Along height and width; None or NaN where not known.
     grid_mm
-        Resolution of the grid; 0 for that of the slice, always.
+        Resolution of the grid; 0 keeps that of the slice.
 
     Returns
     -------
     size
-        Along height and width; an axis that is not finer by a quarter than the grid, or not known, keeps its own.
+        Along height and width; an axis that is not finer than the grid by a quarter, or of unknown spacing, is kept.
     """
     if spacing_mm is None:
         return height, width
@@ -44,14 +43,14 @@ def grid_size(
 
 
 def to_grid(magnitude: Tensor, height: int, width: int) -> Tensor:
-    """Bring magnitudes `(*batch height width)` to the grid; what rings below zero becomes zero."""
+    """Resample magnitudes `(*batch height width)` to the grid; negative values by ringing become zero."""
     if magnitude.shape[-2:] == (height, width):
         return magnitude
     return ifft2c(resize_kspace(fft2c(magnitude.to(torch.complex64)), height, width)).real.clamp(min=0.0)
 
 
 def from_grid(image: Tensor, height: int, width: int) -> Tensor:
-    """Bring complex images `(*batch height width)` from the grid to the slice's own matrix."""
+    """Resample complex images `(*batch height width)` from the grid to the matrix of the slice."""
     if image.shape[-2:] == (height, width):
         return image
     return ifft2c(resize_kspace(fft2c(image), height, width))

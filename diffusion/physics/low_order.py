@@ -1,8 +1,8 @@
-"""Smooth phase: random polynomials of low order in millimetres, as real volumes have them.
+"""Smooth phase: random polynomials of low order in millimetres, with the statistics of real volumes.
 
-Shim, coils and the echo's place make most of a phase; a polynomial of third order holds most of that. Its statistics
-are fitted to real volumes and kept in a small JSON file; coordinates are in units of `LENGTH_MM`, so coefficients are
-radians at that distance from the centre.
+Shim, coils and the position of the echo cause most of a phase, and a polynomial of third order describes most of that.
+Its statistics are fitted to real volumes and stored in a small JSON file. Coordinates are in units of `LENGTH_MM`, so
+coefficients are radians at that distance from the centre.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ TERMS = tuple((i, j) for i in range(ORDER + 1) for j in range(ORDER + 1 - i) if 
 """Powers of the height and of the width coordinate."""
 LENGTH_MM = 100.0
 ANCHOR_MM = 50.0
-"""Distance through the slices at which a slice's own part of the polynomial is drawn anew."""
+"""Distance of the anchors between which the part of the polynomial that varies through the volume is interpolated."""
 TYPICAL_SPACING_MM, TYPICAL_SLICE_MM, TYPICAL_TE_MS = 1.5, 5.0, 5.0
 _SHIPPED = Path(__file__).parents[1] / "weights" / "smooth.json"
 
 
 class FitVolume(NamedTuple):
-    """What a fit takes of a real volume: complex images `(slice height width)`, TE (None where not known), session."""
+    """A real volume for a fit: complex images `(slice height width)`, spacing, TE (None if not known), session."""
 
     image: Tensor
     spacing_mm: tuple[float, float, float]
@@ -51,11 +51,11 @@ class LowOrderModel:
         Second moments of the `TERMS`' coefficients `(term term)` at `TYPICAL_TE_MS`: of the volumes' means, and of the
         slices' differences from them.
     te_exponent
-        Coefficients grow with this power of the echo time, where it is known.
+        Coefficients grow with this power of the echo time, if it is known.
     steps_rad_per_mm
-        Phase from slice to slice over their distance, modulus, one for each session of the fit: one of them is drawn.
+        Modulus of the phase step from slice to slice over their distance, one per session of the fit; one is sampled.
     data
-        What it was fitted to; not used.
+        Description of the data of the fit; not used.
     """
 
     between: tuple[tuple[float, ...], ...]
@@ -76,16 +76,16 @@ class LowOrderModel:
             raise ValueError("steps_rad_per_mm and te_exponent: expected finite numbers, one step or more")
 
     def phase(self, key: SliceKey, height: int, width: int, conditions: Conditions) -> Tensor:
-        """Draw the phase of a slice in radians, float32 `(height width)`, on the CPU.
+        """Sample the phase of a slice in radians, float32 `(height width)`, on the CPU.
 
-        The slices of a volume share one polynomial; a part of its own passes over from slice to slice.
+        The slices of a volume share one polynomial, to which a part is added that varies through the volume.
         """
         shared = volume_key(key)
         z_mm = key.slice_index * (conditions.slice_mm or TYPICAL_SLICE_MM)
         first, sign, offset = uniform(shared, Stream.GAUGE, 3).double().tolist()
         step = self.steps_rad_per_mm[int(first * len(self.steps_rad_per_mm))] * (1.0 if sign < 0.5 else -1.0)
         coefficients = _root(self.between) @ normal(shared, Stream.BASELINE, len(TERMS)).double()
-        coefficients = (coefficients + _root(self.within) @ _passing(key, z_mm)) * self._growth(conditions.te_ms)
+        coefficients = (coefficients + _root(self.within) @ _interpolated(key, z_mm)) * self._growth(conditions.te_ms)
         spacing = conditions.spacing_mm or (TYPICAL_SPACING_MM, TYPICAL_SPACING_MM)
         angle = torch.einsum("k,khw->hw", coefficients, _basis(height, width, spacing))
         return torch.remainder(angle + 2.0 * math.pi * offset + step * z_mm, 2.0 * math.pi).float()
@@ -95,7 +95,7 @@ class LowOrderModel:
 
 
 def read_model(path: Path | None = None) -> LowOrderModel:
-    """Read a fit from a JSON file, the one that ships where None.
+    """Read a fit from a JSON file; the shipped one if None.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def read_model(path: Path | None = None) -> LowOrderModel:
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; expected a fit of rephase fit-baseline smooth") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a fit of rephase fit-baseline smooth ({error}); make it again") from error
+        raise ValueError(f"{path}: not a fit of rephase fit-baseline smooth ({error}); run it again") from error
 
 
 def write_model(model: LowOrderModel, path: Path) -> None:
@@ -124,7 +124,7 @@ def write_model(model: LowOrderModel, path: Path) -> None:
 
 
 def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderModel:
-    """Fit the statistics to real volumes; every session counts alike, however many volumes it has.
+    """Fit the statistics to real volumes; every session has the same weight, however many volumes it has.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderMod
 def fit_slice(image: Tensor, spacing_mm: tuple[float, float]) -> Tensor:
     """Fit a polynomial to the wrapped gradients of a complex slice, weighted by its power: coefficients `(term)`.
 
-    Gradients are those of phasors, so nothing needs to be unwrapped; the constant is not determined.
+    The gradients are those of phasors, so nothing is unwrapped; the constant is not determined.
     """
     height, width = image.shape
     basis = _basis(height, width, spacing_mm)
@@ -170,17 +170,17 @@ def fit_slice(image: Tensor, spacing_mm: tuple[float, float]) -> Tensor:
 
 
 def _fit_volume(one: FitVolume) -> tuple[Tensor, float]:
-    """Coefficients of each slice with an object `(slice term)`, and the phase from slice to slice over its distance."""
+    """Return coefficients of each slice with an object, `(slice term)`, and the phase step over the slice distance."""
     bright = 0.05 * float(one.image.abs().max())
     full = [image for image in one.image if float((image.abs() > bright).double().mean()) > 0.02]
     coefficients = [fit_slice(image, one.spacing_mm[1:]) for image in full]
-    turns = (one.image[1:] * one.image[:-1].conj()).sum(dim=(-2, -1)).angle()
-    step = float(turns.median()) / one.spacing_mm[0] if len(turns) else math.nan
+    steps = (one.image[1:] * one.image[:-1].conj()).sum(dim=(-2, -1)).angle()
+    step = float(steps.median()) / one.spacing_mm[0] if len(steps) else math.nan
     return torch.stack(coefficients) if coefficients else torch.empty(0, len(TERMS)), step
 
 
 def _steps(fits: Sequence[tuple[FitVolume, Tensor, float]]) -> tuple[float, ...]:
-    """The median modulus over each session's volumes; 0 where no volume has two slices."""
+    """Return the median modulus over the volumes of each session; 0 if no volume has two slices."""
     found: dict[str, list[float]] = {}
     for one, _, step in fits:
         if math.isfinite(step):
@@ -189,9 +189,9 @@ def _steps(fits: Sequence[tuple[FitVolume, Tensor, float]]) -> tuple[float, ...]
 
 
 def _te_exponent(fits: Sequence[tuple[float | None, Tensor]]) -> float:
-    """The slope of the logarithm of the coefficients' size over that of the echo time, between 0 and 1.
+    """Fit the power of the echo time with which coefficients grow, between 0 and 1.
 
-    Only bends count: a linear phase also comes from the place of the echo, whatever its time.
+    Only terms of second and third order are used: linear phase also comes from the position of the echo in k-space.
     """
     bends = [index for index, (i, j) in enumerate(TERMS) if i + j > 1]
     points = [
@@ -207,22 +207,22 @@ def _te_exponent(fits: Sequence[tuple[float | None, Tensor]]) -> float:
 
 
 def _basis(height: int, width: int, spacing_mm: tuple[float, float]) -> Tensor:
-    """The terms over a slice, float64 `(term height width)`, coordinates from the centre."""
+    """Evaluate the terms over a slice, float64 `(term height width)`, with coordinates from the centre."""
     y = (torch.arange(height, dtype=torch.float64) - height // 2) * (spacing_mm[0] / LENGTH_MM)
     x = (torch.arange(width, dtype=torch.float64) - width // 2) * (spacing_mm[1] / LENGTH_MM)
     return torch.stack([y[:, None] ** i * x**j for i, j in TERMS])
 
 
-def _passing(key: SliceKey, z_mm: float) -> Tensor:
-    """Standard normals `(term)` that pass over, every `ANCHOR_MM`, from one draw to the next."""
+def _interpolated(key: SliceKey, z_mm: float) -> Tensor:
+    """Sample standard normals `(term)` that are interpolated between anchors, one every `ANCHOR_MM`."""
     anchor = math.floor(z_mm / ANCHOR_MM)
-    turn = (z_mm / ANCHOR_MM - anchor) * math.pi / 2.0  # cos^2 + sin^2 = 1 keeps the variance between two anchors
+    angle = (z_mm / ANCHOR_MM - anchor) * math.pi / 2.0  # cos^2 + sin^2 = 1 keeps the variance between two anchors
     here, there = (normal(anchor_key(key, anchor + one), Stream.BASELINE, len(TERMS)).double() for one in (0, 1))
-    return math.cos(turn) * here + math.sin(turn) * there
+    return math.cos(angle) * here + math.sin(angle) * there
 
 
 def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
-    """A square root of second moments, also of singular ones: the ridge is more than the digits that were cut off."""
+    """Compute a square root of second moments, also of singular ones: the ridge exceeds the error of rounding."""
     tensor = torch.tensor(moments, dtype=torch.float64)
     ridge = (1e-5 * float(tensor.diagonal().max()) + 1e-15) * torch.eye(len(TERMS))
     root: Tensor = torch.linalg.cholesky(tensor + ridge)
@@ -230,5 +230,5 @@ def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
 
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
-    # with fewer digits, singular moments, as few volumes have them, would get a negative eigenvalue
+    # with fewer digits, singular moments, which few volumes give, would get a negative eigenvalue
     return tuple(tuple(float(f"{value:.9g}") for value in row) for row in matrix.tolist())

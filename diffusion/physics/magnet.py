@@ -1,7 +1,7 @@
-"""The field of a scanner's magnet: even in the middle, steep at its rim, and what its weak gradients do there.
+"""The field of the magnet: homogeneous at the isocentre, steep at the rim of the bore; gradient fold-over there.
 
-Far from the axis of the bore the gradients weaken, so what is seen there comes from farther away, where the field is
-steeper, and from more tissue: it is bright.
+Far from the axis of the bore the gradients weaken. What appears there comes from farther away, where the field is
+steeper, and from more tissue, so it is bright.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from torch import Tensor
 
 _FAR = 1.6
 _FOLD_MM, _FOLD_RIM_MM = 145.0, 8.0
-"""How far from the axis of the bore, and within how much, what is bright begins to come from farther away."""
+"""Distance from the axis of the bore at which gradient fold-over begins, and the width of the transition."""
 _FOLD = 0.6
-"""By what part of its distance."""
+"""How much farther from the axis folded tissue is, as a fraction of its apparent distance."""
 
 
 class Magnet(NamedTuple):
-    """A magnet's field, each `(batch)`.
+    """Parameters of the field of a magnet, each `(batch)`.
 
-    `rim_ppm` is its deviation at the `radius` (mm), `power` says how it grows. `centre` `(batch 3)` is that of its even
-    middle, in mm along slice, height and width, `stretch` `(batch 2)` its shape along the last two.
+    Attributes
+    ----------
+    rim_ppm, radius, power
+        The deviation at the radius (mm) in ppm, and the power of the distance with which it grows.
+    centre
+        Of the homogeneous region in mm along slice, height and width, `(batch 3)`.
+    stretch
+        Of the homogeneous region along height and width, `(batch 2)`.
     """
 
     rim_ppm: Tensor
@@ -33,7 +39,7 @@ class Magnet(NamedTuple):
 
 
 class Places:
-    """Where the pixels of slices `(batch height width)` are, in mm from the middle of the scanner.
+    """Positions of the pixels of slices `(batch height width)`, in mm from the isocentre.
 
     Parameters
     ----------
@@ -42,7 +48,7 @@ class Places:
     spacing
         Along height and width, `(batch 2)`.
     place_mm
-        Of the middle of each slice, along slice, height and width, `(batch 3)`.
+        Of the centre of each slice along slice, height and width, `(batch 3)`.
     """
 
     def __init__(self, shape: torch.Size, spacing: Tensor, place_mm: Tensor) -> None:
@@ -54,15 +60,15 @@ class Places:
         )
 
     def from_axis(self, axis: Tensor) -> Tensor:
-        """Distance within the plane from an axis that is 0 along height, 1 along width, 2 through the slice."""
+        """Return the in-plane distance from an axis: 0 along height, 1 along width, 2 through the slice."""
         y, x = (torch.where((axis == one)[:, None], 0.0, here) for one, here in enumerate((self.y, self.x)))
         return (y.square()[:, :, None] + x.square()[:, None, :]).sqrt()
 
 
 def magnet_field(places: Places, magnet: Magnet, farther: Tensor | float = 1.0) -> Tensor:
-    """In ppm, `(batch height width)`: even within an ellipsoid, and beyond it growing with a power of the distance.
+    """Compute the deviation of the field in ppm, `(batch height width)`: a power of the distance from its centre.
 
-    `farther`, of that shape, is how many times as far within the plane as it is seen a pixel is.
+    `farther`, of the same shape, is the true over the apparent in-plane distance of a pixel, see `gradient_fold`.
     """
     y, x = (
         (here - magnet.centre[:, axis + 1, None]) * magnet.stretch[:, axis, None]
@@ -75,7 +81,7 @@ def magnet_field(places: Places, magnet: Magnet, farther: Tensor | float = 1.0) 
 
 
 def gradient_fold(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
-    """How many times as far as it is seen a pixel is, 1 or more, for `magnet_field`.
+    """Return the true over the apparent in-plane distance of each pixel, 1 or more, for `magnet_field`.
 
     Parameters
     ----------
@@ -84,7 +90,7 @@ def gradient_fold(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
     axis
         Of the bore, as for `Places.from_axis`.
     bright
-        How sure it is that a pixel is too bright for its place, 0 to 1, `(batch height width)`.
+        Confidence that a pixel is bright by fold-over, 0 to 1, `(batch height width)`.
     """
     far = torch.sigmoid((places.from_axis(axis) - _FOLD_MM) / _FOLD_RIM_MM)
     return 1.0 + _FOLD * far * bright

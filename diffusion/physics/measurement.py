@@ -1,7 +1,7 @@
-"""What a magnitude tells of its measurement: what is bright in it, how much noise there is, and what that does.
+"""What a magnitude shows of its measurement: the bright level, the noise level, and the noise of the phase.
 
-A scanner adds complex Gaussian noise of one standard deviation to the whole image; the phase is blurred where the
-magnitude is weak and random in air. The same noise roughens the magnitude, so its level can be read off there.
+A scanner adds complex Gaussian noise of one standard deviation to the whole image, so the phase is noisy where the
+magnitude is weak and random in air. The same noise roughens the magnitude, from which its level is estimated.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _NORMAL_MEDIAN = 0.6745
 
 
 def bright_level(magnitude: Tensor) -> Tensor:
-    """What counts as bright in slices `(*batch height width)`: the 99th percentile, `(*batch 1 1)`, always above 0.
+    """Return the 99th percentile of slices `(*batch height width)`, `(*batch 1 1)`, always above 0.
 
-    The maximum where less than a hundredth of the pixels has signal, and 1 for an empty slice.
+    The maximum if less than 1 % of the pixels have signal, and 1 for an empty slice.
     """
     flat = magnitude.flatten(-2)
     rank = max(int(0.99 * flat.shape[-1]), 1)
@@ -28,7 +28,7 @@ def bright_level(magnitude: Tensor) -> Tensor:
 
 
 def compress_magnitude(magnitude: Tensor) -> Tensor:
-    """The modulus `w` of the flow: the magnitude over its 99th percentile, compressed so that weak tissue counts.
+    """Compute the modulus `w` of the flow: the relative magnitude, compressed so that weak tissue counts.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def compress_magnitude(magnitude: Tensor) -> Tensor:
 
 
 def compress(relative: Tensor) -> Tensor:
-    """Compress magnitudes that are relative to a bright one: 0 to 0, 1 to 1, steep for weak tissue."""
+    """Compress relative magnitudes: 0 to 0, 1 to 1, steep for weak tissue."""
     return relative * (1.0 + COMPRESSION) / (relative + COMPRESSION)
 
 
@@ -79,12 +79,12 @@ def estimate_sigma(magnitude: Tensor) -> Tensor:
 
 
 def noise_modulus(magnitude: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
-    """The noise's standard deviation where the image's modulus is a compressed magnitude.
+    """Compute the standard deviation of the noise in an image whose modulus is a compressed magnitude.
 
     Parameters
     ----------
     magnitude, weight
-        The magnitude and what it was compressed to, `(*batch height width)`.
+        The magnitude, and the same compressed, `(*batch height width)`.
     sigma
         Of `estimate_sigma`, `(*batch)`.
 
@@ -98,7 +98,7 @@ def noise_modulus(magnitude: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
 
 
 def add_noise(phasor: Tensor, magnitude: Tensor, sigma: Tensor, normals: Tensor) -> Tensor:
-    """Give `magnitude * phasor + sigma * normals`.
+    """Compute `magnitude * phasor + sigma * normals`.
 
     Parameters
     ----------

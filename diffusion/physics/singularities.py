@@ -1,7 +1,7 @@
-"""Phase singularities: points around which the phase turns once (Goldstein et al., Radio Science 1988: residues).
+"""Phase singularities: points around which the phase changes by one cycle (residues: Goldstein et al., 1988).
 
-At such a point the signal is zero, so a measured image is dark there: by its noise, or by what cancels within a pixel.
-A sampled phase that turns around a point in bright tissue is one that no scanner measures.
+At such a point the signal is zero, so a measured image is dark there, by noise or by cancellation within a pixel. In
+bright tissue a scanner measures hardly any.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 DARK_SNR = 10.0
-"""A pixel whose signal is below this many standard deviations of the noise may be beside a singularity."""
+"""A pixel whose signal is below this many standard deviations of the noise may be next to a singularity."""
 DARK_SHARE = 0.25
-"""So may one that is darker than this share of its neighbourhood (root mean square)."""
+"""So may a pixel that is darker than this share of its neighbourhood (root mean square)."""
 _NEIGHBOURHOOD = 7
 
 
 def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the squares of four pixels around which the wrapped differences of the phase sum to a full turn.
+    """Find the squares of four pixels around which the wrapped differences of the phase sum to one cycle.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     singular, counted
-        bool `(*batch height-1 width-1)`: the singularities among the squares that count, and these squares.
+        bool `(*batch height-1 width-1)`: the singularities among the squares that count, and those squares.
     """
     counted = torch.stack(_corners(inside)).all(dim=0)
     return singular_squares(phasor.angle()) & counted, counted
@@ -52,7 +52,7 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
         bool `(batch height-1 width-1)`: all pixels are above `DARK_SNR` and `DARK_SHARE`.
     """
     power = magnitude.square()[:, None]
-    for window in ((_NEIGHBOURHOOD, 1), (1, _NEIGHBOURHOOD)):  # the mean of means: a square at once takes longer
+    for window in ((_NEIGHBOURHOOD, 1), (1, _NEIGHBOURHOOD)):  # two one-dimensional means are faster than a square
         margins = (window[0] // 2, window[1] // 2)
         power = functional.avg_pool2d(power, window, 1, margins, count_include_pad=False)
     bright = (magnitude > DARK_SNR * sigma[:, None, None]) & (magnitude > DARK_SHARE * power[:, 0].sqrt())
@@ -60,21 +60,21 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
 
 
 def singular_squares(angle: Tensor) -> Tensor:
-    """Squares of four pixels around which a phase turns once, bool `(*batch height-1 width-1)`, from its angle."""
+    """Return which squares of four pixels enclose a singularity, bool `(*batch height-1 width-1)`, from the angle."""
     return are_singular(_corners(angle))
 
 
 def are_singular(angles: list[Tensor]) -> Tensor:
-    """Where the wrapped differences of the phase around four corners sum to a full turn, from the angles of these.
+    """Return where the wrapped differences of the phase around four corners sum to one cycle, from their angles.
 
-    The differences sum to nothing before they are wrapped, so what they sum to is what wrapping takes.
+    Without wrapping the differences sum to 0, so the sum is that of the cycles that wrapping removes.
     """
-    turns = [
+    cycles = [
         ((there - here) / (2.0 * torch.pi)).round() for here, there in zip(angles, angles[1:] + angles[:1], strict=True)
     ]
-    return torch.stack(turns).sum(dim=0).abs() > 0.5
+    return torch.stack(cycles).sum(dim=0).abs() > 0.5
 
 
 def _corners(image: Tensor) -> list[Tensor]:
-    """The four pixels of every square, in the order around it."""
+    """Return the four pixels of every square, in the order around it."""
     return [image[..., :-1, :-1], image[..., :-1, 1:], image[..., 1:, 1:], image[..., 1:, :-1]]

@@ -1,8 +1,8 @@
-"""Singularities in bright tissue, removed from a sampled phase.
+"""Removal of singularities in bright tissue from a sampled phase.
 
-Around one the phase is smoothed, by means of nine pixels: at first in the next pixels, then ever farther, until it
-meets one of the other sense. On a CPU only these pixels are touched; that takes their number from the device, for which
-a program would wait for a GPU, so there whole slices are smoothed, and what is near a singularity is taken.
+Around a singularity the phase is smoothed by means of nine pixels: at first in the nearest pixels, then farther away,
+until it meets one of the opposite sign. On a CPU only these pixels are computed. Their number is known on the device
+alone, and reading it would synchronise with a GPU, so there whole slices are smoothed and masked.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch.nn import functional
 from rephase.diffusion.physics.singularities import are_singular, singular_squares
 
 REACH_MM = 9.0
-"""How far around a singularity the phase may change for its removal."""
+"""Distance from a singularity within which its removal may change the phase."""
 _MOST_PIXELS = 6
-"""More, in fine slices, would show as a square around a singularity that finds no other."""
+"""Largest distance in pixels: in fine slices more would show as a square around a singularity that meets no other."""
 _ROUNDS = 4
-"""Of smoothing, before the neighbourhood that is smoothed grows by a pixel."""
+"""Rounds of smoothing before the neighbourhood grows by a pixel."""
 
 
 def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spacing_mm: float) -> Tensor:
-    """Smooth the phase around singularities of bright squares until they meet one of the other sense, and vanish.
+    """Smooth the phase around singularities of bright squares until they meet one of the opposite sign, and vanish.
 
-    A singularity alone does not vanish, it moves; the neighbourhood that is smoothed grows, up to `REACH_MM`, until
-    it holds both, or the singularity is in a dark place. What changes in a slice is a function of that slice.
+    A single singularity does not vanish, it moves. The smoothed neighbourhood grows, up to `REACH_MM`, until it
+    contains both, or the singularity is in a dark place. The result of a slice depends on that slice alone.
 
     Parameters
     ----------
     phasor
         Complex64 `(batch height width)`; only the angle counts.
     magnitude
-        Of the same shape: what the phase is worth in the mean of nine pixels that replaces it.
+        Weight of the phase in the means of nine pixels; same shape.
     bright
         Of `bright_squares`.
     spacing_mm
@@ -44,7 +44,7 @@ def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spac
     Returns
     -------
     phasor
-        The same, but for unit phasors around what was removed.
+        Unchanged but for unit phasors around the removed singularities.
     """
     reach = min(max(1, round(REACH_MM / spacing_mm)), _MOST_PIXELS)
     remove = remove_sparsely if phasor.device.type == "cpu" else remove_densely
@@ -52,7 +52,7 @@ def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spac
 
 
 def remove_sparsely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int) -> Tensor:
-    """As `remove_singularities`, with a reach in pixels: touching the pixels near singularities alone."""
+    """Remove singularities with a reach in pixels, computing only pixels near them."""
     rim = _rim(reach)
     height, width = phasor.shape[1] + 2 * rim, phasor.shape[2] + 2 * rim
     angle, weight, bright = (part.flatten() for part in _with_rims(phasor, magnitude, bright, rim))
@@ -68,13 +68,13 @@ def remove_sparsely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: in
 
 
 def remove_densely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int) -> Tensor:
-    """As `remove_sparsely`, but within rounding: in as many operations whatever there is to remove."""
+    """Remove singularities as `remove_sparsely` does, within rounding; the operations do not depend on the data."""
     rim = _rim(reach)
     angle, weight, bright = _with_rims(phasor, magnitude, bright, rim)
     image, changed = torch.polar(weight, angle), torch.zeros_like(bright)
     for away in (step for step in range(1, reach + 1) for _ in range(_ROUNDS)):
         found = functional.pad(singular_squares(angle), (0, 1, 0, 1)) & bright
-        # pixels from `1 - away` to `away` beside a square: in each axis the largest of `2 away` squares
+        # dilate: pixels from `1 - away` to `away` next to a square, along each axis
         near = functional.pad(found.float()[:, None], (away, away - 1, away, away - 1))
         near = functional.max_pool2d(functional.max_pool2d(near, (2 * away, 1), 1), (1, 2 * away), 1)[:, 0] > 0
         smoothed = _mean_of_nine(image, _tap_distance(away)).angle()
@@ -86,25 +86,25 @@ def remove_densely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int
 
 
 def _rim(reach: int) -> int:
-    """How wide a dark rim is, beyond which no mean goes."""
+    """Return the width of the dark rim that no mean exceeds."""
     return reach + _tap_distance(reach)
 
 
 def _with_rims(phasor: Tensor, magnitude: Tensor, bright: Tensor, rim: int) -> Iterator[Tensor]:
-    """Angle, modulus and bright squares, each with a dark rim and then of one size."""
+    """Yield angle, modulus and bright squares, padded by a dark rim to one size."""
     for image, more in ((phasor.angle(), 0), (magnitude, 0), (bright, 1)):
         yield functional.pad(image, (rim, rim + more, rim, rim + more))
 
 
 def _mean_of_nine(image: Tensor, taps: int) -> Tensor:
-    """Sums of nine pixels, so far apart along height and width; only the angle counts, and no rim's."""
+    """Return sums of nine pixels, `taps` apart along height and width; only the angle is used, and not in the rim."""
     rows = image[:, : -2 * taps] + image[:, taps:-taps] + image[:, 2 * taps :]
     nine = rows[..., : -2 * taps] + rows[..., taps:-taps] + rows[..., 2 * taps :]
     return functional.pad(nine, (taps, taps, taps, taps))
 
 
 class _Flat(NamedTuple):
-    """Slices with dark rims, flattened, of a width: angle, image and its modulus, bright squares, changed pixels."""
+    """Flattened slices with dark rims: angle, image and modulus, bright squares, changed pixels, and the width."""
 
     angle: Tensor
     image: Tensor
@@ -115,9 +115,9 @@ class _Flat(NamedTuple):
 
 
 def _smooth_around(found: Tensor, away: int, flat: _Flat) -> Tensor:
-    """Smooth the phase of pixels that are so far from the squares `found`, some times; give the squares that are left.
+    """Smooth the phase at a distance from the squares `found`, and return the squares that are still singular.
 
-    Outside what was smoothed nothing changes, so squares that are singular then touch it.
+    Only smoothed pixels change, so squares that become singular touch them.
     """
     taps = _tap_distance(away)
     nine, pixels, squares = (
@@ -137,12 +137,12 @@ def _smooth_around(found: Tensor, away: int, flat: _Flat) -> Tensor:
 
 
 def _tap_distance(away: int) -> int:
-    """How far apart the nine pixels of a mean are, where the phase is smoothed so far around a singularity."""
+    """Return the spacing of the nine pixels of a mean for a distance from the singularity."""
     return (away + 3) // 4
 
 
 def _singular(squares: Tensor, angle: Tensor, width: int) -> Tensor:
-    """Those of some squares of a flat image, named by their first corner, in which its phase turns once."""
+    """Return the singular ones of some squares of a flat image, which are given by their first corner."""
     return squares[are_singular([angle[squares + step] for step in (0, 1, width + 1, width)])]
 
 
@@ -152,6 +152,6 @@ def _offsets(steps: range, width: int, device: torch.device) -> Tensor:
 
 
 def _places(centres: Tensor, offsets: Tensor) -> Tensor:
-    """All places of a flat image that are at one of the offsets from one of the centres."""
+    """Return all indices of a flat image that are at one of the offsets from one of the centres."""
     places: Tensor = torch.unique(centres[:, None] + offsets)
     return places

@@ -1,16 +1,17 @@
-"""Where the flow starts: a random phase that is smooth on the scale of anatomy, with a little of smaller scales.
+"""The source phase, from which the flow starts: a random phase that is smooth on the scale of anatomy.
 
-Flow matching holds for any source. From independent uniform phases, few evaluations leave the noise of the source in
-the picture; what they leave of a smooth phase without singularities is a smooth phase, as shim and coils make it. What
-the source has of small scales comes back, stretched, where the phase is to be steep. What it lacks, a flow of many
-evaluations has to stretch out of the noise, and gets too smooth. So "narrow" has scales of 9, 3 and 1 cm, with
-deviations so small that hardly a phase is far from its mean; "scales" has the same, but all around the circle.
+Flow matching holds for any source. From independent uniform phase, few network evaluations leave noise in the picture;
+from a smooth phase without singularities they leave a smooth phase, as shim and coils make it. Small scales of the
+source come back, stretched, where the phase is to be steep. Scales that it lacks have to be stretched out of the noise
+by a flow of many evaluations, which becomes too smooth.
 
-Those know nothing of the slice, so what makes a real phase steep in one place and calm in another is left to the
-network. "field" is a phase that physics makes of the slice's magnitude and conditions
-(`rephase.diffusion.physics.field_phase`), with coils of 8 and 3 cm: much of what few evaluations can hardly make is
-there from the start. "tissue" is a weaker field and weaker coils, and what fat adds by its chemical shift, where a
-small network (`rephase.diffusion.processes.fat`) guesses it.
+`narrow`: a Gaussian random field with scales of 9, 3 and 1 cm, with deviations so small that hardly a phase is far from
+its mean. `scales`: the same scales, all around the circle. Neither depends on the slice.
+
+`field`: an off-resonance phase computed from magnitude and conditions (`rephase.diffusion.physics.field_phase`), and
+coil phase with scales of 8 and 3 cm. So much of the steep phase, which few evaluations can hardly make, exists from the
+start. `tissue`: a weaker field and weaker coils, and the chemical shift of fat, by an estimated fat fraction
+(`rephase.diffusion.processes.fat`).
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from rephase.diffusion.physics.gauge import find_gauge
 
 SOURCES = ("narrow", "scales", "field", "tissue")
 OF_MAGNITUDE = ("field", "tissue")
-"""Sources that are made of the slice's magnitude."""
+"""Sources that depend on the magnitude of the slice."""
 DEFAULT_SOURCE = "narrow"
 FatEstimate = Callable[[Tensor, Tensor], Tensor]
-"""From magnitudes `(batch height width)` and conditions `(batch 4)` to the share of fat; see `processes.fat`."""
+"""From magnitudes `(batch height width)` and conditions `(batch 4)` to the fat fraction; see `processes.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
 FIELDS = {
@@ -51,11 +52,11 @@ FIELDS = {
     "field": ((80.0, 1.0), (30.0, 0.5)),
     "tissue": ((80.0, 0.52), (30.0, 0.28)),
 }
-"""By the kind of the source: the random fields whose sum its phase is, correlation length and standard deviation."""
+"""By source: correlation length in mm and standard deviation in rad of the random fields that are added."""
 FIELD_SHARE = 0.7
-"""Of the field's phase that "tissue" has: with fat beside it, more is too steep."""
+"""Of the off-resonance phase that `tissue` has: together with fat, more is too steep."""
 TYPICAL_SLICE_MM = 5.0
-"""Taken where the distance of the slices is not known."""
+"""Used if the distance of the slices is not known."""
 
 
 class SourcePhase(NamedTuple):
@@ -84,7 +85,7 @@ class SourcePhase(NamedTuple):
 
 
 def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
-    """Make smooth random fields from independent normals.
+    """Compute smooth Gaussian random fields from independent normals.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -
     Returns
     -------
     angle
-        Radians, of the same shape: a Gaussian random field.
+        Radians, of the same shape.
     """
     height, width = drawn.shape[-2:]
     cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)[..., None]
@@ -127,10 +128,10 @@ def source_phasors(
     kind: str = DEFAULT_SOURCE,
     fat: Tensor | None = None,
 ) -> SourcePhase:
-    """The sources of slices of a volume: each a function of its key, place and magnitude.
+    """Sample the source phases of slices of a volume: each depends on its own key, position and magnitude.
 
-    The smooth fields pass over, every half `CORRELATION_MM` through the volume, from one to the next, so that
-    neighbouring slices start alike.
+    Through the volume the smooth fields are interpolated between anchors half a `CORRELATION_MM` apart, so neighbouring
+    slices start alike.
 
     Parameters
     ----------
@@ -145,12 +146,12 @@ def source_phasors(
     kind
         One of `SOURCES`.
     fat
-        For "tissue": the share of fat, of the shape of the magnitude.
+        For `tissue`: the fat fraction, of the shape of the magnitude.
 
     Returns
     -------
     source
-        Phasor, gauge and rim_phase `(key height width)`.
+        Each part `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
@@ -172,10 +173,10 @@ def source_phasors(
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
         return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
-    draw = sample_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_UNIFORMS, device))
+    sampled = sample_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_UNIFORMS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
-    place_mm[:, 0] = from_scalars(places, device) + draw.start
-    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, draw, fat)
+    place_mm[:, 0] = from_scalars(places, device) + sampled.start
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, sampled, fat)
 
 
 def training_source(
@@ -186,7 +187,7 @@ def training_source(
     place_mm: Tensor | None = None,
     fat: FatEstimate | None = None,
 ) -> Tensor:
-    """Sources for training, complex64 of the magnitude's shape.
+    """Sample source phases for training, complex64 of the shape of the magnitude.
 
     Parameters
     ----------
@@ -195,43 +196,43 @@ def training_source(
     conditions
         `(batch 4)`, as in `source_phasors`.
     generator
-        Draws them.
+        Of the random numbers.
     kind
         One of `SOURCES`.
     place_mm
-        Where the middle of each slice is in the one that it was cut from, along height and width, `(batch 2)`; in its
-        middle where None.
+        Position of the centre of each slice in the one that it was cropped from, along height and width, `(batch 2)`;
+        its centre if None.
     fat
-        For "tissue": guesses the share of fat.
+        For `tissue`: estimates the fat fraction.
     """
     _check_fat(kind, fat)
     angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
     if kind not in OF_MAGNITUDE:
         return torch.polar(torch.ones_like(angle), angle)
-    draw = sample_field(torch.rand((len(magnitude), NUM_UNIFORMS), generator=generator))
+    sampled = sample_field(torch.rand((len(magnitude), NUM_UNIFORMS), generator=generator))
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
-    # slices from all of a volume, the middle of which is near that of the scanner
-    through = draw.start - sum(FIRST_MM) / 2.0
+    # slices from anywhere in a volume, whose centre is near the isocentre
+    through = sampled.start - sum(FIRST_MM) / 2.0
     share = None if fat is None else fat(magnitude, conditions)
     place = torch.cat((through[:, None], in_plane), dim=1)
-    return _field_source(angle, magnitude, conditions, place, draw, share).phasor
+    return _field_source(angle, magnitude, conditions, place, sampled, share).phasor
 
 
 def _check_fat(kind: str, fat: object) -> None:
     if (kind == "tissue") != (fat is not None):
-        raise ValueError(f'source {kind!r}, fat {type(fat).__name__}: expected the share of fat for "tissue" alone')
+        raise ValueError(f"source {kind!r}, fat {type(fat).__name__}: expected the fat fraction for 'tissue' alone")
 
 
 def _field_source(
-    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, draw: FieldSample, fat: Tensor | None
+    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled: FieldSample, fat: Tensor | None
 ) -> SourcePhase:
-    """Field, coils and, where its share is given, fat together."""
+    """Combine off-resonance, coil phase and, if its fraction is given, fat."""
     share = 1.0 if fat is None else FIELD_SHARE
-    coils = coil_deviation(conditions, draw)[:, None, None] * angle
-    field = field_phase(magnitude, conditions, place_mm, draw)
+    coils = coil_deviation(conditions, sampled)[:, None, None] * angle
+    field = field_phase(magnitude, conditions, place_mm, sampled)
     image = torch.polar(magnitude, share * field.plain + coils)
     if fat is not None:
-        image = image * fat_phasor(fat, conditions, draw)
+        image = image * fat_phasor(fat, conditions, sampled)
     gauge = find_gauge(image)
     fixed = (image * gauge.conj()).angle()
     one = torch.ones_like(fixed)

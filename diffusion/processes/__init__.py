@@ -1,1 +1,1 @@
-"""processes."""
+"""The learned processes, one module each."""

@@ -28,21 +28,22 @@ from rephase.diffusion.processes.objective import Batch, Objective, drop_conditi
 
 _OFFSET = 0.008
 _LARGEST_BETA = 0.999
+_MOST_TIMESTEPS = 100_000
 Network: TypeAlias = ComplexUNet | Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class DdpmConfig:
-    """The settings of the process, in a training file and in a model card."""
+    """Settings of the process, in a training file and in a model card."""
 
-    RETIRED: ClassVar = {"noise": ("unit",), "sampler": ("deterministic",)}
+    RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"noise": ("unit",), "sampler": ("deterministic",)}
     """Entries of cards of earlier versions, with the values that are sampled as today."""
-    timesteps: Annotated[int, Ge(1), Le(100_000)] = 1000
-    """Timesteps of the process."""
+    timesteps: Annotated[int, Ge(1), Le(_MOST_TIMESTEPS)] = 1000
+    """Steps from data to noise."""
 
 
 def cosine_alpha_bar(timesteps: int) -> Tensor:
-    """The cosine schedule: `alpha_bar` of the steps 0 (no noise) to `timesteps`, float64 `(timesteps + 1)`."""
+    """Return the cosine schedule: `alpha_bar` of the steps 0 (no noise) to `timesteps`, float64 `(timesteps + 1)`."""
     time = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((time + _OFFSET) / (1.0 + _OFFSET) * math.pi / 2.0).square()
     betas = (1.0 - f[1:] / f[:-1]).clamp(max=_LARGEST_BETA)
@@ -55,7 +56,7 @@ def choose_timesteps(timesteps: int, steps: int) -> list[int]:
     Raises
     ------
     ValueError
-        There are not so many.
+        The process has fewer.
     """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps = {steps}: expected 1 to {timesteps}, the timesteps of the weights")
@@ -63,14 +64,14 @@ def choose_timesteps(timesteps: int, steps: int) -> list[int]:
 
 
 class DdpmObjective(Objective):
-    """The prediction of `v`; see `rephase.diffusion.processes.objective.Objective`."""
+    """Learns to predict `v`."""
 
     def __init__(self, config: DdpmConfig) -> None:
         self.config = config
         self.alpha_bar = cosine_alpha_bar(config.timesteps)
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Make `x_0`, noise and magnitude as real blocks, `alpha_bar`, times and conditions."""
+        """Return `x_0`, noise and magnitude as real blocks, `alpha_bar`, times and conditions."""
         weight, target = make_target(batch.image)
         number = torch.randint(1, self.config.timesteps + 1, (len(weight),), generator=generator)
         conditions = drop_conditions(batch.conditions, dropout, generator)
@@ -81,7 +82,7 @@ class DdpmObjective(Objective):
         return *blocks, self.alpha_bar[number].float(), number / self.config.timesteps, conditions
 
     def error(self, network: Network, tensors: tuple[Tensor, ...]) -> Tensor:
-        """Mean squared error of `v`, `(batch)`, relative to the mean power of the target."""
+        """Compute the mean squared error of `v`, `(batch)`, relative to the mean power of the target."""
         x_0, noise, weight, alpha_bar, t, conditions = tensors
         signal, level = _amplitudes(alpha_bar[:, None, None, None])
         v = predict_v(network, signal * x_0 + level * noise, weight, alpha_bar, t, conditions)
@@ -160,12 +161,12 @@ class DdpmGenerator(LearnedGenerator):
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
         self.config = checkpoint.settings(DdpmConfig)
         steps = self.config.timesteps if steps is None else steps
-        choose_timesteps(self.config.timesteps, steps)  # refuses what cannot be
+        choose_timesteps(self.config.timesteps, steps)  # raises if there are fewer
         super().__init__(checkpoint, steps, device)
 
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         shape = slices.weight.shape
-        # The first step of a sampler that may draw in every step: the keys of weights that were sampled before.
+        # keyed by step, as it was when a sampler could add noise in every step: equal keys, equal bytes
         start = random_phasors([step_key(key, 0) for key in keys], Stream.SOURCE, shape[-2], shape[-1], self.device)
         conditions = slices.conditions.expand(self.tile, -1)
         x_0 = sample_ddpm(self.network, self._fill(start), self._fill(slices.weight), self.config, self.nfe, conditions)

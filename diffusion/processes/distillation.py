@@ -65,7 +65,7 @@ class DistillationConfig:
 
 
 class EnergyObjective(Objective):
-    """The energy score of where the student lands from several sources, against real phase.
+    """Learns to land on real phase, by the energy score of several samples of each slice.
 
     `flow` are the settings of the student: those of the teacher, with the student's source.
     """
@@ -75,7 +75,7 @@ class EnergyObjective(Objective):
         self.grid_mm, self.fat = self.flow.grid_mm, fat_estimator(self.flow.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """As for the flow, each slice `draws` times with a source of its own and the same conditions."""
+        """Prepare as for the flow, each slice `draws` times with its own source and the same conditions."""
         count = self.config.draws
         conditions = drop_conditions(batch.conditions, dropout, generator)
         known = known_to_source(batch.conditions, conditions)
@@ -85,19 +85,19 @@ class EnergyObjective(Objective):
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def _estimate_once(self) -> FatEstimate | None:
-        """The guess of fat for a batch that holds its slices `draws` times."""
-        guess, count = self.fat, self.config.draws
-        if guess is None:
+        """Return a fat fraction estimate for a batch that holds its slices `draws` times."""
+        estimate, count = self.fat, self.config.draws
+        if estimate is None:
             return None
 
         def once(magnitude: Tensor, known: Tensor) -> Tensor:
             few = len(magnitude) // count
-            return guess(magnitude[:few], known[:few]).repeat(count, 1, 1)
+            return estimate(magnitude[:few], known[:few]).repeat(count, 1, 1)
 
         return once
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The energy score of each slice and what else counts; see `DistillationConfig`; `(batch)`."""
+        """Compute the energy score of each slice and the weighted terms of `DistillationConfig`, `(batch)`."""
         x_0, x_1, weight, _, conditions = tensors
         ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
@@ -113,7 +113,7 @@ class EnergyObjective(Objective):
         return score + self.config.modulus * lost
 
     def loss(self, error: Tensor) -> Tensor:
-        """The mean: a score may be below 0."""
+        """Return the mean: a score may be below 0, so there is no logarithm."""
         return error.mean()
 
     def facts(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class EnergyObjective(Objective):
         return fat_facts(self.flow.source)
 
     def measure(self, student: ComplexUNet, batches: Iterable[Batch], seed: int) -> dict[str, Any]:
-        """Return what the model card says of a finished student; see `measure_noise_gain`."""
+        """Return the entries of the model card on a finished student; see `measure_noise_gain`."""
         gain = measure_noise_gain(student, batches, self.config.evaluations, seed, self.flow.source, self.fat)
         return {"noise_gain": gain}
 
@@ -170,7 +170,7 @@ def measure_noise_gain(
 def _noise_ratios(
     network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatEstimate | None
 ) -> Tensor:
-    """The angles between pairs of samples over their deviation at gain 1, for the bright pixels of a batch; flat."""
+    """Return the angles between pairs of samples over their deviation at gain 1, for bright pixels of a batch, flat."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
     source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm, fat)

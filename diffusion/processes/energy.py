@@ -1,8 +1,8 @@
-"""The energy score of generated images: how far a distribution is from a real image, seen through patches.
+"""The energy score of generated images: the distance of a distribution from a real image, over patches.
 
 For samples x, x' of a generator and a real image y, `E d(x, y) - E d(x, x') / 2` is smallest, on average over the y,
 where the samples have the distribution of y, if d is a distance of negative type (Gneiting and Raftery, J Am Stat
-Assoc 2007, section 5). So a generator of few evaluations can be taught the spread of its answers, which a squared error
+Assoc 2007, section 5). So a generator of few evaluations can learn the spread of its samples, which a squared error
 averages away. Distances are taken of patches from 2 pixels a side to the whole image: between the projections on their
 directions, `||a a* - b b*||`, a Euclidean distance that does not see the global phase of a patch. Small patches hold
 gradients and singularities, large ones how the phase goes over the anatomy.
@@ -28,14 +28,14 @@ The phases of two samples hardly differ within small patches, and are nearly ort
 the large ones would decide. The whole image counts 1.
 """
 RINGS = 24
-"""Of k-space, from its centre to its nearer edge; the corners are left out."""
+"""Rings of k-space from its centre to its nearer edge; the corners are not used."""
 _LOWEST = 1e-6
-"""Power of a ring, of the mean power, that is taken as noise at least: a scanner's zeros have no level."""
+"""Smallest noise power of a ring, relative to the mean power: zero-filled k-space has none."""
 _SOFT = 1e-6
 _WEAKEST = 0.05
 _TISSUE = 0.2875
 _FEW = 1e-3
-"""Of singularities per pixel."""
+"""Density of singularities that counts as few, per pixel."""
 
 
 def energy_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def _score(samples: Sequence[Tensor], real: Tensor, distance: Callable[[Tensor, 
 
 
 def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """The distance of two images, `(batch)`: over the sizes of patches the weighted mean, of their mean over the power.
+    """Return the distance of two images, `(batch)`: the weighted mean over patch sizes, relative to the power.
 
-    All as in `energy_score`. Patches that do not fit into the image are left out; the whole image is always one.
+    Arguments as in `energy_score`. Patches that do not fit into the image are skipped; the whole image is always one.
     """
     power, other_power = one.square().sum(dim=1), other.square().sum(dim=1)
     products = torch.stack((power, other_power, *_conjugate_product(one, other), weight[:, 0].square()), dim=1)
@@ -82,9 +82,9 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
 
 def _pool_halves(pooled: Tensor, axis: int, size: int, step: int, reach: int) -> Tensor:
-    """Means over `size` pixels along an axis, every `step`, from those over half as many, every `reach`.
+    """Return means over `size` pixels along an axis, every `step`, from those over half as many, every `reach`.
 
-    What overlaps so much is added up only once: on a CPU several times faster than pooling anew for each size.
+    The patches overlap, so reusing the sums is several times faster on a CPU than pooling for each size.
     """
     away, stride = size // 2 // reach, step // reach
     length = pooled.shape[axis] - away
@@ -94,11 +94,11 @@ def _pool_halves(pooled: Tensor, axis: int, size: int, step: int, reach: int) ->
 
 
 def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
-    """The energy score of the local frequencies: of each pixel's product with the conjugate of its neighbour.
+    """Return the energy score of the local frequencies: of each pixel's product with the conjugate of its neighbour.
 
-    In patches of their size, two trains of waves that go different ways are as far apart as waves and speckle: the
-    score of the images can hardly tell a wave of a wrong direction from islands. Their local frequencies tell them
-    apart, since those of a wave are the same everywhere, and the distance does not see what all have in common.
+    In patches, two waves of different directions are as far apart as a wave and speckle, so the score of the images
+    hardly distinguishes a wave of a wrong direction from islands. Local frequencies do: those of a wave are the same
+    everywhere, and the distance ignores a common factor.
 
     As `energy_score`, `(batch)`; the mean of both directions.
     """
@@ -111,12 +111,11 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
 
 
 def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
-    """The energy score of how the power of k-space falls with the radius.
+    """Return the energy score of the radial power spectrum of k-space.
 
-    Patches hold the phase, and the outer k-space hardly any of an image's power, so what is wrong there the score of
-    the images does not see: this one compares the logarithms of the power of rings, whose distance is Euclidean. What
-    is no more than the weakest ring of the magnitude alone is noise, and hardly counts. Images count times `weight`,
-    whose square is about the magnitude.
+    The outer k-space holds hardly any of an image's power, so the score of the images ignores errors there. This one
+    compares the logarithms of the power of rings, by a Euclidean distance. Power below that of the weakest ring of the
+    magnitude is noise and hardly counts. Images are multiplied by `weight`, whose square is about the magnitude.
 
     As `energy_score`, `(batch)`; in nepers of power.
     """
@@ -128,7 +127,7 @@ def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> T
 
 
 def _ring_levels(images: Tensor) -> Tensor:
-    """The mean power on rings of k-space, of the total mean power: `(*batch 2 height width)` to `(*batch ring)`."""
+    """Return the mean power on rings of k-space over the total mean: `(*batch 2 height width)` to `(*batch ring)`."""
     power = fft2c(torch.complex(*images.float().unbind(dim=-3))).abs().square()
     height, width = power.shape[-2:]
     ring = radial_rings(height, width, RINGS, power.device).flatten()
@@ -142,25 +141,24 @@ def _root_mean_square(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _steps(image: Tensor, axis: int) -> Tensor:
-    """`z(x + 1) conj z(x)` along an axis, real blocks; a weight, without imaginary part, gives one without it."""
+    """Return `z(x + 1) conj z(x)` along an axis, as real blocks; of a weight again without imaginary part."""
     length = image.shape[axis] - 1
     here, there = image.narrow(axis, 0, length), image.narrow(axis, 1, length)
     return torch.stack(_conjugate_product(there, here), dim=1)
 
 
 def _conjugate_product(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of `one conj other`, of real blocks `(batch 2 height width)`: `(batch height width)`."""
+    """Return real and imaginary part of `one conj other`, `(batch height width)`, of real blocks."""
     return (one * other).sum(dim=1), one[:, 1] * other[:, 0] - one[:, 0] * other[:, 1]
 
 
 def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:
-    """How far an image's modulus is from `weight`, `(batch)`: the squared error over `weight`, mean over its mean.
+    """Return the error of an image's modulus, `(batch)`: the squared error over `weight`, relative to its mean.
 
-    The score is blind to it, since only the angle of a sample is used. But the angle turns around where the modulus
-    passes through 0: where it stays near `weight`, there can be no singularity by chance.
+    The score ignores the modulus, because only the angle of a sample is used. But a phase singularity needs a modulus
+    of 0: where the modulus stays near `weight`, none arises by chance.
 
-    Real blocks `(batch 2 height width)`, as in `energy_score`; `where` is what the error of a pixel counts,
-    `(batch height width)`.
+    Real blocks `(batch 2 height width)`, as in `energy_score`; `where`, `(batch height width)`, weights the pixels.
     """
     scale = weight[:, 0]
     modulus = (image.square().sum(dim=1) + (_WEAKEST * scale).square() + _SOFT).sqrt()
@@ -169,11 +167,10 @@ def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:
 
 
 def calm_places(image: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Where the phase of a real image has no singularity near, `(batch height width)`: 1 there, to 0 where it has many.
+    """Return where the phase of a real image has no singularity nearby: 1 (none) to 0 (many), `(batch height width)`.
 
-    Near is within a square of `side` pixels, an odd number; with 0, anywhere in the slice. Only those in tissue count,
-    where `weight` is that of a magnitude of 5 % of a bright one, or more. Real blocks `(batch 2 height width)`, as in
-    `energy_score`.
+    Nearby is within a square of `side` pixels, an odd number; with 0, anywhere in the slice. Only singularities in
+    tissue count, where the magnitude is at least 5 % of a bright one. Real blocks as in `energy_score`.
     """
     singular, counted = find_singularities(to_complex(image)[:, 0], weight[:, 0] >= _TISSUE)
     if side:
@@ -185,7 +182,7 @@ def calm_places(image: Tensor, weight: Tensor, side: int) -> Tensor:
 
 
 def _mean_distance(products: Tensor) -> Tensor:
-    """From pooled products `(batch 5 rows columns)`: powers, real and imaginary part of the product, weight's power."""
+    """Return the distance from pooled products `(batch 5 rows columns)`: two powers, product, power of the weight."""
     power, other_power, real, imag, scale = products.unbind(dim=1)
     # ||a a* - b b*||^2 = |a|^4 + |b|^4 - 2 |a.b|^2
     square = power.square() + other_power.square() - 2.0 * (real.square() + imag.square())
@@ -194,7 +191,7 @@ def _mean_distance(products: Tensor) -> Tensor:
 
 
 def to_modulus(image: Tensor, weight: Tensor) -> Tensor:
-    """Give an image its modulus `weight`, as sampling does; softly where it is almost 0 and has no angle.
+    """Project an image on the modulus `weight`, as sampling does; softly where it is almost 0 and has no angle.
 
     Real blocks `(batch 2 height width)`, as in `energy_score`.
     """

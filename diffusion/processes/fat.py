@@ -1,9 +1,8 @@
-"""The share of fat in every pixel, guessed by a small network from a magnitude.
+"""The fat fraction of every pixel, estimated from a magnitude by a small network.
 
-Fat's hydrogen precesses slower than water's by 3.4 ppm, so at short echo times most of what a phase does from tissue to
-tissue is where fat is. Brightness alone does not tell it: it differs with sequence, coil and contrast. A network of a
-few layers sees more, and is taught by real phase: `rephase.training.simulated.fat` finds the share of fat with which
-the rest of a phase is smooth.
+Fat precesses slower than water by 3.4 ppm, so at short echo times most steps of a phase between tissues show where fat
+is. Brightness alone does not: it differs with sequence, coil and contrast. A network of a few layers sees more. It is
+trained on real phase: `rephase.training.simulated.fat` finds the fat fraction that leaves the rest of a phase smooth.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _SLOPE, _OFFSET = 4.0, -1.0
 
 
 def predict_logits(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
-    """The logits of the share of fat, `(batch height width)`, from compressed magnitudes of a multiple's size."""
+    """Compute the logits of the fat fraction, `(batch height width)`, from compressed and padded magnitudes."""
     modulus = to_real(weight[:, None].to(torch.complex64))
     logits: Tensor = network(torch.zeros_like(modulus), modulus, weight.new_zeros(len(weight)), conditions)[:, 0]
     return _SLOPE * logits.float() + _OFFSET
 
 
 class FatEstimator:
-    """Guesses the share of fat by a checkpoint of the process "fat"."""
+    """Estimates the fat fraction with a checkpoint of the process `fat`."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         self.sha256 = checkpoint.sha256
@@ -44,7 +43,7 @@ class FatEstimator:
 
     @torch.no_grad()
     def __call__(self, magnitude: Tensor, conditions: Tensor) -> Tensor:
-        """Guess.
+        """Estimate the fat fraction.
 
         Parameters
         ----------
@@ -67,12 +66,12 @@ class FatEstimator:
 
 @functools.lru_cache(maxsize=4)
 def shipped_fat_estimator(device: torch.device) -> FatEstimator:
-    """The map by the weights that ship with the package.
+    """Return the estimator with the shipped weights.
 
     Raises
     ------
     CheckpointError
-        They are missing or not whole.
+        They are missing or damaged.
     """
     path = shipped_weights("fat")
     if path is None:
@@ -84,12 +83,12 @@ def shipped_fat_estimator(device: torch.device) -> FatEstimator:
 
 
 def fat_estimator(source: str, device: torch.device) -> FatEstimate | None:
-    """What a source needs to know of fat: the shipped map for "tissue", nothing for others."""
+    """Return the shipped estimator for the source `tissue`, None for others."""
     return shipped_fat_estimator(device) if source == "tissue" else None
 
 
 def fat_facts(source: str) -> dict[str, Any]:
-    """What a model card tells of the weights that the source needs; empty for one that needs none."""
+    """Return the entry of a model card on the estimator that a source needs; empty if it needs none."""
     return {"fat": {"sha256": shipped_fat_estimator(torch.device("cpu")).sha256}} if source == "tissue" else {}
 
 
@@ -111,21 +110,21 @@ def check_fat(checkpoint: Checkpoint, source: str) -> None:
 
 
 FAT_ANGLE = math.pi / 2.0
-"""The phase of a training image says what its share of fat is: this angle is all fat."""
+"""The phase of a training image encodes its fat fraction: this angle is fat alone."""
 
 
 class FatObjective(Objective):
-    """The cross entropy of the share of fat, weighted by the square of the compressed magnitude."""
+    """Learns the fat fraction by its cross entropy, weighted by the square of the compressed magnitude."""
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Shares, weights and conditions; the images are those of `rephase.training.simulated.fat`."""
+        """Return fat fractions, weights and conditions; the images are those of `rephase.training.simulated.fat`."""
         image = pad_to_multiple(batch.image, multiple)
         share = (image.angle().abs() / FAT_ANGLE).clamp(max=1.0)
         weight = pad_to_multiple(compress_magnitude(batch.image.abs()), multiple)
         return share, weight, drop_conditions(batch.conditions, dropout, generator)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The cross entropy over the object, `(batch)`."""
+        """Compute the cross entropy over the object, `(batch)`."""
         share, weight, conditions = tensors
         logits = predict_logits(network, weight, conditions)
         entropy = functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
@@ -133,5 +132,5 @@ class FatObjective(Objective):
         return (counts * entropy).sum(dim=(1, 2)) / counts.sum(dim=(1, 2)).clamp(min=1e-6)
 
     def loss(self, error: Tensor) -> Tensor:
-        """The mean."""
+        """Return the mean."""
         return error.mean()

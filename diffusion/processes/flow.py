@@ -1,9 +1,9 @@
-"""Flow matching in the complex plane, from a random phase to a real one at the same magnitude.
+"""Flow matching in the complex plane, from a random phase to a real one of the same magnitude.
 
 With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
-same modulus `w`, a compressed magnitude, so air stays air; both hold the measurement's noise, so the flow need not make
-fine noise out of a smooth source.
+same modulus `w`, a compressed magnitude, so air stays air; both contain the measurement noise, so the flow need not
+create noise from a smooth source.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ from rephase.diffusion.processes.objective import (
 )
 
 Network: TypeAlias = ComplexUNet | Callable[..., Any]
+_COARSEST_MM = 100.0
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """The settings of the flow, in a training file and in a model card."""
+    """Settings of the flow, in a training file and in a model card."""
 
-    RETIRED: ClassVar = {"loss": ("power", "log")}
+    RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"loss": ("power", "log")}
     """Entries of cards of earlier versions, with the values that are sampled as today."""
     source: str = DEFAULT_SOURCE
-    """The phase that the flow starts from, one of `rephase.diffusion.physics.source.SOURCES`."""
-    grid_mm: Annotated[float, Ge(0), Le(100)] = GRID_MM
+    """Source phase that the flow starts from: narrow, scales, field or tissue."""
+    grid_mm: Annotated[float, Ge(0), Le(_COARSEST_MM)] = GRID_MM
     """Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each."""
 
     def __post_init__(self) -> None:
@@ -79,18 +80,18 @@ def flow_loss(network: Network, x_0: Tensor, x_1: Tensor, weight: Tensor, t: Ten
 
 
 def time_grid(steps: int) -> list[float]:
-    """The times of the evaluations: `steps` points from 0, evenly spaced, the end excluded."""
+    """Return the times of the network evaluations: `steps` points from 0, evenly spaced, without the end."""
     if steps < 1:
         raise ValueError(f"steps = {steps}: expected at least 1")
     return [index / steps for index in range(steps)]
 
 
 def noise_gain(times: list[float]) -> float:
-    """How much of the source's noise the Euler steps over `times` carry to the end, as a factor of its amplitude.
+    """Return the share of the source's noise, in amplitude, that Euler steps over `times` carry to the end.
 
-    Noise that is independent at the two ends, of one level, has `t / D x_t` as the mean of its end given x_t, which is
-    the first term of `predict_x_1`. With many steps the factor goes to 1: a flow keeps the distribution. Few steps
-    average noise away; the rest has to be added.
+    If the noise of both ends is independent and of one level, the mean of the end given x_t is `t / D x_t`, the first
+    term of x_1 in `integrate`. With many steps the factor approaches 1, because a flow keeps the distribution. Few
+    steps average noise away; the rest has to be added.
     """
     amplitude = 1.0
     for here, there in zip(times, [*times[1:], 1.0], strict=True):
@@ -144,7 +145,7 @@ def integrate(network: Network, x_0: Tensor, weight: Tensor, times: list[float],
 
 
 class Tensors(NamedTuple):
-    """What one step needs: source, target and weight as real blocks, times and conditions."""
+    """A prepared batch: source, target and weight as real blocks, times and conditions."""
 
     x_0: Tensor
     x_1: Tensor
@@ -161,7 +162,7 @@ def prepare_batch(
     source: str = DEFAULT_SOURCE,
     fat: FatEstimate | None = None,
 ) -> Tensors:
-    """Gauge-fix, compress and pad a batch, and draw source phases, times and dropped conditions for it."""
+    """Fix the gauge of a batch, compress and pad it, and sample source phases, times and dropped conditions."""
     magnitude = batch.image.abs()
     weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
@@ -175,7 +176,7 @@ def prepare_batch(
 
 
 class FlowObjective(Objective):
-    """The velocity of the flow, by `flow_loss`."""
+    """Learns the velocity of the flow, by `flow_loss`."""
 
     def __init__(self, config: FlowConfig | None = None) -> None:
         self.config = config or FlowConfig()
@@ -186,7 +187,7 @@ class FlowObjective(Objective):
         return prepare_batch(batch, dropout, generator, multiple, self.config.source, self.fat)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """See `rephase.diffusion.processes.flow.flow_loss`."""
+        """See `flow_loss`."""
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
 
@@ -216,7 +217,7 @@ class FlowGenerator(LearnedGenerator):
         super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
         check_fat(checkpoint, self.flow.source)
         self.fat_estimator = fat_estimator(self.flow.source, self.device)
-        # A student does in few steps what its teacher does in many; how well, was measured.
+        # A student carries as much noise as its teacher of many steps; how much exactly was measured.
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
@@ -231,6 +232,6 @@ class FlowGenerator(LearnedGenerator):
         return SampledImage(self._cut(x_1, weight.shape) * source.gauge, source.rim_phase)
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """Remove the singularities of bright tissue, also those that the noise made of a steep place."""
+        """Remove the singularities of bright tissue, including those that noise causes where the phase is steep."""
         spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
         return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)

@@ -1,4 +1,4 @@
-"""What a network is trained for: from a batch of real slices to the error of its prediction."""
+"""The interface of training objectives: from a batch of real slices to the error of a prediction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from rephase.diffusion.physics.source import FatEstimate
 
 
 class Batch(NamedTuple):
-    """Complex slices `(batch height width)` of one size, and their conditions `(batch 4)`, NaN where not known.
+    """Complex slices of one size, `(batch height width)`, with conditions `(batch 4)`, NaN where not known.
 
-    `place_mm` `(batch 2)` says where the middle of each is in the slice that it was cut from; None: in its middle.
+    `place_mm`, `(batch 2)`, is the position of the centre of each in the slice that it was cropped from; its centre if
+    None.
     """
 
     image: Tensor
@@ -31,7 +32,7 @@ _ERROR_FLOOR = 1e-3
 
 
 def log_error(error: Tensor) -> Tensor:
-    """The loss of relative squared errors: the logarithm gives clean slices, whose errors are small, the same say."""
+    """Return the mean logarithm of relative squared errors: clean slices, whose errors are small, count as much."""
     return torch.log(error + _ERROR_FLOOR).mean()
 
 
@@ -51,23 +52,23 @@ class Objective(ABC):
 
     @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Make what `error` needs of a batch, with everything that is drawn for it; on the CPU."""
+        """Prepare what `error` needs of a batch, with all random numbers, on the CPU."""
 
     @abstractmethod
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The relative squared error of each slice, `(batch)` or a multiple of it."""
+        """Compute the relative squared error of each slice, `(batch)` or a multiple of it."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the model card says beside the settings, such as the hash of other weights that were used."""
+        """Return entries of the model card beside the settings, such as the hash of other weights that were used."""
         return {}
 
     def loss(self, error: Tensor) -> Tensor:
-        """What is made small: a number for the errors of a batch."""
+        """Return the loss of the errors of a batch: the mean logarithm, unless overridden."""
         return log_error(error)
 
 
 def make_target(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compress the magnitude and fix the gauge of complex slices: their modulus and the target, of that modulus."""
+    """Compress the magnitude of complex slices and fix their gauge; return the modulus, and the target with it."""
     weight = compress_magnitude(image.abs())
     phasor = fix_gauge(image)
     return weight, weight * (phasor / phasor.abs().clamp(min=1e-20))
@@ -79,5 +80,5 @@ def drop_conditions(conditions: Tensor, dropout: float, generator: torch.Generat
 
 
 def known_to_source(conditions: Tensor, dropped: Tensor) -> Tensor:
-    """What the network is not told, its source does not know either, but for the spacing, which shapes it."""
+    """Return the conditions for the source: those of the network, but always the spacing, which its scales need."""
     return torch.cat((conditions[:, :2], dropped[:, 2:]), dim=1)

@@ -1,9 +1,8 @@
-"""One-step regression: the expected phase of a magnitude, and what of a phase cannot be expected drawn at random.
+"""One-step regression: the expected phase of a magnitude; what cannot be expected is sampled.
 
-The honest rival of a generative model: a network is taught the gauge-fixed phase itself by squared error, so it gives
-one answer for one magnitude. The sense of rotation of a phase is a convention of the scanner and cannot be seen in a
-magnitude either: targets are conjugated to one sense, and sampling draws a sense, a global and a linear phase for each
-volume.
+A baseline for generative models: the network learns the gauge-fixed phase itself by squared error, so it has one answer
+for a magnitude. The sign of the phase is a convention of the scanner, which a magnitude does not show. So targets are
+brought to one sign, and a sign, a global and a linear phase are sampled per volume.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from rephase.diffusion.processes.objective import Batch, Objective, drop_conditi
 
 
 class RegressionObjective(Objective):
-    """The squared error of the expected phasor, weighted by the compressed magnitude."""
+    """Learns the expected phasor by its squared error, weighted by the compressed magnitude."""
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Targets, weights and conditions; see `rephase.diffusion.processes.objective.Objective`."""
+        """Return targets, weights and conditions."""
         weight, target = make_target(batch.image)
         blocks = [
             to_real(pad_to_multiple(image, multiple)[:, None])
@@ -35,14 +34,14 @@ class RegressionObjective(Objective):
         return blocks[0], blocks[1], drop_conditions(batch.conditions, dropout, generator)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The squared error over the mean power of the target, `(batch)`."""
+        """Compute the squared error over the mean power of the target, `(batch)`."""
         target, weight, conditions = tensors
         error = (predict(network, weight, conditions) - target).square().mean(dim=(1, 2, 3))
         return error / weight.square().mean(dim=(1, 2, 3)).clamp(min=1e-4)
 
 
 class RegressionGenerator(LearnedGenerator):
-    """Gives the expected phase of the magnitude, in a sense of rotation that is drawn for each volume."""
+    """Returns the expected phase of a magnitude, with a sign that is sampled per volume."""
 
     name = "regression"
     gain = 0.0
@@ -61,12 +60,12 @@ class RegressionGenerator(LearnedGenerator):
 
 
 def predict(network: ComplexUNet, weight: Tensor, conditions: Tensor) -> Tensor:
-    """The expected image from its modulus alone, real blocks `(batch 2 height width)`."""
+    """Predict the expected image from its modulus alone, real blocks `(batch 2 height width)`."""
     prediction: Tensor = network(torch.zeros_like(weight), weight, weight.new_zeros(len(weight)), conditions)
     return prediction.float()
 
 
 def to_one_sign(target: Tensor) -> Tensor:
-    """Conjugate those of the gauge-fixed images `(batch height width)` whose `sum x^2` points below the real axis."""
+    """Conjugate gauge-fixed images `(batch height width)` whose `sum x^2` has a negative imaginary part."""
     below = target.square().sum(dim=(-2, -1)).imag < 0
     return torch.where(below[:, None, None], target.conj().resolve_conj(), target)

@@ -1,4 +1,4 @@
-"""Batches are prepared in the background, so that the device never waits for them."""
+"""Work in background threads, with results in order: batches before a device needs them, files before a reader does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Item = TypeVar("Item")
 
 
 def prefetch(make: Callable[[int], Item], numbers: Iterable[int], ahead: int) -> Generator[Item, None, None]:
-    """Give `make(number)` for every number, in order, made by `ahead` threads up to `ahead` items early.
+    """Yield `make(number)` for every number, in order, computed by `ahead` threads up to `ahead` items early.
 
-    What `make` gives must depend on the number alone; then the items are those of a plain loop, which `ahead = 0` is.
-    An error in `make` is raised where its item is due. Close the iterator to stop the threads early.
+    The result of `make` must depend on the number alone; then the items are those of a plain loop, which `ahead = 0`
+    is. An error in `make` is raised when its item is due. Close the iterator to stop the threads early.
     """
     if ahead < 1:
         yield from map(make, numbers)
@@ -40,16 +40,16 @@ Result = TypeVar("Result")
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int, name: str
 ) -> Generator[Result, None, None]:
-    """Give `work(item)` for every item, in their order.
+    """Yield `work(item)` for every item, in their order.
 
     Parameters
     ----------
     work
-        Done in `threads` threads of this name; an error is raised where its result is due.
+        Called in `threads` threads of this name; an error is raised when its result is due.
     items
-        Taken one by one, at most `ahead` before the one whose result is awaited: there may be a million.
+        Taken one by one, at most `ahead` before the one whose result is due: there may be a million.
     threads, ahead, name
-        How many work at once, how far ahead, and what the threads are called.
+        Number of threads, of items ahead, and the name of the threads.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, name) as pool:
@@ -60,6 +60,6 @@ def in_order(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # also where the one who waits has seen enough
+        finally:  # also if the caller closes the iterator early
             for future in waiting:
                 future.cancel()

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as torchrun starts them."""
+"""Several processes that train one network together, started by torchrun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Ranks:
-    """Number of a process and how many there are. `local` is its number on this machine, which is that of its GPU."""
+    """Index and number of processes. `local` is the index on this machine, which is that of the GPU."""
 
     index: int = 0
     count: int = 1
@@ -21,11 +21,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and shows progress."""
+        """Return whether this process writes files and shows progress."""
         return self.index == 0
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over all processes; all are sent in one message."""
+        """Replace tensors by their sums over all processes, in one message."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -35,7 +35,7 @@ class Ranks:
 
 
 def started_by_torchrun() -> Ranks:
-    """Read what torchrun tells its processes; a process that was started alone is the only one.
+    """Read the variables that torchrun sets; a process that was started alone is the only one.
 
     Raises
     ------
@@ -56,9 +56,9 @@ def started_by_torchrun() -> Ranks:
 
 @contextmanager
 def joined(ranks: Ranks, device: str) -> Iterator[str]:
-    """Connect the processes for the time of a `with` block: over NCCL on GPUs, else over gloo.
+    """Connect the processes for a `with` block, over NCCL on GPUs, else over gloo; yield the device of this process.
 
-    Gives the device of this process, for example "cuda:1".
+    The device is "cuda:1", for example.
     """
     own = f"cuda:{ranks.local}" if device == "cuda" and ranks.count > 1 else device
     if ranks.count == 1:

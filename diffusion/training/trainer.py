@@ -63,7 +63,7 @@ class TrainingConfig:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a cosine to a hundredth."""
+    """Return the learning rate of a step: linear warm-up, then a cosine to a hundredth."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     done = (step - config.warmup) / max(config.steps - config.warmup, 1)
@@ -74,12 +74,12 @@ Progress = Callable[[int, float], None]
 
 
 class Trainer:
-    """Network, moving average and optimiser of one run, which live in a run folder.
+    """Network, moving average and optimiser of one run, stored in a run folder.
 
-    `batches(number)` gives a batch; step n takes `config.batches` of them from number `n * config.batches` on.
-    `initial` holds weights to start from; `objective` is the flow where None; `ranks` are the processes that train
-    together. The folder holds `state.safetensors` (everything that resuming needs), `ema.safetensors` (the weights to
-    use) and `loss.jsonl`.
+    `batches(number)` returns a batch; step n uses `config.batches` of them, from number `n * config.batches` on.
+    `initial` is a network to start from; `objective` is that of the flow if None; `ranks` are the processes that train
+    together. The folder holds `state.safetensors` (for resuming), `ema.safetensors` (the weights to use) and
+    `loss.jsonl`.
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class Trainer:
     ) -> None:
         """Train up to the configured number of steps (or `until`), saving at intervals and at the end.
 
-        `progress(step, loss)` is called after every step, and each watcher of the first process after every so many.
+        `progress(step, loss)` is called after every step; a watcher `(every, function)` in the first process, every so
+        many steps.
         """
         end = min(until or self.config.steps, self.config.steps)
         losses: list[dict[str, float]] = []
@@ -139,7 +140,7 @@ class Trainer:
                         watcher()
 
     def _prepared(self, end: int) -> Generator[tuple[Tensor, ...], None, None]:
-        """What this process needs of the batches of all steps up to `end`."""
+        """Yield the prepared batches of this process for all steps up to `end`."""
         count = self.config.batches
         numbers = range(self.step * count + self.ranks.index, end * count, self.ranks.count)
         return prefetch(self._prepare, numbers, self.config.prefetch)
@@ -199,7 +200,7 @@ class Trainer:
             self._restore(load_file(path, device=self.device))
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:
             raise ValueError(
-                f"{path}: cannot go on from it ({one_line(error)}); expected the state of a run of this network; "
+                f"{path}: cannot be resumed ({one_line(error)}); expected the state of a run of this network; "
                 "remove the run folder or choose another output"
             ) from error
         if self.step > self.config.steps:

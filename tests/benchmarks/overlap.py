@@ -46,6 +46,7 @@ class Sleeper:
     name = "sleeper"
     nfe = 0
     tile = 1
+    weights_sha256 = None
     device = torch.device("cpu")
 
     def __init__(self, seconds_a_slice: float) -> None:

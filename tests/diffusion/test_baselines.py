@@ -48,7 +48,7 @@ def random_model(scale=1.0, exponent=1.0, steps=(0.0,)) -> LowOrderModel:
     return LowOrderModel(moments, nothing, exponent, steps, {})
 
 
-def test_a_polynomial_is_found_again_whatever_its_wraps():
+def test_a_polynomial_is_fitted_despite_phase_wraps():
     coefficients = torch.tensor([3.0, -2.0, 1.0, 8.0, 0.5, -1.0, 2.0, -6.0, 1.5])
     phase = polynomial(coefficients)
     assert float(phase.max() - phase.min()) > 2 * math.pi
@@ -67,7 +67,7 @@ def test_dark_pixels_do_not_count():
     torch.testing.assert_close(fit_slice(image, (3.0, 4.0)), coefficients.double(), rtol=0.03, atol=0.03)
 
 
-def test_drawn_phase_fitted_again_has_the_statistics_that_it_was_drawn_from():
+def test_a_fit_of_sampled_phase_returns_the_statistics_of_the_model():
     """A round trip over 300 volumes of one slice: second moments within what so few can tell."""
     model = random_model(exponent=0.0)
     volumes = []
@@ -89,7 +89,7 @@ def test_coefficients_grow_with_the_echo_time_as_fitted():
     torch.testing.assert_close(torch.tensor(model.between).diagonal(), coefficients**2, rtol=0.05, atol=1e-4)
 
 
-def test_sessions_count_alike():
+def test_all_sessions_have_the_same_weight():
     strong, weak = (polynomial([0, 0, 0, 0, 0, 0, value, 0, 0]) for value in (1.0, 0.1))
     volumes = [
         FitVolume(torch.polar(torch.ones_like(phase), phase)[None], (5.0, 3.0, 4.0), None, session)
@@ -98,7 +98,7 @@ def test_sessions_count_alike():
     assert fit_model(volumes, {}).between[6][6] == pytest.approx((1.0 + 0.01) / 2, rel=0.02)
 
 
-def test_phase_from_slice_to_slice_is_fitted_and_drawn():
+def test_the_phase_step_from_slice_to_slice_is_fitted_and_sampled():
     turning = torch.polar(torch.ones(6, 16, 16), 0.4 * torch.arange(6.0)[:, None, None].expand(6, 16, 16))
     model = fit_model([FitVolume(turning, (5.0, 2.0, 2.0), None, "s")], {})
     assert model.steps_rad_per_mm == pytest.approx([0.08], abs=1e-5)
@@ -118,7 +118,7 @@ def test_a_single_volume_is_enough_for_a_fit():
         assert bool(torch.isfinite(again.abs()).all())
 
 
-def test_gradients_are_those_of_millimetres_not_of_pixels():
+def test_gradients_are_per_millimetre_not_per_pixel():
     model, key = random_model(), keys(1)
     fine = SmoothPhase(model).sample_phase(torch.ones(1, 64, 64), key, Conditions((1.0, 1.0)))[0]
     coarse = SmoothPhase(model).sample_phase(torch.ones(1, 32, 32), key, Conditions((2.0, 2.0)))[0]
@@ -134,7 +134,7 @@ def test_slices_of_a_volume_are_alike_and_volumes_are_not():
     assert near > 0.98 > far
 
 
-def test_noise_is_that_of_the_magnitude():
+def test_the_noise_level_is_that_of_the_magnitude():
     clean, noisy = SmoothPhase(), NoisySmoothPhase()
     magnitude = torch.ones(1, 64, 64)
     magnitude[:, :, 32:] = 0.0
@@ -143,7 +143,7 @@ def test_noise_is_that_of_the_magnitude():
     assert float(error[..., :32].median()) < 0.01 and float(error[..., 32:].median()) > 1.0
 
 
-def test_what_is_shipped_can_be_read_and_written_again(tmp_path):
+def test_the_shipped_fit_can_be_read_and_written(tmp_path):
     model = read_model()
     write_model(model, tmp_path / "s.json")
     assert read_model(tmp_path / "s.json") == model and model.data["split"] == "train"
@@ -198,7 +198,7 @@ def regression() -> Checkpoint:
     return Checkpoint(ComplexUNet(TINY).eval().requires_grad_(False), "regression", GAUGE, "0" * 64, {})
 
 
-def test_targets_of_one_sense_do_not_depend_on_the_scanner():
+def test_targets_of_one_sign_do_not_depend_on_the_scanner():
     image = torch.randn(4, 6, 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     turned = to_one_sign(image)
     torch.testing.assert_close(to_one_sign(image.conj().resolve_conj()), turned)
@@ -216,7 +216,7 @@ def test_a_perfect_prediction_has_no_error(regression, monkeypatch):
     assert float(objective.error(regression.network, tensors).max()) == 0.0
 
 
-def test_the_expected_phase_is_one_answer_in_two_senses(regression):
+def test_the_expected_phase_is_one_answer_with_two_signs(regression):
     """Seeds change only the sense, the gauge and the noise; the gauge is none here, and bright pixels have no noise."""
     generator = RegressionGenerator(regression)
     magnitude = 100 * torch.ones(1, 16, 16)
@@ -226,7 +226,7 @@ def test_the_expected_phase_is_one_answer_in_two_senses(regression):
         assert min(float((one - plain[0]).abs().mean()), float((one.conj() - plain[0]).abs().mean())) < 0.02
 
 
-def test_a_regression_is_known_by_its_card_and_has_one_evaluation(tmp_path, regression):
+def test_a_regression_is_recognised_by_its_card_and_has_one_evaluation(tmp_path, regression):
     path = tmp_path / "r.safetensors"
     save_checkpoint(regression.network, GAUGE, {"process": "regression"}, path)
     assert make_generator("regression", path).nfe == 1

@@ -175,7 +175,7 @@ def test_samples_are_unit_phasors_that_follow_key_alone(changes):
     assert not torch.equal(phasor, generator.sample_phase(magnitude, other, Conditions()))
 
 
-def test_all_timesteps_are_taken_where_no_steps_are_asked_for(tmp_path):
+def test_all_timesteps_are_used_by_default(tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(checkpoint().network, GAUGE, {"process": "ddpm", "ddpm": {"timesteps": 20}}, path)
     assert make_generator("diffusion", path).nfe == 20

@@ -35,7 +35,7 @@ def prepared(objective, seed: int = 0) -> tuple[torch.Tensor, ...]:
     return objective.prepare(batch(), 0.0, torch.Generator().manual_seed(seed), TINY.multiple)
 
 
-def test_a_student_of_the_energy_score_gets_better_by_it(tmp_path):
+def test_distillation_lowers_the_energy_score(tmp_path):
     torch.manual_seed(0)
     knowing = Trainer(TINY, _config(60, 3e-3), batch, tmp_path / "teacher")
     knowing.run()
@@ -99,6 +99,6 @@ class Fixed(torch.nn.Module):
         return weight if self.ends_at_magnitude else torch.zeros_like(weight)
 
 
-def test_noise_gain_is_one_where_the_angles_are_kept_and_none_where_the_end_is_fixed():
+def test_noise_gain_is_1_if_angles_are_kept_and_0_if_the_end_is_fixed():
     assert measure_noise_gain(Fixed(False), [batch()] * 4, 4, seed=1) == pytest.approx(1.0, abs=0.15)
     assert measure_noise_gain(Fixed(True), [batch()], 1, seed=1) == 0.0

@@ -31,14 +31,14 @@ EVERYWHERE = torch.ones(1, SIZE, SIZE)
 WEIGHT = torch.cat((image(0.0)[:, :1], torch.zeros(1, 1, SIZE, SIZE)), dim=1)
 
 
-def test_a_distance_is_none_for_equal_phase_up_to_its_global_value_and_the_same_both_ways():
+def test_the_distance_is_0_up_to_global_phase_and_symmetric():
     assert float(patch_distance(image(2.0), image(2.0, 1.3), WEIGHT)) < 5e-3
     there = float(patch_distance(image(2.0), image(9.0), WEIGHT))
     assert there == pytest.approx(float(patch_distance(image(9.0), image(2.0), WEIGHT)), rel=1e-5)
     assert 0.1 < float(patch_distance(image(2.0), image(4.0), WEIGHT)) < there < math.sqrt(2.0)
 
 
-def test_steep_phase_is_seen_by_small_patches_and_slow_phase_by_large_ones():
+def test_small_patches_resolve_steep_phase_and_large_ones_slow_phase():
     """Of an image smaller than the larger patches, these are left out."""
     cut = slice(30, 36)
     parts = [one[..., cut, cut] for one in (image(2.0), image(4.0), WEIGHT)]
@@ -59,7 +59,7 @@ def test_the_score_is_best_for_samples_that_are_distributed_as_the_real_ones():
         assert expected_score(wrong, truths) > right + 0.01
 
 
-def test_the_modulus_is_given_and_its_gradient_is_finite_where_there_is_no_angle():
+def test_the_modulus_is_set_with_a_finite_gradient_at_zero():
     drawn = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     drawn[:, :, 0] = 0.0
     drawn.requires_grad_(True)
@@ -71,7 +71,7 @@ def test_the_modulus_is_given_and_its_gradient_is_finite_where_there_is_no_angle
     assert not bool(to_modulus(drawn.detach(), 0.0 * weight).any())
 
 
-def test_the_error_of_the_modulus_is_none_where_it_is_right_and_largest_where_the_image_vanishes():
+def test_the_error_of_the_modulus_is_0_if_it_is_right_and_largest_for_an_empty_image():
     errors = [float(modulus_error(scale * image(3.0), WEIGHT, EVERYWHERE)) for scale in (1.0, 0.7, 0.0)]
     assert errors[0] < 1e-4 < errors[1] < errors[2] < 1.0
     assert errors[1] == pytest.approx(0.3**2, rel=0.1)
@@ -82,7 +82,7 @@ def test_the_error_of_the_modulus_is_none_where_it_is_right_and_largest_where_th
     assert float(modulus_error(0.0 * WEIGHT, WEIGHT, left)) == pytest.approx(errors[2] / 2.0, rel=1e-3)
 
 
-def test_places_are_calm_where_no_singularity_of_the_tissue_is_near():
+def test_calm_places_have_no_singularity_of_tissue_nearby():
     y, x = torch.meshgrid(torch.arange(SIZE) - 30.5, torch.arange(SIZE) - 40.5, indexing="ij")
     around = torch.atan2(y, x)
     turned = torch.stack((torch.cos(around), torch.sin(around)))[None]
@@ -104,7 +104,7 @@ def waves(along: float, across: float) -> torch.Tensor:
     return torch.stack((torch.cos(angle), torch.sin(angle)))[None] * WEIGHT[:, :1]
 
 
-def test_waves_of_any_direction_are_alike_by_their_local_frequencies_and_unlike_speckle():
+def test_local_frequencies_distinguish_waves_from_speckle_in_any_direction():
     """For the score of the images, a wave of another direction is as far away as speckle."""
     speckle = torch.randn((1, 2, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
     speckle = WEIGHT[:, :1] * speckle / speckle.square().sum(dim=1, keepdim=True).sqrt()
@@ -116,7 +116,7 @@ def test_waves_of_any_direction_are_alike_by_their_local_frequencies_and_unlike_
     assert by_image[0] > 0.7 * by_image[1]
 
 
-def test_what_is_learned_from_has_finite_gradients_in_air():
+def test_gradients_are_finite_in_air():
     drawn = torch.zeros(2, 2, 16, 16, requires_grad=True)
     nothing = torch.zeros(1, 2, 16, 16)
     samples = torch.split(to_modulus(drawn, nothing.repeat(2, 1, 1, 1)), 1)
@@ -125,7 +125,7 @@ def test_what_is_learned_from_has_finite_gradients_in_air():
 
 
 @pytest.mark.parametrize("sides", [(130, 67), (64, 64), (9, 40), (1, 3)])
-def test_the_distance_is_that_of_plainly_pooled_patches(sides):
+def test_the_distance_equals_that_of_directly_pooled_patches(sides):
     generator = torch.Generator().manual_seed(3)
     one, other = (torch.randn((2, 2, *sides), generator=generator) for _ in range(2))
     weight = torch.rand((2, 2, *sides), generator=generator)
@@ -158,7 +158,7 @@ def ripples(count: int, seed: int) -> list[torch.Tensor]:
     return made
 
 
-def test_the_spectrum_tells_steeper_phase_and_not_where_it_is_steep():
+def test_the_spectrum_shows_how_steep_a_phase_is_but_not_where():
     *samples, real = ripples(4, 1)
     alike = float(spectrum_score(samples, real, WEIGHT))
     others = [float(spectrum_score(ripples(count, 2), real, WEIGHT)) for count in (1, 4, 9)]

@@ -42,7 +42,7 @@ def rings(size: int = 128) -> torch.Tensor:
     return torch.sqrt((x**2 + y**2).float())
 
 
-def test_draws_are_in_their_ranges_and_each_is_used():
+def test_sampled_parameters_are_in_range_and_used():
     low, high = (sample_field(torch.full((1, NUM_UNIFORMS), u)) for u in (0.0, 1.0 - 2.0**-24))
     assert float(low.air) == pytest.approx(0.05) and float(high.air) == pytest.approx(0.075)
     assert float(low.start) == FIRST_MM[0] and float(high.start) == pytest.approx(FIRST_MM[1], abs=1e-4)
@@ -56,7 +56,7 @@ def test_draws_are_in_their_ranges_and_each_is_used():
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_field_of_a_cylinder_across_the_main_field_is_the_known_one(axis):
+def test_the_field_of_a_transverse_cylinder_is_analytic(axis):
     disc = (rings(256) < 12).float()[None]
     field = _dipole_field(disc, torch.ones(1, 2), torch.tensor([axis]))[0]
     far = float(field[0, 0])
@@ -67,7 +67,7 @@ def test_the_field_of_a_cylinder_across_the_main_field_is_the_known_one(axis):
     assert float(across) - far == pytest.approx(-0.5 / 4.0, abs=0.02)
 
 
-def test_the_field_of_what_goes_on_along_the_main_field_is_a_third_of_its_susceptibility():
+def test_the_field_of_an_object_along_the_main_field_is_a_third_of_its_susceptibility():
     disc = (rings(64) < 12).float()[None]
     field = _dipole_field(disc, torch.ones(1, 2), torch.tensor([2]))[0]
     assert float(field[32, 32] - field[0, 0]) == pytest.approx(1.0 / 3.0, abs=1e-3)
@@ -83,7 +83,7 @@ def test_the_phase_grows_with_echo_time_and_field_strength():
     assert coils[1] == pytest.approx(2 * coils[0])
 
 
-def test_air_is_what_is_dark_over_a_centimetre_and_makes_phase_beside_it():
+def test_air_is_dark_over_a_centimetre_and_causes_phase_around_it():
     body = (rings() < 60).float()
     hole, speck = body * (rings() > 12), body * (rings() > 1)
     still = {"rim_ppm": 0.0, "axis": 0}
@@ -94,7 +94,7 @@ def test_air_is_what_is_dark_over_a_centimetre_and_makes_phase_beside_it():
     assert AIR_PPM > 9
 
 
-def test_the_magnet_is_steep_at_its_rim_and_a_part_of_a_slice_has_its_part_of_it():
+def test_the_magnet_is_steep_at_its_rim_and_a_crop_has_the_field_of_its_position():
     whole = magnet_field(Places(torch.Size((1, 256, 192)), torch.full((1, 2), 2.0), MIDDLE), draw(rim_ppm=4.0).magnet)[
         0
     ]
@@ -105,7 +105,7 @@ def test_the_magnet_is_steep_at_its_rim_and_a_part_of_a_slice_has_its_part_of_it
     assert torch.allclose(part[:56], whole[168:224, 0:64], atol=1e-4)
 
 
-def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
+def test_bright_tissue_is_steeper_only_far_from_the_axis():
     away = rings(256)
     far, near = ((away < 105) + 2.0 * ((away > low) & (away < low + 15)) for low in (90, 20))
     round_one, wall = draw(axis=2, fold=0.7), (away > 92) & (away < 102)
@@ -121,7 +121,7 @@ def test_what_is_too_bright_is_steeper_far_from_the_axis_alone():
     assert float(along[:, 124:132].abs().max()) < 0.05 < float(along[124:132].abs().max())
 
 
-def test_what_is_bright_far_from_the_axis_is_no_steeper_at_long_echo_times():
+def test_folded_tissue_is_no_steeper_at_long_echo_times():
     away = rings(256)
     image = ((away < 105) + 2.0 * ((away > 90) & (away < 105)))[None]
     short, middle, long = (
@@ -134,7 +134,7 @@ def test_what_is_bright_far_from_the_axis_is_no_steeper_at_long_echo_times():
     torch.testing.assert_close(long.plain, short.plain * 4.5, rtol=1e-4, atol=1e-4)
 
 
-def test_the_main_field_is_along_what_goes_on_beyond_the_slice():
+def test_the_main_field_lies_along_an_object_that_continues_beyond_the_slice():
     y, x = torch.meshgrid(torch.arange(64) - 32, torch.arange(64) - 32, indexing="ij")
     upright, round_one = (x.abs() < 20).float(), (x**2 + y**2 < 400).float()
     slices = torch.stack((upright, upright.T, round_one, torch.zeros(64, 64)))
@@ -142,7 +142,7 @@ def test_the_main_field_is_along_what_goes_on_beyond_the_slice():
     assert estimate_axis(torch.ones(1, 1, 3), torch.tensor([2])).tolist() == [2]
 
 
-def test_what_is_not_known_is_drawn_and_an_empty_slice_has_a_phase_too():
+def test_unknown_conditions_are_sampled_and_an_empty_slice_has_a_phase():
     magnitude = (rings(64) < 20).float()[None]
     known = field_phase(magnitude, torch.tensor([[math.nan, math.nan, 3.0, 3.0]]), MIDDLE, draw(te_ms=9.0)).plain
     drawn = field_phase(magnitude, NOWHERE, MIDDLE, draw(te_ms=3.0)).plain

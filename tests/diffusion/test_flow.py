@@ -32,7 +32,7 @@ def test_compression_fixes_zero_and_one_and_grows():
     assert bool((values.diff() > 0).all())
 
 
-def test_weight_does_not_depend_on_the_scale_and_survives_empty_slices():
+def test_the_weight_does_not_depend_on_the_scale_and_is_finite_for_empty_slices():
     magnitude = torch.rand(3, 16, 16)
     magnitude[1] = 0
     magnitude[2] = 0

@@ -22,7 +22,7 @@ def test_a_volume_takes_the_gauge_of_one_of_its_own_resolution():
     assert {round(gauge.phase_step, 3) for gauge in draws(Conditions((3.0, 3.0)))} == {0.1}
 
 
-def test_signs_and_global_phase_are_drawn_for_each_volume_and_alike_for_its_slices():
+def test_signs_and_global_phase_are_sampled_per_volume():
     found = draws(Conditions((3.0, 3.0)))
     assert {(gauge.ramp[0] > 0, gauge.ramp[1] > 0) for gauge in found} == {(a, b) for a in (0, 1) for b in (0, 1)}
     assert max(gauge.phase for gauge in found) > 5.0 > 1.0 > min(gauge.phase for gauge in found)
@@ -30,13 +30,13 @@ def test_signs_and_global_phase_are_drawn_for_each_volume_and_alike_for_its_slic
     assert other == found[0]
 
 
-def test_nothing_turns_where_no_training_volume_has_the_resolution():
+def test_there_is_no_phase_step_without_a_training_volume_of_the_resolution():
     for conditions in (Conditions((0.5, 0.5), 4.0), Conditions(None, 4.0), Conditions()):
         assert {gauge.phase_step for gauge in draws(conditions)} == {0.0}
         assert len({round(abs(gauge.ramp[0]), 6) for gauge in draws(conditions)}) == 2
 
 
-def test_the_nearest_echo_times_are_taken_where_they_are_known():
+def test_the_nearest_echo_times_are_used_if_known():
     pool = torch.tensor([[float(te), 1.0, 0.0, 0.0, 0.0] for te in range(1, 30)] + [[math.nan, 1.0, 0.0, 0.0, 0.0]])
     near = near_gauges(pool, 10.0)
     assert sorted(near[:, 0].tolist()) == [7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0] and len(near) == NEAREST

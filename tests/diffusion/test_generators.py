@@ -65,7 +65,7 @@ def test_bytes_do_not_change_with_the_number_of_threads(checkpoint):
         torch.set_num_threads(threads)
 
 
-def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, monkeypatch):
+def test_samples_get_back_the_gauge_that_was_removed_from_their_source(checkpoint, monkeypatch):
     generator, conditions = FlowGenerator(checkpoint, 2), Conditions((2.0, 2.0))
     bright = 100 + magnitudes()  # without noise, whose random phase the gauge does not turn
     plain = generator.sample_phase(bright, keys(3), conditions)
@@ -81,7 +81,7 @@ def test_samples_get_back_the_gauge_that_their_source_was_freed_of(checkpoint, m
         assert torch.allclose(turn.angle(), torch.full_like(turn.real, index), atol=0.05)
 
 
-def test_fringes_of_a_source_turn_its_samples_as_they_are(checkpoint, monkeypatch):
+def test_the_rim_phase_of_a_source_multiplies_its_samples(checkpoint, monkeypatch):
     generator, conditions = FlowGenerator(checkpoint, 2), Conditions((2.0, 2.0))
     plain = generator.sample_phase(magnitudes(), keys(3), conditions)
     angles = torch.linspace(-40.0, 40.0, plain.shape[-1]).expand(plain.shape)
@@ -127,7 +127,7 @@ def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
         assert torch.equal(phasor, other) == (generator.name == "zero"), generator.name
 
 
-def test_an_echo_time_of_zero_is_one_that_is_not_known(checkpoint):
+def test_an_echo_time_of_zero_is_unknown(checkpoint):
     checkpoint.network.requires_grad_(True)
     with torch.no_grad():
         for value in checkpoint.network.parameters():
@@ -139,7 +139,7 @@ def test_an_echo_time_of_zero_is_one_that_is_not_known(checkpoint):
     assert torch.equal(zero, unknown) and not torch.equal(zero, known)
 
 
-def test_what_a_network_gives_that_is_not_finite_does_not_become_a_phase(checkpoint):
+def test_output_that_is_not_finite_does_not_become_a_phase(checkpoint):
     for value in checkpoint.network.parameters():
         value.mul_(1e37)
     phasor = FlowGenerator(checkpoint, 2).sample_phase(magnitudes(), keys(3), Conditions())
@@ -218,7 +218,7 @@ def test_grid_is_coarser_only_where_the_slice_is_finer():
     assert float(to_grid(torch.rand(1, 30, 40), 20, 20).min()) >= 0.0
 
 
-def test_checkpoint_comes_back_equal(saved):
+def test_a_checkpoint_is_read_as_it_was_written(saved):
     checkpoint = load_checkpoint(saved)
     torch.manual_seed(0)
     expected = ComplexUNet(TINY).state_dict()
@@ -227,7 +227,7 @@ def test_checkpoint_comes_back_equal(saved):
     assert checkpoint.card["name"] == "tiny"
 
 
-def test_hash_covers_weights_but_not_what_the_card_tells(saved):
+def test_the_hash_covers_weights_but_not_descriptions(saved):
     before = load_checkpoint(saved).sha256
     card = saved.with_suffix(".json")
     card.write_text(card.read_text().replace("tiny", "tinier"))

@@ -123,7 +123,7 @@ def test_network_equals_native_complex64_forward_and_gradient():
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_patches_come_back():
+def test_unfolding_inverts_folding():
     channels = torch.randn(2, 3, 8, 12)
     assert torch.equal(unfold_patches(fold_patches(channels, 4), 4), channels)
 
@@ -134,7 +134,7 @@ def test_gate_is_silu_on_real_numbers():
     assert torch.allclose(gated, functional.silu(real).to(torch.complex64))
 
 
-def test_one_slice_does_not_see_its_neighbours():
+def test_a_slice_does_not_depend_on_its_batch():
     torch.manual_seed(0)
     network = ComplexUNet(TINY).eval()
     noisy, magnitude = to_real(complex_noise(3, 1, 16, 16)), to_real(complex_noise(3, 1, 16, 16))
@@ -244,7 +244,7 @@ def to_block_of(network: ComplexUNet) -> ComplexUNet:
     [("complex", for_inference), ("real", for_inference), ("complex", lambda network, _: to_block_of(network))],
     ids=["planes", "real", "blocks"],
 )
-def test_fixed_weights_give_the_same_and_leave_the_network_alone(kind, fix):
+def test_networks_for_sampling_give_the_same_and_do_not_change_the_original(kind, fix):
     torch.manual_seed(0)
     network = ComplexUNet(dataclasses.replace(TINY, kind=kind)).eval()
     for parameter in network.parameters():

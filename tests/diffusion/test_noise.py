@@ -34,7 +34,7 @@ def test_threefry_gives_the_published_answers(key, counter, expected):
     assert tuple(int(word) & 0xFFFFFFFF for word in words) == expected
 
 
-def test_uniform_is_uniform_and_a_prefix_of_a_longer_draw():
+def test_uniform_is_uniform_and_a_prefix_of_a_longer_sample():
     values = uniform(KEY, Stream.SOURCE, 100_001)
     assert values.dtype == torch.float32
     assert float(values.min()) >= 0.0 and float(values.max()) < 1.0
@@ -87,7 +87,7 @@ def test_random_phasor_is_on_the_unit_circle_and_shapes_do_not_share_rows():
     ],
 )
 @pytest.mark.parametrize("count", [1, 6, 231])
-def test_slices_that_are_drawn_at_once_get_what_each_gets_alone(keys, count):
+def test_sampling_slices_together_gives_what_each_gets_alone(keys, count):
     assert torch.equal(
         uniforms(keys, Stream.SOURCE_NOISE, count),
         torch.stack([uniform(key, Stream.SOURCE_NOISE, count) for key in keys]),
@@ -106,7 +106,7 @@ def test_slices_that_are_drawn_at_once_get_what_each_gets_alone(keys, count):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_slices_that_are_drawn_at_once_on_a_gpu_get_what_each_gets_alone():
+def test_sampling_slices_together_on_a_gpu_gives_what_each_gets_alone():
     keys = [SliceKey(7, "a", 0, index) for index in range(16)]
     alone = [complex_normal(key, Stream.NOISE, 65, 43, "cuda") for key in keys]
     assert torch.equal(complex_normals(keys, Stream.NOISE, 65, 43, "cuda"), torch.stack(alone))

@@ -19,7 +19,7 @@ from rephase.files import file_sha256
 from rephase.training.config import DistillConfig, TrainConfig
 
 
-def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):
+def test_weights_are_found_by_name_unless_a_file_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint("default") == shipped_weights("default")
     assert find_checkpoint("default.safetensors") == Path("default.safetensors")
@@ -32,7 +32,7 @@ def test_weights_are_found_by_name_unless_a_file_has_it(tmp_path, monkeypatch):
     assert find_checkpoint("default") == Path("default")
 
 
-def test_weights_that_anyone_may_use_ship_and_saw_no_other_data():
+def test_the_permissive_weights_saw_permissive_data_alone():
     path = shipped_weights("permissive")
     assert path is not None
     checkpoint = load_checkpoint(path)
@@ -64,9 +64,7 @@ def test_the_wheel_holds_the_default_set_alone():
 
 
 @pytest.mark.parametrize("arguments", [("--checkpoint", "teacher"), ("--phase", "regression")])
-def test_weights_that_an_installation_lacks_are_named_with_the_place_where_they_are(
-    tmp_path, monkeypatch, capsys, arguments
-):
+def test_missing_weights_are_reported_with_their_location(tmp_path, monkeypatch, capsys, arguments):
     np.save(tmp_path / "m.npy", np.ones((2, 8, 8), np.float32))
     (tmp_path / "rows.csv").write_text("volume_id,path\na,m.npy\n")
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)

@@ -57,7 +57,7 @@ def test_a_pair_in_the_dark_stays_bit_for_bit():
     assert torch.equal(remove(phasor, magnitude), phasor)
 
 
-def test_what_lies_between_is_as_dark_as_the_noise_or_as_its_surroundings_say():
+def test_dark_is_relative_to_the_noise_and_to_the_neighbourhood():
     magnitude = torch.full((1, SIZE, SIZE), 100.0)
     magnitude[:, 10] = 15.0  # darker than its neighbourhood
     for sigma, bright in ((1.0, True), (20.0, False)):
@@ -66,7 +66,7 @@ def test_what_lies_between_is_as_dark_as_the_noise_or_as_its_surroundings_say():
         assert bool(squares[:, 20:].all()) is bright and not bool(squares[:, 9:11].any())
 
 
-def test_one_beside_the_dark_goes_there():
+def test_a_singularity_next_to_a_dark_region_moves_there():
     magnitude = bright_tissue()
     magnitude[:, :, 26:29] = 2.0
     phasor = vortices((20.5, 23.5, 1))
@@ -75,19 +75,19 @@ def test_one_beside_the_dark_goes_there():
     assert count(phasor, bright) == 1 and count(found, bright) == 0 and count(found) == 1
 
 
-def test_one_alone_ends_and_stays_a_phase():
+def test_the_removal_of_a_single_singularity_ends():
     found = remove(vortices((23.5, 23.5, 1)), bright_tissue(), 0.01)
     assert torch.allclose(found.abs(), torch.ones_like(found.abs()), atol=1e-5)
 
 
-def test_a_phase_without_them_is_given_back():
+def test_a_phase_without_singularities_is_unchanged():
     ramp = torch.polar(torch.ones(1, SIZE, SIZE), torch.linspace(0, 40, SIZE).expand(1, SIZE, SIZE))
     assert torch.equal(remove(ramp, bright_tissue()), ramp)
     empty = torch.zeros(1, SIZE, SIZE)
     assert torch.equal(remove(vortices((9.5, 9.5, 1)), empty), vortices((9.5, 9.5, 1)))
 
 
-def test_what_is_no_number_does_not_become_a_phase():
+def test_nan_does_not_become_a_phase():
     phasor = vortices((20.5, 20.5, 1), (20.5, 23.5, -1))
     phasor[0, 20, 22] = complex(math.nan, math.nan)
     assert bool(torch.isnan(remove(phasor, bright_tissue())[0, 20, 22].abs()))
@@ -102,7 +102,7 @@ def test_a_slice_does_not_depend_on_the_others():
 
 
 @pytest.mark.parametrize("apart", [2, 3, 5, 7])
-def test_whole_slices_at_once_give_the_same_as_pixel_by_pixel(apart):
+def test_dense_removal_gives_the_same_as_sparse_removal(apart):
     """What a GPU does is what a CPU does, but for rounding."""
     phasor = torch.cat([vortices((20.5, 20.5, 1), (23.5, 20.5 + apart, -1)), vortices((1.5, 46.5, 1), (3.5, 46.5, -1))])
     magnitude = bright_tissue().repeat(2, 1, 1)

@@ -28,7 +28,7 @@ from rephase.training.config import TrainConfig, _with_process_sections
 class Ramp:
     """A linear phase along the width, of a slope that is random for a volume."""
 
-    name, nfe, tile, device = "ramp", 0, 1, torch.device("cpu")
+    name, nfe, tile, weights_sha256, device = "ramp", 0, 1, None, torch.device("cpu")
 
     def sample_phase(self, magnitude, keys, conditions):
         slope = float(uniform(volume_key(keys[0]), Stream.BASELINE, 1))
@@ -90,7 +90,7 @@ def test_a_phase_of_one_row_is_built_by_the_command(pairs, monkeypatch, capsys):
     assert "ramp linear along the width" in " ".join(capsys.readouterr().out.split())
     # a worker in this process, for the row is nowhere else
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
     ) as cluster:
         arguments = [str(pairs / "rows.csv"), str(pairs / "out.zarr"), "--cluster", cluster.scheduler_address]
         assert cli.main(["build", *arguments, "--phase", "ramp", "--seed", "4"]) == 0

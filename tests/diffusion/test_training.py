@@ -84,7 +84,7 @@ def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_i
 def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
     one = training_slice(24, 20)
     for seed in range(8):
-        image, conditions, _ = augment_slice(one, np.random.default_rng(seed), None, None, turned=True, noisy=0.0)
+        image, conditions, _ = augment_slice(one, np.random.default_rng(seed), None, None, transposed=True, noisy=0.0)
         assert image.shape == (20, 24)
         assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
         assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
@@ -93,28 +93,28 @@ def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axe
 def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
     monkeypatch.setattr(training_data, "NOISE_RANGE", (0.02, 0.02))
     flat = replace(training_slice(64, 64), image=torch.ones(64, 64, dtype=torch.complex64))
-    image, *_ = augment_slice(flat, np.random.default_rng(1), None, None, turned=False, noisy=1.0)
+    image, *_ = augment_slice(flat, np.random.default_rng(1), None, None, transposed=False, noisy=1.0)
     assert float(image.real.std()) == pytest.approx(0.02, rel=0.05)
     assert float(image.imag.std()) == pytest.approx(0.02, rel=0.05)
 
 
-def test_coarser_resolution_is_told_to_the_network():
+def test_coarser_resolution_changes_the_spacing_of_the_network():
     image, conditions, _ = augment_slice(
-        training_slice(), np.random.default_rng(0), (12, 16), None, turned=False, noisy=0.5
+        training_slice(), np.random.default_rng(0), (12, 16), None, transposed=False, noisy=0.5
     )
     assert image.shape == (12, 16)
     assert conditions[:2].tolist() == pytest.approx([4.0, 4.5])
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_crop_knows_where_it_is_in_its_slice_whatever_is_flipped(turned):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_crop_has_its_position_in_the_slice_whatever_is_flipped(transposed):
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(60.0), indexing="ij")
     in_mm = torch.complex(100.0 + 2.0 * (y - 19.5), 100.0 + 3.0 * (x - 29.5))
     one = replace(training_slice(), image=in_mm, spacing_mm=(2.0, 3.0))
     for seed in range(20):
         random = np.random.default_rng(seed)
-        image, _, found = augment_slice(one, random, None, (16, 16), turned=turned, noisy=0.0)
-        for axis, part in enumerate((image.imag, image.real) if turned else (image.real, image.imag)):
+        image, _, found = augment_slice(one, random, None, (16, 16), transposed=transposed, noisy=0.0)
+        for axis, part in enumerate((image.imag, image.real) if transposed else (image.real, image.imag)):
             mm = part.abs()  # a conjugate has the imaginary part below 0
             step = float(mm.diff(dim=axis).mean())
             assert float(found[axis]) == pytest.approx((float(mm.mean()) - 100.0) * math.copysign(1.0, step), abs=1e-3)
@@ -133,7 +133,7 @@ def volume(phase: np.ndarray | None) -> Volume:
     return Volume(magnitude, (5.0, 1.0, 2.0), ((0.0,) * 4,) * 4, "SPL", False, "assumed", "", phase, te_ms=3.0)
 
 
-def test_training_slices_of_a_volume_leave_empty_ones_out():
+def test_empty_slices_of_a_volume_are_skipped():
     slices = slices_of(volume(np.full((3, 4, 5), 0.5, np.float32)))
     assert len(slices) == 2
     assert slices[0].spacing_mm == (1.0, 2.0) and slices[0].te_ms == 3.0 and math.isnan(slices[0].field_t)
@@ -151,7 +151,7 @@ def test_the_loss_is_the_mean_error_or_that_of_its_logarithm():
     assert float(FlowObjective().loss(error)) == pytest.approx(0.25)
 
 
-def test_large_groups_are_seen_more_rarely_a_slice_and_large_slices_as_often_as_small_ones():
+def test_slices_of_large_sessions_are_sampled_less_often_whatever_their_size():
     """Slices of both sizes that are seen in a number of batches, by session; the echo time tells which one."""
     kinds = {1.0: ("many", 64, 16), 2.0: ("few", 64, 4), 3.0: ("small", 32, 4)}
     slices = [

@@ -368,7 +368,7 @@ def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
         make_worker(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
 
 
-def test_a_worker_with_another_guess_of_fat_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rephase.pipeline.worker.fat_facts", lambda source: {"fat": {"sha256": "0" * 64}})
-    with pytest.raises(RequestError, match='the weights "fat" here are not those of the recipe'):
-        make_worker(tmp_path / "c.zarr", BuildOptions(phase="tissue"))
+def test_a_worker_with_another_estimate_of_fat_is_refused(tmp_path):
+    recipe = replace(resolve_build("", BuildOptions(phase="tissue")).recipe(), checkpoint_sha256="0" * 64)
+    with pytest.raises(RequestError, match="'fat': not the weights of the recipe"):
+        open_worker(str(tmp_path / "c.zarr"), recipe, {})
