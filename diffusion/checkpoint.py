@@ -54,7 +54,7 @@ class _Card:
 
     def __post_init__(self) -> None:
         if self.distillation is not None and self.steps is None:
-            raise ValueError("distillation without steps; expected a card of rephase distill")
+            raise ValueError("distillation: found no steps; expected a card of rephase distill")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ class LearnedGenerator(ABC):
         self.nfe = steps
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
-        self.gauge, self.grid_mm, self.weights_sha256 = checkpoint.gauge, grid_mm, checkpoint.sha256
+        self.weights_sha256: str | None = checkpoint.sha256
+        self.gauge, self.grid_mm = checkpoint.gauge, grid_mm
         self.network = for_inference(checkpoint.network, self.device)
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
