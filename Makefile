@@ -46,9 +46,9 @@ check: $(VENV)/.test links  ## lint, formatting and types
 
 # the package as one tree of links, since mypy does not follow the mapping of folders in pyproject.toml
 links:
-	rm -rf .links
-	mkdir -p .links/rephase
-	ln -s $(addprefix $(CURDIR)/,$(wildcard augment/*) diffusion cluster manifests) .links/rephase
+	@rm -rf .links
+	@mkdir -p .links/rephase
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard augment/*) diffusion cluster manifests) .links/rephase
 
 format: $(VENV)/.test  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .

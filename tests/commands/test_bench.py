@@ -10,11 +10,10 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from rephase.bench.arrays import make_arrays, write_arrays
 from rephase.bench.build import bench_build
 from rephase.bench.loader import bench_loader
 from rephase.bench.measure import BenchResult, Table, seconds_per_call
-from rephase.bench.phantom import make_magnitude, write_volumes
+from rephase.bench.phantom import make_arrays, make_magnitude, write_arrays, write_volumes
 from rephase.bench.plain import build_plainly
 from rephase.bench.rivals import Hdf5Slices, PlainZarrSlices, copy_to_hdf5, fastmri_slices
 from rephase.bench.sampler import bench_sampler, measure_submitters
