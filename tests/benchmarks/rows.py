@@ -73,7 +73,6 @@ def hold_rows(folder: Path, count: int) -> tuple[float, float, float, float, flo
     memory.append(_memory())
     builder.write(work.order())
     memory.append(max(_peak(), memory[-1]))
-    builder.close()
     grown = [(after - before) / 1e6 for before, after in pairwise(memory)]
     index = (Path(root) / INDEX_KEY).stat().st_size / 1e6
     return grown[0], grown[1], grown[2], time.process_time() - start, index

@@ -26,3 +26,10 @@ def test_a_benchmark_runs_from_its_command_line(tmp_path, monkeypatch, capsys):
     assert "Committing a volume: met" in capsys.readouterr().out
     assert run_benchmark(bench_store, lambda result: {"": False}) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rows_of_a_corpus_are_measured(tmp_path):
+    from tests.benchmarks.rows import hold_rows
+
+    *grown, cpu_s, index_mb = hold_rows(tmp_path, 20)
+    assert len(grown) == 3 and cpu_s > 0 and index_mb > 0
