@@ -43,7 +43,7 @@ def register(commands: Commands) -> None:
         "train",
         train_model,
         "train a model on magnitude/phase pairs",
-        "Train a phase model as a TOML configuration says: the manifest with real phase, the output folder, the\n"
+        "Train a phase model from a TOML configuration: the manifest with real phase, the output folder, the\n"
         "network, the optimisation. The checkpoint and its model card are written to the output folder. The same\n"
         "command resumes an interrupted training.",
         "rephase train brain.toml\nrephase train brain.toml --device cuda",
@@ -53,8 +53,8 @@ def register(commands: Commands) -> None:
         "distill",
         distill_model,
         "distil a model to 1, 2 or 4 sampling steps",
-        "Distil a trained model as a TOML configuration says: the teacher's checkpoint, the manifest with real phase,\n"
-        "the output folder, the number of sampling steps. The student's checkpoint holds that number, so --steps is\n"
+        "Distil a trained model from a TOML configuration: the teacher, the manifest with real phase, the output\n"
+        "folder, the number of sampling steps. The checkpoint of the student holds that number, so --steps is\n"
         "not needed to sample with it. The same command resumes an interrupted run.",
         "rephase distill two_steps.toml\nrephase distill two_steps.toml --device cuda",
     )
