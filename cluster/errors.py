@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rephase.errors import RephaseError
+from rephase.errors import RequestError
 
 
-class ClusterError(RephaseError):
+class ClusterError(RequestError):
     """There is no cluster to work on. The message says what was requested, what was found and how to fix it."""

@@ -10,8 +10,6 @@ from rephase.builder.estimate import Shape, measure_reading, measure_sizes, meas
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
-from rephase.builder.workers import check_cluster
-from rephase.cluster.kinds import find_cluster
 from rephase.cluster.local import local_shape
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
@@ -150,7 +148,6 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     RequestError
         If the build would refuse the request.
     """
-    check_cluster(options)
     store = find_corpus(root)
     build = resolve_build(root, options)
     device = choose_device() if build.uses_model else "cpu"
@@ -177,7 +174,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
         free_bytes=open_storage(root).free_bytes(),
         unreadable=sizes.unreadable,
-        job_script=find_cluster(options.cluster).job_script(options.cluster),
+        job_script=build.cluster.job_script(options.cluster),
     )
     if sizes.num_slices:
         per_volume, per_slice = measure_work(build, device, sizes.matrix)

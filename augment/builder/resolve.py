@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rephase.builder.options import BuildOptions
+from rephase.cluster.kinds import ClusterModule, find_cluster
 from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
@@ -32,6 +33,8 @@ class ResolvedBuild:
         Path or URL of the corpus.
     options
         As given.
+    cluster
+        Starts or joins the cluster of `--cluster`.
     phase
         One of `rephase.diffusion.phases.PHASES`.
     checkpoint
@@ -44,6 +47,7 @@ class ResolvedBuild:
 
     root: str
     options: BuildOptions
+    cluster: ClusterModule
     phase: str
     checkpoint: Checkpoint | None
     nfe: int
@@ -72,7 +76,7 @@ class ResolvedBuild:
 
 
 def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | None = None) -> ResolvedBuild:
-    """Resolve the options of a build and load its weights.
+    """Resolve the options of a build, load its weights and check its cluster, without starting anything.
 
     Parameters
     ----------
@@ -86,8 +90,10 @@ def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
     Raises
     ------
     RequestError
-        If the weights are missing or cannot be used, or options contradict each other.
+        If the value of `--cluster` is wrong, the weights are missing or cannot be used, or options contradict each
+        other.
     """
+    cluster = find_cluster(options.cluster)
     phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else default_phase())
     if options.steps is not None and not PHASES[phase].any_steps:
         raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
@@ -100,7 +106,7 @@ def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
             nfe, weights_sha256 = generator.nfe, generator.weights_sha256
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return ResolvedBuild(root, options, phase, checkpoint, nfe, weights_sha256)
+    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

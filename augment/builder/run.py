@@ -20,7 +20,6 @@ from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
 from rephase.builder.workers import (
     WorkerSetup,
-    check_cluster,
     connected,
     forget_workers,
     outcome_of_dead_worker,
@@ -101,7 +100,6 @@ def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
     RequestError
         If the request is wrong.
     """
-    check_cluster(options)
     store = find_corpus(root)
     resolved = resolve_build(root, options, checkpoint)
     if store is not None and options.cluster == "local":  # the device is known, so no worker need be started for this
@@ -124,7 +122,7 @@ def run_tasks(
     say = say or _say
     clear_timeouts(build.root)
     with ExitStack() as stack:
-        with connected(build.options, say) as connection:
+        with connected(build, say) as connection:
             setup, store = prepare(connection, build)
             say(f"dashboard: {connection.dashboard}")
             for line in setup.lines():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_environment, open_corpus
 from rephase.builder.resolve import ResolvedBuild
-from rephase.cluster.connect import ClusterRequest, Connection, check_spec, connect
-from rephase.cluster.errors import ClusterError
+from rephase.cluster.connect import ClusterRequest, Connection
 from rephase.cluster.metrics import install_metrics
 from rephase.cluster.window import Finished
 from rephase.cluster.worker_state import ask_workers, install_state, remove_state, worker_state
@@ -97,38 +95,16 @@ def run_task(state: str, task: Task) -> Outcome:
     return outcome
 
 
-def check_cluster(options: BuildOptions) -> None:
-    """Check the value of `--cluster` without starting anything; raises RequestError."""
-    with _as_request_errors():
-        check_spec(options.cluster)
-
-
-@contextmanager
-def _as_request_errors() -> Iterator[None]:
-    try:
-        yield
-    except ClusterError as error:
-        raise RequestError(str(error)) from None
-
-
-@contextmanager
-def connected(options: BuildOptions, say: Callable[[str], None]) -> Iterator[Connection]:
-    """Start or join the cluster of `--cluster`; RequestError if that fails."""
-    with ExitStack() as stack:
-        with _as_request_errors():
-            connection = stack.enter_context(
-                connect(
-                    options.cluster,
-                    ClusterRequest(
-                        num_workers=options.workers,
-                        memory_limit=options.memory_limit,
-                        dashboard_address=options.dashboard_address,
-                        preload=(__name__, "pydantic"),  # by which workers check the model card
-                        say=say,
-                    ),
-                )
-            )
-        yield connection
+def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractContextManager[Connection]:
+    """Start or join the cluster of a build; ClusterError if that fails."""
+    request = ClusterRequest(
+        num_workers=build.options.workers,
+        memory_limit=build.options.memory_limit,
+        dashboard_address=build.options.dashboard_address,
+        preload=(__name__, "pydantic"),  # by which workers check the model card
+        say=say,
+    )
+    return build.cluster.connect(build.options.cluster, request)
 
 
 def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
@@ -140,8 +116,7 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
         If they cannot build this corpus; it may have been created.
     """
     options = build.options
-    with _as_request_errors():
-        machines = ask_workers(connection.client, describe_machine)
+    machines = ask_workers(connection.client, describe_machine)
     device = common_device(machines, build.uses_model)
     classes = common_classes(machines, device, options.allow_mixed_devices)
     recipe = build.recipe(device)

@@ -10,10 +10,11 @@ import torch
 from tiny_network import TINY
 from volumes import write_volumes
 
-from rephase.builder import run as run_module
+from rephase.builder import resolve as resolve_module
 from rephase.builder import workers as workers_module
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
+from rephase.cluster import connect as connect_module
 from rephase.corpus.storage.local import LocalStorage
 from rephase.diffusion import checkpoint as checkpoint_module
 from rephase.diffusion.checkpoint import save_checkpoint
@@ -39,7 +40,8 @@ def counts(monkeypatch):
     for name in ("get", "exists", "get_range"):
         counted(LocalStorage, name, "root", lambda _, key, *rest: key == "zarr.json")
     counted(checkpoint_module, "load_file", "weights")
-    counted(run_module, "check_cluster", "cluster")
+    for module in (resolve_module, connect_module):
+        counted(module, "find_cluster", "cluster")
     return found
 
 
