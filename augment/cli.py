@@ -47,7 +47,7 @@ exit status: 0 all done; 1 some volumes failed or are damaged; 2 usage error; 13
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser with all sub-commands."""
+    """Return the parser with all sub-commands."""
     parser = argparse.ArgumentParser(
         prog="rephase",
         description=_DESCRIPTION,

@@ -214,7 +214,7 @@ class BuildOptions:
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> Self:
-        """Make options from Python values, where a text or path is parsed as on the command line.
+        """Return options from Python values; texts and paths are parsed as on the command line.
 
         Raises
         ------

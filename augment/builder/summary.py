@@ -141,7 +141,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def listed(failures: dict[str, Failure], what: str) -> list[str]:
-    """Say which volumes failed, by reason and one by one."""
+    """Format the volumes that failed, by reason and one by one."""
     if not failures:
         return []
     counts = Counter(failure.reason for failure in failures.values())

@@ -57,7 +57,7 @@ def test_batch_size_and_order_change_no_byte_and_the_seed_does(scheduler, tmp_pa
     assert len(shards) == 10 and all(other[name] != expected[name] for name in shards)
 
 
-def test_the_order_of_kept_columns_has_no_say(scheduler, tmp_path):
+def test_the_order_of_kept_columns_does_not_matter(scheduler, tmp_path):
     lines = [f"{line},{n},s{n}" for n, line in enumerate(write_volumes(tmp_path, 2).read_text().splitlines()[1:])]
     manifest = write_manifest(tmp_path / "m.csv", lines, "volume_id,path,age,site")
     root = tmp_path / "c.zarr"
@@ -98,7 +98,7 @@ def test_second_build_skips_and_index_is_in_manifest_order(scheduler, tmp_path):
     assert verify_corpus(root).problems == []
 
 
-def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited(scheduler, tmp_path):
+def test_a_bad_volume_stops_no_other_and_is_retried_only_on_request_or_if_edited(scheduler, tmp_path):
     manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
     (tmp_path / "v1.npy").unlink()
     (tmp_path / "text.nii.gz").write_text("not an image")
@@ -111,7 +111,7 @@ def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited
     text = "\n".join(first.lines())
     assert "2 volumes failed" in text and "v1.npy" in text and "text.nii.gz" in text
 
-    np.save(tmp_path / "v1.npy", phantom(1))  # mended, but nobody says so
+    np.save(tmp_path / "v1.npy", phantom(1))  # fixed, but without --retry-failed
     second = run_build(scheduler, manifest, root)
     assert (second.built, second.skipped, set(second.not_retried), second.exit_status) == (0, 2, {"v1", "text"}, 1)
     assert "--retry-failed" in "\n".join(second.lines())
@@ -126,7 +126,7 @@ def test_a_bad_volume_stops_no_other_and_is_tried_again_only_when_told_or_edited
     assert (fourth.built, fourth.exit_status, read_failures(str(root))) == (1, 0, {})
 
 
-def test_another_recipe_is_refused_with_what_differs_and_overwritten_when_told(scheduler, tmp_path):
+def test_another_recipe_is_refused_with_the_differences_and_overwritten_on_request(scheduler, tmp_path):
     manifest, root = write_volumes(tmp_path, 2), tmp_path / "c.zarr"
     run_build(scheduler, manifest, root)
     before = volume_bytes(root)
@@ -174,7 +174,7 @@ def test_what_a_run_did_is_in_its_log(scheduler, tmp_path):
     assert status.last_run is not None and status.last_run.ended and status.last_run.counts == {"built": 3}
 
 
-def test_the_status_counts_volumes_whose_outcome_came_too_late_to_be_seen(tmp_path):
+def test_the_status_counts_volumes_whose_outcome_was_not_received(tmp_path):
     root = str(tmp_path / "c.zarr")
     summary = BuildSummary(root, 4, built=3, num_slices=9, interrupted=True)
     with RunLog(root, {"num_volumes": 4}) as log:
@@ -238,7 +238,7 @@ def test_what_no_volume_survives_stops_the_build_and_blames_no_volume(scheduler,
     assert run_build(scheduler, manifest, root).built == 3
 
 
-def test_a_volume_that_is_gone_again_at_the_end_is_told_and_made_again(scheduler, tmp_path):
+def test_a_volume_that_vanished_at_the_end_is_reported_and_rebuilt(scheduler, tmp_path):
     manifest, root = write_volumes(tmp_path, 3), str(tmp_path / "c.zarr")
     options = BuildOptions(phase="smooth", cluster=scheduler)
 
@@ -261,7 +261,7 @@ def test_a_volume_that_is_gone_again_at_the_end_is_told_and_made_again(scheduler
 
 
 @pytest.mark.parametrize("document", ["{", '{"attributes": {}, "node_type": "group", "zarr_format": 3}'])
-def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_told(scheduler, tmp_path, document):
+def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_reported(scheduler, tmp_path, document):
     manifest, root = write_volumes(tmp_path, 3), tmp_path / "c.zarr"
     run_build(scheduler, manifest, root)
     before = read_index(root)
@@ -273,7 +273,7 @@ def test_a_damaged_receipt_of_an_earlier_manifest_keeps_its_row_and_is_told(sche
     assert f"rephase repair {root}" in summary.lines()[1]
     assert read_index(root).names == ["v1", "v2", "v0"]
     assert read_index(root).row(2) == before.row(0)
-    failing = run_build(scheduler, manifest, root)  # now it is asked for: its own task tells why
+    failing = run_build(scheduler, manifest, root)  # now it is requested: its own task reports the reason
     assert (failing.skipped, list(failing.failed), failing.unreadable) == (2, ["v0"], [])
     assert repair_corpus(str(root), RepairOptions(manifest=str(manifest))).restored == ["v0"]
     assert verify_corpus(root).problems == []

@@ -99,7 +99,7 @@ def commit_with(disk: Path, pages: int) -> str:
     return stopped_at
 
 
-def test_a_disk_that_fills_up_at_every_object_names_it_and_goes_on_to_equal_bytes(tmp_path, record_property):
+def test_a_disk_that_fills_up_at_every_object_names_it_and_resumes_to_equal_bytes(tmp_path, record_property):
     record_property("fault", FULL)
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
         stopped = {commit_with(disk, pages) for pages in range(0, 70, 3)}

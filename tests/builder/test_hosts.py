@@ -103,7 +103,7 @@ def _files(root: Path) -> dict[str, bytes]:
 @pytest.mark.reliability
 def test_a_build_over_tls_outlives_a_host_that_is_cut_off_and_comes_back(hosts, tmp_path):
     manifest = write_volumes(tmp_path, 20, 6, 64)
-    np.save(tmp_path / "waits.npy", make_magnitude(6, 64))  # its reader waits until it is told to go on
+    np.save(tmp_path / "waits.npy", make_magnitude(6, 64))  # its reader waits until the file appears
     waiting = [f"w{number},waits.npy,6,64,64\n" for number in range(20)]
     manifest.write_text(manifest.read_text() + "".join(waiting))
     go = tmp_path / "go"

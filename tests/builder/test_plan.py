@@ -52,14 +52,14 @@ def test_at_most_so_many_headers_are_read_spread_over_the_rows(tmp_path, monkeyp
     assert not sizes.exact and sizes.source == f"{len(read)} of 1000 headers"
 
 
-def test_rows_with_and_without_sizes_are_told_apart(tmp_path):
+def test_rows_with_and_without_sizes_are_distinguished(tmp_path):
     write_volumes(tmp_path, 1, (4, 20, 24))
     manifest = read_manifest(write_manifest(tmp_path / "m.csv", ["a,gone.npy,10,64,32,", "v0,v0.npy,,,,"], SIZED))
     sizes = measure_sizes(manifest, replicas=1)
     assert (sizes.num_slices, sizes.source) == (14, "the manifest and 1 of 2 headers")
 
 
-def test_a_plan_says_all_of_it_and_writes_nothing(tmp_path):
+def test_a_plan_reports_everything_and_writes_nothing(tmp_path):
     manifest = read_manifest(write_volumes(tmp_path, 3, (4, 40, 48)))
     before = sorted(tmp_path.rglob("*"))
     plan = make_plan(manifest, str(tmp_path / "c.zarr"), SMOOTH)

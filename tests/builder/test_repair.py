@@ -1,4 +1,4 @@
-"""Repair: exactly what is damaged is made again, byte for byte; what changed meanwhile is not replaced silently."""
+"""Repair: exactly the damaged volumes are rebuilt, byte for byte; a changed source replaces nothing silently."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_nothing_else_is_touched_and_a_sound_corpus_needs_no_workers(corpus, sch
     assert (summary.problems, summary.exit_status, summary.num_volumes) == ([], 0, len(NAMES))
 
 
-def test_a_dry_run_says_what_it_would_do_and_changes_nothing(corpus, scheduler):
+def test_a_dry_run_reports_and_changes_nothing(corpus, scheduler):
     flip(corpus / "volumes/v1/kspace/c.0.0.0")
     (corpus / INDEX_KEY).unlink()
     before = all_bytes(corpus.parent)

@@ -17,7 +17,7 @@ from rephase.pipeline.task import Task
 
 
 @pytest.mark.parametrize(("reason", "is_tried"), [("changed", True), ("unreadable", False)])
-def test_a_changed_volume_is_looked_at_again_so_that_overwrite_mends_it(reason: Reason, is_tried: bool) -> None:
+def test_a_changed_volume_is_checked_again_so_that_overwrite_fixes_it(reason: Reason, is_tried: bool) -> None:
     recipe = make_recipe(BuildOptions(phase="zero"))
     task = Task(ManifestRow(2, "a", "a.npy"), 0)
     failure = Failure(reason, "a: was committed from other bytes", row_fingerprint(task.row), recipe.hash)

@@ -93,7 +93,7 @@ def test_the_workers_devices_are_listed_and_logged(place, tmp_path):
     assert not [one for one in said if "versions differ" in one]
 
 
-def test_workers_without_this_package_are_told_from_others(place, tmp_path):
+def test_workers_without_this_package_are_distinguished(place, tmp_path):
     with place.worker(NO_PACKAGE):
         text = refusal(place, tmp_path)
     assert "workers cannot run this program" in text and "No module named 'rephase'" in text
@@ -111,7 +111,7 @@ def test_workers_with_another_version_of_this_package_are_refused(place, tmp_pat
         assert match in refusal(place, tmp_path)
 
 
-def test_other_versions_of_packages_are_said_in_one_line(place, tmp_path, recwarn):
+def test_other_versions_of_packages_are_reported_in_one_line(place, tmp_path, recwarn):
     changes = OTHER_VERSION.format(name="zarr") + "import dask\ndask.__version__ = '2020.1.0'\n"
     with place.worker(changes):
         recwarn.clear()

@@ -33,7 +33,7 @@ def all_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 COMMANDS = all_parsers(make_parser())
 
 
-def test_the_commands_are_there():
+def test_the_commands_exist():
     expected = {
         "manifest scan",
         "manifest check",

@@ -5,7 +5,7 @@ import csv
 from rephase.commands.demo import run_demo, write_demo_manifest
 
 
-def test_manifest_names_files_that_are_there(tmp_path):
+def test_manifest_names_files_that_exist(tmp_path):
     write_demo_manifest(tmp_path / "manifest.csv")
     with (tmp_path / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

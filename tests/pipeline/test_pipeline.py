@@ -71,7 +71,7 @@ def test_a_volume_is_built_with_everything_a_receipt_needs(tmp_path):
     assert np.abs(np.abs(np.fft.ifft2(kspace_of(tmp_path / "c.zarr", "a"), norm="ortho")).max() - target.max()) < 1e-4
 
 
-def test_nothing_of_the_source_but_its_pseudonyms_goes_on(tmp_path):
+def test_nothing_of_the_source_but_its_pseudonyms_is_stored(tmp_path):
     folder = tmp_path / "patient-miller"
     folder.mkdir()
     row = make_row(folder, volume_id="x7", source="miller-archive", extra=(("site", "north"),))
@@ -128,7 +128,7 @@ def test_committed_volume_is_skipped_wherever_its_file_lies(tmp_path):
     assert volume_bytes(tmp_path / "c.zarr") == before
 
 
-def test_changed_source_row_or_recipe_is_explained_and_overwritten_only_when_told(tmp_path):
+def test_changed_source_row_or_recipe_is_explained_and_overwritten_only_on_request(tmp_path):
     row, root = make_row(tmp_path, split="train"), tmp_path / "c.zarr"
     worker = make_worker(root)
     build_volume(Task(row), worker)
@@ -258,7 +258,7 @@ def test_only_faults_that_may_pass_are_tried_again(tmp_path, monkeypatch, error,
     assert outcome.disk_full == (getattr(error, "errno", None) == errno.ENOSPC)
 
 
-def test_a_fault_that_does_not_pass_is_given_up_after_two_retries(tmp_path, monkeypatch):
+def test_a_lasting_error_fails_the_volume_after_two_retries(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", (0.0, 0.0))
     calls, read = failing(9, OSError(errno.EIO, "input/output error"), pipeline.read_volume)
     monkeypatch.setattr(pipeline, "read_volume", read)

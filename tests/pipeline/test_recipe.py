@@ -119,7 +119,7 @@ def test_options_that_contradict_themselves_are_refused(changes, match):
         BuildOptions(**changes)
 
 
-def test_a_regression_says_so_with_its_weights():
+def test_a_regression_is_recorded_with_its_weights():
     weights = shipped_weights("regression")
     assert weights is not None
     recipe = make_recipe(BuildOptions(phase="regression"))

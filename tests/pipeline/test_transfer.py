@@ -61,7 +61,7 @@ def send_all(submitter, magnitude, batch_size: int | None, tile: int):
 
 
 class Noted:
-    """A submitter that notes what is asked of it; phasors are the numbers of the slices."""
+    """A submitter that records its calls; phasors are the numbers of the slices."""
 
     def __init__(self, ahead: int):
         self.ahead, self.notes = ahead, []
@@ -95,7 +95,7 @@ def test_so_many_batches_are_under_way_as_the_lane_may_have_and_land_in_order(ah
     assert seconds == [0.0, 4.0, 8.0]
 
 
-def test_on_cpu_a_lane_gives_what_the_generator_gives():
+def test_on_cpu_a_submitter_returns_what_the_generator_returns():
     generator = FlowGenerator(tiny_checkpoint(), 2)
     magnitude = make_magnitude(5, 20)
     magnitude.flags.writeable = False
@@ -226,7 +226,7 @@ GENERATORS = {
 @pytest.mark.parametrize(
     ("name", "conditions"), [("flow", Conditions()), ("flow", KNOWN), ("ddpm", KNOWN), ("regression", KNOWN)]
 )
-def test_sampling_reads_no_value_from_the_device_and_copies_none_there(name, conditions):
+def test_sampling_reads_no_value_from_the_device_and_copies_none_to_it(name, conditions):
     """On a device without values: what would make a program wait for a GPU cannot be done there, or is noted."""
     generator = GENERATORS[name]("meta")
     generator.tile = 2
@@ -250,7 +250,7 @@ def test_a_tile_costs_no_more_calls_than_a_slice():
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_a_tile_that_is_filled_up_gives_the_bytes_of_a_full_one(name):
+def test_a_padded_tile_has_the_bytes_of_a_full_one(name):
     generator, magnitude = GENERATORS[name]("cpu"), torch.from_numpy(make_magnitude(4, 21))
     generator.tile = 4
     full = generator.sample_phase(magnitude, keys(4), KNOWN)
@@ -329,7 +329,7 @@ def test_the_next_batch_is_copied_while_one_is_sampled():
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_gpu_with_little_memory_names_the_tile_that_fits_and_goes_on(tmp_path):
+def test_a_gpu_with_little_memory_names_the_tile_that_fits_and_continues(tmp_path):
     rows = read_manifest(write_volumes(tmp_path, 1, 2 * GPU_TILE, 1024))
     generator = make_generator("diffusion", None, 1, "cuda")
     worker = open_smooth_worker(tmp_path / "c.zarr")
