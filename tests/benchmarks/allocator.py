@@ -59,11 +59,11 @@ def bench_allocator(size: int = 256, slices: int = 4, rounds: int = 2, checkpoin
     rows: list[tuple[Value, ...]] = [
         (name, _say(settings[name]), *map(rounded, min(times, key=sum))) for name, times in found.items()
     ]
-    table = Table("CPU time of a slice", ("setting", "environment", "user (s)", "system (s)"), rows)
+    table = Table("CPU time per slice", ("setting", "environment", "user (s)", "system (s)"), rows)
     return BenchResult("allocator", machine, {"size": size, "slices": slices, "rounds": rounds}, [table], _NOTES)
 
 
-_NOTES = ["every process computes with one thread; other work on the machine hardly counts in CPU time"]
+_NOTES = ["every process computes with one thread; CPU time hardly depends on the load of the machine"]
 
 
 def _say(environ: Mapping[str, str]) -> str:

@@ -49,17 +49,17 @@ class Sleeper:
     weights_sha256 = None
     device = torch.device("cpu")
 
-    def __init__(self, seconds_a_slice: float) -> None:
-        self._seconds_a_slice = seconds_a_slice
+    def __init__(self, seconds_per_slice: float) -> None:
+        self._seconds_per_slice = seconds_per_slice
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Wait, then return zero phase."""
-        time.sleep(self._seconds_a_slice * len(magnitude))
+        time.sleep(self._seconds_per_slice * len(magnitude))
         return torch.ones(magnitude.shape, dtype=torch.complex64)
 
 
 def bench_overlap(
-    volumes_a_worker: int = 40,
+    volumes_per_worker: int = 40,
     num_slices: int = 8,
     size: int = 128,
     seconds: float = 1.0,
@@ -70,12 +70,12 @@ def bench_overlap(
 
     Parameters
     ----------
-    volumes_a_worker, num_slices, size
-        Of the build; `size` is height and width.
+    volumes_per_worker, num_slices, size
+        Size of the build; `size` is height and width.
     seconds
-        That a volume's sampling takes.
+        Sampling time per volume.
     workers
-        Worker processes.
+        Numbers of worker processes.
     folder
         Parent of the temporary folder; the system's default if None.
     """
@@ -84,8 +84,8 @@ def bench_overlap(
     with tempfile.TemporaryDirectory(prefix="rephase-overlap-", dir=folder) as temporary:
         for count in workers:
             place = Path(temporary) / str(count)
-            manifest = write_volumes(place, volumes_a_worker * count, num_slices, size)
-            rows.append(_row(manifest, str(place / "c.zarr"), count, volumes_a_worker, seconds, num_slices))
+            manifest = write_volumes(place, volumes_per_worker * count, num_slices, size)
+            rows.append(_row(manifest, str(place / "c.zarr"), count, volumes_per_worker, seconds, num_slices))
     settings = {"slices per volume": num_slices, "size": size, "sampling (s per volume)": seconds}
     return BenchResult("overlap", machine, settings, [Table("Overlap", _COLUMNS, rows)], _NOTES)
 
@@ -95,9 +95,9 @@ _COLUMNS = (
     "without overlap",
 )  # fmt: skip
 _NOTES = [
-    "of one worker, one after the other: what was asked of the sleeper, sampling as its lock was held (it wakes late "
-    "on a busy machine), other stages; wall: from the first task to the last commit",
-    "without overlap: sampling by sampling and other stages, the share that there would be with nothing side by side",
+    "sums per worker: requested waits; sampling, while its lock is held (a busy machine wakes late); other stages; "
+    "wall: from the first task to the last commit",
+    "without overlap: sampling / (sampling + other stages), the fraction if nothing overlapped",
 ]
 
 
@@ -109,7 +109,7 @@ def verdicts(result: BenchResult) -> dict[str, bool]:
 
 
 def _row(
-    manifest: Path, root: str, count: int, volumes_a_worker: int, seconds: float, num_slices: int
+    manifest: Path, root: str, count: int, volumes_per_worker: int, seconds: float, num_slices: int
 ) -> tuple[Value, ...]:
     options = BuildOptions(phase="zero", workers=count, dashboard_address="127.0.0.1:0")
     work = task_list(read_manifest(manifest), 1, retry_failed=False)
@@ -122,7 +122,7 @@ def _row(
     other = sum(stages[stage] for stage in _OTHER) / count
     sampling = stages["sample"] / count
     figures = (
-        seconds * volumes_a_worker,
+        seconds * volumes_per_worker,
         sampling,
         other,
         summary.seconds,
@@ -132,16 +132,16 @@ def _row(
     return count, work.num_volumes, *map(rounded, figures)
 
 
-def _prepare(seconds_a_slice: float, connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
+def _prepare(seconds_per_slice: float, connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
     setup, store = prepare_workers(connection, build)
     sleeping = replace(setup, state=f"{setup.state}-asleep")
-    install_state(connection.client, sleeping.state, prepare_sleeper, (setup, seconds_a_slice))
+    install_state(connection.client, sleeping.state, prepare_sleeper, (setup, seconds_per_slice))
     return sleeping, store
 
 
-def prepare_sleeper(setup: WorkerSetup, seconds_a_slice: float) -> WorkerContext:
+def prepare_sleeper(setup: WorkerSetup, seconds_per_slice: float) -> WorkerContext:
     """Prepare a worker process with the sleeper as its generator."""
-    return replace(prepare_worker(setup), generator=Sleeper(seconds_a_slice))
+    return replace(prepare_worker(setup), generator=Sleeper(seconds_per_slice))
 
 
 if __name__ == "__main__":
