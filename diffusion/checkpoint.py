@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors, and a JSON model card that says what they are."""
+"""Checkpoints: weights as safetensors, with a JSON model card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Steps = Annotated[int, Ge(1), Le(MOST_STEPS)]
 
 
 class CheckpointError(RephaseError):
-    """A checkpoint cannot be used; the message says which, why and what was expected."""
+    """A checkpoint cannot be used; the message names it, what was found and what was expected."""
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ def complex_normals(
     keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Sample for several slices what `complex_normal` samples for each, complex64 `(key height width)`."""
-    drawn = normals(keys, stream, 2 * height * width, device).reshape(len(keys), 2, height, width)
-    return torch.complex(drawn[:, 0], drawn[:, 1])
+    parts = normals(keys, stream, 2 * height * width, device).reshape(len(keys), 2, height, width)
+    return torch.complex(parts[:, 0], parts[:, 1])
 
 
 def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:

@@ -41,7 +41,8 @@ class Process:
         Makes what a student is trained for, from the teacher's settings and those of `rephase distill`; None if the
         process has no students.
     labels
-        "module:attribute" of the function that turns training slices into those that the process is trained on.
+        "module:attribute" of the function from training slices to those that the process is trained on; None if they
+        are the same.
     """
 
     objective: Callable[..., Objective]
@@ -119,7 +120,7 @@ def make_generator(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     found = process_of(checkpoint)
-    if found.generator is not None and found.phase != name:  # no generator: `make_learned` says so
+    if found.generator is not None and found.phase != name:  # without a generator `make_learned` raises
         raise CheckpointError(
             f"{_name(checkpoint)}: weights for --phase {found.phase}; expected some for {name}; take one or the other"
         )

@@ -30,14 +30,14 @@ def estimate_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tenso
     return share_below(local_mean(relative, spacing_mm), threshold)
 
 
-def estimate_axis(relative: Tensor, drawn: Tensor) -> Tensor:
+def estimate_axis(relative: Tensor, sampled: Tensor) -> Tensor:
     """Estimate the axis of the main field, as in `FieldSample`: the object continues along it.
 
     Parameters
     ----------
     relative
         Magnitude relative to a bright one, `(batch height width)`.
-    drawn
+    sampled
         Axes `(batch)`, used if as much of the object is at the upper and lower rim as at the sides.
     """
     inside = (relative > _OBJECT).float()
@@ -45,7 +45,7 @@ def estimate_axis(relative: Tensor, drawn: Tensor) -> Tensor:
         torch.cat((image[:, :_RIM], image[:, -_RIM:]), dim=1).mean(dim=(1, 2))
         for image in (inside, inside.transpose(1, 2))
     )
-    axis = torch.where(along - across > _CLEARLY_MORE, 0, drawn)
+    axis = torch.where(along - across > _CLEARLY_MORE, 0, sampled)
     return torch.where(across - along > _CLEARLY_MORE, 1, axis)
 
 

@@ -6,7 +6,7 @@ about as steep as measured ones. So this is not the real phase, but it is steep 
 field of view and beside air, growing with echo time and field strength. The fat fraction must be given, because
 brightness does not show it.
 
-The dipole field is that of a slice that goes on without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
+The dipole field is that of a slice that extends without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
 plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
 """
 
@@ -213,7 +213,7 @@ def dipole_kernel(along: Tensor, total: Tensor) -> Tensor:
 
 
 def _dipole_field(susceptibility: Tensor, spacing: Tensor, axis: Tensor) -> Tensor:
-    """In ppm; the slice goes on at its edges as it is there."""
+    """Compute the dipole field in ppm; the slice is extended by its edge values."""
     height, width = susceptibility.shape[1:]
     margins = [math.ceil(_MARGIN * size) for size in (height, width)]
     pads = (margins[1], margins[1], margins[0], margins[0])

@@ -84,12 +84,12 @@ class SourcePhase(NamedTuple):
         return phasor if self.rim_phase is None else phasor * self.rim_phase
 
 
-def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
+def shape_angle(white: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -> Tensor:
     """Compute smooth Gaussian random fields from independent normals.
 
     Parameters
     ----------
-    drawn
+    white
         float32 `(*batch height width)`, standard normal.
     spacing_mm
         Along height and width, `(*batch 2)`; NaN where not known.
@@ -101,17 +101,17 @@ def shape_angle(drawn: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -
     angle
         Radians, of the same shape.
     """
-    height, width = drawn.shape[-2:]
+    height, width = white.shape[-2:]
     cycles = math.pi / torch.nan_to_num(spacing_mm, nan=TYPICAL_SPACING_MM)[..., None]
     y, x = (
-        (cycles[..., axis, :] * torch.fft.fftfreq(size, device=drawn.device)).square()
+        (cycles[..., axis, :] * torch.fft.fftfreq(size, device=white.device)).square()
         for axis, size in enumerate((height, width))
     )
-    power = torch.zeros((), device=drawn.device)
+    power = torch.zeros((), device=white.device)
     for length, deviation in FIELDS[kind]:
         rows, columns = (_normalised(torch.exp(-(length**2) * square)) for square in (y, x))
         power = power + deviation**2 * rows[..., :, None] * columns[..., None, : width // 2 + 1]
-    angle: Tensor = torch.fft.irfft2(torch.fft.rfft2(drawn) * power.sqrt(), s=(height, width))
+    angle: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * power.sqrt(), s=(height, width))
     return angle
 
 
@@ -159,7 +159,7 @@ def source_phasors(
     positions = [place / (0.5 * CORRELATION_MM) for place in places]
     anchors = [math.floor(position) for position in positions]
     # cos^2 + sin^2 = 1 keeps the variance between two anchors
-    turns = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
+    angles = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
     here, there = (
         normals(
             [anchor_key(key, anchor + step) for key, anchor in zip(keys, anchors, strict=True)],
@@ -169,7 +169,7 @@ def source_phasors(
         )
         for step in (0, 1)
     )
-    cosines, sines = (from_scalars(map(f, turns), device)[:, None] for f in (math.cos, math.sin))
+    cosines, sines = (from_scalars(map(f, angles), device)[:, None] for f in (math.cos, math.sin))
     angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
         return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))

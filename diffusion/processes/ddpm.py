@@ -4,7 +4,7 @@
 2102.09672), and noise of modulus one and independent uniform phase in every pixel. Here `x_0` is the data, as in the
 papers on diffusion, not the source as in those on flows. The network sees `x_t` and the magnitude; what is predicted is
 `v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0` (Salimans & Ho, arXiv 2202.00512), which unlike the noise itself
-is worth predicting at every noise level. README.md says where the published code differs, and why this does.
+is worth predicting at every noise level. README.md lists where the published code differs, and why.
 """
 
 from __future__ import annotations

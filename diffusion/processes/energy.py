@@ -105,8 +105,8 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
     scores = []
     for axis in (2, 3):
         power = _steps(weight, axis)
-        *drawn, true = (_steps(one, axis) * (power[:, :1] + _SOFT).rsqrt() for one in (*samples, real))
-        scores.append(energy_score(drawn, true, power.sqrt()))
+        *sampled, true = (_steps(one, axis) * (power[:, :1] + _SOFT).rsqrt() for one in (*samples, real))
+        scores.append(energy_score(sampled, true, power.sqrt()))
     return 0.5 * (scores[0] + scores[1])
 
 
@@ -122,8 +122,8 @@ def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> T
     images = torch.stack((*samples, real, weight)) * weight[:, :1]
     *levels, magnitude = _ring_levels(images)
     floor = magnitude.amin(dim=1, keepdim=True).clamp(min=_LOWEST)
-    *drawn, true = ((level + floor).log() for level in levels)
-    return _score(drawn, true, _root_mean_square)
+    *sampled, true = ((level + floor).log() for level in levels)
+    return _score(sampled, true, _root_mean_square)
 
 
 def _ring_levels(images: Tensor) -> Tensor:

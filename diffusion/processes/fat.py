@@ -98,7 +98,7 @@ def check_fat(checkpoint: Checkpoint, source: str) -> None:
     Raises
     ------
     CheckpointError
-        They were trained with another one, or do not say with which.
+        They were trained with another one, or their card names none.
     """
     found, shipped = checkpoint.card.get("fat"), fat_facts(source).get("fat")
     if found != shipped:
