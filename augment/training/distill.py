@@ -24,9 +24,9 @@ _GAIN_BATCHES = 8
 def distill(config: DistillConfig, device: str = "cpu") -> Path:
     """Distil, or resume an interrupted run, and write the checkpoint of the student.
 
-    The student keeps the teacher's architecture and measured gauge. The number of its evaluations is in its card and is
-    what a sampler takes where none is asked for. The energy score takes no more of a teacher than its weights, so by
-    it a student can be taught further.
+    The student keeps architecture and measured gauge of the teacher. Its card holds the number of its evaluations,
+    which samplers use by default. The energy score needs only the weights of a teacher, so a student can be distilled
+    further.
 
     Parameters
     ----------
