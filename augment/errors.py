@@ -25,7 +25,7 @@ Reason = Literal[
 ]
 
 RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer --workers"
-"""The fix where memory was short; without --retry-failed the volume would not be retried."""
+"""The fix if memory was short; without --retry-failed the volume is not retried."""
 
 _LONGEST = 1000
 
@@ -64,7 +64,7 @@ def unwritable(root: str, error: OSError) -> RequestError:
 
 
 def unreadable(root: str, error: OSError) -> RequestError:
-    """Say that a corpus cannot be looked at, and why."""
+    """Return the error for a corpus that cannot be read."""
     return RequestError(
         f"{root}: cannot be read ({one_line(error.strerror or error)}); expected a corpus that this user may read"
     )

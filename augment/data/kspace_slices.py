@@ -204,8 +204,8 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
         if unknown or not kept.any():
             present = everything.different(column)
             shown = ", ".join(str(word) or "(none)" for word in present[:10]) + (", ..." if len(present) > 10 else "")
-            asked = ", ".join(sorted(map(str, unknown or allowed)))
-            raise RequestError(f"{root}: no volumes with {column} {asked}; the corpus has: {shown}")
+            requested = ", ".join(sorted(map(str, unknown or allowed)))
+            raise RequestError(f"{root}: no volumes with {column} {requested}; the corpus has: {shown}")
         columns = columns.take(np.flatnonzero(kept))
     return columns
 

@@ -64,7 +64,7 @@ def _forget_clients() -> None:
 os.register_at_fork(after_in_child=_forget_clients)
 
 
-def _client(timeout_s: float) -> Any:  # noqa: ANN401 -- botocore makes the class when it is asked
+def _client(timeout_s: float) -> Any:  # noqa: ANN401 - botocore creates the class at run time
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION")
     key = (timeout_s, *map(os.environ.get, names))
     with _making:
@@ -254,7 +254,7 @@ class S3Storage:
         return sum(entry["Size"] for page in self._pages(self._folder("")) for entry in page.get("Contents", ()))
 
     def free_bytes(self) -> int | None:
-        """Return None: an object store has no limit that could be asked for."""
+        """Return None: an object store reports no limit."""
         return None
 
     def clear_partials(self) -> None:
