@@ -212,7 +212,7 @@ class RepairSummary:
     def lines(self) -> list[str]:
         """Format it for a person."""
         lines = problem_lines(self.problems)
-        if self.dry_run:
+        if self.dry_run and self.problems:
             lines.append(f"would rebuild {len(self.damaged) - len(self.failed)} volumes{self._written('rewrite')}")
         elif self.problems:
             lines.append(
