@@ -14,7 +14,7 @@ def register(commands: Commands) -> None:
     """Add the command."""
     needs = {name: f"; needs the extra {kind.extra}" if kind.extra else "" for name, kind in EXPORTS.items()}
     width = max(map(len, EXPORTS))
-    formats = "\n".join(f"  {name:{width}}  {kind.summary}{needs[name]}" for name, kind in EXPORTS.items())
+    formats = "\n".join(f"  {name:{width}}  {kind.help}{needs[name]}" for name, kind in EXPORTS.items())
     default = next(iter(EXPORTS))
     export = add_command(
         commands,

@@ -55,7 +55,7 @@ class ExportFormat:
         Has the functions of `Exporter`.
     suffix
         Of a volume's file; empty if a volume is a directory.
-    summary
+    help
         One line of `--help`.
     compressions
         What `--compression` accepts.
@@ -65,7 +65,7 @@ class ExportFormat:
 
     module: str
     suffix: str
-    summary: str
+    help: str
     compressions: tuple[str, ...] = ("none",)
     extra: str = ""
     package: str = ""

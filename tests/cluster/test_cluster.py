@@ -37,7 +37,7 @@ from rephase.cluster.worker_state import ask_workers, install_state, remove_stat
         ("", "expected local"),
     ],
 )
-def test_what_is_not_understood_is_refused_before_anything_starts(spec, match):
+def test_unknown_values_are_refused_before_anything_starts(spec, match):
     with pytest.raises(ClusterError, match=match):
         check_spec(spec)
     with pytest.raises(ClusterError, match=match), connect(spec):
@@ -54,7 +54,7 @@ def test_a_scheduler_that_does_not_answer_is_named():
         pass
 
 
-def test_a_server_that_says_nothing_is_given_up():
+def test_a_server_that_never_answers_times_out():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=f"--cluster {address}: no answer within 0.5 s"):  # noqa: SIM117
@@ -75,7 +75,7 @@ def test_tls_without_certificates_is_refused():
         pass
 
 
-def test_workers_that_do_not_come_are_counted(scheduler):
+def test_missing_workers_are_counted(scheduler):
     with connect(scheduler) as connection, pytest.raises(ClusterError, match=r"2 of 3 workers came within 0.3 s"):
         wait_for_workers(connection.client, 3, 0.3, scheduler)  # the scheduler itself may take as long as it likes
 
@@ -101,7 +101,7 @@ def test_an_impossible_dashboard_address_is_refused(address):
         free_address(address)
 
 
-def test_state_is_made_once_per_process_and_shared(scheduler):
+def test_state_is_created_once_per_process_and_shared(scheduler):
     with connect(scheduler) as connection:
         install_state(connection.client, "test", worker_tasks.make_state, ("x",))
         answers = [one.value for one in run_window(connection, worker_tasks.read_state, iter(range(40)), str) if one]
@@ -114,7 +114,7 @@ def test_state_is_made_once_per_process_and_shared(scheduler):
         assert isinstance(gone[0], ClusterError)
 
 
-def test_what_a_workers_setup_raises_comes_back(scheduler):
+def test_an_error_in_a_workers_setup_is_raised(scheduler):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with connect(scheduler) as connection:
         with pytest.raises(ValueError, match="this worker is not ready"):
@@ -127,7 +127,7 @@ def test_state_outside_of_a_task_is_an_error():
         worker_state("test")
 
 
-def test_every_worker_is_asked(scheduler):
+def test_a_function_runs_on_every_worker(scheduler):
     with connect(scheduler) as connection:
         answers = ask_workers(connection.client, worker_tasks.os.getpid)
         assert len(set(answers.values())) == connection.num_workers() == 2
@@ -149,7 +149,7 @@ def test_the_window_is_bounded(scheduler):
     assert returned == len(taken) == 100
 
 
-def test_an_error_in_the_function_comes_back_with_its_item(scheduler):
+def test_an_error_in_the_function_is_returned_with_its_item(scheduler):
     with connect(scheduler) as connection:
         found = [one for one in run_window(connection, worker_tasks.raise_on_bad, iter(["a", "bad"]), str) if one]
     by_item = {one.item: one for one in found}
@@ -157,7 +157,7 @@ def test_an_error_in_the_function_comes_back_with_its_item(scheduler):
     assert str(by_item["bad"].error) == "bad item" and not by_item["bad"].worker_lost
 
 
-def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
+def test_an_item_that_kills_workers_is_found_and_others_finish():
     """One cluster of its own, because its workers die."""
     items = ["poison", *(f"item{number}" for number in range(12))]
     with connect("local", ClusterRequest(num_workers=2, dashboard_address="127.0.0.1:0")) as connection:
@@ -177,7 +177,7 @@ def test_poison_is_found_neighbours_come_through_and_state_is_made_again():
     assert_gone([children[pid] for pid in after.values()])
 
 
-def test_a_result_that_dies_with_its_worker_is_made_again(tmp_path):
+def test_a_result_lost_with_its_worker_is_computed_again(tmp_path):
     """Dask keeps a result on the worker that made it until it is fetched."""
     with connect("local", ClusterRequest(num_workers=1, dashboard_address="127.0.0.1:0")) as connection:
         install_state(connection.client, "test", worker_tasks.make_state, ("again",))
@@ -235,7 +235,7 @@ def test_workers_are_forked_from_one_process_without_threads_or_a_gpu(monkeypatc
     assert {answer["threads_of_parent"] for answer in seen} == {1}
 
 
-def test_workers_are_deaf_to_ctrl_c(scheduler):
+def test_workers_ignore_ctrl_c(scheduler):
     with connect(scheduler) as connection:
         blocked = ask_workers(connection.client, worker_tasks.blocked_signals)
     assert all(signal.SIGINT in signals for signals in blocked.values())
@@ -287,7 +287,7 @@ def _environment(process):
         return {}
 
 
-def test_a_killed_worker_leaves_no_line_about_what_it_shared():
+def test_a_killed_worker_causes_no_warning_about_shared_resources():
     program = TESTS / "leaves_a_lock.py"
     environment = dict(os.environ)
     environment.pop("PYTHONWARNINGS", None)  # what a user asks to see is shown

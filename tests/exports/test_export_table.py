@@ -47,7 +47,7 @@ def test_the_document_lists_every_format_and_extra():
     text = (PROJECT / "augment/EXPORTS.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
     assert {name: row.split(" | ")[0] for name, row in rows.items() if name in EXPORTS} == {
-        name: kind.summary for name, kind in EXPORTS.items()
+        name: kind.help for name, kind in EXPORTS.items()
     }
     for name, kind in EXPORTS.items():
         assert f"`{kind.extra}`" in rows[name] if kind.extra else "`" not in rows[name]

@@ -55,7 +55,7 @@ def values_of(root, name):
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_fastmri_files_hold_every_array_and_nothing_else_is_there(tmp_path, corpus, compression):
+def test_fastmri_files_have_every_array_and_the_folder_nothing_else(tmp_path, corpus, compression):
     out = tmp_path / "out"
     summary = export_corpus(corpus, out, ExportOptions(compression=compression))
     assert (summary.written, summary.exit_status) == (4, 0)
@@ -96,7 +96,7 @@ def test_acquisition_names():
     assert fastmri_acquisition("CORPDFS_FBK") == "CORPDFS_FBK"
 
 
-def test_a_second_run_writes_nothing_and_a_changed_volume_is_written_anew(tmp_path, corpus):
+def test_a_second_run_writes_changed_volumes_only(tmp_path, corpus):
     out = tmp_path / "out"
     for kind in ("fastmri", "bart", "ismrmrd"):
         options = ExportOptions(file_format=kind)
@@ -129,7 +129,7 @@ def test_other_options_make_files_stale(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("kind", ["fastmri", "ismrmrd"])
-def test_a_torn_file_is_written_anew(tmp_path, corpus, kind):
+def test_a_truncated_file_is_written_again(tmp_path, corpus, kind):
     out = tmp_path / "out"
     options = ExportOptions(file_format=kind)
     export_corpus(corpus, out, options)
@@ -181,7 +181,7 @@ def test_wrong_requests_start_nothing(tmp_path, corpus):
         export_corpus(corpus, out, ExportOptions(by_split=True))
 
 
-def test_strangers_are_left_alone(tmp_path, corpus):
+def test_foreign_files_are_not_touched(tmp_path, corpus):
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")

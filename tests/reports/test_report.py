@@ -320,7 +320,7 @@ def test_corpora_without_a_volume_or_with_failures_alone(tmp_path):
     assert any("killed" in row[-1] for row in page.rows)
 
 
-def test_damaged_volume_says_so_and_the_others_are_shown(tmp_path):
+def test_a_damaged_volume_is_reported_and_the_others_are_shown(tmp_path):
     make_corpus(tmp_path / "c.zarr", good={}, bad={}, unread={})
     (tmp_path / "c.zarr/volumes/bad/kspace/c.0.0.0").write_bytes(b"torn")
     (tmp_path / "c.zarr/volumes/unread/zarr.json").write_bytes(b"{")
@@ -330,7 +330,7 @@ def test_damaged_volume_says_so_and_the_others_are_shown(tmp_path):
     assert "Unreadable receipts: unread." in page.text
 
 
-def test_volumes_of_an_earlier_manifest_that_failed_now_are_told_apart(tmp_path):
+def test_failed_volumes_of_an_earlier_run_are_marked(tmp_path):
     make_corpus(tmp_path / "c.zarr", v={})
     with RunLog(str(tmp_path / "c.zarr"), {}) as log:
         log.record(Outcome("v", "failed", "changed", "volume v (x): was committed from other bytes"), "", "")

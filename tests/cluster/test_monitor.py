@@ -27,26 +27,26 @@ from rephase.manifests.parse import read_manifest
 MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+1\s+1\s.*building", re.S)
 """Of seven volumes five are built, one failed and one is left."""
 
-TOLD = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8, "last_failures": [], "ended": ""}
+PROGRESS = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8, "last_failures": [], "ended": ""}
 
 
-def test_pace_counts_the_last_minutes_only():
-    pace = Rate(100.0)
-    assert pace.per_second() is None and pace.seconds_left(5) is None
+def test_a_rate_is_that_of_the_last_minutes():
+    rate = Rate(100.0)
+    assert rate.per_second() is None and rate.seconds_left(5) is None
     for second in range(0, 51):
-        pace.add(second, 1000 * second)  # what was skipped
+        rate.add(second, 1000 * second)  # what was skipped
     for second in range(51, 400):
-        pace.add(second, 50_000 + 2 * (second - 50))
-    assert pace.per_second() == pytest.approx(2.0)
-    assert pace.seconds_left(100) == pytest.approx(50.0)
+        rate.add(second, 50_000 + 2 * (second - 50))
+    assert rate.per_second() == pytest.approx(2.0)
+    assert rate.seconds_left(100) == pytest.approx(50.0)
 
 
-def test_pace_keeps_few_moments_however_often_it_is_told():
-    pace = Rate(100.0)
+def test_a_rate_keeps_few_moments():
+    rate = Rate(100.0)
     for step in range(100_000):
-        pace.add(step / 100, step)
-    assert len(pace._seen) < 60
-    assert pace.per_second() == pytest.approx(100.0, rel=0.01)
+        rate.add(step / 100, step)
+    assert len(rate._seen) < 60
+    assert rate.per_second() == pytest.approx(100.0, rel=0.01)
 
 
 def test_counters_add_up_over_threads():
@@ -69,15 +69,15 @@ def test_counters_add_up_over_threads():
     assert now["seconds"] == {"sample": 2000.0, "read": 4.0}
 
 
-def test_the_watching_keeps_a_bounded_number_of_builds():
-    watching = BuildMonitor()
+def test_the_monitor_keeps_a_bounded_number_of_builds():
+    monitor = BuildMonitor()
     for number in range(100):
-        watching.update(str(number), TOLD)
-    assert len(watching.builds) == 20 and "99" in watching.builds
+        monitor.update(str(number), PROGRESS)
+    assert len(monitor.builds) == 20 and "99" in monitor.builds
 
 
-def test_what_a_build_tells_is_shown_and_cannot_be_markup():
-    failing = {**TOLD, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
+def test_reports_of_a_build_are_shown_and_escaped():
+    failing = {**PROGRESS, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
     builds = {"one": Build(progress=failing)}
     assert build_cells(builds["one"])[:5] == ("c<b>.zarr", "10", "4", "1", "5")
     assert "c&lt;b&gt;.zarr" in builds_html(builds) and "<b>.zarr" not in builds_html(builds)
