@@ -105,7 +105,8 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
     _load_batch(corpus)
     _print(f"\nDone in {time.monotonic() - begin:.0f} s.")
     _print(f"report:    {report.resolve().as_uri()} (pictures of every volume)")
-    _print(f"dashboard: http://{BuildOptions.dashboard_address}/rephase, only while a build runs (the exact address is above)")
+    address = f"http://{BuildOptions.dashboard_address}/rephase"
+    _print(f"dashboard: {address}, only while a build runs (the exact address is above)")
     return 0
 
 
