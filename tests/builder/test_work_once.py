@@ -10,11 +10,10 @@ import torch
 from tiny_network import TINY
 from volumes import write_volumes
 
-from rephase.builder import resolve as resolve_module
 from rephase.builder import workers as workers_module
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.cluster import connect as connect_module
+from rephase.cluster import scheduler as scheduler_module
 from rephase.corpus.storage.local import LocalStorage
 from rephase.diffusion import checkpoint as checkpoint_module
 from rephase.diffusion.checkpoint import save_checkpoint
@@ -40,8 +39,7 @@ def counts(monkeypatch):
     for name in ("get", "exists", "get_range"):
         counted(LocalStorage, name, "root", lambda _, key, *rest: key == "zarr.json")
     counted(checkpoint_module, "load_file", "weights")
-    for module in (resolve_module, connect_module):
-        counted(module, "find_cluster", "cluster")
+    counted(scheduler_module, "check", "cluster")
     return found
 
 
