@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
 from rephase.cluster import scheduler as scheduler_module
 from rephase.corpus.storage.local import LocalStorage
-from rephase.diffusion import checkpoint as checkpoint_module
 from rephase.diffusion.checkpoint import save_checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.manifests.parse import read_manifest
@@ -38,7 +38,7 @@ def counts(monkeypatch):
 
     for name in ("get", "exists", "get_range"):
         counted(LocalStorage, name, "root", lambda _, key, *rest: key == "zarr.json")
-    counted(checkpoint_module, "load_file", "weights")
+    counted(Path, "read_bytes", "weights", lambda path: path.suffix == ".safetensors")
     counted(scheduler_module, "check", "cluster")
     return found
 
