@@ -57,14 +57,14 @@ def build(
     -------
     summary
         Volumes built, skipped and failed, each failure with its reason. `summary.exit_status` is that of the command;
-        after Ctrl-C `summary.interrupted` is set and what is committed stays.
+        after Ctrl-C `summary.interrupted` is set and committed volumes remain.
 
     Raises
     ------
     RephaseError
-        The manifest or an option is wrong, or another builder holds the corpus; nothing was built.
+        The manifest or an option is invalid, or another builder holds the lease; no volume was built.
     TypeError
-        There is no option of that name.
+        An option name is unknown.
     """
     from rephase.builder.run import build as build_corpus
 
@@ -73,7 +73,7 @@ def build(
 
 
 def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) -> Plan:
-    """Compute what `build` would do with the same arguments: volumes, slices, bytes, memory, time. Starts nothing."""
+    """Compute the dry run of `build` with the same arguments: volumes, slices, bytes, memory, time."""
     from rephase.builder.plan import make_plan
 
     resolved = _build_options(options)
@@ -81,14 +81,14 @@ def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) ->
 
 
 def status(corpus: str | os.PathLike[str]) -> CorpusStatus:
-    """Read what is committed, what the last run did, and what failed and why. Works while the corpus is built."""
+    """Read the committed volumes, the state of the last run, and the failures with reasons, also during a build."""
     from rephase.builder.status import read_status
 
     return read_status(os.fspath(corpus))
 
 
 def verify(corpus: str | os.PathLike[str], *, workers: int | None = None) -> VerifyResult:
-    """Check every checksum and invariant of a corpus; `result.ok` says whether nothing is wrong.
+    """Check every checksum and invariant of a corpus; `result.ok` is True if no problem was found.
 
     `workers` is the number of threads; one per core where None.
     """
@@ -107,7 +107,7 @@ def repair(
     progress: bool = True,
     **options: object,
 ) -> RepairSummary:
-    """Check a corpus and rebuild exactly what is damaged.
+    """Check a corpus and rebuild only its damaged parts.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def repair(
     checkpoint
         The weights that the corpus was made with; those that ship or that the run log names where None.
     dry_run
-        Report what would be done; change nothing.
+        Report the planned changes without making any.
     delete_unexpected
         Delete objects in the corpus that belong to no volume.
     progress
@@ -213,7 +213,7 @@ def add_phase(
     field_t
         Field strength.
     seed
-        Equal seeds give equal phase on machines of one kind.
+        Equal seeds produce equal phase on machines of one type.
     generator
         As `rephase build --phase`, "real" excepted; or a generator of your own (`rephase.diffusion.generators`).
 
@@ -259,7 +259,7 @@ def add_phase(
 
 @lru_cache(maxsize=4)
 def _generator(name: str) -> PhaseGenerator:
-    """Load a generator once; its weights take longer to load than a slice to sample."""
+    """Load a generator once; loading its weights takes longer than sampling a slice."""
     from rephase.diffusion.devices import choose_device
     from rephase.diffusion.phases import generated_phases
     from rephase.diffusion.registry import make_generator
@@ -270,7 +270,7 @@ def _generator(name: str) -> PhaseGenerator:
 
 
 def _build_options(options: Mapping[str, object]) -> BuildOptions:
-    """Return the options of a build, by the names of the command line; texts are parsed as there."""
+    """Return the options of a build, by their command-line names; texts are parsed as on the command line."""
     from rephase.builder.options import ARGUMENTS, BuildOptions
 
     _check_names("build", options, ARGUMENTS)
@@ -298,7 +298,7 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
 
 
 def _write_rows(rows: list[Mapping[str, object]], corpus: str) -> Path:
-    """Write rows as a manifest beside the corpus, with absolute paths."""
+    """Write rows as a manifest next to the corpus, with absolute paths."""
     from rephase.corpus.storage.base import run_folder
     from rephase.manifests.manifest import PATH_COLUMNS
     from rephase.text import is_url

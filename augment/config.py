@@ -1,7 +1,7 @@
 """Configurations: TOML files and mappings, checked against frozen dataclasses.
 
-A configuration is a plain dataclass. Types and the annotations below say what a key may hold; what several keys must
-hold together is checked in `__post_init__` by raising `ValueError`. The text under a field describes its key.
+A configuration is a plain dataclass. Types and the annotations below define the values of each key; constraints between
+keys are checked in `__post_init__` by raising `ValueError`. The docstring under a field describes its key.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_config(path: str | PathLike[str], kind: type[T], error: type[RephaseErr
     kind
         Dataclass; a field without a default must be given.
     error
-        What is raised.
+        Exception class to raise.
 
     Raises
     ------
@@ -140,7 +140,8 @@ def _adapter(kind: type[Any], allow_unknown: bool) -> TypeAdapter[Any]:
     config = ConfigDict(
         extra="ignore" if allow_unknown else "forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
-    # pydantic refuses a configuration beside a bare dataclass; inside a union it takes it, for nested ones too
+    # pydantic rejects `config` for a bare dataclass, but accepts it inside a union, where it also applies to nested
+    # ones
     optional: Any = kind | None
     return TypeAdapter(optional, config=config)
 
@@ -148,7 +149,7 @@ def _adapter(kind: type[Any], allow_unknown: bool) -> TypeAdapter[Any]:
 def _problem(kind: type[DataclassInstance], error: ErrorDetails) -> str:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
     where = f"{key}: " if key else ""
-    if error["type"] == "json_invalid":  # values that JSON cannot hold, such as half a surrogate pair
+    if error["type"] == "json_invalid":  # values that JSON cannot represent, such as a lone surrogate
         return error["msg"]
     if error["type"] == "missing":
         return f"{where}not found; add it"
@@ -166,7 +167,7 @@ def _problem(kind: type[DataclassInstance], error: ErrorDetails) -> str:
     return f"{where}found {found}; expected {expected}"
 
 
-def _keys(kind: Any, path: tuple[str | int, ...]) -> list[str]:  # noqa: ANN401  # a type as annotations hold it
+def _keys(kind: Any, path: tuple[str | int, ...]) -> list[str]:  # noqa: ANN401  # a type as it appears in annotations
     for part in path:
         hint = get_type_hints(kind).get(str(part))
         kind = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)

@@ -1,4 +1,4 @@
-"""Counts what a worker process has done. Independent of Dask."""
+"""Counters of a worker process: volumes, slices, bytes and seconds. Independent of Dask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of all errors, the errors of one volume (recorded, never fatal to a build) and of a whole request."""
+"""Base class of all errors; errors of one volume (recorded, never fatal to a build) and of an entire request."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VolumeError(RephaseError):
 
 
 class RequestError(RephaseError):
-    """The request as a whole is wrong; nothing was started. The message has one line per problem."""
+    """The request is invalid; no work was started. The message has one line per problem."""
 
 
 def unwritable(root: str, error: OSError) -> RequestError:
@@ -71,5 +71,5 @@ def unreadable(root: str, error: OSError) -> RequestError:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Check whether an error says that a disk, or the user's quota on it, is full."""
+    """Check whether an error reports that a disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

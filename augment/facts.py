@@ -1,7 +1,8 @@
-"""The facts of a volume: what a manifest or a header may say of it, each defined in one line.
+"""The facts of a volume that a manifest or header may state, each defined in one line.
 
 Manifest columns, row hashes, receipt checks, index columns, the attributes and filters of loaders and the attributes of
-exported files all follow from `VolumeFacts`. To add a fact, add a line there and set it in the readers that know it.
+exported files all follow from `VolumeFacts`. To add a fact, add a line to it and set the field in the readers that can
+determine it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Kind = Literal["text", "number", "triple", "flag"]
 
 @dataclass(frozen=True)
 class Fact:
-    """How a fact is checked, and where it goes.
+    """How a fact is checked, and where it is stored.
 
     Attributes
     ----------
@@ -30,21 +31,21 @@ class Fact:
     meaning
         A few words for documents.
     words
-        The values that a manifest may give to a text; empty: any line of text.
+        Permitted values of a text in a manifest; empty: any line of text.
     unit
         Of a number or triple.
     may_be_zero
         Whether a number may be 0; it is never negative.
     in_manifest
-        Whether it is a manifest column. It then enters the row hash, since it changes what is stored.
+        Whether it is a manifest column. It then enters the row hash, since it changes the stored data.
     in_receipt
         Whether a committed volume keeps it.
     in_index
-        Whether the index has it, so that loaders give it as an attribute and filter by it.
+        Whether it is an index column, which loaders provide as an attribute and as a filter.
     in_exports
         Whether exported HDF5 files have it as an attribute.
     always
-        Whether receipts, indexes, exports and row hashes name it where it is unknown, too, as those of the first
+        Whether receipts, indexes, exports and row hashes include it even if it is unknown, as those of the first
         version do. Leave it False for a new fact: whatever lacks the fact then keeps its bytes and hashes.
     """
 
@@ -65,7 +66,7 @@ class Fact:
 
     @property
     def expected(self) -> str:
-        """What `accepts` accepts, for messages."""
+        """Description of the accepted values, for messages."""
         sign = ">=" if self.may_be_zero else ">"
         words = {
             "text": "a string",
@@ -76,7 +77,7 @@ class Fact:
         return f"{words[self.kind]} or null"
 
     def accepts(self, value: object) -> bool:
-        """Check a JSON value."""
+        """Check whether a JSON value is valid for this fact."""
         match self.kind:
             case _ if value is None:
                 return True
@@ -100,7 +101,7 @@ def _fact(kind: Kind, meaning: str, **where: Any) -> Any:  # noqa: ANN401 - the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeFacts:
-    """What is known of a volume; None where it is unknown. Manifest rows, headers and volumes have these fields."""
+    """Facts of a volume; None if unknown. Manifest rows, headers and volumes have these fields."""
 
     split: str | None = _fact("text", "part of the data set", words=SPLITS, always=True)
     anatomy: str | None = _fact("text", "part of the body", always=True)
@@ -122,18 +123,18 @@ def facts_where(**properties: object) -> tuple[str, ...]:
 
 
 def known_facts(*sources: VolumeFacts) -> dict[str, Any]:
-    """Return every fact as the first of the sources that knows it has it; None where none does."""
+    """Return every fact, taken from the first source that has it; None if no source does."""
     found = ((name, (getattr(source, name) for source in sources)) for name in FACTS)
     return {name: next((value for value in values if value is not None), None) for name, values in found}
 
 
 def hashed_facts(facts: VolumeFacts) -> dict[str, Any]:
-    """Return the facts that count in a row's hash: those of the first version always, a later one where it is set."""
+    """Return the facts that enter the row hash: always those of the first version, later ones if set."""
     values = {name: getattr(facts, name) for name in facts_where(in_manifest=True)}
     return {name: value for name, value in values.items() if FACTS[name].always or value is not None}
 
 
 def receipt_facts(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that a receipt holds, as JSON: those of the first version always, a later one where known."""
+    """Return the facts stored in a receipt, as JSON: always those of the first version, later ones if known."""
     kept = {name: known[name] for name in facts_where(in_receipt=True) if FACTS[name].always or known[name] is not None}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

@@ -1,7 +1,7 @@
 """The table of file formats that can be read: one row per reader.
 
-It stands below `manifests` and `readers` because both need it: a manifest's column `format` holds these names, and a
-reader is found by them. Rows name the reader's module as text, so nothing is imported here.
+It is imported by both `manifests` and `readers`: a manifest's column `format` contains these names, and a
+reader is found by them. Rows name the reader's module as text, so no reader is imported here.
 """
 
 from __future__ import annotations

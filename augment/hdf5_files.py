@@ -16,7 +16,7 @@ _SIGNATURE = b"GCOL"
 _START = _SIGNATURE + b"\x01\0\0\0"
 _HEADER_BYTES = 16
 _MOST_OBJECTS = 1 << 16  # object numbers have two bytes
-_LARGEST_SHARED_READ = 1 << 20  # larger metadata is read by a call of its own, from its first byte
+_LARGEST_SHARED_READ = 1 << 20  # larger metadata is read by a separate call, from its first byte
 
 
 @contextmanager
@@ -62,7 +62,7 @@ class _Guarded(io.FileIO):
             place = part.find(_SIGNATURE, place + 1)
 
     def _is_endless(self, place: int) -> bool:
-        """Whether a heap has an object of size zero, or one that exceeds the heap."""
+        """Check whether a heap has an object of size zero, or one that exceeds the heap."""
         start = os.pread(self.fileno(), _HEADER_BYTES, place)
         if not start.startswith(_START) or len(start) < _HEADER_BYTES:
             return False  # coincidence in other data; or truncated, which the library detects

@@ -1,4 +1,4 @@
-"""Write and read the ISMRMRD header of a volume: XML after the schema of ISMRMRD 1.x.
+"""Write and read the ISMRMRD header of a volume: XML by the schema of ISMRMRD 1.x.
 
 x is readout, the height here; y is phase encoding, the width; z is the slice.
 """
@@ -109,7 +109,7 @@ _LARGEST_HEADER = 1 << 20
 
 @dataclass(frozen=True)
 class FastmriFacts(VolumeFacts):
-    """What the ISMRMRD header and the attributes of a fastMRI file say; None where they do not.
+    """Facts from the ISMRMRD header and the attributes of a fastMRI file; None if absent.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
     Parameters
     ----------
     header
-        The dataset `ismrmrd_header`, bytes or text. A header that is no well-formed XML says nothing.
+        The dataset `ismrmrd_header`, bytes or text. A header that is not well-formed XML is treated as empty.
     acquisition
         The attribute `acquisition`, such as AXT1POST or CORPDFS_FBK: the plane, then the contrast.
     """
@@ -158,7 +158,7 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
 
 def _parse(header: object) -> ElementTree.Element | None:
     text = header.decode("utf-8", "replace") if isinstance(header, bytes) else header
-    # no ISMRMRD header has a DOCTYPE, and without one there is no entity to expand
+    # ISMRMRD headers have no DOCTYPE; rejecting one rules out entity expansion
     if not isinstance(text, str) or len(text) > _LARGEST_HEADER or "<!DOCTYPE" in text:
         return None
     try:

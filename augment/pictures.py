@@ -69,14 +69,14 @@ def phase_palette() -> NDArray[np.uint8]:
 
 
 def phase_index(image: NDArray[np.complex64]) -> NDArray[np.uint8]:
-    """Return the index into `phase_palette` (plain half) of each pixel's angle; pi and -pi are equal."""
+    """Return the index into `phase_palette` (plain colours) of each pixel's angle; pi and -pi are equal."""
     steps = np.rint((np.angle(image) + np.pi) * (NUM_HUES / (2 * np.pi)))
     index: NDArray[np.uint8] = (steps % NUM_HUES).astype(np.uint8)
     return index
 
 
 def signal_mask(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which pixels of a slice `(height width)` belong to the object.
+    """Return the object mask of a slice, bool `(height width)`.
 
     The threshold is relative to the 99th percentile; at least 0.1 % of the maximum, for slices that are almost empty.
     """
@@ -86,7 +86,7 @@ def signal_mask(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def picture_magnitude(magnitude: NDArray[np.float32]) -> Picture:
-    """Draw a magnitude slice `(height width)`, white at the 99.5th percentile of its object."""
+    """Render a magnitude slice `(height width)`, white at the 99.5th percentile of its object."""
     inside = magnitude[signal_mask(magnitude)]
     white = float(np.percentile(inside, _PERCENTILE)) if inside.size else 0.0
     shown, step = _thinned(magnitude)
@@ -95,7 +95,7 @@ def picture_magnitude(magnitude: NDArray[np.float32]) -> Picture:
 
 
 def picture_phase(image: NDArray[np.complex64], signal: NDArray[np.bool_]) -> Picture:
-    """Draw the phase of a complex slice `(height width)`, faded without signal, grey where it is zero."""
+    """Render the phase of a complex slice `(height width)`, faded without signal, grey where it is zero."""
     magnitude = np.abs(image)
     index = phase_index(image) + NUM_HUES * (~signal).astype(np.uint8)
     index[magnitude <= _ROUNDING_OF_MAXIMUM * magnitude.max()] = NOTHING
@@ -104,7 +104,7 @@ def picture_phase(image: NDArray[np.complex64], signal: NDArray[np.bool_]) -> Pi
 
 
 def picture_kspace(magnitude: NDArray[np.float32]) -> Picture:
-    """Draw the logarithm of `|kspace|` `(height width)`, white at its maximum, black `DECADES` powers of ten below."""
+    """Render log `|kspace|` `(height width)`, white at its maximum, black `DECADES` powers of ten below."""
     shown, step = _thinned(magnitude)
     peak = float(magnitude.max())
     grey = np.zeros(shown.shape)
@@ -115,7 +115,7 @@ def picture_kspace(magnitude: NDArray[np.float32]) -> Picture:
 
 
 def colour_wheel(side: int = 120) -> Picture:
-    """Draw the legend of the phase colours: a ring, angle 0 to the right, growing counter-clockwise."""
+    """Render the legend of the phase colours: a ring, angle 0 on the right, increasing counter-clockwise."""
     position = np.arange(side) - (side - 1) / 2
     points = (position[None, :] - 1j * position[:, None]).astype(np.complex64)
     radius = np.abs(points) / (side / 2)

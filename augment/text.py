@@ -1,4 +1,4 @@
-"""Format and parse sizes, time spans, counts and errors. Imports nothing of ours, so that light commands stay light."""
+"""Format and parse sizes, time spans, counts and errors. Without imports from the package, for a fast start."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def install_hint(extra: str) -> str:
 
 
 def parse_count(text: str) -> int:
-    """Parse a whole number of 1 or more; ValueError for anything else."""
+    """Parse an integer of 1 or more; ValueError for anything else."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ValueError(f"{text!r}; expected a whole number of 1 or more")
     return int(text)

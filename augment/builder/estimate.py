@@ -49,7 +49,7 @@ class Sizes:
 
     @property
     def source(self) -> str:
-        """Where the sizes come from: the manifest, or how many headers."""
+        """Source of the sizes: the manifest, or the number of headers read."""
         if not self.headers_read:
             return "the manifest"
         of = f"{self.headers_read} of {self.num_rows} headers"
@@ -123,9 +123,9 @@ READ_SECONDS = 5.0
 
 
 def measure_reading(manifest: Manifest) -> float:
-    """Return the time to read a voxel, in seconds, from a few volumes spread over the manifest; 0 if none can be read.
+    """Measure the time to read a voxel, in seconds, on a few volumes spread over the manifest; 0 if none can be read.
 
-    If there are several, the first is not counted: it loads the libraries.
+    With several volumes, the first is not counted: reading it also loads the libraries.
     """
     step = -(-len(manifest) // READ_VOLUMES)
     begin = time.perf_counter()
@@ -134,7 +134,7 @@ def measure_reading(manifest: Manifest) -> float:
         start = time.perf_counter()
         try:
             volume = read_volume(manifest[number])
-        except Exception:  # the build reports what is wrong with it  # noqa: S112
+        except Exception:  # the build reports the error  # noqa: S112
             continue
         timed.append((time.perf_counter() - start, volume.magnitude.size))
         if time.perf_counter() - begin > READ_SECONDS:
@@ -149,7 +149,7 @@ def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> 
     Returns
     -------
     per_volume, per_slice
-        Seconds per volume without its slices, and per slice of this (height, width), in one worker.
+        Seconds per volume excluding its slices, and per slice of this (height, width), in one worker.
     """
     recipe = build.recipe(device)
     few, many = recipe.tile.slices, 3 * recipe.tile.slices

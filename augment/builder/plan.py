@@ -1,4 +1,4 @@
-"""`rephase plan`: what a build would do and need, without starting it."""
+"""`rephase plan`: the dry run of a build, with its volumes, bytes, memory and time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan:
     num_volumes, num_committed, num_slices, num_bytes
         Volumes requested; volumes of these that are committed; slices and bytes on disk of all requested ones.
     sizes_from
-        Where the sizes come from: the manifest, or how many headers.
+        Source of the sizes: the manifest, or the number of headers read.
     num_workers, worker_bytes, needed_bytes
         Number of workers; memory limit of each, None if a scheduler sets it; memory that the largest volume needs.
     too_large
@@ -40,14 +40,14 @@ class Plan:
     exact
         True if every size is known, none extrapolated.
     seconds, seconds_per_slice, seconds_per_volume
-        Of the build of what is not committed; in one worker, per slice, and per volume without its slices. None if no
-        size is known.
+        Seconds to build the volumes that are not committed; seconds in one worker per slice, and per volume excluding
+        its slices. None if no size is known.
     free_bytes
         Free space on the disk of the corpus, None if unknown.
     unreadable
         (volume, reason) of the headers that could not be read.
     job_script
-        The script that a batch system would get; None without one.
+        The script that would be submitted to a batch system; None without one.
     """
 
     corpus: str
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes that the disk lacks for the volumes that are not committed."""
+        """Bytes missing on the disk for the volumes that are not committed."""
         if self.free_bytes is None or not self.num_volumes:
             return 0
         return max(int(self.num_bytes * self._open_part) - self.free_bytes, 0)
@@ -81,11 +81,11 @@ class Plan:
         return 1 - self.num_committed / self.num_volumes if self.num_volumes else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the plan as a JSON object."""
         return {**asdict(self), "missing_bytes": self.missing_bytes}
 
     def lines(self) -> list[str]:
-        """Format it for a person."""
+        """Format the plan as lines of text."""
         tile = self.recipe["tile"]
         model = f", {self.recipe['nfe']} network evaluations per slice" if self.recipe["nfe"] else ""
         exact = "" if self.exact else "about "
@@ -134,7 +134,7 @@ class Plan:
 
 
 def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Callable[[], None] | None = None) -> Plan:
-    """Compute what `builder.run.build` would do with the same arguments; starts no worker and writes nothing.
+    """Compute what `builder.run.build` would do with the same arguments; start no worker and write no file.
 
     Parameters
     ----------

@@ -128,7 +128,8 @@ def split_failed(
 ) -> Iterator[Task]:
     """Yield the tasks but those that failed in an earlier run with the same row and recipe, which go to `not_retried`.
 
-    A volume that had `changed` is checked again: that is cheap, and `--overwrite` or the old source fixes it.
+    A volume that had `changed` is checked again: the check is cheap, and `--overwrite` or the old source fixes the
+    problem.
     """
     for task in tasks:
         failure = failures.get(task.name)

@@ -1,4 +1,4 @@
-"""What a corpus and its run log record of how it was built: recipe, manifest, weights. For repairs."""
+"""Read how a corpus was built from the corpus and its run log: recipe, manifest, weights. Used by repairs."""
 
 from __future__ import annotations
 

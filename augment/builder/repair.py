@@ -1,4 +1,4 @@
-"""`rephase repair`: rebuild the damaged volumes of a corpus, byte for byte, and rewrite its documents; nothing else."""
+"""`rephase repair`: rebuild only the damaged volumes of a corpus, byte for byte, and rewrite its documents."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class RepairOptions:
     Attributes
     ----------
     manifest
-        Names the sources; None uses that of the latest run in the run log.
+        Path of the manifest that lists the sources; None uses that of the latest run in the run log.
     checkpoint
         Weights; None tries those that are installed and those in the run log.
     dry_run
-        Report what would be done; change nothing.
+        Report the planned changes without making any.
     delete_unexpected
         Delete orphan objects, which belong to no volume of the corpus.
     build
-        Where it runs, and whether rebuilt volumes may differ from the damaged ones (`overwrite`); options that change
+        Cluster, and whether rebuilt volumes may differ from the damaged ones (`overwrite`); options that change
         bytes come from the recipe of the corpus.
     """
 
@@ -64,7 +64,7 @@ def repair_corpus(
     progress: Progress | None = None,
     bar: bool = True,
 ) -> RepairSummary:
-    """Check a corpus and repair exactly what is wrong with it.
+    """Check a corpus and repair only its damaged parts.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def repair_corpus(
     root = open_storage(root).root
     if options.dry_run:
         return _Repair(root, options, progress).summary
-    root_attributes(open_storage(root))  # check that there is a corpus before anything is written beside it
+    root_attributes(open_storage(root))  # check that the corpus exists before anything is written next to it
     with Lease(root, options.build.break_lease) as lease:
         repair = _Repair(root, options, progress)
         try:
@@ -98,7 +98,7 @@ def repair_corpus(
 
 
 class _Repair:
-    """One repair: what is wrong, what is recorded of it, and the steps that repair it."""
+    """One repair: the problems found, the records of the damaged volumes, and the steps of the repair."""
 
     def __init__(self, root: str, options: RepairOptions, progress: Progress | None) -> None:
         self._options = options
@@ -123,7 +123,7 @@ class _Repair:
         self._tasks = self._make_tasks()
 
     def _read_manifest(self) -> tuple[Manifest | None, str]:
-        """Read the manifest, which the order of the index needs too; it may be missing if no volume is damaged."""
+        """Read the manifest, which also determines the index order; it may be missing if no volume is damaged."""
         path = self._options.manifest or recorded_manifest(self._store.root)
         if path is None:
             if self._found.damaged:
@@ -144,7 +144,7 @@ class _Repair:
         return replace(self._options.build, **recipe), checkpoint
 
     def _record(self, name: str) -> ExpectedVolume:
-        """Gather what the index and, if it can be read, the receipt record of a volume."""
+        """Return the recorded facts of a volume, from the index and, if readable, the receipt."""
         digest = self._index_digests.get(name)
         try:
             receipt = self._store.receipt(name)
@@ -230,7 +230,7 @@ class _Repair:
         (self.summary.restored if same else self.summary.replaced).append(outcome.name)
 
     def _order(self) -> list[str]:
-        """Return the order of the index: its own if it names every volume, else that of the manifest."""
+        """Return the volume names in index order: the present index's if complete, else the manifest's."""
         names = {*self._store.names(), *self._tasks}
         present = list(read_names(self._store.storage))
         if self._manifest is None or names <= set(present):

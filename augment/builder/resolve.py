@@ -1,4 +1,4 @@
-"""From the options of a build to what they mean: phase, loaded weights, and the recipe on a kind of device."""
+"""Resolve the options of a build: phase generator, loaded weights, and the recipe for a device type."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class ResolvedBuild:
 
     @property
     def uses_model(self) -> bool:
-        """Whether workers run a network, on a GPU if they have one."""
+        """Whether workers run a network (on a GPU, if they have one)."""
         return self.checkpoint is not None
 
     def recipe(self, device: str = "cpu") -> Recipe:
-        """Return the recipe on a kind of device, "cpu" or "cuda": the slices per network call depend on it."""
+        """Return the recipe for a device type, "cpu" or "cuda", which determines the slices per network call."""
         tile = Tile()
         if self.checkpoint is not None:
             slices = 1 if device == "cpu" else GPU_TILE
@@ -119,7 +119,7 @@ def _load(phase: str, options: BuildOptions) -> Checkpoint:
 
 
 def make_recipe(options: BuildOptions, device: str = "cpu") -> Recipe:
-    """Resolve options to their recipe on a kind of device; errors as in `resolve_build`."""
+    """Resolve options to the recipe for a device type; errors as in `resolve_build`."""
     return resolve_build("", options).recipe(device)
 
 

@@ -336,7 +336,7 @@ def _say(line: str) -> None:
 
 
 def _kill_on_next_interrupt() -> None:
-    """Let a second Ctrl-C end the program at once; worker processes notice that and end too."""
+    """Exit at once on the next Ctrl-C; worker processes detect this and exit too."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The state of one run, folded from the lines of its log: for `status`, `status --watch` and `report`."""
+"""The state of one run, accumulated from the lines of its log; used by `status`, `status --watch` and `report`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _LAST_FAILURES = 5
 
 
 class RunState:
-    """What a run has done so far.
+    """The progress of a run so far.
 
     Attributes
     ----------
     name
-        Of its log.
+        Name of its log.
     facts
-        What its first and last line record.
+        Fields recorded in its first and last line.
     started, last
         Time of its first and last line, in seconds since 1970.
     counts
         Volumes by status: `built`, `skipped`, `failed`.
     num_slices, num_bytes
-        Of the volumes built; bytes before compression.
+        Slices and bytes (before compression) of the volumes built.
     stage_seconds
-        By stage, summed over volumes and workers.
+        Seconds by stage, summed over volumes and workers.
     failures
-        The latest few, as (volume, reason, message).
+        The most recent failures, as (volume, reason, message).
     ended
-        False while it runs, or if it was killed.
+        False while it is running or if it was killed.
     """
 
     def __init__(self, name: str, lines: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -52,33 +52,33 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        """From its first to its last line."""
+        """Seconds between the first and the last line of the log."""
         return self.last - self.started
 
     @property
     def num_volumes(self) -> int:
-        """Volumes that were requested."""
+        """Number of requested volumes."""
         return int(self.facts.get("num_volumes", 0))
 
     @property
     def num_left(self) -> int:
-        """Volumes that have no outcome yet."""
+        """Number of volumes without an outcome."""
         return max(self.num_volumes - self.counts.total(), 0)
 
     @property
     def end(self) -> str | None:
-        """How it ended, in words; None while it runs, or if it was killed."""
+        """How the run ended, in words; None while it is running or if it was killed."""
         if not self.ended:
             return None
         return "interrupted" if self.facts.get("interrupted") else self.facts.get("stopped") or "ended"
 
     @property
     def is_complete(self) -> bool:
-        """True if it ended and every requested volume has an outcome."""
+        """Whether the run ended and every requested volume has an outcome."""
         return self.ended and not self.facts.get("num_open")
 
     def take(self, line: Mapping[str, Any]) -> None:
-        """Add the next line of the log; a line without a time is passed over."""
+        """Add the next line of the log; lines without a timestamp are ignored."""
         moment = line.get("time")
         if not isinstance(moment, int | float):
             return
@@ -106,7 +106,7 @@ class RunState:
         self._slices.add(self.last, self.num_slices)
 
     def _take_end(self, line: Mapping[str, Any]) -> None:
-        """The last line also counts volumes whose outcome came too late to be logged."""
+        """Set the end of the run. Its line also counts volumes whose outcome came too late to be logged."""
         self.ended = True
         for status in ("built", "skipped"):
             if line.get(status):
@@ -115,22 +115,22 @@ class RunState:
         self.num_bytes = line.get("num_bytes", self.num_bytes)
 
     def slices_per_second(self) -> float | None:
-        """Return the rate of the last minute while it runs, else that of the whole run; None if it is unknown."""
+        """Return slices per second: over the last minute while running, else over the entire run; None if unknown."""
         rate = None if self.ended else self._slices.per_second()
         if rate is None and self.num_slices and self.seconds > 0:
             rate = self.num_slices / self.seconds
         return rate
 
     def seconds_left(self) -> float | None:
-        """Estimate the time until it ends, from the rate of the last minutes; None if it is unknown."""
+        """Estimate the remaining time in seconds from the recent rate; None if it is unknown."""
         return None if self.ended else self._volumes.seconds_left(self.num_left)
 
     def describe_counts(self) -> str:
-        """Format the volumes by status."""
+        """Format the number of volumes by status."""
         return ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()) if count) or "none yet"
 
     def line(self) -> str:
-        """Format the whole run as one line."""
+        """Format the run as one line."""
         began = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.num_slices and self.seconds else ""
         end = self.end or "not ended: running, or killed"
@@ -141,7 +141,7 @@ class RunState:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the state as a JSON object."""
         return {
             "name": self.name,
             "started": self.started,
@@ -161,6 +161,6 @@ def read_run_state(root: str, name: str) -> RunState:
 
 
 def read_run_states(root: str) -> list[RunState]:
-    """Read the state of every run in the log, oldest first; those without a line are passed over."""
+    """Read the state of every run in the log, oldest first; runs without any line are skipped."""
     runs = (read_run_state(root, name) for name in run_names(root))
     return [run for run in runs if run.started]

@@ -1,4 +1,4 @@
-"""The run log beside a corpus, `<corpus>.run/`: what every run did, and which volumes failed. Not part of the corpus.
+"""The run log beside a corpus, `<corpus>.run/`: outcomes of every run, and failed volumes. Not part of the corpus.
 
 `runs/<time>.jsonl` has one line for the start, for every volume and for the end; `failures.json` lists the volumes that
 failed and were not built since, `strikes.json` those that a dying worker was building and that must be retried alone.
@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Strike:
-    """A volume that a dying worker was building, and that was neither built nor given up since."""
+    """A volume that a worker was building when it died, and that has neither been built nor marked as failed since."""
 
     row: str
     recipe_hash: str
@@ -61,7 +61,7 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write the buffered lines."""
         self.flush()
 
     def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
@@ -81,7 +81,7 @@ class RunLog:
             self.flush()
 
     def strike(self, name: str, row: str, recipe_hash: str) -> None:
-        """Log that a dying worker was building a volume; kept for the next run, in case this one ends first."""
+        """Log a volume that a worker was building when it died; the next run reads it if this one ends first."""
         self.strikes[name] = Strike(row, recipe_hash)
         self._write_strikes()
         self._line({"event": "strike", "name": name})
@@ -103,7 +103,7 @@ class RunLog:
         self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
         self._write_lines()
         self._written = time.monotonic()
-        # an object store receives the whole log each time, so a longer log is written less often
+        # an object store receives the complete log each time, so a longer log is written less often
         self._write_every_s = max(_WRITE_EVERY_S, 20 * (self._written - start))
 
     def _replace(self, key: str, document: Mapping[str, Any]) -> None:

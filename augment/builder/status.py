@@ -1,4 +1,4 @@
-"""`rephase status`: what of a corpus is committed, what failed, and what the latest run did or does."""
+"""`rephase status`: committed and failed volumes of a corpus, and the state of the latest run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def read_status(root: str) -> CorpusStatus:
 class Follower:
     """Follows the newest run of a corpus; only new lines of its log are read.
 
-    `run` is its state, None before the first `look` and while there is no run.
+    `run` is its state, None before the first `look` and without any run.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class Follower:
         self._offset = 0
 
     def look(self) -> None:
-        """Read what is new; a newer run replaces the one that was followed."""
+        """Read the new lines of the log; switch to a newer run as soon as one starts."""
         names = run_names(self.root)
         if names and (self.run is None or names[-1] != self.run.name):
             self.run, self._offset = RunState(names[-1]), 0

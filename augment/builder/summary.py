@@ -21,7 +21,7 @@ _NAMED = 5
 
 @dataclass
 class BuildSummary:
-    """What a build did.
+    """The result of a build.
 
     Attributes
     ----------
@@ -63,18 +63,18 @@ class BuildSummary:
 
     @property
     def num_open(self) -> int:
-        """Volumes not processed."""
+        """Number of volumes not processed."""
         return self.num_volumes - self.built - self.skipped - len(self.failed) - len(self.not_retried)
 
     @property
     def exit_status(self) -> int:
-        """0 all done, 1 some volumes are missing, 130 interrupted: the exit status of the command."""
+        """Exit status of the command: 0 complete, 1 volumes are missing, 130 interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.not_retried or self.vanished or self.unreadable or self.stopped else 0
 
     def take(self, outcome: Outcome) -> None:
-        """Count the outcome of a volume; the caller, who knows the row, adds a failure to `failed`."""
+        """Count the outcome of a volume; the caller has the row and adds failures to `failed`."""
         if outcome.status == "built":
             self.built += 1
             self.num_slices += outcome.num_slices
@@ -170,7 +170,7 @@ class RepairSummary:
     damaged
         Volumes to rebuild.
     restored, replaced
-        Of these: rebuilt with the same bytes; rebuilt with other bytes, since that was accepted or nothing is recorded.
+        Of these: rebuilt with the same bytes; rebuilt with other bytes, which was accepted or could not be compared.
     failed
         Volumes that could not be rebuilt, with the reason.
     documents
@@ -197,7 +197,7 @@ class RepairSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 no errors are left, 1 some are, 130 interrupted: the exit status of the command."""
+        """Exit status of the command: 0 no errors remain, 1 errors remain, 130 interrupted."""
         if self.interrupted:
             return 130
         if self.dry_run:

@@ -66,7 +66,7 @@ class WorkerSetup:
 
 
 def prepare_worker(setup: WorkerSetup) -> WorkerContext:
-    """Prepare a worker process; on another kind of machine than the first ones it raises, and does not join."""
+    """Prepare a worker process; raise, so that it does not join, if its machine type differs from the first one's."""
     environment = environment_class(setup.device)
     if environment not in setup.classes and not setup.allow_mixed:
         raise RequestError(f"this worker is on another kind of machine ({describe_class(environment)}): {MIXED_HELP}")

@@ -1,4 +1,4 @@
-"""`rephase bench sampler`, `build` and `loader`."""
+"""The commands `rephase bench sampler`, `build` and `loader`."""
 
 from __future__ import annotations
 

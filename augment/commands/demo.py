@@ -39,7 +39,7 @@ def show_demo(arguments: argparse.Namespace) -> CommandResult:
 Command = Callable[[Sequence[str]], int]
 
 
-# volume_id, package, file in it, manifest columns; the Siemens mosaics inside nibabel hold a ramp, no image
+# volume_id, package, file in it, manifest columns; the Siemens mosaics inside nibabel contain a ramp, not an image
 _VOLUMES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("nifti-diffusion-0", "nibabel", "tests/data/example4d.nii.gz", {"frame": "0", "contrast": "DWI"}),
     ("nifti-diffusion-1", "nibabel", "tests/data/example4d.nii.gz", {"frame": "1", "contrast": "DWI"}),

@@ -1,4 +1,4 @@
-"""What a command returns, and the argument parsers and progress bar that several commands share."""
+"""The result of a command, and the argument parsers and progress bar shared by commands."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ count, size, names = argument(parse_count), argument(parse_size), argument(parse
 
 
 def whole(text: str) -> int:
-    """Parse a whole number of 0 or more, for argparse."""
+    """Parse an integer of 0 or more, for argparse."""
     return 0 if text == "0" else count(text)
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Parse comma-separated whole numbers of 1 or more, for argparse."""
+    """Parse comma-separated integers of 1 or more, for argparse."""
     return tuple(count(part.strip()) for part in text.split(","))
 
 

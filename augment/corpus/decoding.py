@@ -1,6 +1,6 @@
 """Read single slices of a shard: one read for its index, one for the chunk; every checksum is checked.
 
-The decoding half of the format, without `zarr`, so that a slice costs a few system calls. A test compares it with plain
+Decoding without `zarr`, so that reading a slice takes only a few system calls. A test compares it with plain
 `zarr`.
 """
 
@@ -21,7 +21,7 @@ from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.storage.base import Storage
 from rephase.errors import RephaseError
 
-# Blosc's own threads do not survive a fork, and without them equal values give equal bytes.
+# Blosc's own threads do not survive a fork; without them, equal values produce equal bytes.
 numcodecs.blosc.use_threads = False
 
 _CRC_BYTES = 4
@@ -96,12 +96,12 @@ def _decoded_bytes(body: NDArray[np.uint8]) -> int:
 
 
 def decode_shard(data: bytes, layout: ArrayLayout, num_chunks: int) -> Iterator[NDArray[Any]]:
-    """Decode the chunks of a whole shard in order.
+    """Decode all chunks of a shard in order.
 
     Raises
     ------
     ShardError
-        If a chunk is missing, truncated or fails its checksum, or if the shard holds more than its chunks.
+        If a chunk is missing, truncated or fails its checksum, or if the shard contains anything besides its chunks.
     """
     size = index_bytes(layout.chunks_per_shard)
     index = parse_index(data[-size:], layout.chunks_per_shard)
@@ -144,7 +144,7 @@ def fetch(storage: Storage, key: str, start: int, length: int) -> Bytes:
 def read_plain(storage: Storage, key: str, start: int, layout: ArrayLayout) -> NDArray[Any] | None:
     """Read a chunk that blosc stored uncompressed directly into a new array, and check its crc32c.
 
-    Returns None for any other chunk and for a truncated one; `decode_chunk` then reports what is wrong.
+    Returns None for any other chunk and for a truncated one; `decode_chunk` then reports the error.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _plain_bytes(layout: ArrayLayout) -> int:
 
 
 class SliceReader:
-    """Reads slices of arrays. It caches shard indexes and holds no open file, so it may be forked.
+    """Reads slices of arrays. It caches shard indexes and keeps no file open, so it may be forked.
 
     Parameters
     ----------

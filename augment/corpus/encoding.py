@@ -1,6 +1,6 @@
-"""The encoding half of the format: `zarr` encodes arrays in memory, as shards and metadata documents.
+"""Encode arrays in memory with `zarr`, as shards and metadata documents.
 
-`rephase.corpus.decoding` is the decoding half. Equal values give equal bytes, so that the checksums of a volume are
+`rephase.corpus.decoding` decodes them. Equal values produce equal bytes, so that the checksums of a volume are
 known before it is written.
 """
 

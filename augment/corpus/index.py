@@ -51,7 +51,7 @@ def index_document(columns: Mapping[str, Sequence[Any]]) -> Iterator[bytes]:
     Parameters
     ----------
     columns
-        A list of JSON values for each of `COLUMNS`, all of one length. Optional ones without any value are left out.
+        A list of JSON values for each of `COLUMNS`, all of one length. Optional columns without any value are omitted.
     """
     names = sorted(
         name
@@ -71,14 +71,14 @@ def index_document(columns: Mapping[str, Sequence[Any]]) -> Iterator[bytes]:
 
 
 def verify_checksum(document: bytes) -> None:
-    """Check a document against the CRC-32 in it, which stands in for eight zeros.
+    """Check a document against its own CRC-32, which is computed with eight zeros in its place.
 
     Raises
     ------
     ValueError
         If it has none, or another one.
     """
-    # behind the columns, which are nearly the whole document
+    # after the columns, which are nearly the entire document
     found = list(_CHECKSUM.finditer(document, max(len(document) - _TAIL_BYTES, 0)))
     if not found:
         raise ValueError("it has no crc32")
@@ -112,7 +112,7 @@ class CorpusIndex:
 
     @property
     def names(self) -> list[str]:
-        """The volumes in order."""
+        """Names of the volumes, in order."""
         return self.columns["name"]
 
     def row(self, position: int) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class CorpusIndex:
 
 
 def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a volume's row, which follows from its receipt alone."""
+    """Return a volume's row, which is determined by its receipt alone."""
     arrays = receipt["arrays"]
     kspace = arrays["kspace"]["shape"]
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"

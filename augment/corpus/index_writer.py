@@ -1,4 +1,4 @@
-"""Write the index of a corpus out of rows that are collected while a build runs."""
+"""Write the index of a corpus from rows that are collected during a build."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError, VolumeError
 
 _NAMES = b'"name": ['
-"""What stands before the names in an index: FORMAT.md fixes the spelling, and quotes inside texts are escaped."""
+"""The bytes before the names in an index. FORMAT.md fixes the spelling, and quotes inside texts are escaped."""
 
 _PIECE_BYTES = 1 << 22
 _UNIQUE = ("name", "patient_id", "receipt_sha256")
 
 
 class IndexRows:
-    """Rows of volumes by name, in memory: about 1 kB each, since equal texts are held once."""
+    """Rows of volumes by name, in memory: about 1 kB each, since equal texts are stored once."""
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[Any, ...]] = {}
@@ -31,7 +31,7 @@ class IndexRows:
         return name in self._rows
 
     def add(self, name: str, row: Mapping[str, Any]) -> None:
-        """Keep the row of a volume, in place of an earlier one."""
+        """Add or replace the row of a volume."""
         self._rows[name] = tuple(
             sys.intern(value) if isinstance(value := row[column], str) and column not in _UNIQUE else value
             for column in COLUMNS
@@ -44,7 +44,7 @@ class IndexRows:
 
 
 class IndexBuilder:
-    """Collects rows while a build runs, so that writing the index does not read the receipts again.
+    """Collects rows during a build, so that writing the index need not read the receipts again.
 
     Attributes
     ----------
@@ -104,26 +104,26 @@ class IndexBuilder:
 
     @cached_property
     def _previous(self) -> dict[str, dict[str, Any]]:
-        """The rows of the present index by name: where receipts are damaged, a repair needs what they were."""
+        """Return the rows of the present index by name; a repair needs them for damaged receipts."""
         try:
             return {row["name"]: row for row in read_index(self._store.root, check=False).rows()}
         except (RequestError, TypeError):
             return {}
 
     def unseen(self, names: Iterable[str]) -> Iterator[tuple[str, bool]]:
-        """Yield those of these names that the last index holds although they were not added.
+        """Yield the names that are in the last index but were not added.
 
         Yields
         ------
         name, before
-            The volume, and whether the index held it when this builder was made.
+            The volume, and whether it was in the index when this builder was created.
         """
         for name in names:
             if name in self._committed and name in self._rows and name not in self._added:
                 yield name, name in self._before
 
     def vanished(self) -> list[str]:
-        """List the volumes that were added and had no receipt any more when the last index was written."""
+        """List the added volumes whose receipts were missing when the last index was written."""
         gone = self._added.keys() - self._committed
         place = {name: number for number, name in enumerate(self._order) if name in gone}
         return sorted(gone, key=lambda name: (place.get(name, -1), name))
@@ -135,7 +135,7 @@ def write_index(store: CorpusStore, order: Iterable[str]) -> int:
 
 
 def read_names(storage: Storage) -> Iterator[str]:
-    """Read the names in the present index, piece by piece; none where it is missing or damaged."""
+    """Yield the names in the present index incrementally; none if it is missing or damaged."""
     start, tail, inside = 0, b"", False
     while block := _piece(storage, start):
         start, tail = start + len(block), tail + block

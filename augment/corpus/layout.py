@@ -157,11 +157,11 @@ class ArrayLayout:
     prefix
         Key of the array from the root of the corpus, or its name alone for keys inside the volume.
     shape
-        Of the whole array.
+        Shape of the entire array.
     dtype
         `"complex64"`, `"float32"` or `"uint8"`.
     chunks_per_shard
-        Slices per shard; the last shard may hold fewer.
+        Slices per shard; the last shard may have fewer.
     """
 
     prefix: str
@@ -177,17 +177,17 @@ class ArrayLayout:
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """One slice with its coils. An array with one axis (a sampling mask) is one chunk."""
+        """Shape of a chunk: one slice with its coils; the entire array if it has one axis (a sampling mask)."""
         return (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The description of the array in a receipt."""
+        """Description of the array in a receipt."""
         return {"shape": list(self.shape), "dtype": self.dtype, "chunks_per_shard": self.chunks_per_shard}
 
     @property
     def compression_level(self) -> int:
-        """Blosc's level: 0 (uncompressed) for complex arrays of several coils, else 5.
+        """Blosc's compression level: 0 (uncompressed) for complex multi-coil arrays, else 5.
 
         Such an array is mostly noise: compression would save a tenth of the disk, and decompressing takes longer than
         reading.
@@ -201,11 +201,11 @@ class ArrayLayout:
 
     @property
     def num_chunks(self) -> int:
-        """Number of chunks of the whole array."""
+        """Number of chunks of the entire array."""
         return self.shape[0] if len(self.shape) > 1 else 1
 
     def locate(self, index: int) -> tuple[str, int]:
-        """Return the key of the shard that holds a chunk, and the number of the chunk in it."""
+        """Return the key of the shard that contains a chunk, and the index of the chunk in it."""
         shard, inner = divmod(index, self.chunks_per_shard)
         return f"{self.prefix}/c.{shard}{'.0' * (len(self.shape) - 1)}", inner
 

@@ -1,9 +1,9 @@
-"""One builder at a time: a lease beside the corpus, `<corpus>.run/lease.json`, with a heartbeat.
+"""The lease that admits one builder at a time: `<corpus>.run/lease.json` next to the corpus, with a heartbeat.
 
 Every change of the lease names the version that it replaces (`Storage.put_if`), so of two builders that start at the
 same moment, or that both find an expired lease, one wins. No decision depends on wall clocks: those of two machines
-differ, and all of them jump. Whether a holder on this machine is alive, the system knows; a holder elsewhere is watched
-by a monotonic clock until its lease changes or expires.
+differ, and all of them jump. The operating system reports whether a holder on this machine is alive; a holder elsewhere
+is watched by a monotonic clock until its lease changes or expires.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _kernel_text(path: str) -> str:
 
 
 def _this_machine() -> dict[str, str]:
-    """Return what process ids refer to: host names repeat, and containers have process ids of their own."""
+    """Return what process ids refer to: host names repeat, and each container numbers its own processes."""
     return {
         "host": socket.gethostname(),
         "boot": _kernel_text("/proc/sys/kernel/random/boot_id"),
@@ -65,7 +65,7 @@ def _now() -> float:
 
 
 class Lease:
-    """Hold a corpus for building during a `with` block.
+    """Holds the lease of a corpus during a `with` block.
 
     A lease whose process died on this machine is taken over, so that the same command resumes a killed build. A lease
     from another machine is taken over with `break_lease`, after watching it for `expiry_s` without a heartbeat.
@@ -82,8 +82,8 @@ class Lease:
     Raises
     ------
     RequestError
-        On entering, if another builder holds the corpus (who, since when, how to fix it), or if nothing can be written
-        beside the corpus.
+        On entering, if another builder holds the lease (who, since when, how to fix it), or if the folder next to the
+        corpus cannot be written.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """True once another builder has taken the lease over, or its file was removed."""
+        """Whether another builder has taken over the lease, or its file was removed."""
         return self._lost.is_set()
 
     def check(self) -> None:
@@ -191,7 +191,7 @@ class Lease:
             raise RequestError(f"{who}, still active (heartbeat seen); wait for it, or stop it")
 
     def _silent(self, tag: str) -> bool:
-        """Watch a lease: False as soon as it changes, True once it has expired."""
+        """Watch a lease; return False as soon as it changes, True once it has expired."""
         deadline = time.monotonic() + self._expiry_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(self._expiry_s / _LOOKS, left))

@@ -134,9 +134,9 @@ def is_volume_name(name: str) -> bool:
 
 
 def check_receipt(attributes: Mapping[str, Any]) -> list[str]:
-    """List what is wrong with the attributes of a receipt, one line each; empty if nothing is.
+    """List the problems of a receipt's attributes, one line each; empty if it is valid.
 
-    Unknown keys are problems, too: nothing of the source may enter a corpus unnoticed.
+    Unknown keys are problems, too: no other information of the source may enter a corpus unnoticed.
     """
     problems = [f"attribute {key} is missing" for key in REQUIRED_KEYS if key not in attributes]
     for key, (check, expected) in _CHECKS.items():
@@ -152,7 +152,7 @@ def check_receipt(attributes: Mapping[str, Any]) -> list[str]:
 def target_statistics(target: NDArray[np.float32]) -> tuple[float, float]:
     """Compute `max` and `norm` (L2, in float64) of a target volume, in stored units.
 
-    Each slice is summed on its own and the sums are added in order, so that a volume that is read slice by slice gives
+    Each slice is summed on its own and the sums are added in order, so that a volume that is read slice by slice yields
     the same number.
     """
     squares = [float(np.sum(np.square(image, dtype=np.float64))) for image in target]

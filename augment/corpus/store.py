@@ -51,7 +51,7 @@ class CorpusStore:
 
     @property
     def root(self) -> str:
-        """The path or URL of the corpus."""
+        """Path or URL of the corpus."""
         return self.storage.root
 
     @classmethod
@@ -61,9 +61,9 @@ class CorpusStore:
         Parameters
         ----------
         root
-            A path or URL with nothing in it, or with a creation that was interrupted.
+            Path or URL; empty, or left by a creation that was interrupted.
         attributes
-            Of the whole corpus: the recipe, its hash, checkpoint hash, seed. `format` and `conventions` are added.
+            Attributes of the corpus: the recipe, its hash, checkpoint hash, seed. `format` and `conventions` are added.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class CorpusStore:
         return unfinished_names(self.storage)
 
     def clear_partials(self) -> None:
-        """Remove unfinished files of killed writers. For the builder that holds the lease, when it starts."""
+        """Remove unfinished files of killed writers. Only for the builder that holds the lease, when it starts."""
         self.storage.clear_partials()
 
     def discard(self, name: str) -> None:
@@ -149,7 +149,7 @@ class CorpusStore:
     ) -> dict[str, Any]:
         """Write a volume, read it back, and write its receipt last.
 
-        A volume of this name is replaced, unless it holds exactly these bytes. Two processes that commit the same
+        An existing volume of this name is replaced unless its bytes are identical. Two processes that commit the same
         volume at once write the same bytes, so neither harms the other.
 
         Parameters
@@ -169,7 +169,7 @@ class CorpusStore:
         Raises
         ------
         VolumeError
-            If arrays or attributes violate format 1; nothing was written.
+            If arrays or attributes violate format 1; the store is unchanged.
         OSError
             If the disk is full, or does not return the bytes that were written; the volume is not committed.
         """
@@ -269,6 +269,6 @@ class CorpusStore:
         try:
             self._write(receipt_key(name), document)
         except OSError:
-            with contextlib.suppress(OSError):  # a volume with a receipt exists, so no damaged receipt may stay
+            with contextlib.suppress(OSError):  # a receipt makes a volume exist, so no damaged receipt may remain
                 self.storage.delete(receipt_key(name))
             raise

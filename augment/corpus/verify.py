@@ -1,4 +1,4 @@
-"""Verify a corpus: checksums, receipts and invariants of format 1, the index, and that nothing else is in it."""
+"""Verify a corpus: checksums, receipts and invariants of format 1, the index, and the absence of orphan objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VerifyResult:
     num_volumes, num_slices, num_bytes
         Committed volumes, their slices, and the bytes read.
     problems
-        (volume name, what is wrong), one line each; the name is empty for a problem of the corpus itself.
+        (volume name, problem), one line each; the name is empty for a problem of the corpus itself.
     unfinished
         Volumes that were started and not committed. Not a problem: the next build rebuilds them.
     other_recipe
@@ -59,7 +59,7 @@ class VerifyResult:
 
     @property
     def ok(self) -> bool:
-        """True if no problem was found."""
+        """Whether no problem was found."""
         return not self.problems
 
 
@@ -81,14 +81,14 @@ def verify_corpus(
     root
         Path or URL of the corpus.
     workers
-        Threads; each holds one shard at a time. Default: one per core.
+        Number of threads; each keeps one shard in memory. Default: one per core.
     progress
         Called with (volumes done, volumes in all) after every volume.
 
     Raises
     ------
     RequestError
-        If there is no corpus of format 1 to look at.
+        If there is no corpus of format 1.
     """
     return verify_store(CorpusStore.open(root), workers, progress)
 
@@ -128,7 +128,7 @@ def verify_store(
 
 
 class _Findings:
-    """Collects what is wrong with a corpus."""
+    """Collects the problems of a corpus."""
 
     def __init__(self) -> None:
         self.problems: list[tuple[str, str]] = []
@@ -161,7 +161,7 @@ def _unexpected_keys(store: CorpusStore, committed: Mapping[str, object]) -> lis
 
 
 def _check_documents(store: CorpusStore) -> list[tuple[str, str]]:
-    """Check the corpus's own documents except the index; returns (key, what is wrong)."""
+    """Check the corpus's own documents except the index; return (key, problem)."""
     attributes = store.attributes
     problems = [(ROOT_KEY, f"{ROOT_KEY}: {problem}") for problem in check_root(attributes)]
     expected = {ROOT_KEY: group_document(attributes), VOLUMES_KEY: group_document({})}

@@ -28,7 +28,7 @@ class VolumeCheck:
     Attributes
     ----------
     problems
-        What is wrong with the volume, one line each.
+        Problems of the volume, one line each.
     unexpected
         Keys from the root of the volume's objects that its receipt does not list.
     row
@@ -52,7 +52,7 @@ def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
         return VolumeCheck(name, problems=[str(error)])
     except OSError as error:
         return VolumeCheck(name, problems=[f"cannot be read ({error})"])
-    except Exception as error:  # a damaged document may hold anything; the other volumes must still be checked
+    except Exception as error:  # a damaged document may contain anything; the other volumes must still be checked
         what = one_line(f"{type(error).__name__}: {error}")
         return VolumeCheck(name, problems=[f"cannot be checked ({what}); its receipt is damaged"])
 
@@ -91,7 +91,7 @@ def _check_entries(receipt: Mapping[str, Any]) -> list[str]:
     if problems:
         return problems
     layouts = {key: ArrayLayout.of(key, shape) for key, shape in shapes.items()}
-    # counted before they are listed: a damaged number may give more shards than memory can hold names of
+    # counted before they are listed: with a damaged number, the names of all shards might not fit into memory
     promised = sum(1 + math.ceil(layout.num_chunks / layout.chunks_per_shard) for layout in layouts.values())
     if promised > 2 * len(checksums) + 8:
         return ["the receipt lacks checksums of most of its arrays' objects"]

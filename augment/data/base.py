@@ -41,9 +41,9 @@ class Parts(NamedTuple):
 class VolumeSlices(Dataset[Any]):
     """Slices of volumes, volume by volume.
 
-    An item is `(kspace, mask, target, attrs, fname, slice_index)`, or what the transform returns for it. Without a
-    transform the parts can be collated: a missing mask is all ones, a missing target all NaN. A transform gets None, as
-    fastMRI's transforms expect.
+    An item is `(kspace, mask, target, attrs, fname, slice_index)`, or the value that the transform returns for it.
+    Without a transform the parts can be collated: a missing mask is all ones, a missing target all NaN. A transform
+    gets None, as fastMRI's transforms expect.
 
     Parameters
     ----------
@@ -85,11 +85,11 @@ class VolumeSlices(Dataset[Any]):
 
     @property
     def raw_samples(self) -> Sequence[RawSample]:
-        """Every slice as fastMRI's `SliceDataset` lists it, for code such as fastMRI's `VolumeSampler`."""
+        """All slices in the form of fastMRI's `SliceDataset`, for code such as fastMRI's `VolumeSampler`."""
         return _RawSamples(self)
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Return the distinct sizes, and for every slice the index of its own."""
+        """Return the distinct sizes, and for every slice the index of its size."""
         known: dict[Matrix, int] = {}
         codes = [known.setdefault(self.volume_matrix(volume), len(known)) for volume in range(len(self._ends))]
         return list(known), np.repeat(np.array(codes, np.int64), self.volume_slices)
@@ -132,7 +132,7 @@ class _RawSamples(Sequence[RawSample]):
     def __len__(self) -> int:
         return len(self._slices)
 
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an int or a slice, as of a list
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an int or a slice object, as for a list
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         volume, slice_index = self._slices.locate(index)

@@ -133,7 +133,7 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     document = storage.get(INDEX_KEY)
     columns = _scan(document) if document and _has_checksum(document) else None
     if columns is None:
-        index = read_index(root)  # slower, and reports what is wrong
+        index = read_index(root)  # slower, but reports the error
         columns = {column: _pack(column, index.columns[column]) for column in (*_NUMBERS, *_WORDS)}
     return storage.root, Columns(columns)
 

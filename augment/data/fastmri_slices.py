@@ -151,7 +151,7 @@ def _describe(path: Path, challenge: str | None) -> _File:
 
 
 def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
-    """Return the keys of `KSpaceSlices`, with NaN or an empty text for what the file does not say."""
+    """Return the keys of `KSpaceSlices`, with NaN or an empty text for values that the file lacks."""
     return {
         "max": math.nan,
         "norm": math.nan,
@@ -166,7 +166,7 @@ def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever stands in a file's attributes
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of a file's attributes
     """Convert an attribute to what collates, as in `KSpaceSlices`: Python numbers, tuples, str."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

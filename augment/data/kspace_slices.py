@@ -43,7 +43,7 @@ class KSpaceSlices(VolumeSlices):
     - `fname`: the name of the volume, `slice_index`: the number of the slice in it.
 
     Volumes with different matrices need `rephase.BucketBatchSampler`, `batch_size=1`, or a transform that makes them
-    equal. The data set holds no open file: it may be forked, pickled and spawned. It has the volumes that were in the
+    equal. The data set keeps no file open: it may be forked, pickled and spawned. It has the volumes that were in the
     index when it was opened. Filters are joined by *and*.
 
     Parameters
@@ -131,7 +131,7 @@ class KSpaceSlices(VolumeSlices):
         return coils, height, width, target_height, target_width
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Return the distinct sizes, and for every slice the index of its own."""
+        """Return the distinct sizes, and for every slice the index of its size."""
         sizes = ("num_coils", "height", "width", "target_height", "target_width")
         table = np.stack([self._columns.number(column) for column in sizes], axis=1)
         different, codes = np.unique(table, axis=0, return_inverse=True)

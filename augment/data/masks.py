@@ -62,7 +62,7 @@ class ColumnMask:
         width
             Columns of k-space.
         seed
-            Equal seeds give equal masks; `seed_of(fname)` is fastMRI's seed for a file.
+            Equal seeds produce equal masks; `seed_of(fname)` is fastMRI's seed for a file.
         offset
             First column of the equispaced kinds; sampled if None.
 
@@ -87,7 +87,7 @@ class ColumnMask:
         return mask
 
     def num_low_frequencies(self, width: int, seed: int | tuple[int, ...]) -> int:
-        """Return the number of central columns of the mask that this seed gives."""
+        """Return the number of fully sampled central columns of the mask for this seed."""
         choice = np.random.RandomState(seed).randint(len(self.center_fractions))
         return round(width * self.center_fractions[choice])
 

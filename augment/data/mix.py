@@ -70,7 +70,7 @@ class MixedSlices(Dataset[Any]):
 
     Of the first `n` items, `floor(n * real_fraction)` are real, so any consecutive items, such as a batch, are within
     one slice of that fraction. Read it in order (no `shuffle`, `DistributedSampler(shuffle=False)`); in another order
-    the fraction holds for the epoch only. `set_epoch` selects other slices in another order, also with
+    the fraction applies to the epoch only. `set_epoch` selects other slices in another order, also with
     `persistent_workers`.
     """
 
@@ -103,7 +103,7 @@ class MixedSlices(Dataset[Any]):
         return is_real, int(real[before] if is_real else synthetic[index - before])
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Return the distinct sizes, and for every item the index of its own."""
+        """Return the distinct sizes, and for every item the index of its size."""
         real_shapes, real_codes = self.real.shape_codes()
         shapes, codes = self.synthetic.shape_codes()
         known = {shape: number for number, shape in enumerate(dict.fromkeys([*real_shapes, *shapes]))}

@@ -1,7 +1,7 @@
 """Shuffled orders that depend on seed and epoch alone. They are counter-based: any part can be computed by itself.
 
-NumPy keeps the stream of its generators across versions for `RandomState` only; this integer arithmetic gives the same
-order everywhere.
+NumPy keeps the stream of its generators across versions for `RandomState` only; this integer arithmetic produces the
+same order everywhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shuffled(count: int, *key: int) -> NDArray[np.int64]:
-    """Return the numbers below `count` in an order that depends on the key alone."""
+    """Return the integers below `count`, `(count)`, in an order that depends on the key alone."""
     keys = _mix(np.arange(count, dtype=np.uint64) * _GOLDEN + _hash(key))
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
 def exact_fraction(value: float) -> Fraction:
-    """Return the fraction that the decimal digits of a number say: 0.15 is 15 / 100, not the nearest binary one."""
+    """Return a number as the fraction of its decimal digits: 0.15 is 15 / 100, not the nearest binary fraction."""
     return Fraction(repr(float(value)))
 
 
@@ -47,7 +47,7 @@ class ShardOrder:
 
     The slices of the shuffled shards are cut into `lanes` runs of equal length; position `p` of the epoch is the next
     slice of run `p % lanes`. So neighbours come from different shards, `lanes` shards are in use at a time, and ranks
-    that take turns share no shard (except at the ends of runs) if their number divides `lanes`.
+    that read alternately share no shard (except at the ends of runs) if their number divides `lanes`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class ShardOrder:
     seed, epoch
         With the data set, all that the order depends on. Seed None keeps the order of the data set.
     lanes
-        Number of runs; fewer if there are fewer slices.
+        Number of runs; at most the number of slices.
     buffer
         Slices that are shuffled together, in all lanes.
     """

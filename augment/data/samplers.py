@@ -1,4 +1,4 @@
-"""Samplers that `DataLoader` lacks: whole volumes on one rank, batches of equal matrices.
+"""Samplers that `DataLoader` lacks: all slices of a volume on one rank, batches of equal matrices.
 
 Both yield equally many items on every rank, by repetition, as torch's `DistributedSampler` does. The order is a
 function of seed and epoch (`set_epoch`) alone.
@@ -20,15 +20,15 @@ from rephase.errors import RequestError
 
 
 class HasShapes(Protocol):
-    """A data set that knows the sizes of its items: `KSpaceSlices`, `FastMRISlices`, `MixedSlices`."""
+    """A data set that provides the sizes of its items: `KSpaceSlices`, `FastMRISlices`, `MixedSlices`."""
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
-        """Return the distinct sizes, and for every item the index of its own."""
+        """Return the distinct sizes, and for every item the index of its size."""
         ...
 
 
 class VolumeSampler(Sampler[int]):
-    """Yields all slices of a volume on one rank, so that the volume can be evaluated as a whole.
+    """Yields all slices of a volume on one rank, so that metrics of the volume can be computed.
 
     Volumes are dealt to the ranks in turn. The volumes of a rank follow one another, each in slice order; `shuffle`
     shuffles the volumes. Ranks with fewer slices repeat their first ones, so that all yield equally many; code that

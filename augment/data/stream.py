@@ -32,8 +32,8 @@ _EPOCH, _POSITION, _TAKEN, _BEGUN = 0, 1, 2, 3
 class KSpaceStream(IterableDataset[Any]):
     """Slices in a shuffled order that is a function of seed and epoch alone.
 
-    Ranks take turns over that order, one slice each: after `n` slices on each of `r` ranks, together they have read the
-    first `n * r` slices, whatever `r` is. Within a rank, workers take turns over batches, as `DataLoader` requests
+    Ranks read that order alternately, one slice each: after `n` slices on each of `r` ranks, together they have read
+    the first `n * r` slices, whatever `r` is. Within a rank, workers read batches alternately, as `DataLoader` requests
     them, so that a loader yields the slices of the rank in order for any number of workers, if `batch_size` is that of
     the loader. Every rank yields equally many slices.
 
@@ -44,9 +44,9 @@ class KSpaceStream(IterableDataset[Any]):
     slices
         A corpus (path or URL), or `KSpaceSlices` with filters and transform, or `FastMRISlices`.
     batch_size
-        Of the `DataLoader`; 1 for its `batch_size=None`.
+        Batch size of the `DataLoader`; 1 for its `batch_size=None`.
     seed, shuffle
-        Of the order; without `shuffle`, the order of the index.
+        Seed of the order; without `shuffle`, slices are in the order of the index.
     lanes, buffer
         Shards in use at a time; slices shuffled together. See `rephase.data.order.ShardOrder`.
     drop_last
@@ -96,11 +96,11 @@ class KSpaceStream(IterableDataset[Any]):
 
     @property
     def epoch(self) -> int:
-        """The current or next epoch."""
+        """Number of the current or next epoch."""
         return int(self._shared[_EPOCH])
 
     def __len__(self) -> int:
-        """Slices that this rank yields in a whole epoch."""
+        """Return the number of slices that this rank yields in an epoch."""
         return self._count(0)
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,1 +1,1 @@
-"""`rephase evaluate phase`: how far generated phase is from real phase; see EVALUATION.md beside the package."""
+"""`rephase evaluate phase`: the difference between generated and real phase; see EVALUATION.md next to the package."""

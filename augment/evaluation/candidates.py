@@ -26,7 +26,7 @@ class Candidate:
     """A generator in an evaluation.
 
     `label` is its name in the tables; `role` is "model", "against" (the second checkpoint) or "baseline"; `identity` is
-    what its samples depend on beside slice and seed, such as the checkpoint's SHA-256.
+    everything its samples depend on besides slice and seed, such as the checkpoint's SHA-256.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateOptions:
-    """What to compare; None stands for the shipped weights, their own number of steps, and all generators.
+    """The candidates to compare; None selects the shipped weights, their own number of steps, and all generators.
 
     `against` is a second checkpoint of the model, sampled with `against_steps`. `smooth` and `regression` replace the
     shipped fits of these baselines.
@@ -86,7 +86,7 @@ def make_candidates(choice: CandidateOptions) -> list[Candidate]:
 
 def _models(path: Path | None, steps: Sequence[int], device: str, name: str, role: str) -> list[Candidate]:
     if path is None:
-        return [_labelled(make_generator(MODEL, None, None, device), name, "", role)]  # raises what is missing
+        return [_labelled(make_generator(MODEL, None, None, device), name, "", role)]  # raises if weights are missing
     checkpoint = load_checkpoint(path)
     numbers = steps or (None,)
     return [_labelled(make_learned(checkpoint, n, device), name, checkpoint.sha256, role) for n in numbers]

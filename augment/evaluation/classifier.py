@@ -106,7 +106,7 @@ def _reason(null: float, found: Mapping[str, float], config: ClassifierConfig) -
 
 
 def halve(items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
-    """Divide the slices of each group into two random halves: two classes that do not differ."""
+    """Split the slices of each group into two random classes of equal size, which do not differ."""
     random = np.random.Generator(np.random.Philox(key=[seed, 1]))
     halves: tuple[list[Item], list[Item]] = [], []
     for group in dict.fromkeys(item.group for item in items):
@@ -117,7 +117,7 @@ def halve(items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
 
 
 def make_network(config: ClassifierConfig, seed: int) -> nn.Module:
-    """Make the network: convolutions of stride 2, group normalisation and ReLU; mean and maximum; a linear layer."""
+    """Build the network: convolutions of stride 2, group normalisation and ReLU; mean and maximum; a linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
@@ -136,7 +136,7 @@ class _MeanAndMaximum(nn.Module):
 def train_classifier(
     real: Sequence[Item], generated: Sequence[Item], config: ClassifierConfig, seed: int, device: str
 ) -> nn.Module:
-    """Train with the configured budget; each batch is half real, half generated."""
+    """Train with the configured budget; each batch is 50% real, 50% generated."""
     network = make_network(config, seed).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     random = np.random.Generator(np.random.Philox(key=[seed, 2]))
@@ -167,14 +167,14 @@ def evaluate_classifier(
 def auroc(real: NDArray[np.float64], generated: NDArray[np.float64]) -> float:
     """Return the area under the ROC curve: the probability that a generated slice scores higher than a real one.
 
-    Ties count half (Mann and Whitney 1947).
+    Ties count 1/2 (Mann and Whitney 1947).
     """
     difference = generated[:, None] - real[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
 def make_items(volumes: Sequence[PhaseVolume], groups: Sequence[str], phase_levels: int) -> list[Item]:
-    """Make an item of each slice with an object; phases are rounded to `phase_levels` levels."""
+    """Build an item from each slice with an object; phases are rounded to `phase_levels` levels."""
     items = []
     step = 2.0 * np.pi / phase_levels
     for one, group in zip(volumes, groups, strict=True):
@@ -186,7 +186,7 @@ def make_items(volumes: Sequence[PhaseVolume], groups: Sequence[str], phase_leve
 
 
 def sample_patch(item: Item, side: int, random: np.random.Generator) -> NDArray[np.complex64]:
-    """Cut a patch `(side side)` around a random pixel of the object; rotate, flip, and add a random global phase.
+    """Sample a patch `(side side)` around a random pixel of the object; rotate, flip, and add a random global phase.
 
     The global phase of a scan is arbitrary, so it must not separate the classes. Small slices are zero-padded.
     """

@@ -54,7 +54,7 @@ class Verdict:
     """Whether `generator` is no worse than `reference` in a metric, by a margin fixed before the run.
 
     The upper end of the confidence interval must be within the margin; with fewer sessions than `interval_sessions`,
-    each session must. `no_worse` is None where nothing could be compared.
+    each session must. `no_worse` is None without any comparison.
     """
 
     metric: str
@@ -199,7 +199,7 @@ def noninferiority(scores: Sequence[Score], config: EvaluationConfig, generator:
 
 
 def _interval(values: Sequence[float], config: EvaluationConfig) -> tuple[float, float]:
-    """Percentile bootstrap of the mean over sessions (Efron and Tibshirani 1993, section 13.3)."""
+    """Compute the percentile bootstrap interval of the mean over sessions (Efron and Tibshirani 1993, section 13.3)."""
     random = np.random.Generator(np.random.Philox(0))
     chosen = random.integers(len(values), size=(config.interval_draws, len(values)))
     means = np.asarray(values)[chosen].mean(axis=1)
@@ -209,7 +209,7 @@ def _interval(values: Sequence[float], config: EvaluationConfig) -> tuple[float,
 
 
 def _pairs(candidates: Sequence[Candidate], config: EvaluationConfig) -> list[tuple[str, str]]:
-    """Pairs to test for non-inferiority: the default steps against the teacher's, and against the other checkpoint."""
+    """List the pairs to test for non-inferiority: default steps against the teacher's and the other checkpoint's."""
     models = {one.nfe: one.label for one in candidates if one.role == "model"}
     if not models:
         return []

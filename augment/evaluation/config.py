@@ -1,4 +1,4 @@
-"""Settings of an evaluation, fixed before the run; `evaluation.toml` holds those of the package."""
+"""Settings of an evaluation, fixed before the run; `evaluation.toml` contains those of the package."""
 
 from __future__ import annotations
 

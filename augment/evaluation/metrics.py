@@ -68,8 +68,8 @@ def sample_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> flo
 def circular_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return the Wasserstein-1 distance of two densities over the circle, in rad.
 
-    On a circle the difference of the distribution functions is free up to a constant, and its median gives the least
-    cost (Rabin, Delon, Gousseau, J Math Imaging Vis 2011).
+    On a circle the difference of the distribution functions is free up to a constant, and subtracting its median yields
+    the least cost (Rabin, Delon, Gousseau, J Math Imaging Vis 2011).
     """
     difference = np.cumsum(one - other)
     return float(np.abs(difference - np.median(difference)).mean() * 2.0 * np.pi)

@@ -163,7 +163,7 @@ def _score(
 
 
 def _places(volume: RealVolume, config: EvaluationConfig) -> list[int]:
-    """Positions of the slices for the diversity: the middle ones, which show most of the object."""
+    """Return the positions of the slices for the diversity: the middle ones, which show most of the object."""
     if config.seeds < 2:
         return []
     count = len(volume.real.slices)
@@ -207,7 +207,7 @@ def _classify(
 
 
 def classifier_groups(volumes: Sequence[RealVolume]) -> list[str]:
-    """Return the group of each volume for the classifier: its session or wider group; itself if there is one group."""
+    """Return the group of each volume for the classifier: its session or wider group; itself with only one group."""
     groups = [one.group for one in volumes]
     return groups if len(set(groups)) > 1 else [one.volume_id for one in volumes]
 

@@ -72,7 +72,7 @@ class Sampler:
 
 
 def encode(phasor: NDArray[np.complex64]) -> NDArray[np.uint16]:
-    """Round phases to `LEVELS` levels; phase 0 is exact."""
+    """Encode phases as one of `LEVELS` levels; phase 0 is exact."""
     steps = np.rint((np.angle(phasor).astype(np.float64) + np.pi) * (LEVELS / (2.0 * np.pi)))
     codes: NDArray[np.uint16] = (steps.astype(np.int64) % LEVELS).astype(np.uint16)
     return codes
@@ -127,7 +127,7 @@ def _load(into: NDArray[np.uint16], path: Path | None) -> bool:
 
 
 def _save(codes: NDArray[np.uint16], path: Path | None) -> None:
-    """Cache a slice, atomically."""
+    """Write a slice to the cache, atomically."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

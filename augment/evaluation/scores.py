@@ -24,7 +24,7 @@ class Score:
     `distances` are from the session's real phase, lower is better; `values` summarise each statistic in one number. The
     generator `FLOOR` is the real phase of one volume of the session (echo or run) against that of another, mean over
     the pairs; `REAL` has no distances. `diversity` is that of several samples; for `FLOOR`, of the real volumes of the
-    session. `descriptive` sessions are left out of every decision.
+    session. `descriptive` sessions are excluded from every decision.
     """
 
     session: str
@@ -43,7 +43,7 @@ def score_session(
     generated: Iterable[tuple[str, Sequence[NDArray[np.uint16]], float]],
     descriptive: bool = False,
 ) -> list[Score]:
-    """Score the candidates in a session.
+    """Compute the scores of the candidates in a session.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ def comparable(volumes: Sequence[RealVolume]) -> list[tuple[RealVolume, RealVolu
 def divide_groups(groups: Iterable[str], num_folds: int) -> list[frozenset[str]]:
     """Divide groups into folds with about equal numbers of members (grouped k-fold split).
 
-    Some folds are empty if there are fewer groups.
+    Some folds are empty if there are fewer groups than folds.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class PhaseVolume:
     phasor
         Unit-modulus phase, complex64 `(slice height width)`.
     magnitude, support
-        float32 and bool of the same shape; the support is that of the whole volume.
+        float32 and bool of the same shape; the support is that of the entire volume.
     spacing_mm
         Along (slice, height, width).
     slices
@@ -71,7 +71,7 @@ class PhaseVolume:
 
     @cached_property
     def fixed_phasor(self) -> NDArray[np.complex64]:
-        """The phase of `image` as phasors; 1 where the magnitude is zero."""
+        """Phase of `image` as phasors; 1 where the magnitude is zero."""
         phasor: NDArray[np.complex64] = np.exp(1j * np.angle(self.image)).astype(np.complex64)
         return phasor
 
@@ -103,7 +103,7 @@ def curvature_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
 def steepness_map(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
     """Return the mean modulus of the wrapped gradient in each block of `BLOCK` x `BLOCK` pixels, rad/mm, flat.
 
-    NaN where less than half of a block is in the object; incomplete blocks at the edges are dropped.
+    NaN if less than 50% of a block is in the object; incomplete blocks at the edges are dropped.
     """
     return np.concatenate([_steepness(one).ravel() for one in volumes])
 
@@ -122,7 +122,7 @@ def _incoherence(
     lags: Sequence[int],
     product: Callable[[PhaseVolume, int, int], NDArray[np.complex64]],
 ) -> NDArray[np.float64]:
-    """Return `1 - <Re p>` for each lag, p the products with that lag along both axes; NaN where there are none."""
+    """Return `1 - <Re p>` for each lag, p the products with that lag along both axes; NaN without products."""
     result = np.full(len(lags), np.nan)
     for index, lag in enumerate(lags):
         values = np.concatenate([product(one, lag, axis).real for one in volumes for axis in (1, 2)])

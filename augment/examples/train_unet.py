@@ -34,7 +34,7 @@ It shows that the loop works and no more; in a corpus of your own, separate subj
 
 
 class Example:
-    """Transform of a slice to the network's input; a class at module level, so that loader processes can unpickle it.
+    """Converts a slice to the network's input; a class at module level, so that loader processes can unpickle it.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ def _block(num_in: int, num_out: int) -> nn.Sequential:
 
 
 def train(network: UNet, loader: DataLoader[Any], num_steps: int) -> None:
-    """Minimise the absolute error relative to the maximum of the volume."""
+    """Train with the L1 loss relative to the maximum of the volume."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=num_steps)
     network.train()

@@ -31,7 +31,7 @@ _MOST_BYTES = 60_000
 def fastmri_acquisition(name: str) -> str:
     """Return the name of an acquisition in a form that fastMRI's readers accept.
 
-    fastMRI has axial brains, `AX...`, and knees, `..._FBK`; mrpro refuses a whole directory if one name has another
+    fastMRI has axial brains, `AX...`, and knees, `..._FBK`; mrpro rejects the entire directory if one name has another
     form (`mrpro.phantoms.fastmri.FastMRIImageDataset`). So every other name gets the ending: `CORPD` becomes fastMRI's
     own `CORPD_FBK`.
     """
@@ -70,7 +70,7 @@ def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     return attributes | documents
 
 
-def _attribute(kind: Kind, value: Any) -> Any:  # noqa: ANN401 - JSON to what HDF5 holds
+def _attribute(kind: Kind, value: Any) -> Any:  # noqa: ANN401 - JSON to an HDF5 attribute
     match kind:
         case "text":
             return value or ""

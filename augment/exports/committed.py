@@ -29,7 +29,7 @@ class CommittedVolume:
     receipt
         Attributes of the volume's group.
     receipt_sha256
-        Identifies the volume's exact bytes, since the receipt holds the checksum of every object.
+        Identifies the volume's exact bytes, since the receipt contains the checksum of every object.
     store, reader
         Read the arrays.
     """

@@ -63,7 +63,7 @@ class ExportSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 all done, 1 some volumes failed or were not reached, 130 interrupted."""
+        """Exit status of the command: 0 complete, 1 volumes failed or were not reached, 130 interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.stopped else 0
@@ -93,7 +93,7 @@ class ExportSummary:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported, and how.
+    """The options of an export.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ def export_corpus(
     Raises
     ------
     RequestError
-        If there is no such corpus, no volume is selected, or the directory cannot be used; nothing was written.
+        If there is no such corpus, no volume is selected, or the directory cannot be used; no file was written.
     """
     options = options or ExportOptions()
     file_format = _check_format(options)
@@ -216,7 +216,7 @@ def _export(
 
 
 def _stamp(receipt_sha256: str, options: ExportOptions) -> str:
-    """Return the text by which a later run knows that a file is of the same bytes and made in the same way."""
+    """Return the text by which a later run recognises a file of the same bytes and options."""
     made_by = {"format": options.file_format, "compression": options.compression, "version": VERSION}
     return json.dumps({"receipt_sha256": receipt_sha256, **made_by}, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""The directory of an export: each volume is written beside it, flushed, and renamed into it when it is complete."""
+"""The directory of an export: each volume is written next to it, flushed, and renamed into it when complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK = "lock"
 class ExportFolder:
     """An export's directory, locked by one process.
 
-    Partial files are in `<folder>.partial` beside it, since training code opens every file in the directory itself;
+    Partial files are in `<folder>.partial` next to it, since training code opens every file in the directory itself;
     only if that is another file system, they are inside, in `.partial`. Either is removed at the end.
     """
 

@@ -54,7 +54,7 @@ class ExportFormat:
     module
         Has the functions of `Exporter`.
     suffix
-        Of a volume's file; empty if a volume is a directory.
+        File name suffix of a volume; empty if a volume is a directory.
     help
         One line of `--help`.
     compressions

@@ -27,7 +27,7 @@ _COMPLEX = np.dtype([("real", "<f4"), ("imag", "<f4")])
 def write(volume: CommittedVolume, path: Path, stamp: str, compression: str) -> None:
     """Write one file without the lines that were not acquired: those outside the padding or not in the mask.
 
-    There is no compression: HDF5 does not compress records of variable length.
+    Files are uncompressed: HDF5 does not compress records of variable length.
     """
     with creating(path) as file:
         group = file.create_group(GROUP)

@@ -43,7 +43,7 @@ def select_volumes(
     Raises
     ------
     RequestError
-        If no volume is left, a name is unknown, or the directory holds something that is no export of this corpus.
+        If no volume is left, a name is unknown, or the directory contains files that are not exports of this corpus.
     """
     rows = list(range(len(index)))
     for column, words in filters.items():

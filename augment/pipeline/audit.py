@@ -1,7 +1,7 @@
-"""Audit flags: signs in the headers that a magnitude image is not what the scanner sampled.
+"""Audit flags: header entries that show that a magnitude image was processed after sampling.
 
 Training on such images as if they were raw data makes methods look better than they are, so every volume carries these
-flags. They are based on headers alone; a missing flag proves nothing.
+flags. They are based on headers alone; a missing flag is no evidence of raw data.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def audit_volume(volume: Volume, clipped: Mapping[str, float] | None = None) -> 
     ----------
     volume
         As read. Of its `acquisition`, `acquired_matrix`, `image_type`, `transfer_syntax` (UID or DICOM's name) and
-        `lossy_compression` (True if the header says that pixels were once compressed with loss) are used.
+        `lossy_compression` (True if the header reports that pixels were once compressed with loss) are used.
     clipped
         `PreparedMagnitude.clipped`.
 

@@ -90,7 +90,7 @@ _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirecto
 
 
 def build_volume(task: Task, worker: WorkerContext) -> Outcome:
-    """Build one volume and commit it, or skip it if it is committed. Raises nothing for a bad volume.
+    """Build one volume and commit it, or skip it if it is committed. Return errors of the volume as an outcome.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
 
 
 def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
-    """The reader was limited by the memory of the whole build; the later steps need it for this magnitude."""
+    """Check the memory that the steps after reading need for this magnitude; the reader checked only its own."""
     if limit_bytes is not None and num_bytes > limit_bytes:
         raise VolumeError(
             "too_large",
@@ -217,14 +217,14 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{task.where}: {text}"
     else:
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
-    if reason == "too_large":  # every such message ends in "give workers more memory"; this says how
+    if reason == "too_large":  # every such message ends in "give workers more memory"; this adds the option
         message = f"{message}: {RETRY_WITH_MEMORY}"
     return Outcome(task.name, "failed", reason, message, disk_full=is_disk_full(error), seconds=seconds)
 
 
 @contextmanager
 def _holding(lock: AbstractContextManager[None], worker: WorkerContext) -> Iterator[None]:
-    """Hold the lock; waiting for it does not count towards the time limit."""
+    """Acquire the lock for a `with` block; waiting for it does not count towards the time limit."""
     with ExitStack() as stack:
         with worker.watchdog.paused():
             stack.enter_context(lock)

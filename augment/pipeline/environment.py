@@ -26,7 +26,7 @@ _PACKAGES = ("rephase", "dask", "distributed", "numpy", "zarr", "numcodecs")
 
 @dataclass(frozen=True)
 class Machine:
-    """A worker's kind of machine.
+    """The machine type of a worker.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ def count_devices(machines: Mapping[str, Machine]) -> dict[str, int]:
 
 
 def version_differences(machines: Mapping[str, Machine]) -> list[str]:
-    """List the packages whose version differs in a worker, as `NAME: client HERE, worker THERE`."""
+    """List the packages whose version differs in a worker, as `NAME: client VERSION, worker VERSION`."""
     here = package_versions()
     found = {
         f"{package}: client {here[package]}, worker {version}"

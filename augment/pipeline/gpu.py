@@ -78,8 +78,9 @@ def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
 
 
 def explain_out_of_memory(where: str, generator: PhaseGenerator, sample: Callable[[int], object]) -> VolumeError:
-    """Return the error of a volume that does not fit the GPU, with the tile that would. Its tile is kept: another one
-    gives other bytes.
+    """Return the error of a volume that does not fit into GPU memory, naming a tile size that fits.
+
+    The tile size is not changed automatically: the bytes depend on it.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ class InlineSubmitter:
         self.generator = generator
 
     def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
-        """See `Submitter`."""
+        """Submit part of a volume; see `Submitter`."""
         with device_clock(self.generator.device) as busy:
             phasor = self.generator.sample_phase(torch.from_numpy(magnitude.copy()), keys, conditions)
         return lambda: (phasor.numpy(), busy.seconds)
@@ -156,7 +157,7 @@ class CudaSubmitter:
         self.upload, self.download = _copy_streams(device)
 
     def send(self, magnitude: NDArray[np.float32], keys: Sequence[SliceKey], conditions: Conditions) -> Pending:
-        """See `Submitter`."""
+        """Submit part of a volume; see `Submitter`."""
         staged = torch.empty(magnitude.shape, dtype=torch.float32, pin_memory=True)
         np.copyto(staged.numpy(), magnitude)
         with torch.cuda.device(self.device):
@@ -224,6 +225,6 @@ def make_submitter(generator: PhaseGenerator) -> Submitter:
 
 @cache
 def _copy_streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """Return one stream per direction, for the whole process: memory of one stream is not reused by another."""
+    """Return the process's streams, one per direction: memory of one stream is not reused by another."""
     upload, download = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
     return upload, download

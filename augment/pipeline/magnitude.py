@@ -1,4 +1,4 @@
-"""From a volume as read to the stored magnitude: checked, and scaled losslessly by a power of two."""
+"""Convert a volume as read to the stored magnitude: check it, and scale it losslessly by a power of two."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PreparedMagnitude:
     scale
         A power of two.
     clipped
-        `{"count", "min"}` of the negative values that were set to zero, None if there were none.
+        `{"count", "min"}` of the negative values that were set to zero; None without any.
     """
 
     stored: NDArray[np.float32]
@@ -55,7 +55,7 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
     -------
     prepared
         The scale is the power of two nearest (in its logarithm) the 99.5th percentile of all voxels; where that
-        percentile is zero, nearest the maximum; 1 for a volume of zeros. Where float32 could not hold every voxel
+        percentile is zero, nearest the maximum; 1 for a volume of zeros. If float32 could not represent every voxel
         exactly at that scale (subnormal or extreme values), it is the nearest power of two at which it can.
 
     Raises
@@ -75,7 +75,7 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
     if clipped is not None:
         magnitude = np.maximum(magnitude, np.float32(0))
     exponent = _scale_exponent(magnitude)
-    # Multiplying by a power of two is exact in the range that _scale_exponent allows; + 0.0 turns -0.0 into +0.0.
+    # Multiplying by a power of two is exact in the range that _scale_exponent allows; + 0.0 changes -0.0 to +0.0.
     stored = np.ldexp(magnitude, -exponent)
     stored += np.float32(0)
     return PreparedMagnitude(stored=stored, scale=float(2.0**exponent), clipped=clipped)

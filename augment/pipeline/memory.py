@@ -26,7 +26,7 @@ class MemoryLimits:
 
 
 def magnitude_limits(memory_limit: int | None, threads: int) -> MemoryLimits:
-    """Derive how large a volume a worker accepts.
+    """Compute the largest volume that a worker accepts.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class AdmissionLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the lock together with other shared holders."""
+        """Acquire the lock for a `with` block, shared with other holders."""
         with self._changed:
             self._changed.wait_for(lambda: self._exclusive_waiting == 0)
             self._holders += 1
@@ -62,7 +62,7 @@ class AdmissionLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock alone: wait until every other holder has released it, and block new ones."""
+        """Acquire the lock exclusively: wait until every other holder has released it, and block new ones."""
         with self._changed:
             self._exclusive_waiting += 1
             self._changed.wait_for(lambda: self._holders == 0)

@@ -1,4 +1,4 @@
-"""What the bytes of a corpus depend on: one recipe for all of it, one hash for each row, one class of machines."""
+"""Everything that the bytes of a corpus depend on: one recipe, one hash per row, one environment class."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tile:
 class Recipe:
     """Everything that changes the bytes of a corpus apart from its sources.
 
-    Equal recipes give equal arrays on machines of one environment class, whatever the batch size, the number of
+    Equal recipes produce equal arrays on machines of one environment class, whatever the batch size, the number of
     workers, the order of the rows or the number of restarts.
     """
 
@@ -75,6 +75,6 @@ def row_hash(row: ManifestRow, source_sha256: str) -> str:
 
 
 def row_fingerprint(row: ManifestRow) -> str:
-    """Return the hash of a whole row, path included: a failed row is retried once any of it was edited."""
+    """Return the hash of a complete row, path included: a failed row is retried after any edit."""
     names = [name for name in row.__dataclass_fields__ if name != "line" and name not in FACTS]
     return canonical_hash({name: getattr(row, name) for name in names} | hashed_facts(row))

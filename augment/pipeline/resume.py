@@ -1,4 +1,4 @@
-"""Decide whether a volume is committed already, from the same source, row and recipe."""
+"""Check whether a volume has already been committed from the same source, row and recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rephase.readers.registry import hash_source
 
 
 def check_source(task: Task, worker: WorkerContext) -> None:
-    """Check, before anything is read, that the source and row of a volume are those recorded in its receipt.
+    """Check, before reading pixels, that the source and row of a volume are those recorded in its receipt.
 
     Raises
     ------

@@ -29,7 +29,7 @@ def sample_phasor(
     Raises
     ------
     VolumeError
-        There is no measured phase, or the GPU has too little memory.
+        The measured phase is missing, or the GPU has too little memory.
     """
     generator = worker.generator
     if generator is None:
@@ -56,9 +56,9 @@ def sample_phasor(
 
 
 def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:
-    """Yield the parts of a volume for each call of the generator: whole tiles, so that `batch_size` changes no byte.
+    """Yield the parts of a volume for each call of the generator: complete tiles, so `batch_size` changes no result.
 
-    `batch_size` is rounded up to whole tiles; None uses a default that keeps the memory of a call small.
+    `batch_size` is rounded up to complete tiles; None uses a default that limits the memory of a call.
     """
     requested = batch_size or max(16, tile_slices)
     step = -(-requested // tile_slices) * tile_slices
@@ -89,7 +89,7 @@ def _own_phasor(task: Task, volume: Volume, seconds: dict[str, float]) -> NDArra
 
 @contextmanager
 def _sampling_lock(worker: WorkerContext, seconds: dict[str, float]) -> Iterator[None]:
-    """Hold the sampling lock; waiting for it does not count towards the time limit."""
+    """Acquire the sampling lock for a `with` block; waiting does not count towards the time limit."""
     with timed(seconds, "waiting"), worker.counters.waiting():
         if not worker.sampling.acquire(blocking=False):
             with worker.watchdog.paused():
@@ -109,7 +109,7 @@ def _send(
 ) -> slice | None:
     """Submit every part; return the one that ran out of memory, None if none did.
 
-    The error must be gone before a smaller tile is tried: its traceback holds the tensors of the failed call.
+    The error must be released before a smaller tile is tried: its traceback keeps the tensors of the failed call alive.
     """
     for part in parts:
         try:

@@ -18,7 +18,7 @@ from rephase.text import is_url
 
 @dataclass(frozen=True)
 class ExpectedVolume:
-    """What is recorded of a volume that is to be rebuilt.
+    """The recorded facts of a volume that is to be rebuilt.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ Status = Literal["built", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to build: a row and one of its replicas. Holds paths and ids, never pixels.
+    """One volume to build: a row and one of its replicas. Contains paths and ids, never pixels.
 
-    `expected` is what is recorded of a damaged volume that is to be rebuilt.
+    `expected` has the recorded facts of a damaged volume that is to be rebuilt.
     """
 
     row: ManifestRow
@@ -63,7 +63,7 @@ class Task:
 
     @property
     def where(self) -> str:
-        """How messages refer to it."""
+        """Location of the row, for messages."""
         return f"volume {self.name} ({self.row.path})"
 
 
@@ -72,8 +72,8 @@ class Outcome:
     """How one volume ended.
 
     `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
-    `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt` holds
-    the committed attributes, also of a skipped one.
+    `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt`
+    contains the committed attributes, also of a skipped one.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a manifest requests: volumes, and slices if every row states them."""
+    """Totals of a manifest: volumes, and slices if every row states them."""
 
     num_volumes: int
     num_slices: int | None

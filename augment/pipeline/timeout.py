@@ -1,8 +1,8 @@
-"""The time limit of a volume: a worker process whose volume exceeds it ends itself, wherever it hangs.
+"""The time limit of a volume: a worker process whose volume exceeds it ends itself, even if it hangs in C code.
 
 Python's `faulthandler` runs the timer in a C thread that needs no interpreter lock, so a library that holds the lock or
-hangs in C is ended too. The nanny restarts the process. Which volume it was, and where it hung, stays in a file beside
-the corpus: `<corpus>.run/hung/`.
+hangs in C is ended too. The nanny restarts the process. The volume, and the place where it hung, remain in a file next
+to the corpus: `<corpus>.run/hung/`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rephase.corpus.storage.base import run_folder
 from rephase.text import is_url
 
 READING_S = 1800.0
-"""For finding, hashing and reading a volume, if no limit is given: its size is not known yet."""
+"""Seconds to find, hash and read a volume without a given limit; its size is not known yet."""
 WORK_S = 600.0
-"""For all that follows, plus for every network evaluation of a slice:"""
+"""Seconds for all later steps, in addition to those of the network evaluations."""
 EVALUATION_S = 5.0
-"""For an evaluation of 256 x 256 pixels; about thirty times its duration on one core."""
+"""Seconds per network evaluation of a 256 x 256 slice; about thirty times its duration on one core."""
 
 _EVALUATION_PIXELS = 256 * 256
 _LEAST_S = 0.001
@@ -37,13 +37,13 @@ _LEAST_S = 0.001
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """How long one volume may take, without waiting for other volumes.
+    """The time limit of one volume, excluding the time it waits for other volumes.
 
     Attributes
     ----------
     seconds
-        In total; None derives it: `READING_S` until it is read, then `WORK_S` and `EVALUATION_S` for each
-        evaluation of a slice, more for slices above 256 x 256 pixels.
+        In total; None derives it: `READING_S` for reading, then `WORK_S` plus `EVALUATION_S` for each
+        network evaluation of each slice, scaled up for slices above 256 x 256 pixels.
     evaluations
         Network evaluations per slice.
     """
@@ -52,7 +52,7 @@ class TimeLimit:
     evaluations: int = 0
 
     def work_s(self, num_slices: int, height: int, width: int) -> float:
-        """Return how long a volume of this size may take once it is read."""
+        """Return the time limit, in seconds, of a volume of this size after reading."""
         parts = max(height * width / _EVALUATION_PIXELS, 1.0) * max(self.evaluations, 1)
         return WORK_S + EVALUATION_S * num_slices * parts
 
@@ -68,7 +68,7 @@ class _Timer:
 
 
 class Watchdog:
-    """Ends the process if one of its volumes exceeds its time limit; without a `folder` it does nothing."""
+    """Ends the process if one of its volumes exceeds its time limit; inactive without a `folder`."""
 
     def __init__(self, limit: TimeLimit | None = None, folder: Path | None = None) -> None:
         self._limit = limit or TimeLimit()
@@ -90,7 +90,7 @@ class Watchdog:
             self._set(None)
 
     def allow(self, num_slices: int, height: int, width: int) -> None:
-        """Set the time that this thread's volume may take from now on, since its size is known."""
+        """Set the remaining time limit of this thread's volume, now that its size is known."""
         timer = self._timers.get(threading.get_ident())
         if timer is not None and self._limit.seconds is None:
             limit_s = self._limit.work_s(num_slices, height, width)
@@ -121,7 +121,7 @@ class Watchdog:
             self._arm(self._file)
 
     def _arm(self, file: FileIO) -> None:
-        """Arm the timer that ends first, and record its volume."""
+        """Set faulthandler's timer to the earliest deadline, and record its volume."""
         running = {thread: timer for thread, timer in self._timers.items() if timer.left is None}
         if not running:
             faulthandler.cancel_dump_traceback_later()
@@ -152,7 +152,7 @@ class TimeoutRecord:
 
 
 def find_timeout(root: str, name: str) -> TimeoutRecord | None:
-    """Return the timeout of this volume, and where it hung; None if it had none."""
+    """Return the timeout record of this volume; None if it did not time out."""
     for path in sorted(timeout_folder(root).glob("*.txt")):
         try:
             note, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -165,9 +165,9 @@ def find_timeout(root: str, name: str) -> TimeoutRecord | None:
 
 
 def clear_timeouts(root: str, keep_dumps: bool = False) -> None:
-    """Remove the records of earlier processes, with `keep_dumps` all but those of timeouts."""
+    """Remove the records of earlier processes; with `keep_dumps`, keep those of timeouts."""
     for path in timeout_folder(root).glob("*.txt"):
-        with suppress(OSError):  # not worth a build
+        with suppress(OSError):  # must not stop a build
             if not (keep_dumps and path.read_bytes().count(b"\n") > 1):
                 path.unlink()
 

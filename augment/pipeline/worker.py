@@ -22,7 +22,7 @@ from rephase.pipeline.timeout import Watchdog
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What the volumes of one process share: the corpus, the recipe, the generator, and the lock for sampling.
+    """State shared by the volumes of one process: the corpus, the recipe, the generator, and the sampling lock.
 
     `generator` is None for real phase. `environment` is stored in every receipt; with `allow_mixed` it may differ.
     """
@@ -59,7 +59,7 @@ def open_worker(
     Raises
     ------
     RequestError
-        If the weights are not those of the recipe, or there is no corpus.
+        If the weights differ from those of the recipe, or there is no corpus.
     """
     torch.set_num_threads(recipe.tile.threads)
     generator = None

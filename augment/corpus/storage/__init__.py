@@ -1,1 +1,1 @@
-"""Places that hold a corpus: a local disk, S3, and other URLs to read."""
+"""Storage of a corpus: a local disk, S3, and other URLs (read-only)."""

@@ -1,4 +1,4 @@
-"""The interface of a place that holds a corpus: a local disk, S3, or any other URL that fsspec opens."""
+"""The storage interface of a corpus: a local disk, S3, or any other URL that fsspec opens."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Protocol
 
 
 class Storage(Protocol):
-    """Whole objects under a root. Keys are relative to the root and use `/`.
+    """Objects under a root, read and written whole. Keys are relative to the root and use `/`.
 
-    A storage holds no open file or connection: it may be forked and pickled.
+    A storage keeps no file or connection open: it may be forked and pickled.
     """
 
     root: str
 
     @property
     def is_local(self) -> bool:
-        """True if the root is a directory of this machine's file system, and objects are files in it."""
+        """Whether the root is a local directory, and objects are files in it."""
         ...
 
     def get(self, key: str) -> bytes | None:
@@ -53,7 +53,7 @@ class Storage(Protocol):
         Returns
         -------
         tag
-            Of the new version; None if another version was found and nothing was written.
+            Tag of the new version; None, without writing, if another version was found.
         """
         ...
 
@@ -102,10 +102,10 @@ class Storage(Protocol):
         ...
 
     def clear_partials(self) -> None:
-        """Remove the unfinished files of killed writers. Call it only while nobody writes."""
+        """Remove the unfinished files of killed writers. Call it only while no other process writes."""
         ...
 
 
 def run_folder(root: str) -> str:
-    """Return the path or URL of the folder beside a corpus that holds its lease, its logs and unfinished files."""
+    """Return the path or URL of the folder next to a corpus for its lease, logs and unfinished files."""
     return root.rstrip("/") + ".run"

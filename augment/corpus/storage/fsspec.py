@@ -107,4 +107,4 @@ class FsspecStorage:
         return None
 
     def clear_partials(self) -> None:
-        """Do nothing: nothing is written here."""
+        """Do nothing: this storage is read-only."""

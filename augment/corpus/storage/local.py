@@ -1,7 +1,7 @@
 """Objects as files on a local disk, written atomically: temporary file, `fsync`, rename, `fsync` of the directory.
 
-Temporary files lie in `<corpus>.run/partial` beside the corpus, so that a killed process never leaves a file inside the
-hierarchy, where another Zarr reader would find it.
+Temporary files are in `<corpus>.run/partial` next to the corpus, so that a killed process never leaves a file inside
+the hierarchy, where another Zarr reader would find it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LocalStorage:
     root
         The directory. It need not exist.
     partials
-        Directory for temporary files. Default: in the folder beside the root, see `rephase.corpus.storage.base`.
+        Directory for temporary files. Default: in the folder next to the root, see `rephase.corpus.storage.base`.
     """
 
     is_local = True
@@ -114,12 +114,12 @@ class LocalStorage:
             sync_folder(path.parent)
 
     def put_if(self, key: str, data: bytes, tag: str | None) -> str | None:
-        """Write an object if its version has this tag (None: if it does not exist), under a lock on a file beside it.
+        """Write an object if its version has this tag (None: if it does not exist), under a lock on a file next to it.
 
         Returns
         -------
         tag
-            Of the new version; None if another version was found and nothing was written.
+            Tag of the new version; None, without writing, if another version was found.
         """
         path = self._base / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ class LocalStorage:
             return []
 
     def children_with(self, prefix: str, name: str) -> list[str]:
-        """List the directories under a prefix that hold a file of this name, sorted."""
+        """List the directories under a prefix that contain a file of this name, sorted."""
         return [child for child in self.children(prefix) if self.exists(f"{prefix}/{child}/{name}")]
 
     def keys(self, prefix: str) -> list[str]:
@@ -213,7 +213,7 @@ class LocalStorage:
         return total
 
     def free_bytes(self) -> int | None:
-        """Return the free space of the file system that the root lies on, or will lie on."""
+        """Return the free space, in bytes, of the file system of the root, which need not exist yet."""
         folder = self._base
         while not folder.exists():
             folder = folder.parent
@@ -247,7 +247,7 @@ class LocalStorage:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                # The corpus is a mount point of its own, so the temporary file must lie inside it.
+                # The corpus is a separate mount, so the temporary file must be inside it.
                 with (
                     replacing(path, path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")) as inside,
                     partial.open("rb", buffering=0) as written,

@@ -11,7 +11,7 @@ from rephase.text import is_url
 
 
 def open_storage(root: str | os.PathLike[str]) -> Storage:
-    """Open a local path, `s3://BUCKET/NAME`, or another URL (read-only); nothing is created.
+    """Open a local path, `s3://BUCKET/NAME`, or another URL (read-only), without creating it.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def open_storage(root: str | os.PathLike[str]) -> Storage:
 
 
 def open_run_folder(root: str | os.PathLike[str]) -> Storage:
-    """Open the folder beside a corpus that holds its lease, its logs and unfinished files."""
+    """Open the folder next to a corpus for its lease, logs and unfinished files."""
     corpus = open_storage(root)  # its errors name the corpus
     folder = run_folder(corpus.root)
     return LocalStorage(folder, partials=Path(folder) / "partial") if corpus.is_local else open_storage(folder)

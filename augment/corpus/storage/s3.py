@@ -1,8 +1,8 @@
 """Objects in S3 and compatible stores, through botocore.
 
 botocore was chosen over obstore and s3fs because it works in forked processes such as torch's data loaders (obstore
-hangs there), supports conditional writes (If-None-Match, If-Match), and knows the usual variables, profiles and roles.
-Its retries end with the headers of a response; here the whole call is retried, body included.
+hangs there), supports conditional writes (If-None-Match, If-Match), and reads the usual environment variables, profiles
+and roles. Its retries end with the headers of a response; here the complete call is retried, body included.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _client(timeout_s: float) -> Any:  # noqa: ANN401 - botocore creates the cla
                 retries={"mode": "standard", "total_max_attempts": 1},
                 max_pool_connections=32,
                 tcp_keepalive=True,
-                # what was written is read back and compared; not every service knows the trailing checksums
+                # what was written is read back and compared; not every service supports trailing checksums
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
@@ -86,7 +86,7 @@ def _client(timeout_s: float) -> Any:  # noqa: ANN401 - botocore creates the cla
 
 
 class S3Storage:
-    """Objects under `s3://bucket/prefix`. Holds no connection of its own: it may be forked and pickled.
+    """Objects under `s3://bucket/prefix`. It keeps no connection open: it may be forked and pickled.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class S3Storage:
         Returns
         -------
         tag
-            Of the new version; None if another version was found and nothing was written.
+            Tag of the new version; None, without writing, if another version was found.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class S3Storage:
         return None
 
     def append(self, key: str, data: bytes) -> None:
-        """Append to an object by writing it again as a whole."""
+        """Append to an object by rewriting it."""
         self.put(key, (self.get(key) or b"") + data)
 
     def delete(self, key: str) -> None:
