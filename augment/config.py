@@ -140,8 +140,7 @@ def _adapter(kind: type[Any], allow_unknown: bool) -> TypeAdapter[Any]:
     config = ConfigDict(
         extra="ignore" if allow_unknown else "forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
-    # pydantic rejects `config` for a bare dataclass, but accepts it inside a union, where it also applies to nested
-    # ones
+    # pydantic rejects `config` for a bare dataclass, but accepts it inside a union, for nested dataclasses too
     optional: Any = kind | None
     return TypeAdapter(optional, config=config)
 

@@ -1,1 +1,1 @@
-"""Where the work runs: from a value of `--cluster` to a Dask client with workers."""
+"""Connect to the cluster of a build: from a value of `--cluster` to a Dask client with workers."""

@@ -1,4 +1,4 @@
-"""From the value of `--cluster` to a Dask client with workers."""
+"""Connect to the cluster of `--cluster`: return a Dask client with workers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rephase.cluster.kinds import find_cluster
 DASHBOARD_ADDRESS = "127.0.0.1:8787"
 
 WORKERLESS_S = 120.0
-"""Seconds without any worker after which the work is given up."""
+"""Seconds without any worker after which a build is aborted."""
 _CHECK_S = 2.0
 
 
 @dataclass(frozen=True)
 class ClusterRequest:
-    """What a cluster is started with.
+    """Settings for starting a cluster.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ class Connection:
     local
         Whether scheduler and workers were started on this machine.
     workerless_s
-        Seconds without any worker after which the work is given up; a batch queue may take a day.
+        Seconds without any worker after which a build is aborted; a batch queue may take a day.
     check
-        Raises ClusterError if it is already known that no worker will come.
+        Raises ClusterError once it is known that no worker will start.
     """
 
     client: Client
@@ -77,11 +77,11 @@ class Connection:
         return str(self.client.dashboard_link)
 
     def num_threads(self) -> int:
-        """Count the tasks that the cluster can run at once, now."""
+        """Return the number of tasks that the cluster can currently run at once."""
         return sum(self.client.nthreads().values())
 
     def num_workers(self) -> int:
-        """Count the workers, now."""
+        """Return the current number of workers."""
         return len(self.client.nthreads())
 
     def memory_limit(self) -> int | None:
@@ -92,7 +92,7 @@ class Connection:
 
 
 def check_spec(spec: str) -> None:
-    """Check the value of `--cluster` without starting anything; raises ClusterError."""
+    """Check the value of `--cluster` without starting a process; raise ClusterError if it is invalid."""
     find_cluster(spec)
 
 
@@ -105,12 +105,12 @@ def connect(spec: str = "local", request: ClusterRequest | None = None) -> Itera
     spec
         Value of `--cluster`, in a form of the table `rephase.cluster.kinds.CLUSTERS`.
     request
-        What it is started with.
+        Settings for starting the cluster.
 
     Raises
     ------
     ClusterError
-        If the value has no known form, the scheduler does not answer, or the workers do not come.
+        If the value has no known form, the scheduler does not answer, or no workers start.
     """
     with find_cluster(spec).connect(spec, request or ClusterRequest()) as connection:
         yield connection
@@ -133,7 +133,7 @@ def wait_for_workers(
     Raises
     ------
     ClusterError
-        After `timeout` seconds, and whatever `check` raises before.
+        After `timeout` seconds, or as soon as `check` raises it.
     """
     end = time.monotonic() + timeout
     while True:

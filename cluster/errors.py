@@ -6,4 +6,4 @@ from rephase.errors import RequestError
 
 
 class ClusterError(RequestError):
-    """There is no cluster to work on. The message says what was requested, what was found and how to fix it."""
+    """No usable cluster. The message names the request, the problem found and the fix."""

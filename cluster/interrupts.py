@@ -1,4 +1,4 @@
-"""Ctrl-C and log lines while Dask starts and works: the client alone answers the user."""
+"""Handle Ctrl-C and log lines while Dask runs: only the client responds to the user."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def interrupts_held() -> Iterator[None]:
 def interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C in all threads and processes that are started inside the block.
 
-    A terminal sends it to the whole process group, but only the client may react. Threads and processes inherit the
+    A terminal sends it to the entire process group, but only the client may react. Threads and processes inherit the
     signal mask of the thread that starts them, so workers that are restarted later are covered as well.
     """
     _start_resource_tracker()
@@ -58,8 +58,8 @@ def interrupts_blocked() -> Iterator[None]:
 def _start_resource_tracker() -> None:
     """Start multiprocessing's resource tracker, without its warnings.
 
-    If it started later, it would unblock the signal in the thread that starts the workers. It would warn about what a
-    killed worker leaves behind, and cleans that up anyway.
+    If it started later, it would unblock the signal in the thread that starts the workers. It would also warn about
+    resources of killed workers, which it cleans up anyway.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker:UserWarning")))
@@ -76,7 +76,7 @@ def _start_resource_tracker() -> None:
 def quiet() -> Iterator[None]:
     """Suppress Dask's log lines (lost workers, closed connections) inside the block; the build reports them itself."""
     names = ("distributed", "tornado", "asyncio")
-    # loggers that have a level of their own
+    # loggers with an explicit level
     inner = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
     loggers = [logging.getLogger(name) for name in (*names, *inner)]
     before = [logger.level for logger in loggers]

@@ -1,6 +1,6 @@
-"""The table of clusters that `--cluster` accepts. To add one, write a module as `ClusterModule` says and add its row.
+"""The table of clusters that `--cluster` accepts. To add one, write a `ClusterModule` and add its row.
 
-Imports no heavy module: the command line makes its help from the table.
+Imports no heavy module: the command line generates its help from the table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ClusterModule(Protocol):
     """The functions of a kind's module."""
 
     def check(self, spec: str) -> None:
-        """Check a value of `--cluster` without starting anything; raises ClusterError."""
+        """Check a value of `--cluster` without starting a process; raise ClusterError if it is invalid."""
 
     def connect(self, spec: str, request: ClusterRequest) -> AbstractContextManager[Connection]:
         """Start or join the cluster, wait for its workers, and leave or stop it at the end.
@@ -29,11 +29,11 @@ class ClusterModule(Protocol):
         Raises
         ------
         ClusterError
-            If it does not start or answer, or its workers do not come.
+            If it does not start or answer, or no workers start.
         """
 
     def job_script(self, spec: str) -> str | None:
-        """Return the script that a batch system would get, for `rephase plan`; None without a batch system."""
+        """Return the job script for a batch system, shown by `rephase plan`; None without a batch system."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ClusterKind:
     module
         Has the functions of `ClusterModule`.
     forms
-        What `--cluster` may look like; `NAME:` before the rest, or the name alone.
+        Forms of `--cluster`: `NAME:` and further text, or the name alone.
     help
-        One line that says where the workers run.
+        One line on where the workers run.
     extra, packages
         The optional extra of this distribution that the kind needs, and the packages that must then be installed.
     """
@@ -78,7 +78,7 @@ CLUSTERS: dict[str, ClusterKind] = {
     "tcp": ClusterKind("rephase.cluster.scheduler", ("tcp://HOST:PORT",), "the workers of a running Dask scheduler"),
     "tls": ClusterKind("rephase.cluster.scheduler", ("tls://HOST:PORT",), "the same, encrypted and authenticated"),
 }
-"""What stands before the first colon of `--cluster` to the kind."""
+"""Kinds of clusters by the text before the first colon of `--cluster`."""
 
 
 def find_cluster(spec: str) -> ClusterModule:

@@ -36,8 +36,8 @@ WORKER_ENVIRON = {
 """Variables of every worker process, set before it starts.
 
 A network allocates and frees tens of megabytes in every layer. With Dask's own setting (MALLOC_TRIM_THRESHOLD_=65536)
-the C library returns them to the system each time, which then clears every page again: that took half of the time.
-Arithmetic uses one thread, since with a worker per core no core is left for more.
+the C library returns them to the system each time, which then clears every page again: that took 50 % of the time.
+Arithmetic uses one thread, since one worker per core already occupies all cores.
 """
 
 
@@ -55,7 +55,7 @@ CLOSE_S, CLOSE_AT_ONCE_S = 30.0, 10.0
 """Seconds that workers have to stop; the latter after Ctrl-C."""
 _PREPARE = spawn.get_preparation_data
 STRIKES = 2
-"""Number of workers that may die under one task before it is given up: one beside other tasks, one alone."""
+"""Number of workers that one task may kill before it fails: one among other tasks, one on its own."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def visible_gpus() -> tuple[str, ...]:
 def local_shape(
     num_workers: int | None = None, threads: int | None = None, memory_limit: int | None = None
 ) -> LocalShape:
-    """Compute how many workers this machine has, and what each may use.
+    """Compute the number of workers of this machine, and the resources of each.
 
     Parameters
     ----------
@@ -126,11 +126,11 @@ class NannyCluster(SpecCluster):  # type: ignore[misc]  # dask is not typed
 
 
 def check(spec: str) -> None:
-    """Do nothing: `local` has no settings."""
+    """Accept any value: `local` has no settings."""
 
 
 def job_script(spec: str) -> None:
-    """Return None: there is no batch system."""
+    """Return None, as without a batch system."""
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
     Parameters
     ----------
     shape
-        Number of workers and what each may use.
+        Number of workers and their resources.
     dashboard_address
         `host:port` of the scheduler's pages.
     preload
@@ -166,7 +166,7 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
     forks = bool(preload) and sys.platform == "linux"  # on macOS, system libraries may crash after a fork
     config = {
         "distributed.worker.multiprocessing-method": "forkserver" if forks else "spawn",
-        "distributed.scheduler.allowed-failures": STRIKES - 2,  # `rephase.cluster.window` gives the last one, alone
+        "distributed.scheduler.allowed-failures": STRIKES - 2,  # `rephase.cluster.window` makes the last attempt, alone
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
@@ -197,8 +197,8 @@ def _main_module_kept_out() -> Iterator[None]:
     """Start workers without running the user's script in them.
 
     `multiprocessing` imports the main module of the program in every process that it starts, so that functions of it
-    can be unpickled there. Tasks of workers are functions of importable modules, so they do not need it; and a script
-    that builds outside of `if __name__ == "__main__":` would begin a build in each of its own workers.
+    can be unpickled. Tasks of workers are functions of importable modules, so they do not need it; and a script
+    that builds outside of `if __name__ == "__main__":` would start a build in each of its workers.
     """
 
     def prepare(name: str) -> dict[str, object]:
@@ -217,7 +217,7 @@ def _main_module_kept_out() -> Iterator[None]:
 def _close(cluster: SpecCluster) -> None:
     """Stop the workers, and kill those that do not stop in time, such as one that is restarting on a busy machine.
 
-    Raises nothing: the result of the work is known by now, and a pending KeyboardInterrupt must not be hidden.
+    Errors are suppressed: the results are complete, and a pending KeyboardInterrupt must not be hidden.
     """
     interrupted = isinstance(sys.exception(), KeyboardInterrupt)
     try:
@@ -236,7 +236,7 @@ def free_address(address: str) -> str:
     Raises
     ------
     ClusterError
-        If it is no address of this machine.
+        If it is not an address of this machine.
     """
     host, _, port = address.rpartition(":")
     host = host or "127.0.0.1"
@@ -257,9 +257,9 @@ def _scheduler_spec(dashboard_address: str) -> dict[str, Any]:
 
 
 def _worker_specs(shape: LocalShape, environment: Mapping[str, str]) -> dict[int, dict[str, Any]]:
-    """Describe each worker; `environment` holds variables beside `CUDA_VISIBLE_DEVICES`.
+    """Describe each worker; `environment` contains the variables other than `CUDA_VISIBLE_DEVICES`.
 
-    Forked workers need the whole environment: the process that they are forked from keeps that of its own start.
+    Forked workers need the complete environment: the process that they are forked from keeps that of its start.
     """
     options: dict[str, Any] = {
         "host": "127.0.0.1",

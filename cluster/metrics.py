@@ -42,7 +42,7 @@ def install_metrics(client: Client) -> None:
 
 
 def prometheus_missing() -> str | None:
-    """Return a line that says why `/metrics` has no counters in this environment; None if it has."""
+    """Return the reason why `/metrics` has no counters in this environment, as one line; None if it has them."""
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
@@ -70,7 +70,7 @@ class Collector:
     """The counters as Prometheus metrics."""
 
     def describe(self) -> list[Any]:
-        """Return nothing, so that registering does not collect."""
+        """Return no metrics, so that registering does not collect them."""
         return []
 
     def collect(self) -> Iterator[Any]:

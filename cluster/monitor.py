@@ -58,7 +58,7 @@ class BuildMonitor(SchedulerPlugin):  # type: ignore[misc]  # Dask has no types
         self._callback.stop()
 
     def update(self, build: str, progress: Mapping[str, Any]) -> str | None:
-        """Store a client's report of its build; return why there is no page, None if there is one."""
+        """Store a client's report of its build; return the reason why it has no page, else None."""
         entry = self.builds.setdefault(build, Build())
         entry.progress = dict(progress)
         moment = time.monotonic()
@@ -97,7 +97,7 @@ class ProgressReporter:
     build
         Unique key of the build.
     say
-        Called with one line if there is no page.
+        Called with one line if the page is unavailable.
     """
 
     def __init__(self, client: Client, build: str, say: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ def check(spec: str) -> None:
 
 
 def job_script(spec: str) -> None:
-    """Return None: there is no batch system."""
+    """Return None, as without a batch system."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
 
 
 async def _identify(address: str, timeout: float) -> str:
-    """Return the kind of server at an address. A client would wait forever for a server that never answers."""
+    """Return the type of the server at an address. A client would wait forever for a server that never answers."""
     async with asyncio.timeout(timeout + 1):
         comm = await comms.connect(address, timeout, **Security().get_connection_args("client"))
         try:

@@ -29,7 +29,7 @@ _ANSWER_S = 120.0
 
 @dataclass(frozen=True)
 class SshConfig:
-    """The machines that `ssh:CONFIG.toml` starts workers on; the keys of the file. `ssh:A,B` gives `hosts` alone."""
+    """The machines that `ssh:CONFIG.toml` starts workers on; the keys of the file. `ssh:A,B` sets only `hosts`."""
 
     hosts: tuple[str, ...]
     """`[USER@]HOST[:PORT]` of each machine; further settings of SSH come from `~/.ssh/config`."""
@@ -79,7 +79,7 @@ def check(spec: str) -> None:
 
 
 def job_script(spec: str) -> None:
-    """Return None: there is no batch system."""
+    """Return None, as without a batch system."""
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
 
 
 def ask_hosts(config: SshConfig, num_workers: int | None = None) -> dict[str, dict[str, Any]]:
-    """Return the `LocalShape` of every host: how many workers it would have, and the GPU of each.
+    """Return the `LocalShape` of every host: its number of workers, and the GPU of each.
 
     Raises
     ------

@@ -50,8 +50,8 @@ def run_window(
 ) -> Iterator[Finished[T] | None]:
     """Run a function over items on the cluster.
 
-    When a worker dies, Dask counts it against every item that it held. So an item that Dask gives up is only a suspect:
-    it runs once more while nothing else does, and is reported as lost if it kills its worker again.
+    When a worker dies, Dask counts it against every item assigned to it. So an item that Dask marks as failed is only a
+    suspect: it runs once more with no other item running, and is reported as lost if it kills its worker again.
 
     Parameters
     ----------
@@ -60,20 +60,20 @@ def run_window(
     function
         A function of an importable module; its argument and result are small.
     items
-        Taken one by one as others finish.
+        Consumed one by one as others finish.
     name
         Returns the unique name of an item on the dashboard.
     workerless_s
-        Seconds without any worker after which the work is given up. Default: that of the connection.
+        Seconds without any worker after which the run is aborted. Default: that of the connection.
     is_suspect
-        Whether an item became a suspect in an earlier run: it only runs while nothing else does.
+        Whether an item became a suspect in an earlier run, so that it only runs with no other item running.
     suspect
         Called with an item that has just become a suspect.
 
     Yields
     ------
     finished
-        A finished item, in any order; None now and then while nothing finishes, so that a caller may check the time.
+        A finished item, in any order; None periodically while no item finishes, so that a caller can check the time.
 
     Raises
     ------
@@ -132,15 +132,15 @@ class _Window(Generic[T]):
         return len(self) < self._size
 
     def submit(self, item: T) -> None:
-        # Dask groups tasks by what precedes the first number of their key, and keeps a record per group for ever: with
-        # the name there, each item would cost scheduler and workers kilobytes
+        # Dask groups tasks by the text before the first number of their key, and never deletes a group's record: with
+        # the name in it, each item would cost scheduler and workers kilobytes
         key = f"{funcname(self._function)}-{next(self._number)}-{self._run}-{self._name(item)}"
         future = self._connection.client.submit(self._function, item, key=key, pure=False)
         self._items[future] = item
         self._completed.add(future)
 
     def collect(self, once: bool) -> Iterator[Finished[T] | None]:
-        """Yield finished items, or None if there is none; repeat until nothing is in flight unless `once`."""
+        """Yield finished items, or None without any; repeat until no item is in flight unless `once`."""
         while self._items:
             batch = self._completed.next_batch(block=False)
             values = self._fetch_all([future for future in batch if future.status == "finished"])
@@ -160,7 +160,7 @@ class _Window(Generic[T]):
         self._items.clear()
 
     def _fetch_all(self, futures: list[Any]) -> dict[Any, Any]:
-        """Fetch results in one request to the scheduler, not one each; return nothing if any is lost."""
+        """Fetch results in one request to the scheduler, not one each; return an empty result if any is lost."""
         try:
             values = _gather(self._connection.client, futures) if len(futures) > 1 else []
         except Exception:  # found and handled when they are fetched one by one
@@ -187,7 +187,7 @@ class _Window(Generic[T]):
         return finished
 
     def _update(self) -> None:
-        """Update the size of the window now and then, since workers come and go."""
+        """Update the size of the window periodically, since workers join and leave."""
         now = time.monotonic()
         if self._size and now - self._updated_s < _UPDATE_S:
             return

@@ -17,7 +17,7 @@ _UNLIKE = ("ModuleNotFoundError(", "ImportError(", "AttributeError(")
 class StatePlugin(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
     """Calls `setup(*arguments)` once in every worker process, also in one that joins later or is restarted.
 
-    Tasks get what it returned by `worker_state(name)`. A worker whose setup raises does not join. `setup` must be
+    Tasks obtain its result by `worker_state(name)`. A worker whose setup raises does not join. `setup` must be
     importable in the workers: a function of a module, not of `__main__`.
     """
 
@@ -80,7 +80,7 @@ def ask_workers(client: Client, question: Callable[[], Any]) -> dict[str, Any]:
     try:
         answers: dict[str, Any] = client.run(question)
     except Exception as error:
-        # if the function's module is missing there, Dask raises a plain Exception with the error's text
+        # if a worker lacks the function's module, Dask raises a plain Exception with the error's text
         if isinstance(error, ImportError | AttributeError) or str(error).startswith(_UNLIKE):
             raise ClusterError(
                 f"workers cannot run this program ({error}); expected the same version on every worker; install it"

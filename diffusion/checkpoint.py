@@ -45,7 +45,7 @@ class _Distillation:
 
 @dataclass(frozen=True)
 class _Card:
-    """The entries of every model card that sampling follows; a process checks its own, others are for readers."""
+    """The entries of every model card that affect sampling. A process checks its own section."""
 
     process: str
     network: dict[str, Any]
@@ -59,22 +59,22 @@ class _Card:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network and what a sampler must know of it.
+    """A trained network, with the facts that a sampler needs.
 
     Attributes
     ----------
     network
-        With its weights.
+        The network with its weights.
     process
         A name of `rephase.diffusion.registry.PROCESSES`.
     gauge
-        Measured on the training volumes, see `rephase.diffusion.physics.gauge_pool`.
+        Gauges measured on the training volumes, see `rephase.diffusion.physics.gauge_pool`.
     sha256
-        Of the weights file and of the entries of the card that sampling follows.
+        Hash of the weights file and of the entries of the card that affect sampling.
     card
-        The whole model card.
+        The complete model card.
     path
-        The weights file.
+        Path of the weights file.
     """
 
     network: ComplexUNet
@@ -95,7 +95,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            The section does not hold such settings.
+            If the section has invalid settings.
         """
         section = self.card.get(self.process, {})
         try:
@@ -130,13 +130,13 @@ class Checkpoint:
 
     @property
     def noise_gain(self) -> float | None:
-        """Share of the source's noise that a student carries to the end, as measured after its training."""
+        """Fraction of the source's noise that remains in a student's samples, as measured after its training."""
         gain: float | None = (self.card.get("distillation") or {}).get("noise_gain")
         return gain
 
 
 def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:
-    """Write `path` (safetensors) and the card beside it (`.json`).
+    """Write `path` (safetensors) and the model card next to it (`.json`).
 
     The architecture is added to the card, and the process "flow" unless the card names another.
     """
@@ -151,7 +151,7 @@ def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, A
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write a safetensors file atomically.
 
-    Not by `save_file`: only the owner may read its files, and its error names no file and hides that a disk is full.
+    Without `save_file`, whose files only the owner may read, and whose error names no file and hides a full disk.
     """
     with replacing(path) as partial:
         partial.write_bytes(save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}))
@@ -163,7 +163,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        A file is missing or corrupt, the architecture is not known, or weights do not fit or are not finite.
+        A file is missing or corrupt, the architecture is unknown, or weights do not match it or are not finite.
     """
     card_path = path.with_suffix(".json")
     if path.name in WEIGHTS and not path.exists():
@@ -233,7 +233,7 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
 
 
 def _digest(data: bytes, card: dict[str, Any]) -> str:
-    """Return the SHA-256 of what changes a sample: the weights, and the entries of the card that sampling follows."""
+    """Return the SHA-256 of the weights and of the entries of the card that affect sampling."""
     keys = ("format", "process", "network", "distillation", "fat", card["process"])
     followed = {key: card[key] for key in keys if key in card}
     digest = hashlib.sha256(data)

@@ -12,12 +12,12 @@ from rephase.errors import RequestError
 
 
 def choose_device(device: str | None = None) -> str:
-    """Return the requested device, "cpu" or "cuda"; for None, "cuda" where there is a usable GPU.
+    """Return the requested device, "cpu" or "cuda"; for None, "cuda" with a usable GPU, else "cpu".
 
     Raises
     ------
     RequestError
-        "cuda" is requested and there is no usable GPU.
+        If "cuda" is requested without a usable GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: no usable GPU found; leave --device out, or use --device cpu")

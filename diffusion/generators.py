@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SliceKey:
-    """Identifies the noise of one slice: equal keys give equal noise on every machine."""
+    """Identifies the noise of one slice: equal keys produce equal noise on every machine."""
 
     seed: int
     volume_id: str
@@ -70,7 +70,7 @@ class PhaseGenerator(Protocol):
         magnitude
             float32 `(slice height width)`, any scale, all >= 0; all slices of one volume or some of them.
         keys
-            One per slice. The result of a slice depends on its own magnitude, key and conditions, not on the other
+            One key per slice. The result of a slice depends on its own magnitude, key and conditions, not on the other
             slices of the call.
         conditions
             Of the volume.

@@ -1,4 +1,4 @@
-"""What all learned phase generators share: tiles, grid, measurement noise, global and linear phase."""
+"""Code shared by all learned phase generators: tiles, grid, measurement noise, global and linear phase."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ GPU_TILE = 16
 
 
 class TileInputs(NamedTuple):
-    """What a process samples from, for the slices of a tile on the grid.
+    """Inputs of a process for the slices of a tile, on the grid.
 
     Attributes
     ----------
     magnitude, weight
-        Magnitude, and the modulus that it is compressed to, `(slice height width)`.
+        Magnitude and compressed magnitude, `(slice height width)`.
     sigma
         Standard deviation of the noise, in units of the magnitude, `(slice)`.
     conditions
-        Grid spacing in mm, TE in ms, field strength in T, `(1 4)`; NaN where not known.
+        Grid spacing in mm, TE in ms, field strength in T, `(1 4)`; NaN if unknown.
     slice_mm
-        Distance of neighbouring slices; None if not known.
+        Distance of neighbouring slices; None if unknown.
     """
 
     magnitude: Tensor
@@ -47,9 +47,9 @@ class TileInputs(NamedTuple):
 
 
 class SampledImage(NamedTuple):
-    """What a process sampled on the grid, complex64 `(slice height width)`.
+    """The sample of a process on the grid, complex64 `(slice height width)`.
 
-    Only the angle of `image` is used. `rim_phase` holds phasors that multiply the finished slice.
+    Only the angle of `image` is used. `rim_phase` contains phasors that multiply the finished slice.
     """
 
     image: Tensor
@@ -60,12 +60,12 @@ class LearnedGenerator(ABC):
     """Base of the generators of all learned processes; a process implements `_sample`.
 
     The network is called in tiles: one slice on a CPU (single-threaded), `GPU_TILE` slices on a GPU, the last tile
-    filled up with empty ones. So the bytes of a slice do not depend on the number of slices per call.
+    padded with empty slices. So the bytes of a slice do not depend on the number of slices per call.
     """
 
     name = "diffusion"
     gain: float
-    """Share of the measurement noise, in amplitude, that a sample of the process already has."""
+    """Fraction of the measurement noise, in amplitude, that a sample of the process already contains."""
 
     def __init__(self, checkpoint: Checkpoint, steps: int, device: str, grid_mm: float = GRID_MM) -> None:
         self.nfe = steps
@@ -98,7 +98,7 @@ class LearnedGenerator(ABC):
         sampled = self._sample(TileInputs(on_grid, weight, sigma, known, conditions.slice_mm), keys)
         phasor = _unit(from_grid(sampled.image, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
-        # few steps average noise away, and a coarser grid does not hold all of it
+        # few steps average noise away, and a coarser grid does not represent all of it
         own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
         missing = (own.square() - (self.gain * sigma).square()).clamp(min=0.0).sqrt()
         noisy = self._finish(add_noise(phasor, magnitude, missing, noise), magnitude, own, conditions)
@@ -108,7 +108,7 @@ class LearnedGenerator(ABC):
 
     @abstractmethod
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
-        """Sample on the grid."""
+        """Sample the phase of a tile on the grid."""
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """Return the image whose angle is the phase of the tile without its gauge; `image` unless overridden."""
@@ -125,7 +125,7 @@ class LearnedGenerator(ABC):
         return to_complex(blocks)[:count, 0, :height, :width]
 
     def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Return grid spacing in mm, TE in ms and field strength in T, `(1 4)`; NaN where not known."""
+        """Return grid spacing in mm, TE in ms and field strength in T, `(1 4)`; NaN if unknown."""
         *spacing, te_ms, field_t = conditions.numbers()
         steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
         return from_scalars([*steps, te_ms, field_t], self.device)[None]

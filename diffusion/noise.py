@@ -1,7 +1,7 @@
 """Counter-based noise: the same bits for the same key on every device, in any order, in any batch.
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
-integer arithmetic: it needs only additions, rotations and exclusive-ors, for which int32 holds the bits of a 32-bit
+integer arithmetic: it needs only additions, rotations and exclusive-ors, for which int32 stores the bits of a 32-bit
 word, whatever its sign; additions wrap around. A sample takes about a hundred operations, so the slices of a tile are
 sampled together: the launches of one slice at a time would keep a GPU waiting.
 """
@@ -37,19 +37,19 @@ class Stream(IntEnum):
 
 
 def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> tuple[Tensor, Tensor]:
-    """Encrypt counters with Threefry-2x32-20.
+    """Compute random words by encrypting counters with Threefry-2x32-20.
 
     Parameters
     ----------
     key
         Two 32-bit words.
     counter_0, counter_1
-        int32 tensors that hold the bits of 32-bit words, of shapes that broadcast.
+        int32 tensors with the bits of 32-bit words, of broadcastable shapes.
 
     Returns
     -------
     words
-        Two int32 tensors of the common shape, the bits of each uniform.
+        Two int32 tensors of the broadcast shape, with uniformly distributed bits.
     """
     keys = [_as_int32(word) for word in (key[0], key[1], _PARITY ^ key[0] ^ key[1])]
     x_0 = torch.zeros_like(counter_1) + counter_0 + keys[0]
@@ -76,7 +76,7 @@ def uniform(key: SliceKey, stream: Stream, count: int, device: torch.device | st
 
 
 def uniforms(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sample for several slices what `uniform` samples for each, `(key count)`."""
+    """Sample for several slices as `uniform` does for one, `(key count)`."""
     volumes = [_volume_key(key) for key in keys]
     if len(set(volumes)) > 1:
         return torch.cat([uniforms([key], stream, count, device) for key in keys])
@@ -93,7 +93,7 @@ def normal(key: SliceKey, stream: Stream, count: int, device: torch.device | str
 
 
 def normals(keys: Sequence[SliceKey], stream: Stream, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sample for several slices what `normal` samples for each, `(key count)`."""
+    """Sample for several slices as `normal` does for one, `(key count)`."""
     half = (count + 1) // 2
     pairs = uniforms(keys, stream, 2 * half, device).reshape(len(keys), 2, half)
     radius = torch.sqrt(-2.0 * torch.log1p(-pairs[:, 0]))
@@ -111,7 +111,7 @@ def complex_normal(
 def complex_normals(
     keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Sample for several slices what `complex_normal` samples for each, complex64 `(key height width)`."""
+    """Sample for several slices as `complex_normal` does for one, complex64 `(key height width)`."""
     parts = normals(keys, stream, 2 * height * width, device).reshape(len(keys), 2, height, width)
     return torch.complex(parts[:, 0], parts[:, 1])
 
@@ -124,7 +124,7 @@ def random_phasor(key: SliceKey, stream: Stream, height: int, width: int, device
 def random_phasors(
     keys: Sequence[SliceKey], stream: Stream, height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Sample for several slices what `random_phasor` samples for each, complex64 `(key height width)`."""
+    """Sample for several slices as `random_phasor` does for one, complex64 `(key height width)`."""
     angle = uniforms(keys, stream, height * width, device).reshape(len(keys), height, width) * (2.0 * math.pi)
     return torch.polar(torch.ones_like(angle), angle)
 
@@ -140,7 +140,7 @@ def step_key(key: SliceKey, step: int) -> SliceKey:
 
 
 def anchor_key(key: SliceKey, anchor: int) -> SliceKey:
-    """Return the key for random numbers that neighbouring slices share; it equals that of no slice."""
+    """Return the key for random numbers that neighbouring slices share; it differs from that of every slice."""
     return SliceKey(key.seed, key.volume_id, key.replica, _FIRST_ANCHOR + anchor)
 
 

@@ -24,7 +24,7 @@ class Phase:
     any_steps
         Whether the number of network evaluations per slice can be chosen.
     varies
-        Whether another seed gives another phase, so that replicas of a volume differ.
+        Whether another seed produces another phase, so that replicas of a volume differ.
     """
 
     help: str

@@ -1,4 +1,4 @@
-"""The table of learned processes, and from a name on the command line to a phase generator."""
+"""The table of learned processes, and the phase generator for a name on the command line."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from rephase.diffusion.shipped import describe_missing, shipped_weights
 
 @dataclass(frozen=True)
 class Process:
-    """One row of `PROCESSES`: what training and sampling need of a learned process. Its network is a `ComplexUNet`.
+    """One row of `PROCESSES`: the parts of a learned process for training and sampling. Its network is a `ComplexUNet`.
 
     Attributes
     ----------
     objective
-        Makes what a network is trained for, from the settings, or from nothing if there are none.
+        Creates the training objective of a network from its settings, if any.
     generator
-        Makes a phase generator of a checkpoint, a number of steps (or None) and a device; None if the network samples
-        no phase.
+        Creates a phase generator from a checkpoint, a number of steps (or None) and a device; None if the network
+        samples no phase.
     config
         Dataclass of the settings: the section of the process's name in a training file and in a model card; None
         without settings.
     phase
         The row of `rephase.diffusion.phases.PHASES` that takes such weights.
     distil
-        Makes what a student is trained for, from the teacher's settings and those of `rephase distill`; None if the
-        process has no students.
+        Creates the training objective of a student from the teacher's settings and those of `rephase distill`; None if
+        the process has no students.
     labels
         "module:attribute" of the function from training slices to those that the process is trained on; None if they
         are the same.
@@ -53,7 +53,7 @@ class Process:
     labels: str | None = None
 
     def make_objective(self, settings: object) -> Objective:
-        """Return what a network is trained for; `settings` are a `config`, or None without one."""
+        """Return the training objective of a network; `settings` is a `config`, or None without one."""
         return self.objective() if self.config is None else self.objective(settings)
 
 
@@ -72,7 +72,7 @@ def process_of(checkpoint: Checkpoint) -> Process:
     Raises
     ------
     CheckpointError
-        It is not known.
+        If it is unknown.
     """
     found = PROCESSES.get(checkpoint.process)
     if found is None:
@@ -100,9 +100,9 @@ def make_generator(
     Raises
     ------
     ValueError
-        The name is not known, or the weights cannot be sampled with so many steps.
+        If the name is unknown, or the weights do not support the number of steps.
     CheckpointError
-        There is no usable checkpoint, or it is that of another phase.
+        If there is no usable checkpoint, or it belongs to another phase.
     """
     row = PHASES.get(name)
     if row is None or row.generator is None:
@@ -134,9 +134,9 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
     Raises
     ------
     ValueError
-        The checkpoint cannot be sampled with so many steps.
+        If the checkpoint does not support the number of steps.
     CheckpointError
-        Its process is not known, or samples no phase.
+        If its process is unknown, or samples no phase.
     """
     generator = process_of(checkpoint).generator
     if generator is None:
@@ -147,7 +147,7 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """Import what "module:attribute" names."""
+    """Import the object that "module:attribute" names."""
     module, _, attribute = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found

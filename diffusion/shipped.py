@@ -10,9 +10,9 @@ FOLDER = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Weights:
-    """One row of `WEIGHTS`: `<name>.safetensors` in `FOLDER`, with the model card `<name>.json` beside it.
+    """One row of `WEIGHTS`: `<name>.safetensors` in `FOLDER`, with the model card `<name>.json` next to it.
 
-    `sha256` and `num_bytes` are those of the safetensors file; `in_wheel` says whether the wheel carries both files.
+    `sha256` and `num_bytes` are those of the safetensors file; `in_wheel`: whether the wheel contains both files.
     """
 
     help: str

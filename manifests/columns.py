@@ -1,4 +1,4 @@
-"""Manifest columns, checked as they are read and stored compactly: a million rows must not be a million objects."""
+"""Manifest columns, checked while reading and stored compactly, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Column(Protocol):
     """One column of a manifest."""
 
     def extend(self, cells: Sequence[str]) -> list[CellProblem]:
-        """Check and append cells; return their problems. A bad cell is stored as an empty one, to keep rows aligned."""
+        """Check and append cells; return their problems. Invalid cells are stored as empty, to keep rows aligned."""
         ...
 
     def __getitem__(self, row: int) -> Value: ...
@@ -36,7 +36,7 @@ class TextColumn:
     Parameters
     ----------
     problem_of
-        Returns the problem of a cell, None for a good one.
+        Returns the problem of a cell, None for a valid one.
     """
 
     def __init__(self, problem_of: Callable[[str], str | None]) -> None:
@@ -90,7 +90,7 @@ class WordColumn:
 
 
 class IntegerColumn:
-    """Whole numbers of a closed range: four bytes per row."""
+    """Integers of a closed range: four bytes per row."""
 
     def __init__(self, name: str, least: int, most: int | None = None) -> None:
         self._name = name
@@ -123,7 +123,7 @@ class IntegerColumn:
 
 
 class NumberColumn:
-    """Finite numbers above zero: eight bytes per row, NaN where the cell is empty."""
+    """Finite numbers above zero: eight bytes per row, NaN if the cell is empty."""
 
     def __init__(self, name: str, unit: str) -> None:
         self._name = name
@@ -173,7 +173,7 @@ class FlagColumn:
 
 
 class TripleColumn:
-    """Three finite numbers above zero, separated by spaces: 24 bytes per row, NaN where the cell is empty."""
+    """Three finite numbers above zero, separated by spaces: 24 bytes per row, NaN if the cell is empty."""
 
     def __init__(self, name: str, unit: str) -> None:
         self._name = name
@@ -201,7 +201,7 @@ class TripleColumn:
 
 
 def volume_id_problem(cell: str) -> str | None:
-    """Return why a text cannot be a volume_id, None where it can."""
+    """Return why a text is not a valid volume_id; None if it is valid."""
     if _VOLUME_ID(cell) is not None and not cell.startswith("__") and cell.lower() != _RESERVED:
         return None
     if not cell:
@@ -215,7 +215,7 @@ def volume_id_problem(cell: str) -> str | None:
 
 
 def writable(path: str) -> bool:
-    """Whether a path can be written in a manifest: Unicode, one line, no control characters."""
+    """Check whether a path can be written in a manifest: Unicode, one line, no control characters."""
     return path.isprintable() or not any(unicodedata.category(mark) in ("Cc", "Cs", "Zl", "Zp") for mark in path)
 
 
@@ -246,5 +246,5 @@ def text_problem(name: str) -> Callable[[str], str | None]:
 
 
 def shown(cell: str) -> str:
-    """Quote a cell for a message, shortened to one line."""
+    """Format a cell for a message: quoted and shortened to one line."""
     return ascii(cell) if len(cell) <= 60 else f"{cell[:57]!a}..."

@@ -1,4 +1,4 @@
-"""The error of a manifest, with all its problems, so that they can be fixed in one go."""
+"""The error of a manifest, with all its problems, so that they can be fixed together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _PRINTED = 50
 
 
 class ManifestError(RephaseError):
-    """A manifest has errors; nothing was started.
+    """A manifest is invalid; no work was started.
 
     Attributes
     ----------
     problems
         `file:line: what was found; expected ...; fix`, by line; at most the first 1,000.
     total
-        How many there are.
+        Number of problems.
     """
 
     def __init__(self, problems: list[str], total: int | None = None) -> None:
@@ -28,7 +28,7 @@ class ManifestError(RephaseError):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[ManifestError], tuple[list[str], int]]:
-        """Keep the problems when the error travels between processes."""
+        """Keep the problems when the error is pickled between processes."""
         return type(self), (self.problems, self.total)
 
 
@@ -41,13 +41,13 @@ class Problems:
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, what: str) -> None:
-        """Add a problem of a line."""
+        """Add a problem on a line."""
         self.total += 1
         if len(self._found) < _KEPT:
             self._found.append((line, what))
 
     def raise_if_any(self) -> None:
-        """Raise a `ManifestError` with all problems in the order of their lines, if there are any."""
+        """Raise a `ManifestError` with all problems in the order of their lines, if any."""
         if self.total:
             found = sorted(self._found, key=lambda problem: problem[0])
             raise ManifestError([f"{self._path}:{line}: {what}" for line, what in found], self.total)

@@ -1,4 +1,4 @@
-"""What the header of an image file says of a volume, as a reader's `probe` returns it for a scan."""
+"""The facts of a volume in an image file's header, as a reader's `probe` returns them for a scan."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SeriesHeader(VolumeFacts):
     Attributes
     ----------
     path, format, series, echo, frame, dataset
-        The cells of a manifest row that select this volume; None where the file holds no other.
+        The cells of a manifest row that select this volume; None if the file has only one.
     kind
-        What the pixels are.
+        Type of the pixels, such as magnitude or phase.
     series_key, subject_key
         Identifying texts of volume and subject. Only salted hashes of them may be written.
     num_slices, height, width, spacing_mm
@@ -31,7 +31,7 @@ class SeriesHeader(VolumeFacts):
     pair_key
         Equal for the magnitude and the phase of one acquisition.
     paired_by_name
-        Whether `pair_key` comes from file names; then a key that two magnitudes share identifies neither.
+        Whether `pair_key` comes from file names; a key shared by two magnitudes then identifies neither.
     """
 
     path: Path
@@ -61,4 +61,4 @@ class Probed:
 
 
 Probe = Callable[[Path, Sequence[Path]], Probed]
-"""`probe(folder, files)` describes the volumes in these files of one folder; it ignores files that are no images."""
+"""`probe(folder, files)` describes the volumes in these files of one folder; it ignores non-image files."""

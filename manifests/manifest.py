@@ -1,4 +1,4 @@
-"""The validated rows of a manifest, held as compact columns."""
+"""The validated rows of a manifest, stored as compact columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Manifest(Sequence[ManifestRow]):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of the file that have a meaning, in no particular order."""
+        """Names of the recognised columns of the file, in no particular order."""
         return tuple(name for name in self._columns if name in UNDERSTOOD)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Manifest(Sequence[ManifestRow]):
 
 
 def check_files(manifest: Manifest) -> list[str]:
-    """List the files that a manifest names and that do not exist, as `file:line: what; expected ...; fix`.
+    """List the missing files of a manifest, as `file:line: what; expected ...; fix`.
 
     Every local path costs one look-up, every URL one request.
     """

@@ -36,13 +36,13 @@ from rephase.text import is_url
 
 
 class Names(Protocol):
-    """Names by row; a value that is no text is no name."""
+    """Names by row; only texts are names."""
 
     def __getitem__(self, row: int) -> object: ...
 
 
 class DuplicateSearch:
-    """Find names that occur twice, without regard to case: by their hashes, then by the names of equal hashes."""
+    """Finds names that occur twice, ignoring case: by their hashes, then by the names of equal hashes."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
@@ -152,9 +152,9 @@ def _read(location: str, file: IO[bytes], keep_columns: Sequence[str], problems:
 
 
 def _decoded(file: IO[bytes], problems: Problems) -> Iterator[str]:
-    """Decode line by line, so that a problem has its line; a bad line becomes an empty one to keep the count."""
+    """Yield decoded lines; an undecodable line is reported with its number and becomes an empty one."""
     for line, raw in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
-        if len(raw) == _LONGEST_LINE:  # a file without line ends must not be read as one line
+        if len(raw) == _LONGEST_LINE:  # a file without line breaks must not be read as one line
             problems.add(line, f"is longer than {_LONGEST_LINE} bytes; expected text; check that it is a CSV file")
             return
         if line == 1:
@@ -193,7 +193,7 @@ def _records(reader: Reader, problems: Problems) -> Iterator[tuple[int, list[str
 def _blocks(
     records: Iterator[tuple[int, list[str]]], num_fields: int, problems: Problems
 ) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
-    """Yield the lines and the columns of blocks of records: checking columns costs a tenth of checking cells."""
+    """Yield the lines and columns of blocks of records: checking columns takes a tenth of the time of cells."""
     lines: list[int] = []
     rows: list[list[str]] = []
     for line, record in records:

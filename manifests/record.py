@@ -19,7 +19,7 @@ class ManifestRow(VolumeFacts):
 
     `line` is the line in the manifest. `path`, `phase`, `kspace` and `segmentation` are absolute paths, or URLs for
     fsspec. `frame` is the time point from 0, `echo` the echo number of the header, `slice_axis` 0, 1 or 2 of the stored
-    array. `extra` holds the columns of `--keep-columns`, as (name, value).
+    array. `extra` contains the columns of `--keep-columns`, as (name, value).
     """
 
     line: int

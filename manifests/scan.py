@@ -1,4 +1,4 @@
-"""Find the magnitude volumes in a folder: ids are salted hashes, everything else is counted."""
+"""Find the magnitude volumes in a folder: ids are salted hashes, other volumes are only counted."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def scan_folder(
     probe
         Describes the volumes in the files of one folder.
     salt
-        The same salt gives the same ids. Keep it, and keep it secret. None: a random salt that is not saved, so that
-        a second scan gives different ids.
+        The same salt yields the same ids. Store it safely and keep it secret. None: a random salt that is not saved, so
+        that another scan yields different ids.
     pairs
-        Take only magnitude volumes with measured phase, and name it.
+        Select only magnitude volumes with measured phase, and record its file.
     progress
         Called with each folder before it is probed.
 
@@ -82,12 +82,12 @@ def scan_folder(
     -------
     result
         Ids are HMAC-SHA-256 of the key of a volume or a subject. Paths in keys are relative to `folder`, so an
-        archive keeps its ids when it moves.
+        archive keeps its ids when it is moved.
 
     Raises
     ------
     NotADirectoryError
-        Where `folder` is not a directory.
+        If `folder` is not a directory.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -169,7 +169,7 @@ def _arrange(
     volume_ids = _Pseudonyms(salt, "volume", root)
     subject_ids = _Pseudonyms(salt, "subject", root)
     volumes, unpaired = [], 0
-    # a DICOM header identifies the acquisition, but two images with one name may be anything
+    # a DICOM header identifies the acquisition, but two images of the same name may be unrelated
     named = Counter(header.pair_key for header in chosen if header.paired_by_name)
     for header in sorted(chosen, key=_selectors):
         phase = phases.get(header.pair_key) if named[header.pair_key] <= 1 else None
@@ -191,14 +191,14 @@ def _arrange(
 
 
 def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, SeriesHeader]:
-    """Map keys to headers of a kind, without the keys that several share."""
+    """Map keys to headers of a kind, without keys shared by several headers."""
     partners = [header for header in headers if header.kind == kind and header.pair_key is not None]
     counts = Counter(header.pair_key for header in partners)
     return {header.pair_key: header for header in partners if counts[header.pair_key] == 1}
 
 
 def _selectors(header: SeriesHeader) -> tuple[str, str, str, int, int]:
-    """Return the cells that select a volume, as a key to sort by; -1 and empty texts for absent ones."""
+    """Return the cells that select a volume, as a sort key; -1 and empty texts for absent ones."""
     echo, frame = (-1 if number is None else number for number in (header.echo, header.frame))
     return str(header.path), header.series or "", header.dataset or "", echo, frame
 
@@ -212,11 +212,11 @@ class _Pseudonyms:
         self._given: dict[str, str] = {}
 
     def of(self, identity: str) -> str:
-        """Return the pseudonym of an identity, always the same one."""
+        """Return the pseudonym of an identity, which is the same for every call."""
         return self._digits(identity)[:ID_DIGITS]
 
     def unique(self, identity: str) -> str:
-        """Return a pseudonym that no other volume has: with more digits, then a number, for a repeated identity."""
+        """Return a unique pseudonym: with more digits for a collision, and a number for a repeated identity."""
         digits = self._digits(identity)
         for name in (digits[:ID_DIGITS], digits[:_MOST_DIGITS], *(f"{digits[:ID_DIGITS]}-{k}" for k in range(2, 1000))):
             if name not in self._given:

@@ -1,4 +1,4 @@
-"""Speed of a build from end to end (read, sample smooth phase, transform, commit) with one and more workers."""
+"""Speed of an end-to-end build (read, sample smooth phase, transform, commit) with one and more workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bench_build(
 ) -> BenchResult:
     """Build generated volumes in a temporary folder: without a cluster, then with each number of workers.
 
-    The upper bound of each number of workers is measured in turn with it: as many independent processes.
+    The upper bound of each number of workers, as many independent processes, is measured alternately with it.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def bench_build(
     folder
         Parent of the temporary folder, whose disk is part of the measurement; the system's default if None.
     rounds
-        Repetitions, workers and plain processes in turn; the median is reported.
+        Repetitions, alternating between workers and plain processes; the median is reported.
     """
     machine = machine_facts()
     with tempfile.TemporaryDirectory(prefix="rephase-bench-", dir=folder) as temporary:
@@ -140,7 +140,7 @@ def _scaling_table(works: dict[int, float], plain: dict[int, float], total: int)
 
 
 def _stage_table(runs: dict[str, _Timed], total: int) -> Table:
-    """Tabulate the stages of all runs; a stage that a run does not have counts 0 s."""
+    """Tabulate the stages of all runs; a stage missing from a run counts as 0 s."""
     stages = dict.fromkeys(stage for run in runs.values() for stage in run.stages)
     columns = ("stage", *(f"{name} (ms/slice)" for name in runs))
     rows: list[tuple[Value, ...]] = [

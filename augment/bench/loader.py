@@ -48,7 +48,7 @@ def bench_loader(
     coils: Sequence[int] = (0, 8),
     index_volumes: int = 100_000,
 ) -> BenchResult:
-    """Read every slice of generated corpora in random order, with all readers in turn, so that ratios are reliable.
+    """Measure reading every slice of generated corpora in random order, alternating between readers for stable ratios.
 
     Parameters
     ----------

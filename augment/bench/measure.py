@@ -1,4 +1,4 @@
-"""Tables of results with the machine that they belong to, and the timing of calls."""
+"""Tables of results with facts of the machine, and the timing of calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Table:
     Attributes
     ----------
     title
-        What was measured.
+        Quantity measured.
     columns
         Names with units, the same in text and JSON.
     rows
@@ -50,13 +50,13 @@ class BenchResult:
     benchmark
         Its name, such as `sampler`.
     machine
-        `rephase.pipeline.environment.machine_facts`: figures mean nothing without it.
+        `rephase.pipeline.environment.machine_facts`, on which the figures depend.
     settings
         The requested sizes and numbers.
     tables
         The results.
     notes
-        How to read them.
+        Remarks on the tables.
     """
 
     benchmark: str
@@ -66,11 +66,11 @@ class BenchResult:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as one JSON object."""
+        """Return the result as one JSON object."""
         return {**asdict(self), "tables": [table.to_json() for table in self.tables]}
 
     def lines(self) -> list[str]:
-        """Format all of it as text."""
+        """Format the result as lines of text."""
         machine = self.machine
         lines = [
             f"rephase bench {self.benchmark}",
@@ -84,9 +84,9 @@ class BenchResult:
 
 
 def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rounds: int = 3) -> list[float]:
-    """Return the median time of each call, after one for warm-up.
+    """Return the median time of each call in seconds, after one for warm-up.
 
-    The calls take turns: a machine that is busy for a while slows all of them, and their ratios stay reliable.
+    The calls alternate: a machine that is busy for a while slows all of them, so their ratios stay reliable.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rou
     budget_s
         Seconds per function in all; more if fewer than `rounds` calls fit.
     rounds
-        Number of turns.
+        Number of rounds over all calls.
     """
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
@@ -114,7 +114,7 @@ def seconds_per_call(calls: Sequence[Callable[[], object]], budget_s: float, rou
 
 
 def rounded(value: float) -> float:
-    """Round to four significant digits."""
+    """Return a value rounded to four significant digits."""
     return float(f"{value:.4g}")
 
 

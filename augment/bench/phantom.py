@@ -62,7 +62,7 @@ def write_long_manifest(path: Path, rows: Iterable[tuple[str, str, int, int, int
 
 
 def open_smooth_worker(root: Path) -> WorkerContext:
-    """Begin a corpus with smooth phase, to be built in this process."""
+    """Create a corpus with smooth phase, and return the context for building it in this process."""
     recipe = make_recipe(BuildOptions(phase="smooth"))
     open_corpus(str(root), recipe, overwrite=False)
     return open_worker(str(root), recipe, environment_class("cpu"))
@@ -95,7 +95,7 @@ def make_arrays(num_slices: int, size: int, coils: int, seed: int) -> dict[str, 
 
 
 def receipt_of(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return the receipt of such a volume."""
+    """Return the receipt of a volume with these arrays."""
     kspace, target = arrays.values()
     size = [int(kspace.shape[-2]), int(kspace.shape[-1]), 1]
     return {
@@ -111,7 +111,7 @@ def receipt_of(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: int = 320) -> None:
-    """Write a corpus that consists of the index of many volumes, which is all that opening reads."""
+    """Write a corpus that consists of the index of many volumes, the only document read when opening it."""
     store = CorpusStore.create(root, _ROOT)
     few = make_arrays(2, 8, 0, 0)
     shapes = {"kspace": (num_slices, size, size), "reconstruction_esc": (num_slices, size, size)}

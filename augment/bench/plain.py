@@ -27,7 +27,7 @@ def build_plainly(manifest: Path, folder: Path, count: int) -> float:
     Parameters
     ----------
     manifest
-        Its rows are distributed in turn; every process first builds one volume that is not timed.
+        Its rows are distributed round-robin; every process first builds one volume that is not timed.
     folder
         Parent of the corpora.
     count
@@ -36,7 +36,7 @@ def build_plainly(manifest: Path, folder: Path, count: int) -> float:
     Returns
     -------
     seconds
-        From the time when all are ready until the last one ends.
+        Time from when all are ready until the last one ends.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Other readers of the same slices, with which the loader is compared: plain zarr and fastMRI's HDF5."""
+"""Other readers of the same slices for comparison: plain zarr and fastMRI's HDF5."""
 
 from __future__ import annotations
 

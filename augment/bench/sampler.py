@@ -1,4 +1,4 @@
-"""Speed of sampling phase: every generator at several sizes, the learned one at several numbers of evaluations."""
+"""Speed of sampling phase: every generator at several sizes, the learned one with several numbers of evaluations."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def bench_sampler(
 def measure_submitters(
     submitters: Sequence[Submitter], magnitude: NDArray[np.float32], tile: int, budget_s: float
 ) -> list[tuple[float, float]]:
-    """Send a volume to each submitter in turn, tile by tile as in a build.
+    """Measure the submitters alternately on one volume, tile by tile as in a build.
 
     Parameters
     ----------
     submitters
-        How the tiles reach the sampler.
+        Submitters that pass the tiles to the sampler.
     magnitude
         `(slice height width)`.
     tile
@@ -119,7 +119,7 @@ def measure_submitters(
 
 
 def _send(submitter: Submitter, magnitude: NDArray[np.float32], tile: int) -> float:
-    """Return the GPU seconds of a volume."""
+    """Send a volume and return its GPU seconds."""
     seconds: list[float] = []
     in_flight = InFlight(submitter, lambda part, phasor, device_s: seconds.append(device_s))
     keys = [SliceKey(0, "bench", 0, index) for index in range(len(magnitude))]
@@ -130,7 +130,7 @@ def _send(submitter: Submitter, magnitude: NDArray[np.float32], tile: int) -> fl
 
 
 def _gpu_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budget_s: float) -> Table:
-    """Measure the learned generator on a GPU with and without copies that overlap with its work."""
+    """Measure the learned generator on a GPU with and without overlapping copies and computation."""
     rows: list[tuple[Value, ...]] = []
     for size in sizes:
         magnitude = make_magnitude(GPU_TILES * GPU_TILE, size)
@@ -148,7 +148,7 @@ def _gpu_table(generators: Sequence[PhaseGenerator], sizes: Sequence[int], budge
 
 
 def _measure(generators: Sequence[PhaseGenerator], size: int, num_slices: int, budget_s: float) -> list[float]:
-    """Seconds per slice. Without a spacing, the network works on the slice's own matrix."""
+    """Return seconds per slice. Without a spacing, the network works on the matrix of the slice."""
     magnitude = torch.from_numpy(make_magnitude(num_slices, size))
     keys = [SliceKey(0, "bench", 0, index) for index in range(num_slices)]
     calls = [partial(generator.sample_phase, magnitude, keys, Conditions()) for generator in generators]

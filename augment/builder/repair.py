@@ -189,7 +189,7 @@ class _Repair:
         return tasks
 
     def run(self, lease: Lease, say: Say | None, bar: bool) -> None:
-        """Rewrite documents, delete orphan objects if requested, rebuild the damaged volumes, write the index."""
+        """Rewrite documents, optionally delete orphan objects, rebuild the damaged volumes and write the index."""
         if ROOT_KEY in self.summary.documents:
             self._store.write_attributes(self._store.attributes)
         if VOLUMES_KEY in self.summary.documents:

@@ -75,7 +75,7 @@ def build(
     Raises
     ------
     RequestError
-        If the request is wrong, another builder holds the corpus, or the workers cannot build it; nothing was built.
+        If the request is invalid, another builder holds the lease, or the workers cannot build it; no volume was built.
     """
     root = root.rstrip("/") or root
     resolved = check_request(root, options)

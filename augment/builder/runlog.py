@@ -1,4 +1,4 @@
-"""The run log beside a corpus, `<corpus>.run/`: outcomes of every run, and failed volumes. Not part of the corpus.
+"""The run log next to a corpus, `<corpus>.run/`: outcomes of every run, and failed volumes. Not part of the corpus.
 
 `runs/<time>.jsonl` has one line for the start, for every volume and for the end; `failures.json` lists the volumes that
 failed and were not built since, `strikes.json` those that a dying worker was building and that must be retried alone.

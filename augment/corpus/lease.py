@@ -191,7 +191,7 @@ class Lease:
             raise RequestError(f"{who}, still active (heartbeat seen); wait for it, or stop it")
 
     def _silent(self, tag: str) -> bool:
-        """Watch a lease; return False as soon as it changes, True once it has expired."""
+        """Return False as soon as a watched lease changes, True once it has expired."""
         deadline = time.monotonic() + self._expiry_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(self._expiry_s / _LOOKS, left))

@@ -43,7 +43,7 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class ShardOrder:
-    """The order of one epoch: shards are shuffled and dealt to lanes; slices are shuffled inside a buffer per lane.
+    """The order of one epoch: shards are shuffled and assigned to lanes; slices are shuffled in one buffer per lane.
 
     The slices of the shuffled shards are cut into `lanes` runs of equal length; position `p` of the epoch is the next
     slice of run `p % lanes`. So neighbours come from different shards, `lanes` shards are in use at a time, and ranks

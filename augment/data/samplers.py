@@ -30,9 +30,9 @@ class HasShapes(Protocol):
 class VolumeSampler(Sampler[int]):
     """Yields all slices of a volume on one rank, so that metrics of the volume can be computed.
 
-    Volumes are dealt to the ranks in turn. The volumes of a rank follow one another, each in slice order; `shuffle`
-    shuffles the volumes. Ranks with fewer slices repeat their first ones, so that all yield equally many; code that
-    evaluates volumes must drop the repeated ones.
+    Volumes are assigned to the ranks round-robin. The volumes of a rank follow one another, each in slice order;
+    `shuffle` shuffles the volumes. Ranks with fewer slices repeat their first ones, so that all yield equally many;
+    code that evaluates volumes must drop the repeated ones.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     batch_size
         Slices per batch.
     rank, num_replicas
-        Default: of the initialised process group, else 0 of 1. Batches are dealt to the ranks in turn.
+        Default: of the initialised process group, else 0 of 1. Batches are assigned to the ranks round-robin.
     shuffle, seed
         Of the slices of each matrix, and of the batches.
     drop_last

@@ -35,7 +35,7 @@ def cross_validate(
     Raises
     ------
     RequestError
-        The request names weights or a split, which the folds provide; or there are too few groups.
+        If the request names weights or a split, which the folds define, or has too few groups.
     """
     output = _check(request, choice)
     base = read_config(recipe, TrainConfig)
@@ -71,7 +71,7 @@ def divide(request: Request, num_folds: int) -> list[frozenset[str]]:
     Raises
     ------
     RequestError
-        There are fewer than two folds, or fewer groups than folds.
+        If fewer than two folds are requested, or there are fewer groups than folds.
     """
     groups = [group_of(row, request.group_column) for row in _rows(request)]
     count = len(set(groups))

@@ -83,11 +83,11 @@ class CommittedVolume:
         return shape[1] if len(shape) == 4 else 0
 
     def shape(self, array: str) -> tuple[int, ...]:
-        """Shape of an array."""
+        """Return the shape of an array."""
         return tuple(int(size) for size in self.receipt["arrays"][array]["shape"])
 
     def dtype(self, array: str) -> np.dtype[Any]:
-        """Type of an array."""
+        """Return the dtype of an array."""
         return np.dtype(self._layout(array).dtype)
 
     def slices(self, array: str) -> Iterator[NDArray[Any]]:

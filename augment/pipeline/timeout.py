@@ -81,7 +81,7 @@ class Watchdog:
 
     @contextmanager
     def volume(self, name: str) -> Iterator[None]:
-        """Time the volume that this thread builds."""
+        """Limit the time of the volume that this thread builds in a `with` block."""
         limit_s = self._limit.seconds or READING_S
         self._set(_Timer(name, limit_s, time.monotonic() + limit_s))
         try:

@@ -19,14 +19,14 @@ from rephase.readers.volume import Volume
 
 
 def associated_digests(row: ManifestRow, source_format: str) -> list[str]:
-    """Return the digests of the files beside the magnitude that `attach_associated` reads, in its order.
+    """Return the digests of the associated files that `attach_associated` reads, in its order.
 
     Parameters
     ----------
     row
         The magnitude's row.
     source_format
-        Of the magnitude.
+        Format of the magnitude.
     """
     files = _files(row, source_format)
     return [_reader_of(column, location).digest_associated(location, row) for column, location in files]
@@ -42,16 +42,16 @@ def attach_associated(
     volume, arrangement
         The magnitude, as its reader returned it.
     row
-        Its `phase` is read in radians, in -4096..4096 or whole numbers of 0..4095 (linear to -pi..pi, as Siemens
-        stores it), or in -3142..3142 (thousandths of radians, as GE and Philips do). Its `segmentation` holds labels
+        Its `phase` is read in radians, in -4096..4096 or integers of 0..4095 (linear to -pi..pi, as Siemens
+        stores it), or in -3142..3142 (thousandths of radians, as GE and Philips do). Its `segmentation` contains labels
         of 0..255.
     limit_bytes
-        Of memory for each file.
+        Memory limit for each file.
 
     Raises
     ------
     VolumeError
-        `mismatch` where a file has other voxels; `missing`, `unreadable`, `unsupported`, `not_finite`.
+        `mismatch` if a file has other voxels; `missing`, `unreadable`, `unsupported`, `not_finite`.
     """
     digests = [volume.source_sha256]
     for column, location in _files(row, str(volume.acquisition.get("source_format", ""))):
@@ -72,10 +72,10 @@ def attach_associated(
 
 
 def _files(row: ManifestRow, source_format: str) -> list[tuple[str, str]]:
-    """List the columns that name a file beside the magnitude, with its location.
+    """List the columns that name an associated file, with its location.
 
-    A `phase` that is the `path` means the angle of complex values, which came with the magnitude; but DICOM stores
-    phase as images of their own, often in the folder of the magnitude.
+    A `phase` that is the `path` means the angle of complex values, which is read with the magnitude; but DICOM stores
+    phase as separate images, often in the folder of the magnitude.
     """
     files = []
     if row.phase is not None and (row.phase != row.path or source_format == "dicom"):
@@ -94,12 +94,12 @@ def _reader_of(column: str, location: str) -> AssociatedReader:
 
 
 def to_radians(values: NDArray[Any], name: str) -> tuple[NDArray[np.float32], str]:
-    """Convert stored phase to radians in (-pi, pi]; returns them and the scaling as text.
+    """Convert stored phase to radians in (-pi, pi]; return them and the scaling as text.
 
     Raises
     ------
     VolumeError
-        `not_finite`, or `unsupported` where the values are in no known unit.
+        `not_finite`, or `unsupported` if the unit of the values is unknown.
     """
     if np.iscomplexobj(values):
         return np.angle(values).astype(np.float32), "angle of complex values"

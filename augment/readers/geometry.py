@@ -65,15 +65,15 @@ def arrange_axes(affine: Affine, shape: Sequence[int], slice_axis: int, phase_ax
     affine
         4 x 4: index of the file's array to LPS mm; not singular.
     shape
-        Of the file's array, three sizes.
+        Shape of the file's array, three sizes.
     slice_axis, phase_axis
-        Axes of the file's array; `phase_axis` is None where unknown.
+        Axes of the file's array; `phase_axis` is None if unknown.
 
     Returns
     -------
     arrangement
         In plane as DICOM displays the nearest of the three main planes; slices increase along width x height. Height
-        and width are exchanged where phase was encoded along the displayed columns.
+        and width are exchanged if phase was encoded along the displayed columns.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     first, second = (axis for axis in range(3) if axis != slice_axis)
@@ -141,7 +141,7 @@ def as_displayed(
     spacing_mm
         Along (slice, height, width).
     slice_axis, phase_encode
-        From elsewhere, where known. Nothing is transposed.
+        From other sources, if known. The array is not transposed.
     """
     height_axis, width_axis = (axis for axis in range(3) if axis != slice_axis)
     affine = np.zeros((4, 4))
@@ -180,7 +180,7 @@ def match_grid(
     Parameters
     ----------
     affine, shape
-        Of the associated file's array.
+        Affine and shape of the associated file's array.
     volume_affine, volume_shape
         Of the volume in the corpus's axes.
     where
@@ -189,7 +189,7 @@ def match_grid(
     Raises
     ------
     VolumeError
-        `mismatch` where its voxels are not those of the volume in another order.
+        `mismatch` if its voxels are not a permutation of those of the volume.
     """
     step = np.linalg.inv(np.array(volume_affine)) @ affine
     nearest = np.rint(step[:3, :3])

@@ -1,4 +1,4 @@
-"""Classify images as magnitude, phase, real, imaginary or field map where the file's header lacks it.
+"""Classify images as magnitude, phase, real, imaginary or field map if the file's header does not state it.
 
 The evidence is the file name, the JSON sidecar, and the values.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rephase.formats import match_suffix
 from rephase.manifests.header import Kind
 
-# words of file names in BIDS and of dcm2niix; only whole words count, most of them only as the last one
+# words of file names in BIDS and of dcm2niix; only complete words match, most of them only as the last one
 _KIND_WORDS: dict[str, Kind] = {
     "part-phase": "phase", "phase": "phase", "phase1": "phase", "phase2": "phase", "ph": "phase", "pha": "phase",
     "phasediff": "fieldmap", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
@@ -52,7 +52,7 @@ def stem_of(path: Path) -> str:
 
 
 def kind_of_name(path: Path) -> Kind | None:
-    """Return the kind of image by the words of a file name, None where there is none."""
+    """Return the image type from the words of a file name; None without a match."""
     words = stem_of(path).lower().split("_")
     for place, word in enumerate(reversed(words)):
         if word in _KIND_WORDS and (place == 0 or word in _ANYWHERE):
@@ -61,13 +61,13 @@ def kind_of_name(path: Path) -> Kind | None:
 
 
 def contrast_of_name(path: Path) -> str | None:
-    """Return the contrast by the words of a file name, None where there is none."""
+    """Return the contrast from the words of a file name; None without a match."""
     words = re.split(r"[_\-. ]", stem_of(path).lower())
     return next((_CONTRAST_WORDS[word] for word in reversed(words) if word in _CONTRAST_WORDS), None)
 
 
 def pair_name(path: Path) -> str:
-    """Return the name that magnitude and phase of one acquisition share: `x_1` for `x_magnitude1` and `x_phase1`."""
+    """Return the common name of magnitude and phase of one acquisition: `x_1` for `x_magnitude1` and `x_phase1`."""
     kept = []
     for word in stem_of(path).split("_"):
         is_kind = _KIND_WORDS.get(word.lower()) in ("phase", "magnitude")
@@ -76,7 +76,7 @@ def pair_name(path: Path) -> str:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read the JSON file that BIDS and dcm2niix store beside an image; empty where it is missing or no JSON."""
+    """Read the JSON file that BIDS and dcm2niix store next to an image; empty if it is missing or invalid."""
     sidecar = path.with_name(f"{stem_of(path)}.json")
     try:
         if not sidecar.is_file() or sidecar.stat().st_size > _LARGEST_SIDECAR:
@@ -88,7 +88,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
-    """Return the kind of image by ImageType and Modality of a sidecar, None where they lack it."""
+    """Return the image type from ImageType and Modality of a sidecar; None without them."""
     if sidecar.get("Modality", "MR") not in ("MR", ""):
         return "non_mr"
     words = sidecar.get("ImageType")
@@ -100,10 +100,10 @@ def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
 
 
 def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
-    """Recognise phase and other signed images by their values.
+    """Classify phase and other signed images by their values.
 
-    A magnitude may have a few negative voxels, from ringing of a resampling: they are no evidence. Unsigned phase
-    (0..4095, 0..2 pi) is recognised by its wraps, steps of more than half its range between neighbours.
+    A magnitude may have a few negative voxels, from ringing after resampling: they are ignored. Unsigned phase
+    (0..4095, 0..2 pi) is recognised by its wraps, steps of more than 50 % of its range between neighbours.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
     Returns
     -------
     kind
-        And the evidence as text; None where the values may be a magnitude.
+        The image type, and the evidence as text; None if the values may be a magnitude.
     """
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -133,7 +133,7 @@ def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
 
 
 def _wraps(values: NDArray[Any], axis: int, half: float) -> float:
-    """Return the share of neighbours that differ by more than half the range; 0 unless the values fill it like phase.
+    """Return the fraction of neighbours that differ by over 50 % of the range; 0 unless values fill it like phase.
 
     Zeros are ignored, as they may be masked air. An image with sharp edges has such steps too, but only few values, or
     values at one end of the range.

@@ -29,7 +29,7 @@ _HEADER_ERRORS = (
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read an array of shape (slice, height, width), or (height, width) for one slice, oriented as displayed.
 
-    Of a complex array the magnitude is taken, and the phase where `row.phase` is the same path.
+    A complex array yields the magnitude, and also the phase if `row.phase` is the same path.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def digest(row: ManifestRow) -> str:
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
-    """Describe nothing: an array without a header may be anything, so it is named by hand."""
+    """Return no volumes: an array without a header may contain anything, so a row must name it explicitly."""
     return Probed()
 
 
@@ -136,7 +136,7 @@ def plain_volume(
     Raises
     ------
     VolumeError
-        `not_magnitude` where the values are phase or another signed image.
+        `not_magnitude` if the values are phase or another signed image.
     """
     phase = None
     if np.iscomplexobj(values):

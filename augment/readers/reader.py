@@ -29,16 +29,16 @@ class ReaderModule(Protocol):
         Parameters
         ----------
         row
-            Of a validated manifest; `path` may be a URL (see `rephase.readers.sources.local_path`).
+            Row of a validated manifest; `path` may be a URL (see `rephase.readers.sources.local_path`).
         limit_bytes
-            Of memory for one file; refuse more with `too_large` before allocating it. None for no limit.
+            Memory limit for one file; exceeding it is refused with `too_large` before allocation. None for no limit.
 
         Returns
         -------
         volume
-            With the complex file's own phase where `row.phase` is `row.path`.
+            With the phase of a complex file if `row.phase` is `row.path`.
         arrangement
-            How the axes of the file became those of the volume. None where the file has no array of three axes, as
+            Mapping of the file's axes to those of the volume. None if the file has no array of three axes, as
             DICOM; arrays without an affine are then taken in the order of the displayed slices.
         """
         ...
@@ -52,7 +52,7 @@ class ReaderModule(Protocol):
         ...
 
     def probe(self, folder: Path, files: Sequence[Path]) -> Probed:
-        """Describe the volumes in files of one folder that carry this format's suffixes; called where `scanned`."""
+        """Describe the volumes in files of one folder that carry this format's suffixes; called if `scanned`."""
         ...
 
 
@@ -67,7 +67,7 @@ class AssociatedReader(Protocol):
         arrangement: Arrangement | None,
         limit_bytes: int | None,
     ) -> tuple[NDArray[Any], str]:
-        """Read the phase or the labels in a file beside a magnitude.
+        """Read the phase or the labels in an associated file.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class AssociatedReader(Protocol):
         volume, arrangement
             The magnitude, as its reader returned it.
         limit_bytes
-            Of memory for this file.
+            Memory limit for this file.
 
         Returns
         -------
@@ -118,7 +118,7 @@ def format_of(location: str) -> str:
     Raises
     ------
     VolumeError
-        `missing` or `unreadable`. A URL is fetched only where its suffix does not decide.
+        `missing` or `unreadable`. A URL is fetched only if its suffix is not conclusive.
     """
     if is_url(location) and (found := match_suffix(location.rstrip("/"))):
         return found[0].name

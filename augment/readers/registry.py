@@ -41,7 +41,7 @@ def read_volume(
     source
         A file, a DICOM folder or a URL; or a row of a validated manifest.
     limit_bytes
-        Of memory for one file; more than that is refused before it is allocated. None for no limit.
+        Memory limit for one file, checked before allocation. None for no limit.
     **columns
         Further columns of a manifest, as the attributes of `ManifestRow`: `format`, `series`, `echo`, `frame`,
         `dataset`, `slice_axis`, `phase`, `kspace`, `segmentation`, ...
@@ -56,7 +56,7 @@ def read_volume(
     VolumeError
         With a reason of `rephase.errors.Reason` and one line of explanation.
     TypeError
-        For a column that does not exist.
+        For an unknown column.
     """
     if isinstance(source, ManifestRow):
         row = replace(source, **columns)
@@ -76,12 +76,12 @@ def read_volume(
 
 
 def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
-    """Read a volume that must have measured phase; returns it and the phase, in radians `(slice height width)`.
+    """Read a volume with measured phase; return it and the phase in radians, `(slice height width)`.
 
     Raises
     ------
     VolumeError
-        As `read_volume`; `mismatch` where the row names no phase, `not_finite` where the magnitude is not finite.
+        As `read_volume`; `mismatch` if the row names no phase, `not_finite` if the magnitude is not finite.
     """
     volume = read_volume(row)
     if volume.phase is None:
@@ -119,10 +119,10 @@ def hash_source(row: ManifestRow) -> str:
 
 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
-    """Describe the volumes in these files of one folder; files that are no images are ignored.
+    """Describe the volumes in these files of one folder; non-image files are ignored.
 
-    The suffix of a file decides which reader looks at it; files of unknown suffix go to the DICOM reader, which
-    recognises its own by their content.
+    The suffix of a file selects its reader; files of unknown suffix are passed to the DICOM reader, which
+    recognises DICOM files by their content.
     """
     by_reader: dict[str, list[Path]] = defaultdict(list)
     names = {file.name.lower() for file in files}
@@ -142,7 +142,7 @@ def probe(folder: Path, files: Sequence[Path]) -> Probed:
 
 
 def _format(row: ManifestRow) -> str:
-    if row.kspace is not None:  # fastMRI's, which gives magnitude and phase
+    if row.kspace is not None:  # a fastMRI file, which has both magnitude and phase
         return "hdf5"
     return format_of(row.path) if row.format == "auto" else row.format
 

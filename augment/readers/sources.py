@@ -26,7 +26,7 @@ def local_path(location: str) -> Iterator[Path]:
     Raises
     ------
     VolumeError
-        `missing`, or `unreadable` where a URL cannot be fetched.
+        `missing`, or `unreadable` if a URL cannot be fetched.
     """
     if location.startswith("file://"):
         location = unquote(urlsplit(location).path)
@@ -44,7 +44,7 @@ def check_local(location: str) -> None:
     Raises
     ------
     VolumeError
-        `missing`; `unreadable` where access is denied, or it is neither.
+        `missing`; `unreadable` if access is denied, or it is neither.
     """
     try:
         mode = Path(location).stat().st_mode
@@ -66,7 +66,7 @@ def check_local(location: str) -> None:
 def _fetch(location: str, folder: Path) -> Path:
     import fsspec
 
-    # the suffix decides the format where a row has `auto`
+    # the suffix determines the format if a row has `auto`
     path = folder / (os.path.basename(location.rstrip("/")) or "source")  # noqa: PTH119
     try:
         with fsspec.open(location, "rb") as remote, path.open("wb") as local:

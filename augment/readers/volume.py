@@ -24,8 +24,8 @@ class Volume(VolumeFacts):
     Attributes
     ----------
     magnitude
-        float32, `(slice, height, width)`; height is readout, width is phase encoding. May still hold what
-        `rephase.pipeline.magnitude` refuses (negative or non-finite values).
+        float32, `(slice, height, width)`; height is readout, width is phase encoding. May still contain values that
+        `rephase.pipeline.magnitude` refuses (negative or non-finite).
     spacing_mm
         Distance of neighbours along (slice, height, width); the slice distance is that of the slice centres.
     affine
@@ -33,16 +33,16 @@ class Volume(VolumeFacts):
     orientation
         Three letters, the patient direction (LPS letters) in which slice, height and width indices grow, e.g. `"SPL"`.
     transposed
-        True where the displayed rows and columns were exchanged because phase was encoded along columns.
+        True if the displayed rows and columns were exchanged because phase was encoded along columns.
     phase_encode
-        `"row"` or `"column"`: the displayed direction along which phase was encoded (DICOM's words); `"assumed"` where
-        no header tells, and then nothing was transposed.
+        `"row"` or `"column"`: the displayed direction along which phase was encoded (DICOM's words); `"assumed"` if
+        no header states it; the volume is then not transposed.
     source_sha256
-        Of the bytes that were read; for several files, of their digests in slice order.
+        SHA-256 of the bytes that were read; for several files, of their digests in slice order.
     phase
-        float32 radians of the same shape where the row names real phase, else None.
+        float32 radians of the same shape if the row names real phase, else None.
     segmentation
-        uint8 of the same shape where the row names one, else None.
+        uint8 of the same shape if the row names one, else None.
     acquisition
         Facts without identity that audits read, JSON values only: `image_type`, `acquired_matrix` (as
         [height, width] of the stored axes), `transfer_syntax`, `percent_sampling`, `bits_stored`, `source_format`, ...
@@ -63,7 +63,7 @@ class Volume(VolumeFacts):
 def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: str) -> None:
     """Refuse a volume whose values all become zero in float32 or complex64.
 
-    `largest` returns the largest modulus in the file; it is called only where all `values` are zero.
+    `largest` returns the largest modulus in the file; it is called only if all `values` are zero.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def refuse_vanished(values: NDArray[Any], largest: Callable[[], float], name: st
 
 
 def check_limit(num_bytes: int, limit_bytes: int | None, name: str) -> None:
-    """Check that a volume fits into the memory limit, before any is allocated."""
+    """Check that a volume fits into the memory limit, before allocating memory."""
     if limit_bytes is not None and num_bytes > limit_bytes:
         raise VolumeError(
             "too_large",

@@ -1,4 +1,4 @@
-"""The facts of a report: counted in one pass over the receipts of a corpus."""
+"""The facts of a report, counted in one pass over the receipts of a corpus."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CorpusFacts:
     attributes
         Attributes of the corpus: recipe, hashes, seed.
     num_volumes, num_slices, array_bytes
-        Of committed volumes; bytes before compression.
+        Totals of committed volumes; bytes before compression.
     stored_bytes
         Size of all objects of the corpus, None if the storage does not report it.
     tallies
@@ -62,7 +62,7 @@ class CorpusFacts:
     num_subjects, num_sources
         Number of different pseudonyms, and of different hashes of source bytes.
     flags
-        By name of the audit flag.
+        Audit flags by name.
     unfinished, unreadable
         Volumes without a receipt; volumes whose receipt cannot be read.
     candidates
@@ -200,7 +200,7 @@ def list_failures(root: str) -> list[Failed]:
 def without_identity(name: str, message: str) -> str:
     """Remove paths and UIDs from the message of a failure, since directories may have names of people.
 
-    A message begins with the path, up to a colon; the rest seldom has one.
+    A message begins with the path, up to a colon; its remainder seldom contains a path.
     """
     text = message.removeprefix(f"volume {name} ")
     if text != message and text.startswith("(") and "): " in text:

@@ -1,4 +1,4 @@
-"""The images of a report: of each volume one slice as magnitude, phase, log k-space and phase histogram."""
+"""The images of a report: one slice per volume as magnitude, phase, log k-space and phase histogram."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class VolumeImages:
-    """What is shown of one volume, or the error why it cannot be shown."""
+    """The images of one volume, or the error why it cannot be shown."""
 
     name: str
     error: str = ""
@@ -61,7 +61,7 @@ class VolumeImages:
 
 
 def gallery(store: CorpusStore, chosen: Iterable[Candidate]) -> list[VolumeImages]:
-    """Read and draw the chosen volumes."""
+    """Read and render the chosen volumes."""
     return [_draw(store, one) for one in chosen]
 
 
@@ -110,7 +110,7 @@ def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:
 
 
 def _histogram(counts: NDArray[np.int64]) -> tuple[Bar, ...]:
-    """Lay out counts over the phase from -pi to pi: a margin of 8 units, the axis at 226."""
+    """Return the bars of counts over the phase from -pi to pi: a margin of 8 units, the axis at 226."""
     middle = NUM_HUES // _NUM_BINS // 2  # of the hues that a bin spans
     hues = phase_palette()[middle : NUM_HUES : NUM_HUES // _NUM_BINS].tolist()
     step = 240 / len(counts)

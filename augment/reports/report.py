@@ -45,14 +45,14 @@ def write_report(
     num_volumes: int = DEFAULT_VOLUMES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the report of a corpus: one HTML file without any outside resource.
+    """Write the report of a corpus: one HTML file without external resources.
 
     Parameters
     ----------
     root
         Path or URL of the corpus, complete or not.
     out
-        Path of the file. Default: `<corpus>.run/report.html` beside the corpus.
+        Path of the file. Default: `<corpus>.run/report.html` next to the corpus.
     num_volumes
         Number of volumes shown with images: always the same ones, spread over contrasts and matrix sizes.
     progress

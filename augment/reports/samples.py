@@ -28,7 +28,7 @@ class Sample:
     Attributes
     ----------
     name, slice_index
-        Its volume and its number, counted from 0.
+        Volume, and index of the slice from 0.
     receipt
         Receipt of the volume.
     magnitude
@@ -36,7 +36,7 @@ class Sample:
     image
         complex64 `(height width)`, the image whose phase is shown.
     image_source
-        How that image was made from several coils; empty without coils.
+        How the coils were combined to that image; empty without coils.
     kspace
         float32 `(height width)`, root sum of squares of `|kspace|` of all coils.
     """
@@ -121,7 +121,7 @@ class _VolumeReader:
         return self._reader.read_slice(layout, slice_index)
 
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
-        """Return the slice of most energy among a few of the middle third; among all if those are empty."""
+        """Return the slice of highest energy among a few of the middle third; among all if those are empty."""
         count = self._arrays["kspace"]["shape"][0]
         middle = list(range(count // 3, count - count // 3))
         few = middle[:: -(-len(middle) // _MOST_LOOKED_AT)]
@@ -160,6 +160,6 @@ def _root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 
 def _centre(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Crop what oversampling added."""
+    """Crop oversampling: return the central `(height width)`."""
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]

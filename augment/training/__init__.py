@@ -1,1 +1,1 @@
-"""training."""
+"""Train and distil networks on the real phase of a manifest."""

@@ -22,9 +22,9 @@ CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 
 @dataclass(frozen=True)
 class TrainingSlice:
-    """A complex slice `(height width)` and its acquisition; NaN where not known.
+    """A complex slice `(height width)` and its acquisition; NaN if unknown.
 
-    `group` is its session: slices of large groups are sampled more rarely. If `labelled`, its phase encodes a label,
+    `group` is its session: slices of large groups are sampled less often. If `labelled`, its phase encodes a label,
     which noise does not change.
     """
 
@@ -42,7 +42,7 @@ def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
     Raises
     ------
     ValueError
-        The volume has no phase.
+        If the volume has no phase.
     """
     image = complex_image(volume)
     te_ms = volume.te_ms if volume.te_ms is not None else math.nan
@@ -57,7 +57,7 @@ def complex_image(volume: Volume) -> Tensor:
     Raises
     ------
     ValueError
-        The volume has no phase.
+        If the volume has no phase.
     """
     if volume.phase is None:
         raise ValueError("the volume has no phase; a training row needs a `phase` or `kspace` column")
@@ -65,7 +65,7 @@ def complex_image(volume: Volume) -> Tensor:
 
 
 def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
-    """Resample a slice to the resolution at which its spacing is sampled; see `rephase.diffusion.physics.grid`."""
+    """Resample a slice to the grid on which slices of its spacing are sampled; see `rephase.diffusion.physics.grid`."""
     own = (one.image.shape[0], one.image.shape[1])
     grid = grid_size(*own, one.spacing_mm, grid_mm)
     if grid == own:
@@ -77,9 +77,10 @@ def on_grid(one: TrainingSlice, grid_mm: float) -> TrainingSlice:
 class TrainingSlices:
     """Batches of augmented slices, each a function of the seed and the step alone.
 
-    A batch holds slices of one size, as many as fit into `pixels`; noise is added to the share `noisy` of them. A group
-    of n slices is sampled in proportion to sqrt(n), between equal weights of slices (a few large sessions dominate) and
-    of sessions (single volumes are repeated). Large slices are in more batches, since few of them fit into one.
+    A batch contains slices of one size, as many as fit into `pixels`; noise is added to the fraction `noisy` of them. A
+    group of n slices is sampled in proportion to sqrt(n), between equal weights of slices (a few large sessions
+    dominate) and of sessions (single volumes are repeated). Large slices are in more batches, since few of them fit
+    into one.
     """
 
     def __init__(self, slices: list[TrainingSlice], pixels: int, seed: int, noisy: float = 0.25) -> None:
@@ -127,8 +128,8 @@ def augment_slice(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Augment a slice by coarser resolution, field of view, flips, transposition, conjugation, noise.
 
-    Flips and `transposed` together give all rotations by 90 degrees. Global and linear phase are not changed, since
-    the gauge removes both.
+    Flips and `transposed` together include all rotations by 90 degrees. Global and linear phase are not changed, since
+    fixing the gauge removes both.
 
     Returns
     -------

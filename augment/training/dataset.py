@@ -62,14 +62,14 @@ def read_training_set(
     simulation
         Simulated volumes to add; they do not enter the gauge.
     grid_mm
-        Slices finer than this by a quarter are resampled to it; 0 for none.
+        Slices at least 25 % finer than this are resampled to it; 0 for none.
     fat
         Estimates the fat fraction for simulated phase on magnitudes of the rows; by brightness if None.
 
     Raises
     ------
     RequestError
-        The manifest has errors, or none of its rows can be trained on.
+        If the manifest has errors, or none of its rows is usable for training.
     """
     slices: list[TrainingSlice] = []
     anatomies: list[Volume] = []
@@ -109,12 +109,12 @@ def measure_gauge(volume: Volume) -> torch.Tensor:
     """Measure the linear phase of a volume, `(5)`; see `rephase.diffusion.physics.gauge_pool`.
 
     In the plane, the median over the slices; through the slices, the power-weighted mean phase step between
-    neighbouring slices, NaN if there is one slice.
+    neighbouring slices, NaN with only one slice.
 
     Raises
     ------
     ValueError
-        The volume has no phase.
+        If the volume has no phase.
     """
     image = complex_image(volume)
     ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
@@ -125,7 +125,7 @@ def measure_gauge(volume: Volume) -> torch.Tensor:
 
 
 def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
-    """Stack the gauges `(volume 5)`, without volumes of one slice; if there are no others, their phase step is 0."""
+    """Stack the gauges `(volume 5)`, without those of single-slice volumes; if all are, set their phase step to 0."""
     pool = torch.stack(gauges)
     known = pool[torch.isfinite(pool[:, -1])]
     return known if len(known) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
@@ -141,7 +141,7 @@ def _simulate(
 def _simulate_phases(
     config: SimulationConfig, anatomies: list[Volume], fat: FatEstimate | None
 ) -> Iterator[list[TrainingSlice]]:
-    """Put simulated phases on magnitudes of the rows, each a function of seed, number and estimated fat alone."""
+    """Simulate phases on magnitudes of the rows, each a function of seed, number and estimated fat alone."""
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]

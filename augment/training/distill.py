@@ -1,4 +1,4 @@
-"""`rephase distill`: from a trained network to a student with 1, 2 or 4 evaluations."""
+"""`rephase distill`: distil a trained network to a student with 1, 2 or 4 network evaluations (NFE) per slice."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _GAIN_BATCHES = 8
 def distill(config: DistillConfig, device: str = "cpu") -> Path:
     """Distil, or resume an interrupted run, and write the checkpoint of the student.
 
-    The student keeps architecture and measured gauge of the teacher. Its card holds the number of its evaluations,
-    which samplers use by default. The energy score needs only the weights of a teacher, so a student can be distilled
-    further.
+    The student keeps architecture and measured gauge of the teacher. Its card contains its number of network
+    evaluations, which samplers use by default. The energy score needs only the weights of a teacher, so a student can
+    be distilled further.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
     Raises
     ------
     RequestError
-        No row of the manifest can be trained on, or the teacher cannot be used.
+        If no row of the manifest is usable for training, or the teacher cannot be loaded.
     """
     teacher = open_checkpoint(config.teacher)
     process = process_of(teacher)
@@ -71,7 +71,7 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
 
 @torch.no_grad()
 def _keep(student: ComplexUNet, start: ComplexUNet, share: float) -> None:
-    """Average the student with the weights that it started from; `share` is their weight."""
+    """Average the student with its initial weights, in place; `share` is the weight of the latter."""
     for learned, before in zip(student.parameters(), start.parameters(), strict=True):
         learned.lerp_(before.to(learned.device), share)
 

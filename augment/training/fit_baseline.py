@@ -23,7 +23,7 @@ def fit_smooth(manifest: Path, split: str | None, output: Path) -> int:
     Raises
     ------
     RequestError
-        No row has real phase to fit, or the file cannot be written.
+        If no row has real phase, or the file cannot be written.
     """
     rows = [row for row in read_manifest(manifest) if split is None or row.split == split]
     volumes, licences, failed = [], Counter[str](), 0

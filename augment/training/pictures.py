@@ -1,4 +1,4 @@
-"""Pictures of a run: the loss curve, and samples beside real slices."""
+"""Pictures of a run: the loss curve, and samples next to real slices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SMOOTHING = 50
 def draw_samples(slices: Sequence[TrainingSlice], generator: PhaseGenerator, path: Path) -> None:
     """Write a picture with a row per slice: magnitude, real phase, and a sample for each of `SEEDS`.
 
-    Phase has the cyclic colours of the report, faded where there is no signal.
+    Phase has the cyclic colours of the report, faded without signal.
     """
     rows = []
     for index, one in enumerate(slices):

@@ -23,7 +23,7 @@ _WORDS = {_SOURCES: "content of the files"}
 
 @contextmanager
 def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
-    """Make and lock the run folder for a `with` block, and write the recipe: what the weights depend on.
+    """Create and lock the run folder for a `with` block, and write the recipe, on which the weights depend.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
     Raises
     ------
     RequestError
-        The folder cannot be written, holds a run of another recipe, or is locked by another process.
+        If the folder cannot be written, contains a run of another recipe, or is locked by another process.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`rephase train`: from a configuration and a manifest of rows with real phase to a checkpoint."""
+"""`rephase train`: train a network on a manifest of rows with real phase, and write a checkpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     Raises
     ------
     RequestError
-        No row of the manifest can be trained on, or `initial` cannot be used.
+        If no row of the manifest is usable for training, or `initial` cannot be loaded.
     """
     process, settings = PROCESSES[config.process], config.settings
     objective = process.make_objective(settings)
@@ -91,7 +91,7 @@ def run_training(
     card: dict[str, Any],
     finish: Callable[[ComplexUNet], dict[str, Any]] | None = None,
 ) -> Path:
-    """Train a network for an objective and write its checkpoint; `card` adds to the model card.
+    """Train a network for an objective and write its checkpoint; `card` has further entries of the model card.
 
     `finish` is called with the trained network, by one of the processes that train together; it may change the network,
     and returns further entries of the model card.
@@ -145,7 +145,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     RequestError
-        It cannot be used.
+        If it cannot be used.
     """
     try:
         return load_checkpoint(path)

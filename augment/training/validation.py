@@ -19,7 +19,7 @@ HISTORY = "validation.jsonl"
 
 
 def choose_slices(slices: list[TrainingSlice], count: int) -> list[TrainingSlice]:
-    """Choose evenly spaced slices."""
+    """Return `count` evenly spaced slices."""
     count = min(count, len(slices))
     return [slices[int((index + 0.5) * len(slices) / count)] for index in range(count)]
 
@@ -67,9 +67,9 @@ def read_scores(folder: Path) -> list[tuple[int, float]]:
 
 
 def read_losses(path: Path) -> list[tuple[int, float]]:
-    """Read a curve of a run, one JSON object per line; empty if there is none.
+    """Read a curve of a run, one JSON object per line; empty without a file.
 
-    A truncated line is dropped: the curve is only drawn.
+    Truncated lines are ignored: the curve is only plotted.
     """
     if not path.exists():
         return []

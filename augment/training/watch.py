@@ -34,7 +34,7 @@ def watch(
     Raises
     ------
     RequestError
-        No row of the validation split can be used.
+        If no row of the validation split can be used.
     """
     watchers: list[tuple[int, Callable[[], None]]] = []
     slices = data.slices

@@ -1,7 +1,7 @@
 """SLURM jobs of one run: watched in SLURM's own queue, and replaced if they end early.
 
 Dask and dask-jobqueue consider a job alive until one of its workers leaves. A job that is cancelled while it waits,
-that dies before its worker comes, or that has several workers would never be replaced.
+that dies before its worker starts, or that has several workers would never be replaced.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ finally:
     signal.signal(signal.SIGINT, _ctrl_c)
 
 LOOK_S = 5.0
-"""Seconds between two looks at SLURM's queue."""
+"""Seconds between two polls of SLURM's queue."""
 _SHORT_S = 120.0
 """Seconds; a job whose worker lived for less is a short job: its node is broken, or it was preempted at once."""
 _PAUSE_S, _LONGEST_PAUSE_S = 30.0, 600.0
 _MOST_FAILED = 3
-"""Short jobs in a row from which on replacements wait; jobs without any worker in a row that end the work."""
+"""Consecutive short jobs that delay replacements; consecutive jobs without any worker that abort a build."""
 
 
 class Job(SLURMJob):  # type: ignore[misc]  # Dask has no types
@@ -86,7 +86,7 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
         self.sync(self._start_watcher)
 
     def check(self) -> None:
-        """Raise ClusterError if job after job ended without a worker and there is none now."""
+        """Raise ClusterError if several consecutive jobs ended without a worker and none is running."""
         if self._problem and not self.scheduler_info["workers"]:
             raise ClusterError(f"--cluster slurm: {self._problem}")
 
@@ -164,7 +164,7 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
             self._problem = f"{self._num_without_worker} jobs in a row ended before a worker came, the last: {why}"
 
     async def _replace(self) -> None:
-        """Remove the jobs that have ended; `adapt` submits others if there is work for them."""
+        """Remove the jobs that have ended; `adapt` submits others if tasks are waiting."""
         for name in self._ended:
             if (job := self.workers.pop(name, None)) is not None:
                 job.status = Status.closed
@@ -176,7 +176,7 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
             await self._correct_state()
 
     async def _describe_end(self, job_id: str) -> str:
-        """Describe how a job ended, as far as SLURM still knows."""
+        """Describe how a job ended, as far as SLURM still has a record."""
         try:
             facts = str(await self.job_cls._call(["scontrol", "show", "job", "--oneliner", job_id]))
         except (RuntimeError, OSError):
@@ -199,7 +199,7 @@ def job_of_worker(worker: Any) -> str:  # noqa: ANN401
 
 
 def _refusal(error: Exception) -> str:
-    """Return what sbatch wrote, out of dask-jobqueue's long message."""
+    """Extract the output of sbatch from dask-jobqueue's long message."""
     said = re.findall(r"^sbatch: error: (.+)$", str(error), re.MULTILINE)
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "; ".join(said) or (lines[-1] if lines else type(error).__name__)

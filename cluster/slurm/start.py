@@ -75,7 +75,7 @@ class SlurmConfig:
     """Seconds to wait for the first worker."""
 
     def __post_init__(self) -> None:
-        """Check what SLURM or Dask would only refuse later."""
+        """Check values that SLURM or Dask would only reject later."""
         try:
             enough = parse_bytes(self.memory) >= 10**6
         except ValueError:
@@ -100,7 +100,7 @@ class SlurmConfig:
 
     @property
     def processes(self) -> int:
-        """Worker processes of a job."""
+        """Number of worker processes per job."""
         return 1 if self.gpu else self.cpus
 
 
@@ -115,7 +115,7 @@ def check(spec: str) -> None:
 
 
 def job_script(spec: str) -> str:
-    """Return the script that SLURM would get, for a scheduler whose address is not known yet."""
+    """Return the job script, for a scheduler whose address is not known yet."""
     from rephase.cluster.slurm.jobs import Job
 
     job: Any = Job(scheduler="tls://SCHEDULER:PORT", name="rephase", **job_options(read_slurm(spec)))
@@ -171,7 +171,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
 def graceful_exit_plugins() -> list[WorkerPlugin | NannyPlugin]:
     """Return plugins by which workers exit gracefully when SLURM ends their job, so that no task gets a strike.
 
-    SLURM sends SIGTERM to every process of a job, and SIGKILL half a minute later (its KillWait). By default Dask's
+    SLURM sends SIGTERM to every process of a job, and SIGKILL 30 s later (its KillWait). By default Dask's
     nanny then stops its worker at once, which counts as the death of the worker. The classes are local, so they are
     pickled by value: a worker without this package accepts them, and is refused later with a clear message.
     """

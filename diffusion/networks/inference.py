@@ -1,4 +1,4 @@
-"""Networks for sampling: weights do not change any more, so they are arranged once."""
+"""Networks for sampling: their weights are constant, so they are rearranged once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _BlockConv2d(nn.Module):
         return weight, bias
 
     def forward(self, channels: Tensor) -> Tensor:
-        """See `ComplexConv2d`."""
+        """Compute the convolution as `ComplexConv2d.forward` does."""
         return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
 
 
@@ -41,7 +41,7 @@ class _BlockUp2d(_BlockConv2d):
         return upsample_weight(weight), bias.repeat(4)
 
     def forward(self, channels: Tensor) -> Tensor:
-        """See `ComplexUp2d`."""
+        """Upsample and convolve as `ComplexUp2d.forward` does."""
         return pixel_shuffle_crop(super().forward(channels))
 
 

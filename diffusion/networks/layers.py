@@ -57,7 +57,7 @@ class ComplexConv2d(nn.Module):
         return torch.cat((upper, lower), dim=0)
 
     def forward(self, channels: Tensor) -> Tensor:
-        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
+        """Convolve real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
         return functional.conv2d(channels, self.block_weight(), self.bias, self.stride, self.padding)
 
 
@@ -65,7 +65,7 @@ class ComplexUp2d(ComplexConv2d):
     """`ComplexConv2d` after nearest-neighbour upsampling by 2."""
 
     def forward(self, channels: Tensor) -> Tensor:
-        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels 2*height 2*width)`."""
+        """Upsample real `(batch 2*in_channels height width)`, convolve to `(batch 2*out_channels 2*height 2*width)`."""
         return super().forward(upsample_nearest(channels))
 
 
@@ -101,7 +101,7 @@ def mean_power(channels: Tensor) -> Tensor:
 
 
 class ComplexNorm(nn.Module):
-    """Divide groups of complex channels by their root mean square modulus, then scale and shift as conditioned.
+    """Divide groups of complex channels by their root mean square modulus, then scale and shift them by the conditions.
 
     No mean is subtracted and no running statistics are kept: the result of a slice depends on that slice alone, and the
     phase is unchanged.
@@ -116,7 +116,7 @@ class ComplexNorm(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
-        """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
+        """Normalise real `(batch 2*num_channels height width)`, conditioned on `(batch embedding)`."""
         factor, *shift = self.scale(mean_power(channels), embedding)
         factor, shifts = factor.repeat(1, 2).to(channels.dtype), torch.cat(shift, dim=1).to(channels.dtype)
         return torch.addcmul(shifts[..., None, None], channels, factor[..., None, None])
@@ -150,7 +150,7 @@ class RealConv2d(nn.Module):
         self.stride, self.padding = stride, kernel // 2
 
     def forward(self, channels: Tensor) -> Tensor:
-        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
+        """Convolve real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
         return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
 
 
@@ -158,7 +158,7 @@ class RealUp2d(RealConv2d):
     """`RealConv2d` after nearest-neighbour upsampling by 2."""
 
     def forward(self, channels: Tensor) -> Tensor:
-        """As `ComplexUp2d`."""
+        """Upsample and convolve real channels, of the shapes of `ComplexUp2d`."""
         return super().forward(upsample_nearest(channels))
 
 
@@ -174,7 +174,7 @@ class RealNorm(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
-        """Real `(batch 2*num_channels height width)` and `(batch embedding)` to the shape of the first."""
+        """Normalise real `(batch 2*num_channels height width)`, conditioned on `(batch embedding)`."""
         batch, doubled = channels.shape[:2]
         power = mean_power(channels)  # (batch 2*channel)
         grouped = power.reshape(batch, self.num_groups, -1).mean(dim=2)
@@ -186,7 +186,7 @@ class RealNorm(nn.Module):
 
 
 def complex_silu(channels: Tensor) -> Tensor:
-    """Gate complex channels by their real part: `z * sigmoid(Re z)`, which on real numbers is SiLU."""
+    """Compute `z * sigmoid(Re z)` of complex channels, which is SiLU for real numbers."""
     real, imag = channels.chunk(2, dim=1)
     gate = torch.sigmoid(real)
     return torch.cat((real * gate, imag * gate), dim=1)
@@ -205,4 +205,4 @@ LAYERS = {
     "complex": Layers(ComplexConv2d, ComplexUp2d, ComplexNorm, complex_silu),
     "real": Layers(RealConv2d, RealUp2d, RealNorm, functional.silu),
 }
-"""By the kind of the network."""
+"""Layers by the kind of the network."""

@@ -29,7 +29,7 @@ def fold_patches(channels: Tensor, patch: int) -> Tensor:
 
 
 def unfold_patches(channels: Tensor, patch: int) -> Tensor:
-    """Return patches to pixels: the inverse of `fold_patches`."""
+    """Undo `fold_patches`."""
     unfolded: Tensor = functional.pixel_shuffle(channels, patch)
     return unfolded
 

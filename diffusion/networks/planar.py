@@ -1,7 +1,7 @@
 """Complex layers for sampling on a CPU: real and imaginary planes, three real products per complex product.
 
 With `t = Wr (x + y)`, the product `(Wr + i Wi)(x + i y)` is `t - (Wr + Wi) y + i (t + (Wi - Wr) x)` (Gauss's trick).
-A block weight takes four. Tensors are real, `(2*slice channel height width)`, as
+A block weight needs four. Tensors are real, `(2*slice channel height width)`, as
 `rephase.diffusion.networks.layout.PLANES` has them.
 """
 
@@ -33,7 +33,7 @@ class PlanesConv2d(nn.Module):
         return weight
 
     def forward(self, channels: Tensor) -> Tensor:
-        """`(2*slice in_channels height width)` to `(2*slice out_channels height' width')`."""
+        """Convolve `(2*slice in_channels height width)` to `(2*slice out_channels height' width')`."""
         real, imag = channels.chunk(2)
         both = self._convolve(real + imag, 0)
         imag_out = self._convolve(real, 1).add_(both)
@@ -51,7 +51,7 @@ class PlanesUp2d(PlanesConv2d):
         return upsample_weight(weight)
 
     def forward(self, channels: Tensor) -> Tensor:
-        """`(2*slice in_channels height width)` to `(2*slice out_channels 2*height 2*width)`."""
+        """Upsample and convolve `(2*slice in_channels height width)` to `(2*slice out_channels 2*height 2*width)`."""
         return pixel_shuffle_crop(super().forward(channels))
 
 
@@ -63,7 +63,7 @@ class PlanesNorm(nn.Module):
         self.norm = norm
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
-        """`(2*slice num_channels height width)` and `(slice embedding)` to the shape of the first."""
+        """Normalise `(2*slice num_channels height width)`, conditioned on `(slice embedding)`."""
         power = _mean_power(channels)
         factor, *shift = self.norm.scale(torch.cat(power.chunk(2), dim=1), embedding)
         return torch.addcmul(torch.cat(shift)[..., None, None], channels, factor.repeat(2, 1)[..., None, None])

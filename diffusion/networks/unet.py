@@ -56,7 +56,7 @@ class NetworkConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised, conditioned, gated complex convolutions beside a skip."""
+    """A residual block: two normalised, conditioned, gated complex convolutions and a skip connection."""
 
     def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
-        """Real `(batch 2*in_channels height width)` to `(batch 2*out_channels height width)`."""
+        """Map real `(batch 2*in_channels height width)` to `(batch 2*out_channels height width)`."""
         hidden = self.conv_1(self.gate(self.norm_1(channels, embedding)))
         hidden = self.conv_2(self.gate(self.norm_2(hidden, embedding)))
         result: Tensor = self.skip(channels) + hidden
@@ -93,7 +93,7 @@ class ComplexUNet(nn.Module):
             nn.Linear(config.embedding, config.embedding),
             nn.SiLU(),
         )
-        # a condition that never varies in training must not act at sampling through untrained weights
+        # zero, so that a condition that never varies in training has no effect at sampling
         nn.init.zeros_(self.embed[0].weight[:, 64:])  # type: ignore[index]
         self.stem = conv(2 * pixels, widths[0], 3)
         self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
@@ -120,7 +120,7 @@ class ComplexUNet(nn.Module):
         t
             Time in [0, 1], `(batch)`.
         conditions
-            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+            `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN if unknown.
 
         Returns
         -------
@@ -157,9 +157,9 @@ def embed_time(t: Tensor) -> Tensor:
 
 
 def embed_conditions(conditions: Tensor) -> Tensor:
-    """Return logarithms relative to typical values, 0 where not known, and flags of what is known: `(batch 8)`.
+    """Return logarithms relative to typical values, 0 if unknown, and flags of the known ones: `(batch 8)`.
 
-    Only positive numbers are known: headers hold 0 for missing values.
+    Only positive numbers count as known: headers contain 0 for missing values.
     """
     known = torch.isfinite(conditions) & (conditions > 0.0)
     typical = from_scalars(_TYPICAL, conditions.device)

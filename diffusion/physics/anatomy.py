@@ -1,4 +1,4 @@
-"""What a magnitude shows of the anatomy: air, and the axis along which the object lies."""
+"""Estimate anatomy from a magnitude: air, and the axis along which the object extends."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _CLEARLY_MORE = 0.1
 
 
 def estimate_air(relative: Tensor, spacing_mm: Sequence[float], threshold: Tensor) -> Tensor:
-    """Estimate the fraction of air, 0 to 1: air is where the mean over a centimetre is weak.
+    """Estimate the fraction of air, 0 to 1, `(batch height width)`: air has a low mean over a centimetre.
 
     Parameters
     ----------
     relative
-        Magnitude relative to a bright one, `(batch height width)`.
+        Magnitude relative to the bright level, `(batch height width)`.
     spacing_mm
         Along height and width.
     threshold
-        Below which it is weak; of a shape that broadcasts.
+        Relative magnitude below which a mean counts as air; broadcastable.
     """
     return share_below(local_mean(relative, spacing_mm), threshold)
 
 
 def estimate_axis(relative: Tensor, sampled: Tensor) -> Tensor:
-    """Estimate the axis of the main field, as in `FieldSample`: the object continues along it.
+    """Estimate the axis of the main field, encoded as in `FieldSample`: the object extends beyond the image along it.
 
     Parameters
     ----------
     relative
-        Magnitude relative to a bright one, `(batch height width)`.
+        Magnitude relative to the bright level, `(batch height width)`.
     sampled
         Axes `(batch)`, used if as much of the object is at the upper and lower rim as at the sides.
     """
@@ -50,12 +50,12 @@ def estimate_axis(relative: Tensor, sampled: Tensor) -> Tensor:
 
 
 def share_below(level: Tensor, threshold: Tensor) -> Tensor:
-    """Return a soft comparison of a level with a threshold, 1 far below it, 0 far above; of the broadcast shape."""
+    """Return a soft comparison of a level with a threshold, 1 far below it, 0 far above, of the broadcast shape."""
     return torch.sigmoid(6.0 * (threshold - level) / threshold)
 
 
 def local_mean(relative: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """Compute the mean over a centimetre of images `(batch height width)` with a spacing along height and width."""
+    """Compute the mean over a centimetre, `(batch height width)`, of images with a spacing along height and width."""
     reach = [max(1, round((_SMALLEST_MM / step - 1.0) / 2.0)) for step in spacing_mm]
     reach = [min(away, size // 2) for away, size in zip(reach, relative.shape[1:], strict=True)]
     window = [2 * away + 1 for away in reach]

@@ -1,12 +1,12 @@
 """A random off-resonance phase computed from a magnitude: susceptibility of air, magnet, shim, and fat.
 
-A magnitude shows little of what is needed: air is where it is weak over a centimetre, and an object that continues
-beyond the slice lies along the main field. The rest is sampled per volume, in ranges narrow enough that most phases are
-about as steep as measured ones. So this is not the real phase, but it is steep where a real one is: at the rim of the
-field of view and beside air, growing with echo time and field strength. The fat fraction must be given, because
-brightness does not show it.
+A magnitude contains little of the required information: air is where it is weak over a centimetre, and an object that
+extends beyond the image is aligned with the main field. The rest is sampled per volume, in ranges narrow enough that
+most phases are about as steep as measured ones. So this is not the true phase, but it is steep where a true one is: at
+the rim of the field of view and next to air, growing with echo time and field strength. The fat fraction must be given,
+because brightness does not show it.
 
-The dipole field is that of a slice that extends without end through the plane (kernel `1/3 - k_axis^2 / k^2` in the
+The dipole field is that of a slice extended infinitely through the plane (kernel `1/3 - k_axis^2 / k^2` in the
 plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
 """
 
@@ -24,7 +24,7 @@ from rephase.diffusion.physics.magnet import Magnet, Places, gradient_fold, magn
 from rephase.diffusion.physics.measurement import bright_level
 
 GYROMAGNETIC = 42.577
-"""Of hydrogen, in MHz/T, which is also Hz per tesla and ppm."""
+"""Gyromagnetic ratio of hydrogen (gamma / 2 pi) in MHz/T, which is also Hz per tesla and ppm."""
 AIR_PPM = 9.4
 """Susceptibility of air relative to water (Schenck, Med Phys 1996)."""
 FIRST_MM = (-160.0, 0.0)
@@ -36,35 +36,35 @@ MOST_FOLDED_PHASE = 3.2
 NUM_UNIFORMS = 18
 """Uniform numbers that `sample_field` needs per volume."""
 TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
-"""Used where they are not known."""
+"""Typical values, used if unknown."""
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
 _FAT_STEEPNESS = 4.0
 
 
 class FieldSample(NamedTuple):
-    """What is sampled per volume, each `(batch)`.
+    """Parameters sampled per volume, each `(batch)`.
 
     Attributes
     ----------
     air
         Relative magnitude below which a centimetre counts as air.
     strength, shim
-        Shares of the field that act, and that the shim removes.
+        Fraction of the field that is applied, and fraction that the shim removes.
     axis
-        Of the main field, if a slice does not show it: 0 along height, 1 along width, 2 through the slice.
+        Axis of the main field if the slice does not show it: 0 along height, 1 along width, 2 through the slice.
     magnet
-        Its deviation.
+        Field deviation of the magnet.
     te_ms
-        Used if the echo time is not known.
+        Echo time in ms, used if that of the slice is unknown.
     coils
         Standard deviation of the coil phase at 3 T, in radians.
     sign
-        Of the phase: a convention of the scanner.
+        Sign of the phase, a convention of the scanner.
     start
         Position of the first slice in mm, from the isocentre.
     fat
-        Added to the logit of an uncertain fat fraction.
+        Offset of the logit of an uncertain fat fraction.
     fold
         Relative magnitude above which tissue far from the axis counts as folded.
     """
@@ -109,8 +109,8 @@ def sample_field(uniforms: Tensor) -> FieldSample:
 class FieldAngles(NamedTuple):
     """Off-resonance phase in radians, `(batch height width)`.
 
-    `folded` is to be added to `plain` where gradient fold-over maps tissue from farther away
-    (`rephase.diffusion.physics.magnet`); zero elsewhere.
+    Add `folded` to `plain` where gradient fold-over maps tissue from farther away
+    (`rephase.diffusion.physics.magnet`); it is zero elsewhere.
     """
 
     plain: Tensor
@@ -125,15 +125,15 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled
     magnitude
         float32 `(batch height width)`.
     conditions
-        `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+        `(batch 4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN if unknown.
     place_mm
         Position of the centre of each slice along slice, height and width, from the isocentre, `(batch 3)`.
     sampled
-        What was sampled for the volume of each slice.
+        Parameters of the volume of each slice.
     """
     spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
     relative = magnitude / bright_level(magnitude)
-    # The slices of a batch may differ in spacing, the windows may not: the first slice decides.
+    # The slices of a batch may differ in spacing, but the windows may not, so the first slice sets them.
     level = local_mean(relative, spacing[0].tolist())
     air, calm = (share_below(level, threshold[:, None, None]) for threshold in (sampled.air, sampled.fold))
     axis, places = estimate_axis(relative, sampled.axis), Places(magnitude.shape, spacing, place_mm)
@@ -167,7 +167,7 @@ def water_fat_signal(share: Tensor, phase: Tensor) -> Tensor:
 
 
 def sharpen_fat(share: Tensor, leaning: Tensor) -> Tensor:
-    """Make a fat fraction estimate steeper, after adding `leaning` to its logit."""
+    """Sharpen a fat fraction estimate, after adding `leaning` to its logit."""
     return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
 
 

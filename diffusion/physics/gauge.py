@@ -1,7 +1,7 @@
-"""The gauge of an image: its global and linear phase, which carry no anatomy.
+"""The gauge of an image is its global and linear phase, which carry no anatomical information.
 
 Global phase is arbitrary, and linear phase is a shift of the echo in k-space. Both are removed from training targets;
-sampling multiplies a gauge of the training data back in.
+sampling multiplies by a gauge measured on the training data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def estimate_ramp(image: Tensor) -> Tensor:
     Parameters
     ----------
     image
-        Complex images, `(*batch height width)`; their squared modulus is the weight.
+        Complex images, `(*batch height width)`; weighted by their squared modulus.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Gauges (global and linear phase) measured on the training volumes; sampling takes one of them per volume.
+"""Gauges (global and linear phase) measured on the training volumes; sampling selects one of them per volume.
 
-The linear phase and the phase step from slice to slice depend on the scanner and its protocol, so a volume gets those
-of a training volume of similar echo time and resolution.
+The linear phase and the phase step from slice to slice depend on the scanner and its protocol, so a volume is assigned
+those of a training volume of similar echo time and resolution.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rephase.diffusion.noise import Stream, uniform, volume_key
 from rephase.diffusion.physics.grid import GRID_MM
 
 COLUMNS = ("te_ms", "spacing_mm", "ramp_height", "ramp_width", "phase_step")
-"""Of a pool `(volume 5)`: echo time in ms and in-plane spacing in mm (NaN if not known), linear phase in rad/mm, and
-the phase step from slice to slice in rad."""
+"""Columns of a pool `(volume 5)`: echo time in ms and in-plane spacing in mm (NaN if unknown), linear phase in rad/mm,
+and the phase step from slice to slice in rad."""
 NEAREST = 8
 _ALIKE = math.log(1.25)
 
@@ -32,14 +32,14 @@ class VolumeGauge(NamedTuple):
 
 
 def alike_gauges(pool: Tensor, spacing_mm: tuple[float, float] | None) -> Tensor:
-    """Return the gauges of training volumes whose spacing is equal within a quarter; none if it is not known."""
+    """Return the gauges `(volume 5)` of training volumes whose spacing agrees within 25 %; none if it is unknown."""
     if spacing_mm is None:
         return pool[:0]
     return pool[(pool[:, 1] / math.sqrt(spacing_mm[0] * spacing_mm[1])).log().abs() < _ALIKE]
 
 
 def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
-    """Return the `NEAREST` gauges by the logarithm of the echo time; all if it is not known here, or in any of them."""
+    """Return the `NEAREST` gauges by the logarithm of the echo time; all if any echo time is unknown."""
     timed = pool[torch.isfinite(pool[:, 0])]
     if te_ms is None or te_ms <= 0 or not len(timed):
         return pool
@@ -50,8 +50,8 @@ def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
 def sample_gauge(pool: Tensor, key: SliceKey, conditions: Conditions) -> VolumeGauge:
     """Sample the gauge of a slice's volume: that of a training volume of the same spacing and a similar echo time.
 
-    The linear phase gets random signs. The phase step keeps its sign, which depends on the order of the slices. Where
-    no training volume has that spacing, the linear phase is that of any of them and there is no phase step: only some
+    The linear phase gets random signs. The phase step keeps its sign, which depends on the order of the slices. If no
+    training volume has that spacing, the linear phase is taken from any of them and the phase step is zero: only some
     scanners step by nearly pi per slice.
     """
     alike = alike_gauges(pool, conditions.spacing_mm)

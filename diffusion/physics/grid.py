@@ -18,21 +18,21 @@ _CLEARLY = 1.25
 def grid_size(
     height: int, width: int, spacing_mm: tuple[float, float] | None, grid_mm: float = GRID_MM
 ) -> tuple[int, int]:
-    """Choose the size of the grid.
+    """Compute the size of the grid.
 
     Parameters
     ----------
     height, width
-        Of the slice.
+        Matrix size of the slice.
     spacing_mm
-        Along height and width; None or NaN where not known.
+        Along height and width; None or NaN if unknown.
     grid_mm
         Resolution of the grid; 0 keeps that of the slice.
 
     Returns
     -------
     size
-        Along height and width; an axis that is not finer than the grid by a quarter, or of unknown spacing, is kept.
+        Along height and width; an axis that is not at least 25 % finer than the grid, or of unknown spacing, is kept.
     """
     if spacing_mm is None:
         return height, width
@@ -43,7 +43,7 @@ def grid_size(
 
 
 def to_grid(magnitude: Tensor, height: int, width: int) -> Tensor:
-    """Resample magnitudes `(*batch height width)` to the grid; negative values by ringing become zero."""
+    """Resample magnitudes `(*batch height width)` to the grid; negative values from ringing are set to zero."""
     if magnitude.shape[-2:] == (height, width):
         return magnitude
     return ifft2c(resize_kspace(fft2c(magnitude.to(torch.complex64)), height, width)).real.clamp(min=0.0)

@@ -24,7 +24,7 @@ from rephase.files import replacing
 
 ORDER = 3
 TERMS = tuple((i, j) for i in range(ORDER + 1) for j in range(ORDER + 1 - i) if i + j)
-"""Powers of the height and of the width coordinate."""
+"""Powers of the height and width coordinates of each term."""
 LENGTH_MM = 100.0
 ANCHOR_MM = 50.0
 """Distance of the anchors between which the part of the polynomial that varies through the volume is interpolated."""
@@ -33,7 +33,7 @@ _SHIPPED = Path(__file__).parents[1] / "weights" / "smooth.json"
 
 
 class FitVolume(NamedTuple):
-    """A real volume for a fit: complex images `(slice height width)`, spacing, TE (None if not known), session."""
+    """A real volume for a fit: complex images `(slice height width)`, spacing, TE (None if unknown), session."""
 
     image: Tensor
     spacing_mm: tuple[float, float, float]
@@ -51,7 +51,7 @@ class LowOrderModel:
         Second moments of the `TERMS`' coefficients `(term term)` at `TYPICAL_TE_MS`: of the volumes' means, and of the
         slices' differences from them.
     te_exponent
-        Coefficients grow with this power of the echo time, if it is known.
+        Coefficients scale with this power of the echo time, if it is known.
     steps_rad_per_mm
         Modulus of the phase step from slice to slice over their distance, one per session of the fit; one is sampled.
     data
@@ -78,7 +78,7 @@ class LowOrderModel:
     def phase(self, key: SliceKey, height: int, width: int, conditions: Conditions) -> Tensor:
         """Sample the phase of a slice in radians, float32 `(height width)`, on the CPU.
 
-        The slices of a volume share one polynomial, to which a part is added that varies through the volume.
+        The slices of a volume share one polynomial, plus a part that varies through the volume.
         """
         shared = volume_key(key)
         z_mm = key.slice_index * (conditions.slice_mm or TYPICAL_SLICE_MM)
@@ -100,7 +100,7 @@ def read_model(path: Path | None = None) -> LowOrderModel:
     Raises
     ------
     ValueError
-        It is missing, or does not hold a fit.
+        If the file is missing or does not contain a fit.
     """
     path = path or _SHIPPED
     try:
@@ -129,7 +129,7 @@ def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderMod
     Raises
     ------
     ValueError
-        No volume has a slice with an object.
+        If no volume has a slice with an object.
     """
     fits = [(one, *_fit_volume(one)) for one in volumes]
     fits = [fit for fit in fits if len(fit[1])]
@@ -151,7 +151,7 @@ def fit_model(volumes: Sequence[FitVolume], data: dict[str, Any]) -> LowOrderMod
 def fit_slice(image: Tensor, spacing_mm: tuple[float, float]) -> Tensor:
     """Fit a polynomial to the wrapped gradients of a complex slice, weighted by its power: coefficients `(term)`.
 
-    The gradients are those of phasors, so nothing is unwrapped; the constant is not determined.
+    The gradients are computed from phasors, without unwrapping; the constant term is not determined.
     """
     height, width = image.shape
     basis = _basis(height, width, spacing_mm)
@@ -222,7 +222,7 @@ def _interpolated(key: SliceKey, z_mm: float) -> Tensor:
 
 
 def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Compute a square root of second moments, also of singular ones: the ridge exceeds the error of rounding."""
+    """Compute a square root of second moments, also if singular: the ridge exceeds the rounding error."""
     tensor = torch.tensor(moments, dtype=torch.float64)
     ridge = (1e-5 * float(tensor.diagonal().max()) + 1e-15) * torch.eye(len(TERMS))
     root: Tensor = torch.linalg.cholesky(tensor + ridge)
@@ -230,5 +230,5 @@ def _root(moments: tuple[tuple[float, ...], ...]) -> Tensor:
 
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
-    # with fewer digits, singular moments, which few volumes give, would get a negative eigenvalue
+    # with fewer digits, the singular moments of a fit to few volumes would get a negative eigenvalue
     return tuple(tuple(float(f"{value:.9g}") for value in row) for row in matrix.tolist())

@@ -1,7 +1,7 @@
-"""The field of the magnet: homogeneous at the isocentre, steep at the rim of the bore; gradient fold-over there.
+"""The field of the magnet: homogeneous at the isocentre, steep at the rim of the bore, with gradient fold-over.
 
-Far from the axis of the bore the gradients weaken. What appears there comes from farther away, where the field is
-steeper, and from more tissue, so it is bright.
+Far from the axis of the bore the gradients weaken. Tissue at that position in the image is actually farther away, where
+the field is steeper, and from more tissue, so it is bright.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FAR = 1.6
 _FOLD_MM, _FOLD_RIM_MM = 145.0, 8.0
 """Distance from the axis of the bore at which gradient fold-over begins, and the width of the transition."""
 _FOLD = 0.6
-"""How much farther from the axis folded tissue is, as a fraction of its apparent distance."""
+"""Additional distance of folded tissue from the axis, as a fraction of its apparent distance."""
 
 
 class Magnet(NamedTuple):
@@ -26,9 +26,9 @@ class Magnet(NamedTuple):
     rim_ppm, radius, power
         The deviation at the radius (mm) in ppm, and the power of the distance with which it grows.
     centre
-        Of the homogeneous region in mm along slice, height and width, `(batch 3)`.
+        Centre of the homogeneous region in mm along slice, height and width, `(batch 3)`.
     stretch
-        Of the homogeneous region along height and width, `(batch 2)`.
+        Stretch of the homogeneous region along height and width, `(batch 2)`.
     """
 
     rim_ppm: Tensor
@@ -44,11 +44,11 @@ class Places:
     Parameters
     ----------
     shape
-        Of the slices.
+        Shape of the slices, `(batch height width)`.
     spacing
-        Along height and width, `(batch 2)`.
+        Spacing in mm along height and width, `(batch 2)`.
     place_mm
-        Of the centre of each slice along slice, height and width, `(batch 3)`.
+        Position of the centre of each slice along slice, height and width, `(batch 3)`.
     """
 
     def __init__(self, shape: torch.Size, spacing: Tensor, place_mm: Tensor) -> None:
@@ -60,7 +60,7 @@ class Places:
         )
 
     def from_axis(self, axis: Tensor) -> Tensor:
-        """Return the in-plane distance from an axis: 0 along height, 1 along width, 2 through the slice."""
+        """Return the in-plane distance in mm from an axis: 0 along height, 1 along width, 2 through the slice."""
         y, x = (torch.where((axis == one)[:, None], 0.0, here) for one, here in enumerate((self.y, self.x)))
         return (y.square()[:, :, None] + x.square()[:, None, :]).sqrt()
 
@@ -86,9 +86,9 @@ def gradient_fold(places: Places, axis: Tensor, bright: Tensor) -> Tensor:
     Parameters
     ----------
     places
-        Of the pixels.
+        Positions of the pixels.
     axis
-        Of the bore, as for `Places.from_axis`.
+        Axis of the bore, as for `Places.from_axis`.
     bright
         Confidence that a pixel is bright by fold-over, 0 to 1, `(batch height width)`.
     """

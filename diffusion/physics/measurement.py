@@ -1,6 +1,6 @@
-"""What a magnitude shows of its measurement: the bright level, the noise level, and the noise of the phase.
+"""Estimate measurement properties from a magnitude: the bright level, the noise level, and the noise of the phase.
 
-A scanner adds complex Gaussian noise of one standard deviation to the whole image, so the phase is noisy where the
+A scanner adds complex Gaussian noise of uniform standard deviation to the entire image, so the phase is noisy where the
 magnitude is weak and random in air. The same noise roughens the magnitude, from which its level is estimated.
 """
 
@@ -18,7 +18,7 @@ _NORMAL_MEDIAN = 0.6745
 def bright_level(magnitude: Tensor) -> Tensor:
     """Return the 99th percentile of slices `(*batch height width)`, `(*batch 1 1)`, always above 0.
 
-    The maximum if less than 1 % of the pixels have signal, and 1 for an empty slice.
+    It is the maximum if less than 1 % of the pixels have signal, and 1 for an empty slice.
     """
     flat = magnitude.flatten(-2)
     rank = max(int(0.99 * flat.shape[-1]), 1)
@@ -53,7 +53,7 @@ def estimate_sigma(magnitude: Tensor) -> Tensor:
     """Estimate the noise of the real and of the imaginary part from the magnitude.
 
     In bright tissue the noise of a magnitude is normal with the same standard deviation (Gudbjartsson and Patz, Magn
-    Reson Med 1995). The second difference along a diagonal removes what is smooth, and the median of its absolute
+    Reson Med 1995). The second difference along a diagonal removes smooth structure, and the median of its absolute
     value ignores edges.
 
     Parameters
@@ -84,9 +84,9 @@ def noise_modulus(magnitude: Tensor, weight: Tensor, sigma: Tensor) -> Tensor:
     Parameters
     ----------
     magnitude, weight
-        The magnitude, and the same compressed, `(*batch height width)`.
+        The magnitude and the compressed magnitude, `(*batch height width)`.
     sigma
-        Of `estimate_sigma`, `(*batch)`.
+        Noise level from `estimate_sigma`, `(*batch)`.
 
     Returns
     -------

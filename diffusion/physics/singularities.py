@@ -1,6 +1,6 @@
 """Phase singularities: points around which the phase changes by one cycle (residues: Goldstein et al., 1988).
 
-At such a point the signal is zero, so a measured image is dark there, by noise or by cancellation within a pixel. In
+At such a point the signal is zero, so a measured image is dark at it, by noise or by cancellation within a pixel. In
 bright tissue a scanner measures hardly any.
 """
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 DARK_SNR = 10.0
 """A pixel whose signal is below this many standard deviations of the noise may be next to a singularity."""
 DARK_SHARE = 0.25
-"""So may a pixel that is darker than this share of its neighbourhood (root mean square)."""
+"""A pixel darker than this fraction of its neighbourhood (root mean square) may be next to a singularity, too."""
 _NEIGHBOURHOOD = 7
 
 
@@ -25,7 +25,7 @@ def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     phasor
         Complex, `(*batch height width)`; only the angle counts.
     inside
-        bool, same shape: a square counts where all its pixels are.
+        bool, same shape: a square counts if all its pixels are inside.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
     magnitude
         `(batch height width)`.
     sigma
-        Of `rephase.diffusion.physics.measurement.estimate_sigma`, `(batch)`.
+        Noise level from `rephase.diffusion.physics.measurement.estimate_sigma`, `(batch)`.
 
     Returns
     -------
@@ -60,14 +60,14 @@ def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
 
 
 def singular_squares(angle: Tensor) -> Tensor:
-    """Return which squares of four pixels enclose a singularity, bool `(*batch height-1 width-1)`, from the angle."""
+    """Find the squares of four pixels that enclose a singularity, bool `(*batch height-1 width-1)`, from the angle."""
     return are_singular(_corners(angle))
 
 
 def are_singular(angles: list[Tensor]) -> Tensor:
-    """Return where the wrapped differences of the phase around four corners sum to one cycle, from their angles.
+    """Find where the wrapped differences of the phase around four corners sum to one cycle, from their angles.
 
-    Without wrapping the differences sum to 0, so the sum is that of the cycles that wrapping removes.
+    Without wrapping the differences sum to 0, so the sum counts the cycles that wrapping removes.
     """
     cycles = [
         ((there - here) / (2.0 * torch.pi)).round() for here, there in zip(angles, angles[1:] + angles[:1], strict=True)

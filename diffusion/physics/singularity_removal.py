@@ -2,7 +2,7 @@
 
 Around a singularity the phase is smoothed by means of nine pixels: at first in the nearest pixels, then farther away,
 until it meets one of the opposite sign. On a CPU only these pixels are computed. Their number is known on the device
-alone, and reading it would synchronise with a GPU, so there whole slices are smoothed and masked.
+alone, and reading it would synchronise with a GPU, so on a GPU entire slices are smoothed and masked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rephase.diffusion.physics.singularities import are_singular, singular_squar
 REACH_MM = 9.0
 """Distance from a singularity within which its removal may change the phase."""
 _MOST_PIXELS = 6
-"""Largest distance in pixels: in fine slices more would show as a square around a singularity that meets no other."""
+"""Largest distance in pixels: in fine slices, more would be visible as a square around an unpaired singularity."""
 _ROUNDS = 4
 """Rounds of smoothing before the neighbourhood grows by a pixel."""
 
@@ -27,7 +27,7 @@ _ROUNDS = 4
 def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spacing_mm: float) -> Tensor:
     """Smooth the phase around singularities of bright squares until they meet one of the opposite sign, and vanish.
 
-    A single singularity does not vanish, it moves. The smoothed neighbourhood grows, up to `REACH_MM`, until it
+    A single singularity does not vanish but moves. The smoothed neighbourhood grows, up to `REACH_MM`, until it
     contains both, or the singularity is in a dark place. The result of a slice depends on that slice alone.
 
     Parameters
@@ -35,16 +35,16 @@ def remove_singularities(phasor: Tensor, magnitude: Tensor, bright: Tensor, spac
     phasor
         Complex64 `(batch height width)`; only the angle counts.
     magnitude
-        Weight of the phase in the means of nine pixels; same shape.
+        Weights of the phase in the means of nine pixels; same shape.
     bright
-        Of `bright_squares`.
+        Squares from `bright_squares`.
     spacing_mm
-        Of the pixels.
+        Pixel spacing.
 
     Returns
     -------
     phasor
-        Unchanged but for unit phasors around the removed singularities.
+        The input, with unit phasors around the removed singularities.
     """
     reach = min(max(1, round(REACH_MM / spacing_mm)), _MOST_PIXELS)
     remove = remove_sparsely if phasor.device.type == "cpu" else remove_densely
@@ -86,7 +86,7 @@ def remove_densely(phasor: Tensor, magnitude: Tensor, bright: Tensor, reach: int
 
 
 def _rim(reach: int) -> int:
-    """Return the width of the dark rim that no mean exceeds."""
+    """Return the width of a dark rim that covers all means."""
     return reach + _tap_distance(reach)
 
 
@@ -142,7 +142,7 @@ def _tap_distance(away: int) -> int:
 
 
 def _singular(squares: Tensor, angle: Tensor, width: int) -> Tensor:
-    """Return the singular ones of some squares of a flat image, which are given by their first corner."""
+    """Return the singular squares among squares of a flat image, identified by their first corner."""
     return squares[are_singular([angle[squares + step] for step in (0, 1, width + 1, width)])]
 
 

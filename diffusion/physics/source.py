@@ -1,16 +1,16 @@
 """The source phase, from which the flow starts: a random phase that is smooth on the scale of anatomy.
 
-Flow matching holds for any source. From independent uniform phase, few network evaluations leave noise in the picture;
-from a smooth phase without singularities they leave a smooth phase, as shim and coils make it. Small scales of the
-source come back, stretched, where the phase is to be steep. Scales that it lacks have to be stretched out of the noise
+Flow matching is valid for any source. From independent uniform phase, few network evaluations leave noise in the image;
+from a smooth phase without singularities they produce a smooth phase, like that of shim and coils. Small scales of the
+source reappear, stretched, where the phase must be steep. Scales that it lacks have to be created from the noise
 by a flow of many evaluations, which becomes too smooth.
 
-`narrow`: a Gaussian random field with scales of 9, 3 and 1 cm, with deviations so small that hardly a phase is far from
-its mean. `scales`: the same scales, all around the circle. Neither depends on the slice.
+`narrow`: a Gaussian random field with scales of 9, 3 and 1 cm, with deviations so small that few phases are far from
+its mean. `scales`: the same scales, covering the full circle. Neither depends on the slice.
 
 `field`: an off-resonance phase computed from magnitude and conditions (`rephase.diffusion.physics.field_phase`), and
-coil phase with scales of 8 and 3 cm. So much of the steep phase, which few evaluations can hardly make, exists from the
-start. `tissue`: a weaker field and weaker coils, and the chemical shift of fat, by an estimated fat fraction
+coil phase with scales of 8 and 3 cm. So much of the steep phase, which few evaluations can hardly produce, exists from
+the start. `tissue`: a weaker field and weaker coils, and the chemical shift of fat, by an estimated fat fraction
 (`rephase.diffusion.processes.fat`).
 """
 
@@ -43,7 +43,7 @@ OF_MAGNITUDE = ("field", "tissue")
 """Sources that depend on the magnitude of the slice."""
 DEFAULT_SOURCE = "narrow"
 FatEstimate = Callable[[Tensor, Tensor], Tensor]
-"""From magnitudes `(batch height width)` and conditions `(batch 4)` to the fat fraction; see `processes.fat`."""
+"""Maps magnitudes `(batch height width)` and conditions `(batch 4)` to fat fractions; see `processes.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
 FIELDS = {
@@ -54,9 +54,9 @@ FIELDS = {
 }
 """By source: correlation length in mm and standard deviation in rad of the random fields that are added."""
 FIELD_SHARE = 0.7
-"""Of the off-resonance phase that `tissue` has: together with fat, more is too steep."""
+"""Fraction of the off-resonance phase in `tissue`: together with fat, a larger one is too steep."""
 TYPICAL_SLICE_MM = 5.0
-"""Used if the distance of the slices is not known."""
+"""Slice distance in mm, used if it is unknown."""
 
 
 class SourcePhase(NamedTuple):
@@ -65,13 +65,13 @@ class SourcePhase(NamedTuple):
     Attributes
     ----------
     phasor
-        In the gauge of the targets.
+        The source in the gauge of the targets (without global and linear phase).
     gauge
-        The global and linear phase that was removed for that; a sample gets it back. The gauge of single slices jumps
+        The removed global and linear phase, by which a sample is multiplied. The gauge of single slices jumps
         even if the phase is smooth through the volume. 1 for sources that do not depend on the slice.
     rim_phase
-        Multiplies the finished sample, if any: a network of few evaluations would smooth it, and the removal of
-        singularities would take it for some.
+        Optional phase that multiplies the finished sample: few network evaluations would smooth it, and the removal of
+        singularities would mistake it for singularities.
     """
 
     phasor: Tensor
@@ -79,7 +79,7 @@ class SourcePhase(NamedTuple):
     rim_phase: Tensor | None = None
 
     def whole(self) -> Tensor:
-        """Return the source with its gauge and the phase at the rim."""
+        """Return the source multiplied by its gauge and the phase at the rim."""
         phasor = self.phasor * self.gauge
         return phasor if self.rim_phase is None else phasor * self.rim_phase
 
@@ -92,7 +92,7 @@ def shape_angle(white: Tensor, spacing_mm: Tensor, kind: str = DEFAULT_SOURCE) -
     white
         float32 `(*batch height width)`, standard normal.
     spacing_mm
-        Along height and width, `(*batch 2)`; NaN where not known.
+        Along height and width, `(*batch 2)`; NaN if unknown.
     kind
         One of `FIELDS`.
 
@@ -130,23 +130,23 @@ def source_phasors(
 ) -> SourcePhase:
     """Sample the source phases of slices of a volume: each depends on its own key, position and magnitude.
 
-    Through the volume the smooth fields are interpolated between anchors half a `CORRELATION_MM` apart, so neighbouring
-    slices start alike.
+    Through the volume the smooth fields are interpolated between anchors `CORRELATION_MM / 2` apart, so neighbouring
+    slices have similar sources.
 
     Parameters
     ----------
     keys
-        Of the slices.
+        Keys of the slices.
     magnitude
         `(key height width)`; the result is on its device.
     conditions
-        `(4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN where not known.
+        `(4)`: spacing along height and width (mm), TE (ms), field strength (T); NaN if unknown.
     slice_mm
-        Distance of neighbouring slices; `TYPICAL_SLICE_MM` where None.
+        Distance of neighbouring slices; `TYPICAL_SLICE_MM` if None.
     kind
         One of `SOURCES`.
     fat
-        For `tissue`: the fat fraction, of the shape of the magnitude.
+        For `tissue`: the fat fraction, same shape as the magnitude.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def training_source(
     conditions
         `(batch 4)`, as in `source_phasors`.
     generator
-        Of the random numbers.
+        Generator of the random numbers.
     kind
         One of `SOURCES`.
     place_mm

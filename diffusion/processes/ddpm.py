@@ -1,8 +1,8 @@
 """The published process (PhaseGen, Rempe et al., arXiv 2504.07560), made consistent: diffusion with phase noise.
 
 `x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise` with the cosine schedule of Nichol & Dhariwal (arXiv
-2102.09672), and noise of modulus one and independent uniform phase in every pixel. Here `x_0` is the data, as in the
-papers on diffusion, not the source as in those on flows. The network sees `x_t` and the magnitude; what is predicted is
+2102.09672), and noise of modulus one and independent uniform phase in every pixel. Here `x_0` is the data, as in papers
+on diffusion, not the source as in papers on flows. The network sees `x_t` and the magnitude, and predicts
 `v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0` (Salimans & Ho, arXiv 2202.00512), which unlike the noise itself
 is worth predicting at every noise level. README.md lists where the published code differs, and why.
 """
@@ -37,7 +37,7 @@ class DdpmConfig:
     """Settings of the process, in a training file and in a model card."""
 
     RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"noise": ("unit",), "sampler": ("deterministic",)}
-    """Entries of cards of earlier versions, with the values that are sampled as today."""
+    """Entries of cards of earlier versions, with the values that sample identically in this version."""
     timesteps: Annotated[int, Ge(1), Le(_MOST_TIMESTEPS)] = 1000
     """Steps from data to noise."""
 
@@ -51,12 +51,12 @@ def cosine_alpha_bar(timesteps: int) -> Tensor:
 
 
 def choose_timesteps(timesteps: int, steps: int) -> list[int]:
-    """Choose `steps` of the process's timesteps, evenly spaced, from the last one downwards.
+    """Return `steps` of the process's timesteps, evenly spaced, in decreasing order from the last one.
 
     Raises
     ------
     ValueError
-        The process has fewer.
+        If the process has fewer timesteps.
     """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps = {steps}: expected 1 to {timesteps}, the timesteps of the weights")
@@ -94,23 +94,23 @@ class DdpmObjective(Objective):
 def sample_ddpm(
     network: Network, noise: Tensor, weight: Tensor, config: DdpmConfig, steps: int, conditions: Tensor
 ) -> Tensor:
-    """Run the process backwards, by the deterministic sampler of Song et al. (arXiv 2010.02502).
+    """Sample by running the process backwards, with the deterministic sampler of Song et al. (arXiv 2010.02502).
 
-    It adds no noise, so its path is right for any distribution of the noise. The published sampler adds a unit phasor
-    in every step, and the sum of many has no unit modulus.
+    It adds no noise, so its path is valid for any noise distribution. The published sampler adds a unit phasor
+    in every step, and the sum of many does not have unit modulus.
 
     Parameters
     ----------
     network
         The predictor of `v`.
     noise
-        The start, complex64 `(batch 1 height width)`.
+        Initial noise, complex64 `(batch 1 height width)`.
     weight
         Compressed magnitude, float32 `(batch 1 height width)`.
     config
         The process that the network was trained for.
     steps
-        Network evaluations; the timesteps are thinned out evenly.
+        Network evaluations, at evenly spaced timesteps.
     conditions
         `(batch 4)`.
 
@@ -139,8 +139,9 @@ def predict_v(
     """Estimate `v`, real blocks `(batch 2 height width)`.
 
     The modulus w of `x_0` is known, so with P = alpha_bar w^2 + 1 - alpha_bar the best linear estimate of v is
-    `sqrt(alpha_bar (1 - alpha_bar)) (1 - w^2) / P x_t`, and its error has the deviation `w / sqrt(P)`: that is what the
-    network's output is scaled by (as Karras et al., arXiv 2206.00364, section 5, do). In air the estimate is exact.
+    `sqrt(alpha_bar (1 - alpha_bar)) (1 - w^2) / P x_t`, and its error has the standard deviation `w / sqrt(P)`, by
+    which the network's output is scaled (as Karras et al., arXiv 2206.00364, section 5, do). In air the estimate is
+    exact.
     """
     signal, level = _amplitudes(alpha_bar[:, None, None, None])
     modulus = weight[:, :1]

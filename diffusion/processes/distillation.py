@@ -1,7 +1,7 @@
-"""Distillation: a student that needs few long steps where a flow needs many short ones.
+"""Distillation: training a student that samples in few long steps where a flow needs many short ones.
 
-The student keeps its teacher's weights as a start only, and learns to land on phase that is distributed as real phase
-is, by a proper score of its samples (`rephase.diffusion.processes.energy`). Gradients go through all its evaluations.
+The student is initialised with its teacher's weights, and learns to produce phase that is distributed like real phase,
+by a proper score of its samples (`rephase.diffusion.processes.energy`). Gradients pass through all its evaluations.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DistillationConfig:
 
 
 class EnergyObjective(Objective):
-    """Learns to land on real phase, by the energy score of several samples of each slice.
+    """Trains a student by the energy score of several samples of each slice.
 
     `flow` are the settings of the student: those of the teacher, with the student's source.
     """
@@ -75,7 +75,7 @@ class EnergyObjective(Objective):
         self.grid_mm, self.fat = self.flow.grid_mm, fat_estimator(self.flow.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Prepare as for the flow, each slice `draws` times with its own source and the same conditions."""
+        """Return the flow's tensors, each slice `draws` times, with independent sources and the same conditions."""
         count = self.config.draws
         conditions = drop_conditions(batch.conditions, dropout, generator)
         known = known_to_source(batch.conditions, conditions)
@@ -85,7 +85,7 @@ class EnergyObjective(Objective):
         return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
 
     def _estimate_once(self) -> FatEstimate | None:
-        """Return a fat fraction estimate for a batch that holds its slices `draws` times."""
+        """Return a fat fraction estimate for a batch that contains each slice `draws` times."""
         estimate, count = self.fat, self.config.draws
         if estimate is None:
             return None
@@ -113,7 +113,7 @@ class EnergyObjective(Objective):
         return score + self.config.modulus * lost
 
     def loss(self, error: Tensor) -> Tensor:
-        """Return the mean: a score may be below 0, so there is no logarithm."""
+        """Return the mean, without a logarithm, since a score may be below 0."""
         return error.mean()
 
     def facts(self) -> dict[str, Any]:
@@ -138,24 +138,24 @@ def measure_noise_gain(
     source: str = DEFAULT_SOURCE,
     fat: FatEstimate | None = None,
 ) -> float:
-    """Measure how much of the source's noise a network carries to the end, as a factor of its amplitude.
+    """Measure the fraction of the source's noise, in amplitude, that remains in a network's samples.
 
-    Two samples from one source phase and different noise differ by that noise alone: in bright tissue the angle
+    Two samples from one source phase and different noise differ by the noise alone: in bright tissue the angle
     between them has the standard deviation `gain * sqrt(2) * sigma / magnitude`. For a network that was trained to
-    follow the whole flow, `rephase.diffusion.processes.flow.noise_gain` is known; for a student it is not.
+    follow the entire flow, `rephase.diffusion.processes.flow.noise_gain` is known; for a student it is unknown.
 
     Parameters
     ----------
     network
         The student.
     batches
-        Of real slices.
+        Batches of real slices.
     steps
-        Its evaluations.
+        Network evaluations per slice of the student.
     seed
-        Of sources and noise.
+        Seed of sources and noise.
     source, fat
-        Of the student, as in `rephase.diffusion.physics.source.training_source`.
+        Those of the student, as in `rephase.diffusion.physics.source.training_source`.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def measure_noise_gain(
 def _noise_ratios(
     network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatEstimate | None
 ) -> Tensor:
-    """Return the angles between pairs of samples over their deviation at gain 1, for bright pixels of a batch, flat."""
+    """Return angles between pairs of samples over their standard deviation at gain 1, bright pixels only, `(pixel)`."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
     source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm, fat)

@@ -1,11 +1,11 @@
 """The energy score of generated images: the distance of a distribution from a real image, over patches.
 
 For samples x, x' of a generator and a real image y, `E d(x, y) - E d(x, x') / 2` is smallest, on average over the y,
-where the samples have the distribution of y, if d is a distance of negative type (Gneiting and Raftery, J Am Stat
-Assoc 2007, section 5). So a generator of few evaluations can learn the spread of its samples, which a squared error
-averages away. Distances are taken of patches from 2 pixels a side to the whole image: between the projections on their
-directions, `||a a* - b b*||`, a Euclidean distance that does not see the global phase of a patch. Small patches hold
-gradients and singularities, large ones how the phase goes over the anatomy.
+where the samples have the distribution of y, if d is a distance of negative type (Gneiting and Raftery, J Am Stat Assoc
+2007, section 5). So a generator of few evaluations can learn the spread of its samples, which a squared error averages
+away. Distances are computed for patches from 2 x 2 pixels to the entire image, between the projections on their
+directions, `||a a* - b b*||`, a Euclidean distance that ignores the global phase of a patch. Small patches capture
+gradients and singularities, large ones the course of the phase over the anatomy.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rephase.diffusion.networks.layers import to_complex
 from rephase.diffusion.physics.singularities import find_singularities
 
 PATCHES = ((2, 1, 4.0), (4, 1, 2.5), (8, 2, 1.5), (16, 4, 1.0), (32, 8, 1.0), (64, 16, 1.0))
-"""Pixels a side, pixels from one patch to the next, and what the size counts; each of twice the side of the one before.
+"""Side of a patch in pixels, stride in pixels, and weight; each side is twice the one before.
 
 The phases of two samples hardly differ within small patches, and are nearly orthogonal in large ones: without weights
-the large ones would decide. The whole image counts 1.
+the large ones would dominate. The entire image has weight 1.
 """
 RINGS = 24
 """Rings of k-space from its centre to its nearer edge; the corners are not used."""
@@ -35,11 +35,11 @@ _SOFT = 1e-6
 _WEAKEST = 0.05
 _TISSUE = 0.2875
 _FEW = 1e-3
-"""Density of singularities that counts as few, per pixel."""
+"""Density of singularities per pixel that counts as low."""
 
 
 def energy_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
-    """Score samples against a real image of the same magnitude; lower is better.
+    """Compute the energy score of samples against a real image of the same magnitude; lower is better.
 
     Parameters
     ----------
@@ -67,7 +67,8 @@ def _score(samples: Sequence[Tensor], real: Tensor, distance: Callable[[Tensor, 
 def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """Return the distance of two images, `(batch)`: the weighted mean over patch sizes, relative to the power.
 
-    Arguments as in `energy_score`. Patches that do not fit into the image are skipped; the whole image is always one.
+    Arguments as in `energy_score`. Patches that do not fit into the image are skipped; the entire image is always
+    included.
     """
     power, other_power = one.square().sum(dim=1), other.square().sum(dim=1)
     products = torch.stack((power, other_power, *_conjugate_product(one, other), weight[:, 0].square()), dim=1)
@@ -82,7 +83,7 @@ def patch_distance(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
 
 def _pool_halves(pooled: Tensor, axis: int, size: int, step: int, reach: int) -> Tensor:
-    """Return means over `size` pixels along an axis, every `step`, from those over half as many, every `reach`.
+    """Return means over `size` pixels along an axis, every `step`, from means over `size / 2` pixels, every `reach`.
 
     The patches overlap, so reusing the sums is several times faster on a CPU than pooling for each size.
     """
@@ -94,7 +95,7 @@ def _pool_halves(pooled: Tensor, axis: int, size: int, step: int, reach: int) ->
 
 
 def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
-    """Return the energy score of the local frequencies: of each pixel's product with the conjugate of its neighbour.
+    """Return the energy score of local frequencies: each pixel's product with the conjugate of its neighbour.
 
     In patches, two waves of different directions are as far apart as a wave and speckle, so the score of the images
     hardly distinguishes a wave of a wrong direction from islands. Local frequencies do: those of a wave are the same
@@ -113,8 +114,8 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
 def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> Tensor:
     """Return the energy score of the radial power spectrum of k-space.
 
-    The outer k-space holds hardly any of an image's power, so the score of the images ignores errors there. This one
-    compares the logarithms of the power of rings, by a Euclidean distance. Power below that of the weakest ring of the
+    Outer k-space contains little of an image's power, so the score of the images ignores its errors. This score
+    compares the logarithms of the power of rings, by a Euclidean distance. Power below the weakest ring of the
     magnitude is noise and hardly counts. Images are multiplied by `weight`, whose square is about the magnitude.
 
     As `energy_score`, `(batch)`; in nepers of power.
@@ -153,10 +154,10 @@ def _conjugate_product(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:
-    """Return the error of an image's modulus, `(batch)`: the squared error over `weight`, relative to its mean.
+    """Compute the error of an image's modulus, `(batch)`: the squared error over `weight`, relative to its mean.
 
     The score ignores the modulus, because only the angle of a sample is used. But a phase singularity needs a modulus
-    of 0: where the modulus stays near `weight`, none arises by chance.
+    of 0: while the modulus stays near `weight`, none arises by chance.
 
     Real blocks `(batch 2 height width)`, as in `energy_score`; `where`, `(batch height width)`, weights the pixels.
     """
@@ -167,10 +168,10 @@ def modulus_error(image: Tensor, weight: Tensor, where: Tensor) -> Tensor:
 
 
 def calm_places(image: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Return where the phase of a real image has no singularity nearby: 1 (none) to 0 (many), `(batch height width)`.
+    """Compute weights of pixels without a phase singularity nearby: 1 (none) to 0 (many), `(batch height width)`.
 
     Nearby is within a square of `side` pixels, an odd number; with 0, anywhere in the slice. Only singularities in
-    tissue count, where the magnitude is at least 5 % of a bright one. Real blocks as in `energy_score`.
+    tissue count, where the magnitude is at least 5 % of the bright level. Real blocks as in `energy_score`.
     """
     singular, counted = find_singularities(to_complex(image)[:, 0], weight[:, 0] >= _TISSUE)
     if side:
@@ -191,7 +192,7 @@ def _mean_distance(products: Tensor) -> Tensor:
 
 
 def to_modulus(image: Tensor, weight: Tensor) -> Tensor:
-    """Project an image on the modulus `weight`, as sampling does; softly where it is almost 0 and has no angle.
+    """Project an image onto the modulus `weight`, as sampling does; softly where it is almost 0 and has no angle.
 
     Real blocks `(batch 2 height width)`, as in `energy_score`.
     """

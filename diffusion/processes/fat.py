@@ -1,7 +1,7 @@
 """The fat fraction of every pixel, estimated from a magnitude by a small network.
 
-Fat precesses slower than water by 3.4 ppm, so at short echo times most steps of a phase between tissues show where fat
-is. Brightness alone does not: it differs with sequence, coil and contrast. A network of a few layers sees more. It is
+Fat precesses slower than water by 3.4 ppm, so at short echo times most phase steps between tissues show where fat
+is. Brightness alone does not: it depends on sequence, coil and contrast. A network of a few layers uses more. It is
 trained on real phase: `rephase.training.simulated.fat` finds the fat fraction that leaves the rest of a phase smooth.
 """
 
@@ -50,13 +50,13 @@ class FatEstimator:
         magnitude
             `(batch height width)`.
         conditions
-            `(batch 4)`, or `(1 4)` for all: spacing along height and width (mm), TE (ms), field strength (T); NaN where
-            not known.
+            `(batch 4)`, or `(1 4)` for all: spacing along height and width (mm), TE (ms), field strength (T); NaN if
+            unknown.
 
         Returns
         -------
         share
-            0 to 1, of the shape of the magnitude.
+            0 to 1, same shape as the magnitude.
         """
         height, width = magnitude.shape[-2:]
         weight = pad_to_multiple(compress_magnitude(magnitude), self.network.config.multiple)
@@ -71,7 +71,7 @@ def shipped_fat_estimator(device: torch.device) -> FatEstimator:
     Raises
     ------
     CheckpointError
-        They are missing or damaged.
+        If they are missing or damaged.
     """
     path = shipped_weights("fat")
     if path is None:
@@ -93,12 +93,12 @@ def fat_facts(source: str) -> dict[str, Any]:
 
 
 def check_fat(checkpoint: Checkpoint, source: str) -> None:
-    """Check that weights were trained with the fat estimate that ships, or with none if their source needs none.
+    """Check that weights were trained with the shipped fat estimator, or with none if their source needs none.
 
     Raises
     ------
     CheckpointError
-        They were trained with another one, or their card names none.
+        If they were trained with another one, or their card names none.
     """
     found, shipped = checkpoint.card.get("fat"), fat_facts(source).get("fat")
     if found != shipped:

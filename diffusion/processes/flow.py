@@ -1,7 +1,7 @@
 """Flow matching in the complex plane, from a random phase to a real one of the same magnitude.
 
 With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
-`x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching holds for any source). Both ends have the
+`x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching is valid for any source). Both ends have the
 same modulus `w`, a compressed magnitude, so air stays air; both contain the measurement noise, so the flow need not
 create noise from a smooth source.
 """
@@ -46,7 +46,7 @@ class FlowConfig:
     """Settings of the flow, in a training file and in a model card."""
 
     RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"loss": ("power", "log")}
-    """Entries of cards of earlier versions, with the values that are sampled as today."""
+    """Entries of cards of earlier versions, with the values that sample identically in this version."""
     source: str = DEFAULT_SOURCE
     """Source phase that the flow starts from: narrow, scales, field or tissue."""
     grid_mm: Annotated[float, Ge(0), Le(_COARSEST_MM)] = GRID_MM
@@ -64,7 +64,7 @@ def interpolate(x_0: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
 
 
 def flow_loss(network: Network, x_0: Tensor, x_1: Tensor, weight: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
-    """Return the mean squared error of the velocity, `(batch)`, relative to the mean power of the target.
+    """Compute the mean squared error of the velocity, `(batch)`, relative to the mean power of the target.
 
     All but `t`, `(batch)`, and `conditions`, `(batch 4)`, are real blocks `(batch 2 height width)`.
     """
@@ -87,11 +87,11 @@ def time_grid(steps: int) -> list[float]:
 
 
 def noise_gain(times: list[float]) -> float:
-    """Return the share of the source's noise, in amplitude, that Euler steps over `times` carry to the end.
+    """Return the fraction of the source's noise, in amplitude, that remains after Euler steps over `times`.
 
     If the noise of both ends is independent and of one level, the mean of the end given x_t is `t / D x_t`, the first
-    term of x_1 in `integrate`. With many steps the factor approaches 1, because a flow keeps the distribution. Few
-    steps average noise away; the rest has to be added.
+    term of x_1 in `integrate`. With many steps the factor approaches 1, because a flow preserves the distribution. Few
+    steps average noise away; the remainder has to be added.
     """
     amplitude = 1.0
     for here, there in zip(times, [*times[1:], 1.0], strict=True):
@@ -128,9 +128,9 @@ def sample_flow(network: Network, x_0: Tensor, weight: Tensor, times: list[float
 
 
 def integrate(network: Network, x_0: Tensor, weight: Tensor, times: list[float], conditions: Tensor) -> Tensor:
-    """Integrate the flow with Euler steps over `times`; the last step lands on the estimated end.
+    """Integrate the flow with Euler steps over `times`; the last step yields the estimated end.
 
-    As `sample_flow`, but from real blocks `(batch 2 height width)`, and with gradients.
+    Like `sample_flow`, but from real blocks `(batch 2 height width)`, and with gradients.
     """
     x_t = x_0
     for t, t_next in zip(times, [*times[1:], 1.0], strict=True):
@@ -162,7 +162,7 @@ def prepare_batch(
     source: str = DEFAULT_SOURCE,
     fat: FatEstimate | None = None,
 ) -> Tensors:
-    """Fix the gauge of a batch, compress and pad it, and sample source phases, times and dropped conditions."""
+    """Prepare a batch: fix its gauge, compress and pad it, and sample source phases, times and dropped conditions."""
     magnitude = batch.image.abs()
     weight, target = make_target(batch.image)
     t = torch.rand(len(magnitude), generator=generator)
@@ -183,11 +183,11 @@ class FlowObjective(Objective):
         self.grid_mm, self.fat = self.config.grid_mm, fat_estimator(self.config.source, torch.device("cpu"))
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """See `prepare_batch`."""
+        """Return the tensors of `prepare_batch`."""
         return prepare_batch(batch, dropout, generator, multiple, self.config.source, self.fat)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
-        """See `flow_loss`."""
+        """Compute `flow_loss` of a prepared batch, `(batch)`."""
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
 
@@ -217,7 +217,7 @@ class FlowGenerator(LearnedGenerator):
         super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
         check_fat(checkpoint, self.flow.source)
         self.fat_estimator = fat_estimator(self.flow.source, self.device)
-        # A student carries as much noise as its teacher of many steps; how much exactly was measured.
+        # A student retains about as much noise as its many-step teacher; the exact amount was measured.
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 

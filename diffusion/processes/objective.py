@@ -17,10 +17,10 @@ from rephase.diffusion.physics.source import FatEstimate
 
 
 class Batch(NamedTuple):
-    """Complex slices of one size, `(batch height width)`, with conditions `(batch 4)`, NaN where not known.
+    """Complex slices of one size, `(batch height width)`, with conditions `(batch 4)`, NaN if unknown.
 
-    `place_mm`, `(batch 2)`, is the position of the centre of each in the slice that it was cropped from; its centre if
-    None.
+    `place_mm`, `(batch 2)`, is the position of each centre in the slice that it was cropped from; None means that of
+    its centre.
     """
 
     image: Tensor
@@ -32,17 +32,17 @@ _ERROR_FLOOR = 1e-3
 
 
 def log_error(error: Tensor) -> Tensor:
-    """Return the mean logarithm of relative squared errors: clean slices, whose errors are small, count as much."""
+    """Return the mean logarithm of relative squared errors: clean slices with small errors get equal weight."""
     return torch.log(error + _ERROR_FLOOR).mean()
 
 
 class Objective(ABC):
-    """What a network is trained for.
+    """A training objective of a network.
 
     Attributes
     ----------
     grid_mm
-        Slices clearly finer are trained on at this spacing; see `rephase.diffusion.physics.grid`.
+        Clearly finer slices are resampled to this spacing; see `rephase.diffusion.physics.grid`.
     fat
         The fat fraction estimate that the source phase of simulated and real slices needs, if any.
     """
@@ -52,33 +52,33 @@ class Objective(ABC):
 
     @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
-        """Prepare what `error` needs of a batch, with all random numbers, on the CPU."""
+        """Return the tensors of a batch for `error`, random numbers included, on the CPU."""
 
     @abstractmethod
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute the relative squared error of each slice, `(batch)` or a multiple of it."""
 
     def facts(self) -> dict[str, Any]:
-        """Return entries of the model card beside the settings, such as the hash of other weights that were used."""
+        """Return additional entries of the model card, such as the hash of other weights that were used."""
         return {}
 
     def loss(self, error: Tensor) -> Tensor:
-        """Return the loss of the errors of a batch: the mean logarithm, unless overridden."""
+        """Compute the loss from the errors of a batch: the mean logarithm, unless overridden."""
         return log_error(error)
 
 
 def make_target(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Compress the magnitude of complex slices and fix their gauge; return the modulus, and the target with it."""
+    """Return compressed magnitude and target of complex slices: the gauge-fixed image with that modulus."""
     weight = compress_magnitude(image.abs())
     phasor = fix_gauge(image)
     return weight, weight * (phasor / phasor.abs().clamp(min=1e-20))
 
 
 def drop_conditions(conditions: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
-    """Hide conditions at random, so that the network learns to do without any."""
+    """Set conditions to NaN at random, so that the network learns to work without them."""
     return conditions.masked_fill(torch.rand(conditions.shape, generator=generator) < dropout, math.nan)
 
 
 def known_to_source(conditions: Tensor, dropped: Tensor) -> Tensor:
-    """Return the conditions for the source: those of the network, but always the spacing, which its scales need."""
+    """Return the conditions for the source: those of the network, always with the spacing, which its scales need."""
     return torch.cat((conditions[:, :2], dropped[:, 2:]), dim=1)

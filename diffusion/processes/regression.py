@@ -1,8 +1,8 @@
-"""One-step regression: the expected phase of a magnitude; what cannot be expected is sampled.
+"""One-step regression: the expected phase of a magnitude; the unpredictable part is sampled.
 
-A baseline for generative models: the network learns the gauge-fixed phase itself by squared error, so it has one answer
-for a magnitude. The sign of the phase is a convention of the scanner, which a magnitude does not show. So targets are
-brought to one sign, and a sign, a global and a linear phase are sampled per volume.
+A baseline for generative models: the network learns the gauge-fixed phase by squared error, so it has one answer per
+magnitude. The sign of the phase is a convention of the scanner, which a magnitude does not contain. So targets are
+normalised to one sign, and a sign, a global and a linear phase are sampled per volume.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def in_order(
     work
         Called in `threads` threads of this name; an error is raised when its result is due.
     items
-        Taken one by one, at most `ahead` before the one whose result is due: there may be a million.
+        Consumed lazily, at most `ahead` before the one whose result is due: the iterable may have a million.
     threads, ahead, name
         Number of threads, of items ahead, and the name of the threads.
     """

@@ -78,7 +78,7 @@ class Trainer:
 
     `batches(number)` returns a batch; step n uses `config.batches` of them, from number `n * config.batches` on.
     `initial` is a network to start from; `objective` is that of the flow if None; `ranks` are the processes that train
-    together. The folder holds `state.safetensors` (for resuming), `ema.safetensors` (the weights to use) and
+    together. The folder contains `state.safetensors` (for resuming), `ema.safetensors` (the weights to use) and
     `loss.jsonl`.
     """
 

@@ -100,7 +100,7 @@ def _crop(image: NDArray[Any], size: tuple[int, int] | None) -> NDArray[Any]:
 
 
 def phase_generator(file: h5py.File) -> str | None:
-    """Return the generator of the phase in an exported corpus, None where the phase was measured."""
+    """Return the phase generator of an exported corpus; None if the phase was measured."""
     try:
         found = file.attrs.get("phase_generator", "real")
     except (KeyError, OSError, RuntimeError, TypeError, ValueError):
@@ -109,7 +109,7 @@ def phase_generator(file: h5py.File) -> str | None:
 
 
 def is_kspace(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset is fastMRI's raw data, not an image of that name."""
+    """Check whether a dataset is fastMRI's raw data, not an image of that name."""
     return bool(dataset.name == f"/{KSPACE}" and dataset.dtype.kind == "c")
 
 
@@ -131,7 +131,7 @@ def read_magnitude(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes:
 
 
 def _sampled(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
-    """Return which lines along phase encoding, the last axis, have samples."""
+    """Return the mask of lines along phase encoding (the last axis) that have samples, bool `(line)`."""
     return np.asarray(kspace.any(axis=tuple(range(kspace.ndim - 1))))
 
 
@@ -155,7 +155,7 @@ def read_image(file: h5py.File, name: str, facts: FastmriFacts, limit_bytes: int
     Raises
     ------
     VolumeError
-        `unsupported` where it is undersampled or its phase was generated, `not_finite`, or `too_large`.
+        `unsupported` if it is undersampled or its phase was generated, `not_finite`, or `too_large`.
     """
     if generator := phase_generator(file):
         raise VolumeError(

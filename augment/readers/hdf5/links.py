@@ -12,22 +12,22 @@ _MOST_LINKS = 16
 
 
 def find_object(file: h5py.File, key: str, name: str) -> h5py.Dataset | h5py.Group | None:
-    """Follow a key through groups and soft links; None where it does not exist.
+    """Find the object of a key through groups and soft links; None if it does not exist.
 
-    h5py would open any file that an external link names, pipes included, and read the data of another person.
+    h5py would open any file that an external link names, including pipes, and could read the data of another person.
 
     Parameters
     ----------
     file, key
         The file and the key: names separated by `/`.
     name
-        Of the file, for messages.
+        Name of the file in messages.
 
     Raises
     ------
     VolumeError
-        `unsupported` for an external link, `unreadable` for a circle of soft links and for a dangling one: a `mask`
-        that is lost is not the same as none.
+        `unsupported` for an external link, `unreadable` for a circle of soft links and for a dangling one: a
+        dangling `mask` must not be treated as an absent one.
     """
     here: h5py.Group | h5py.Dataset = file
     steps = _steps(key)
@@ -57,7 +57,7 @@ def _steps(path: str) -> list[str]:
 
 
 def named_dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
-    """Return the dataset of a key, as `find_object`; `mismatch` where there is none."""
+    """Return the dataset of a key, as `find_object`; `mismatch` if it does not exist."""
     found = find_object(file, key, name)
     if not isinstance(found, h5py.Dataset):
         keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
@@ -70,7 +70,7 @@ def named_dataset(file: h5py.File, key: str, name: str) -> h5py.Dataset:
 
 
 def lies_elsewhere(dataset: h5py.Dataset) -> bool:
-    """Whether the values of a dataset are in other files."""
+    """Check whether the values of a dataset are in other files."""
     return bool(dataset.is_virtual or dataset.external)
 
 

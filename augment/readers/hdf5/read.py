@@ -40,8 +40,8 @@ _LARGEST_TEXT = 1 << 24
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
     """Read a fastMRI reconstruction, the dataset that the row names, or the image of the row's `kspace` file.
 
-    Of raw data without a reconstruction the magnitude of its image is computed, of several coils the root sum of
-    squares. `dataset` = `kspace` selects this where there is a reconstruction too.
+    Of raw data without a reconstruction, the magnitude of the image is computed, for several coils the root sum of
+    squares. `dataset` = `kspace` selects this even if the file has a reconstruction.
 
     Raises
     ------

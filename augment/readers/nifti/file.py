@@ -42,7 +42,7 @@ class NiftiHeader:
     """The checked header of one file.
 
     `shape` has three sizes, `num_frames` is the product of all others; `affine` maps to LPS mm; `acquisition` records
-    what was assumed.
+    assumptions.
     """
 
     name: str
@@ -71,12 +71,12 @@ class NiftiHeader:
 
 @contextmanager
 def open_nifti(path: Path, name: str) -> Iterator[tuple[NiftiHeader, Stream]]:
-    """Open a file, unpacked where it is gzip, and read its header.
+    """Open a file, decompressing gzip, and read its header.
 
     Parameters
     ----------
     path
-        Of a local file.
+        Path of a local file.
     name
         Name of the file in messages.
 
@@ -154,7 +154,7 @@ def _check_header(header: nib.Nifti1Header, slope: float, intercept: float, name
 
 
 def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[Affine, dict[str, str]]:
-    """Return the affine, from sform, qform or voxel sizes along NIfTI's default axes, and what was assumed."""
+    """Return the affine, from sform, qform or voxel sizes along NIfTI's default axes, and the assumptions made."""
     for code, get in (("sform_code", header.get_sform), ("qform_code", header.get_qform)):
         if int(header[code]) > 0:
             affine = np.asarray(get(), dtype=np.float64)
@@ -188,11 +188,11 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     Parameters
     ----------
     header, stream
-        Of `open_nifti`.
+        Results of `open_nifti`.
     frame
         Counted over all axes after the third, the fourth one fastest.
     limit_bytes
-        Of memory, None for no limit.
+        Memory limit, None for no limit.
 
     Returns
     -------
@@ -202,7 +202,7 @@ def read_frame(header: NiftiHeader, stream: Stream, frame: int, limit_bytes: int
     Raises
     ------
     VolumeError
-        `too_large`; `unreadable` where the file has more data than its header states.
+        `too_large`; `unreadable` if the file has more data than its header states.
     """
     check_frame(header, limit_bytes)
     size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize

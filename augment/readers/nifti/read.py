@@ -47,7 +47,7 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     volume
         Without associated files.
     arrangement
-        Of the file's own axes.
+        Arrangement of the file's axes.
 
     Raises
     ------
@@ -104,9 +104,9 @@ def choose_frame(row: ManifestRow, header: NiftiHeader) -> int:
 
 
 def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) -> tuple[Kind, str]:
-    """Return the kind of a file by its sidecar, its name, then its values, which outweigh a claim of magnitude.
+    """Return the image type from the sidecar, the name, then the values, which override a stated magnitude.
 
-    With `masks`, an image of two whole numbers is derived; without, a row that names it explicitly is trusted.
+    With `masks`, an image of two integers counts as derived; without, a row that names it explicitly is trusted.
     """
     claims = (
         (kind_of_sidecar(read_sidecar(path)), "by its JSON sidecar"),
@@ -127,7 +127,8 @@ def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) 
 def probe(folder: Path, files: Sequence[Path]) -> Probed:
     """Describe the volumes in these files, a header per frame; of complex files also their phase.
 
-    Of the two-file formats, NIfTI and Analyze, the `.hdr` is reported as unreadable where its `.img` lies beside it.
+    Of the two-file formats, NIfTI and Analyze, the `.hdr` is reported as unreadable if its `.img` is in the same
+    folder.
     """
     found = Probed()
     for path in files:
@@ -188,9 +189,9 @@ def _subject(path: Path) -> str | None:
 def read_associated(
     location: str, row: ManifestRow, volume: Volume, arrangement: Arrangement | None, limit_bytes: int | None
 ) -> tuple[NDArray[Any], str]:
-    """Read values on the magnitude's grid, to which the affines of both files bring them.
+    """Read values on the magnitude's grid, according to the affines of both files.
 
-    A file of one frame belongs to all frames of the magnitude; of several, the one with the same number is taken.
+    A file of one frame belongs to all frames of the magnitude; of several, the frame of the same number is read.
     """
     with local_path(location) as path:
         with open_nifti(path, location) as (header, stream):

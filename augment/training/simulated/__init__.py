@@ -1,1 +1,1 @@
-"""simulated."""
+"""Simulated anatomy and phase for training."""

@@ -1,6 +1,6 @@
 """Simulated complex slices: training data whose anatomy and phase come from a physical model.
 
-Random anatomy (a body with organs, fat, bone and air) gives a susceptibility map; its field follows from the dipole
+Random anatomy (a body with organs, fat, bone and air) defines a susceptibility map; its field follows from the dipole
 kernel in k-space (Salomir et al., Concepts Magn Reson B 2003; Marques and Bowtell, Concepts Magn Reson B 2005), is
 shimmed, and acts over the echo time; fat has its chemical shift; receive and transmit add a smooth phase. Values of
 susceptibility are those of Schenck, Med Phys 1996. The magnitude has decay, dephasing within a voxel, and noise.
@@ -118,7 +118,7 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
 
 
 def sample_echo(random: np.random.Generator) -> Echo:
-    """Sample an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; a quarter are spin echoes, which refocus the field."""
+    """Sample an acquisition: 1.5 or 3 T, TE 1.5 to 15 ms; 25 % are spin echoes, which refocus the field."""
     field_t = float(random.choice((1.5, 3.0)))
     te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
     refocused = random.random() < 0.25
@@ -178,7 +178,7 @@ def dipole_field(susceptibility: Tensor, spacing_mm: tuple[float, float, float],
 
 
 def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
-    """Subtract the part `share` of a fitted second-order polynomial, as shim coils do.
+    """Subtract the fraction `share` of a fitted second-order polynomial, as shim coils do.
 
     The fit is over the object: `signal` above a tenth of its maximum.
     """
@@ -203,7 +203,7 @@ def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
 
 
 def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:
-    """Return the phase of `acquire` as unit phasors, of the shape of the field."""
+    """Return the phase of `acquire` as unit phasors, same shape as the field."""
     image = _precess(field_ppm, fat, echo)
     return torch.polar(torch.ones_like(field_ppm), image.angle())
 

@@ -34,10 +34,10 @@ _TOGETHER = 8
 
 
 def resolves_fat(te_ms: float, field_t: float) -> bool:
-    """Return whether the phase at an echo resolves fat: neither in phase with water nor opposed, and not late.
+    """Check whether the phase at an echo resolves fat: neither in phase with water nor opposed, and not late.
 
-    In phase there is no step. Opposed, a fat fraction of one half has no phase, so the fit has no gradient from water
-    to fat. At long echo times other phase steps are as large.
+    In phase, fat causes no phase step. Opposed, a fat fraction of 0.5 has no phase, so the fit has no gradient from
+    water to fat. At long echo times other phase steps are as large.
     """
     if not (0 < te_ms <= _LONGEST_MS and field_t > 0):
         return False
@@ -54,7 +54,7 @@ def fat_slices(slices: Sequence[TrainingSlice]) -> list[TrainingSlice]:
     Raises
     ------
     RequestError
-        The echo of no slice resolves fat.
+        If the echo of no slice resolves fat.
     """
     usable = [one for one in slices if resolves_fat(one.te_ms, one.field_t)]
     if not usable:

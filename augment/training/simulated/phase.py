@@ -1,7 +1,7 @@
 """Simulated phase on real magnitudes: real anatomy, and the phase that its susceptibility would cause.
 
 Weak signal is taken for air, and the estimated fat fraction (else bright signal) for fat, with thresholds sampled per
-volume. They give a susceptibility, its field, and the phase at an echo time, as in
+volume. They determine a susceptibility, its field, and the phase at an echo time, as in
 `rephase.training.simulated.anatomy`. This adds pairs of real magnitude and plausible phase to the few real ones.
 """
 
@@ -43,7 +43,7 @@ def simulate_on(
     random: np.random.Generator,
     fat_fraction: Tensor | None = None,
 ) -> list[TrainingSlice]:
-    """Put a simulated phase on a real magnitude.
+    """Simulate the phase of a real magnitude.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def simulate_on(
     random
         Source of thresholds, direction of the main field, echo time, coils and noise.
     fat_fraction
-        Estimated fat fraction, of the shape of the magnitude; by brightness if None.
+        Estimated fat fraction, same shape as the magnitude; by brightness if None.
 
     Returns
     -------
