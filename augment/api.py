@@ -196,6 +196,7 @@ def add_phase(
     spacing_mm: tuple[float, ...] | None = None,
     te_ms: float | None = None,
     field_t: float | None = None,
+    sequence: str | None = None,
     seed: int = 0,
     generator: str | PhaseGenerator = "diffusion",
 ) -> NDArray[np.complex64]:
@@ -212,6 +213,9 @@ def add_phase(
         Echo time.
     field_t
         Field strength.
+    sequence
+        Family of the pulse sequence, one of `rephase.sequences.SEQUENCES`: a spin echo refocuses the field, so its echo
+        time adds no phase. Guessed from the echo time where None.
     seed
         Equal seeds produce equal phase on machines of one type.
     generator
@@ -231,7 +235,9 @@ def add_phase(
     import torch
 
     from rephase.diffusion.generators import Conditions, SliceKey
+    from rephase.diffusion.registry import generator_for
     from rephase.pipeline.magnitude import prepare_magnitude
+    from rephase.sequences import SEQUENCES, assume_sequence, dephasing_time_ms
 
     values = np.asarray(magnitude, dtype=np.float32)
     if values.ndim not in (2, 3):
@@ -244,13 +250,17 @@ def add_phase(
             raise RequestError(f"{name}: found {fact}; expected a finite number >= 0, or None where it is not known")
     volume = values if values.ndim == 3 else values[None]
     prepared = prepare_magnitude(volume)
+    if sequence not in (None, *SEQUENCES):
+        raise RequestError(f"sequence {sequence!r}: expected one of {', '.join(SEQUENCES)}, or None if unknown")
+    family = sequence or assume_sequence(None, te_ms)
     conditions = Conditions(
         None if spacing is None else (spacing[-2], spacing[-1]),
-        te_ms,
+        dephasing_time_ms(family, te_ms),
         field_t,
         spacing[0] if spacing is not None and len(spacing) == 3 else None,
+        family,
     )
-    sampler = _generator(generator) if isinstance(generator, str) else generator
+    sampler = generator_for(_generator(generator) if isinstance(generator, str) else generator, family)
     keys = [SliceKey(seed, "volume", 0, slice_index) for slice_index in range(len(volume))]
     phasor = sampler.sample_phase(torch.from_numpy(prepared.stored), keys, conditions).cpu().numpy()
     image: NDArray[np.complex64] = np.multiply(volume, phasor, dtype=np.complex64).reshape(values.shape)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rephase.sequences import SEQUENCES
+
 CONTRASTS = ("T1", "T2", "T2star", "PD", "FLAIR", "DWI", "BOLD", "MRA", "SWI", "GRE", "SE", "IR", "ASL", "other")
 SPLITS = ("train", "val", "test")
 
@@ -108,6 +110,10 @@ class VolumeFacts:
     contrast: str | None = _fact("text", "contrast", words=CONTRASTS, always=True)
     field_t: float | None = _fact("number", "field strength", unit="tesla", always=True)
     te_ms: float | None = _fact("number", "echo time", unit="milliseconds", may_be_zero=True, always=True)
+    sequence: str | None = _fact("text", "family of the pulse sequence", words=SEQUENCES)
+    sequence_assumed: str | None = _fact(
+        "text", "family guessed from contrast and echo time, where none is stated", words=SEQUENCES, in_manifest=False
+    )
     licence: str | None = _fact("text", "licence of the source", in_index=False, always=True)
 
 

@@ -6,6 +6,7 @@ x is readout, the height here; y is phase encoding, the width; z is the slice.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 
 from rephase.errors import VolumeError
 from rephase.facts import CONTRASTS, VolumeFacts
+from rephase.sequences import SPIN_ECHO
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 HERTZ_PER_TESLA = 42_577_478.518
@@ -140,9 +142,11 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
     name = acquisition.upper() if isinstance(acquisition, str) else ""
     rest = next((name.removeprefix(plane) for plane in _PLANES if name.startswith(plane)), "")
     contrast = next((contrast for contrast in _BY_LENGTH if rest.startswith(contrast.upper())), None)
+    # every acquisition of fastMRI's own names is a turbo spin echo; T2star and others are those of our exports
+    sequence = SPIN_ECHO if re.match(r"T1|T2(?!STAR)|PD|FLAIR", rest) else None
     root = _parse(header)
     if root is None:
-        return FastmriFacts(contrast=contrast)
+        return FastmriFacts(contrast=contrast, sequence=sequence)
     encoding_size, _ = _space(root, "encodedSpace")
     recon_size, view_mm = _space(root, "reconSpace")
     spacing_mm = padding = None
@@ -153,7 +157,8 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
         left = encoding_size[1] // 2 - int(center)
         padding = (left, left + int(maximum) + 1)
     te_ms, field_t = _number(root, "TE") or None, _number(root, "systemFieldStrength_T") or None
-    return FastmriFacts(encoding_size, recon_size, padding, spacing_mm, te_ms=te_ms, field_t=field_t, contrast=contrast)
+    facts: dict[str, Any] = {"te_ms": te_ms, "field_t": field_t, "contrast": contrast, "sequence": sequence}
+    return FastmriFacts(encoding_size, recon_size, padding, spacing_mm, **facts)
 
 
 def _parse(header: object) -> ElementTree.Element | None:

@@ -25,17 +25,20 @@ class SliceKey:
 class Conditions:
     """Known facts of the acquisition; every field may be None.
 
-    `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices.
+    `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices. `dephasing_ms` is the time over
+    which off-resonance adds phase (`rephase.sequences.dephasing_time_ms`), `sequence` one of
+    `rephase.sequences.SEQUENCES`.
     """
 
     spacing_mm: tuple[float, float] | None = None
-    te_ms: float | None = None
+    dephasing_ms: float | None = None
     field_t: float | None = None
     slice_mm: float | None = None
+    sequence: str | None = None
 
     def numbers(self) -> list[float]:
-        """Return spacing along height and width (mm), TE (ms) and field strength (T); NaN for None."""
-        values = (*(self.spacing_mm or (None, None)), self.te_ms, self.field_t)
+        """Return spacing along height and width (mm), dephasing time (ms) and field strength (T); NaN for None."""
+        values = (*(self.spacing_mm or (None, None)), self.dephasing_ms, self.field_t)
         return [math.nan if value is None else value for value in values]
 
 
@@ -54,6 +57,9 @@ class PhaseGenerator(Protocol):
         Of the weights that the phase depends on; None without any.
     device
         Where the phase is computed. Magnitudes may be on any device.
+    families
+        The families of pulse sequences that it generates phase for; None for all. `rephase.diffusion.registry` has
+        another generator for the rest.
     """
 
     name: str
@@ -61,6 +67,7 @@ class PhaseGenerator(Protocol):
     tile: int
     weights_sha256: str | None
     device: torch.device
+    families: tuple[str, ...] | None
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample unit-modulus phasors for slices of one volume.

@@ -20,8 +20,10 @@ from rephase.diffusion.physics.gauge import ramp_phasor
 from rephase.diffusion.physics.gauge_pool import sample_gauge
 from rephase.diffusion.physics.grid import GRID_MM, from_grid, grid_size, to_grid
 from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
+from rephase.sequences import REFOCUSED, SEQUENCES
 
 GPU_TILE = 16
+_SEEN = tuple(family for family in SEQUENCES if family not in REFOCUSED)
 
 
 class TileInputs(NamedTuple):
@@ -34,7 +36,7 @@ class TileInputs(NamedTuple):
     sigma
         Standard deviation of the noise, in units of the magnitude, `(slice)`.
     conditions
-        Grid spacing in mm, TE in ms, field strength in T, `(1 4)`; NaN if unknown.
+        Grid spacing in mm, dephasing time in ms, field strength in T, `(1 4)`; NaN if unknown.
     slice_mm
         Distance of neighbouring slices; None if unknown.
     """
@@ -69,6 +71,8 @@ class LearnedGenerator(ABC):
 
     def __init__(self, checkpoint: Checkpoint, steps: int, device: str, grid_mm: float = GRID_MM) -> None:
         self.nfe = steps
+        # weights that were trained before cards named families saw gradient echoes
+        self.families: tuple[str, ...] | None = tuple(checkpoint.card.get("families", _SEEN))
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.weights_sha256: str | None = checkpoint.sha256
@@ -125,10 +129,10 @@ class LearnedGenerator(ABC):
         return to_complex(blocks)[:count, 0, :height, :width]
 
     def _conditions(self, conditions: Conditions, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Return grid spacing in mm, TE in ms and field strength in T, `(1 4)`; NaN if unknown."""
-        *spacing, te_ms, field_t = conditions.numbers()
+        """Return grid spacing in mm, dephasing time in ms and field strength in T, `(1 4)`; NaN if unknown."""
+        *spacing, dephasing_ms, field_t = conditions.numbers()
         steps = [s * n / g for s, n, g in zip(spacing, own, grid, strict=True)]
-        return from_scalars([*steps, te_ms, field_t], self.device)[None]
+        return from_scalars([*steps, dephasing_ms, field_t], self.device)[None]
 
     def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
         """Sample the global and linear phase of the slices of a volume: phasors `(slice height width)`."""

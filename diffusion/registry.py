@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rephase.diffusion.baselines import SpinEchoPhase
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.learned import LearnedGenerator
@@ -19,6 +21,7 @@ from rephase.diffusion.processes.flow import FlowConfig, FlowGenerator, FlowObje
 from rephase.diffusion.processes.objective import Objective
 from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective
 from rephase.diffusion.shipped import describe_missing, shipped_weights
+from rephase.sequences import REFOCUSED
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,25 @@ def make_generator(
         )
     learned: PhaseGenerator = factory(checkpoint, steps, device)
     return learned
+
+
+@cache
+def _refocused_generator() -> PhaseGenerator:
+    return SpinEchoPhase()
+
+
+def generator_for(generator: PhaseGenerator, sequence: str | None) -> PhaseGenerator:
+    """Return the generator of a volume's family: the given one, or the spin-echo baseline where it does not cover it.
+
+    Parameters
+    ----------
+    generator
+        Of the build.
+    sequence
+        The volume's family, stated or assumed; None where it is unknown.
+    """
+    knows = generator.families is None or sequence in generator.families
+    return generator if knows or sequence not in REFOCUSED else _refocused_generator()
 
 
 def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> LearnedGenerator:

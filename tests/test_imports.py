@@ -17,12 +17,13 @@ from paths import PROJECT
 from volumes import phantom
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "facts", "files", "counters", "formats", "config", "numpy_fourier", "pages"}
+GROUND = {"errors", "text", "sequences", "facts", "files", "counters", "formats", "config", "numpy_fourier", "pages"}
 MAY_IMPORT = {
     # the ground floor
     "errors": {"text"},
     "text": set(),
-    "facts": set(),
+    "sequences": set(),
+    "facts": {"sequences"},
     "files": {"errors", "text"},
     "counters": set(),
     "numpy_fourier": set(),

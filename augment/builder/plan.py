@@ -149,7 +149,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         If the build would refuse the request.
     """
     store = find_corpus(root)
-    build = resolve_build(root, options)
+    build = resolve_build(root, options, store=store)
     device = choose_device() if build.uses_model else "cpu"
     recipe = build.recipe(device)
     if store is not None:

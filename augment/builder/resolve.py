@@ -9,13 +9,14 @@ from typing import Any
 
 from rephase.builder.options import BuildOptions
 from rephase.cluster.kinds import ClusterModule, find_cluster
+from rephase.corpus.store import CorpusStore
 from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
-from rephase.pipeline.recipe import Recipe, Tile
+from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, Recipe, Tile
 
 
 def default_phase() -> str:
@@ -43,6 +44,8 @@ class ResolvedBuild:
         Network evaluations per slice.
     weights_sha256
         Of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
+    algorithm
+        One of `rephase.pipeline.recipe.ALGORITHMS`: that of a corpus that is resumed, else the latest.
     """
 
     root: str
@@ -52,6 +55,7 @@ class ResolvedBuild:
     checkpoint: Checkpoint | None
     nfe: int
     weights_sha256: str | None
+    algorithm: int = ALGORITHM
 
     @property
     def uses_model(self) -> bool:
@@ -72,10 +76,22 @@ class ResolvedBuild:
             negative=self.options.negative,
             keep_columns=tuple(sorted(set(self.options.keep_columns))),
             tile=tile,
+            algorithm=self.algorithm,
         )
 
+    def notes(self) -> list[str]:
+        """Return what a user should know of the build before it starts."""
+        if self.algorithm == ALGORITHM:
+            return []
+        return [
+            f"{self.root}: begun with algorithm {self.algorithm} and resumed with it: the phase of spin echoes "
+            f"grows with their echo time; build into a new corpus for algorithm {ALGORITHM}, which refocuses them"
+        ]
 
-def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | None = None) -> ResolvedBuild:
+
+def resolve_build(
+    root: str, options: BuildOptions, checkpoint: Checkpoint | None = None, store: CorpusStore | None = None
+) -> ResolvedBuild:
     """Resolve the options of a build, load its weights and check its cluster, without starting anything.
 
     Parameters
@@ -86,6 +102,8 @@ def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
         Of the build.
     checkpoint
         The weights, if they are loaded already.
+    store
+        The corpus, if it exists.
 
     Raises
     ------
@@ -106,7 +124,12 @@ def resolve_build(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
             nfe, weights_sha256 = generator.nfe, generator.weights_sha256
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256)
+    algorithm = ALGORITHM
+    if store is not None and not options.overwrite:
+        found = store.attributes.get("recipe")
+        begun_with = found.get("algorithm") if isinstance(found, dict) else None
+        algorithm = begun_with if begun_with in ALGORITHMS else ALGORITHM
+    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, algorithm)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

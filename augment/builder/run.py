@@ -101,7 +101,7 @@ def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
         If the request is wrong.
     """
     store = find_corpus(root)
-    resolved = resolve_build(root, options, checkpoint)
+    resolved = resolve_build(root, options, checkpoint, store)
     if store is not None and options.cluster == "local":  # the device is known, so no worker need be started for this
         check_recipe(store, resolved.recipe(choose_device() if resolved.uses_model else "cpu"), options.overwrite)
     return resolved
@@ -120,6 +120,8 @@ def run_tasks(
     `prepare` makes the workers ready.
     """
     say = say or _say
+    for line in build.notes():
+        say(line)
     clear_timeouts(build.root)
     with ExitStack() as stack:
         with connected(build, say) as connection:

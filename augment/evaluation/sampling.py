@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.diffusion.generators import PhaseGenerator, SliceKey
+from rephase.diffusion.registry import generator_for
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import Candidate
 from rephase.evaluation.sessions import RealVolume
@@ -99,6 +100,7 @@ def code_digest() -> str:
 def _generate(generator: PhaseGenerator, volume: RealVolume, seed: int, places: Sequence[int]) -> NDArray[np.complex64]:
     keys = [SliceKey(seed, volume.volume_id, 0, volume.real.slices[place]) for place in places]
     magnitude = torch.from_numpy(np.ascontiguousarray(np.abs(volume.real.magnitude[list(places)])))
+    generator = generator_for(generator, volume.conditions.sequence)
     phasor: NDArray[np.complex64] = generator.sample_phase(magnitude, keys, volume.conditions).numpy()
     if not np.isfinite(phasor).all():
         raise RequestError(

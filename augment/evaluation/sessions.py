@@ -13,6 +13,7 @@ from rephase.errors import VolumeError
 from rephase.evaluation.statistics import PhaseVolume
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import object_support
+from rephase.pipeline.sampling import conditions_of
 from rephase.readers.registry import read_with_phase
 
 
@@ -60,7 +61,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
             volume.spacing_mm,
             slices,
         ),
-        Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t, volume.spacing_mm[0]),
+        conditions_of(volume),
         volume.source_sha256,
     )
 

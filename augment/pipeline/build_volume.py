@@ -26,7 +26,7 @@ from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
 from rephase.pipeline.memory import VOLUME_FACTOR
 from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.resume import check_restored, find_committed
-from rephase.pipeline.sampling import sample_phasor, timed
+from rephase.pipeline.sampling import conditions_of, sample_phasor, timed
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
@@ -42,6 +42,12 @@ def make_attributes(
     """Return the attributes of the receipt, but those that the store adds. Of the source only pseudonyms and hashes."""
     row, recipe = task.row, worker.recipe
     num_slices, height, width = prepared.stored.shape
+    known = known_facts(row, volume)
+    conditions = conditions_of(volume, recipe.algorithm)
+    known["sequence_assumed"] = None if known["sequence"] else conditions.sequence
+    if recipe.algorithm < 8:  # receipts did not have it
+        known["sequence"] = None
+    generator = worker.generator_for(conditions.sequence)
     maximum, norm = target_statistics(prepared.stored)
     attributes: dict[str, Any] = {
         "row_hash": row_hash(row, volume.source_sha256),
@@ -52,15 +58,15 @@ def make_attributes(
         "max": maximum,
         "norm": norm,
         "patient_id": row.subject_id or row.volume_id,
-        **receipt_facts(known_facts(row, volume)),
+        **receipt_facts(known),
         "spacing_mm": [float(step) for step in volume.spacing_mm],
         "affine": [[float(value) for value in line] for line in volume.affine],
         "orientation": volume.orientation,
         "transposed": volume.transposed,
         "phase_encode": volume.phase_encode,
         "scale": prepared.scale,
-        "phase_generator": recipe.phase,
-        "nfe": recipe.nfe,
+        "phase_generator": recipe.phase if generator is None or generator is worker.generator else generator.name,
+        "nfe": recipe.nfe if generator is None or generator is worker.generator else generator.nfe,
         "noise_sigma": 0.0,
         "oversampling": 1.0,
         "encoding_size": [height, width, 1],

@@ -11,8 +11,11 @@ from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
-ALGORITHM = 7
-"""Incremented whenever a change of the code changes the bytes of a recipe."""
+ALGORITHM = 8
+"""Incremented whenever a change of the code changes the bytes of a recipe. 8: phase by the pulse sequence."""
+
+ALGORITHMS = (7, ALGORITHM)
+"""Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
 """Columns that change what is stored, beside the facts. Not `path`: the source counts by its bytes."""

@@ -14,9 +14,11 @@ from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
 from rephase.errors import VolumeError
 from rephase.pipeline.gpu import InFlight, explain_out_of_memory, make_submitter
 from rephase.pipeline.kspace import real_phasor
+from rephase.pipeline.recipe import ALGORITHM
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.volume import Volume
+from rephase.sequences import assume_sequence, dephasing_time_ms
 
 
 def sample_phasor(
@@ -31,11 +33,10 @@ def sample_phasor(
     VolumeError
         The measured phase is missing, or the GPU has too little memory.
     """
-    generator = worker.generator
+    conditions = conditions_of(volume, worker.recipe.algorithm)
+    generator = worker.generator_for(conditions.sequence)
     if generator is None:
         return _own_phasor(task, volume, seconds)
-    slice_mm, *in_plane = volume.spacing_mm
-    conditions = Conditions((in_plane[0], in_plane[1]), volume.te_ms, volume.field_t, slice_mm)
     keys = [SliceKey(worker.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
 
@@ -53,6 +54,16 @@ def sample_phasor(
     with timed(seconds, "sample"):
         in_flight.drain()
     return phasor
+
+
+def conditions_of(volume: Volume, algorithm: int = ALGORITHM) -> Conditions:
+    """Return what a generator is told of a volume; an unknown family is guessed from contrast and echo time."""
+    slice_mm, *in_plane = volume.spacing_mm
+    spacing_mm = (in_plane[0], in_plane[1])
+    if algorithm < 8:  # every echo was a gradient echo
+        return Conditions(spacing_mm, volume.te_ms or None, volume.field_t, slice_mm)
+    sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
+    return Conditions(spacing_mm, dephasing_time_ms(sequence, volume.te_ms), volume.field_t, slice_mm, sequence)
 
 
 def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:

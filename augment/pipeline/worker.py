@@ -13,7 +13,7 @@ from rephase.counters import Counters
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.phases import PHASES
-from rephase.diffusion.registry import make_generator
+from rephase.diffusion.registry import generator_for, make_generator
 from rephase.errors import RequestError
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits
 from rephase.pipeline.recipe import Recipe
@@ -39,6 +39,10 @@ class WorkerContext:
     sampling: threading.Lock = field(default_factory=threading.Lock)
     admission: AdmissionLock = field(default_factory=AdmissionLock)
     counters: Counters = field(default_factory=Counters)
+
+    def generator_for(self, sequence: str | None) -> PhaseGenerator | None:
+        """Return the generator of a volume of this family; None for real phase."""
+        return None if self.generator is None else generator_for(self.generator, sequence)
 
 
 def open_worker(

@@ -13,6 +13,7 @@ from torch import Tensor
 from rephase.diffusion.fourier import fft2c, ifft2c, resize_kspace
 from rephase.diffusion.physics.grid import from_grid, grid_size
 from rephase.diffusion.processes.objective import Batch
+from rephase.pipeline.sampling import conditions_of
 from rephase.readers.volume import Volume
 
 NOISE_RANGE = (0.003, 0.05)
@@ -23,6 +24,8 @@ CROP_SIZES = (32, 48, 64, 80, 96, 112, 128)
 @dataclass(frozen=True)
 class TrainingSlice:
     """A complex slice `(height width)` and its acquisition; NaN if unknown.
+
+    `te_ms` is the dephasing time (`rephase.sequences`), 0 for a spin echo.
 
     `group` is its session: slices of large groups are sampled less often. If `labelled`, its phase encodes a label,
     which noise does not change.
@@ -45,7 +48,8 @@ def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
         If the volume has no phase.
     """
     image = complex_image(volume)
-    te_ms = volume.te_ms if volume.te_ms is not None else math.nan
+    dephasing_ms = conditions_of(volume).dephasing_ms
+    te_ms = math.nan if dephasing_ms is None else dephasing_ms
     field_t = volume.field_t if volume.field_t is not None else math.nan
     spacing = volume.spacing_mm[1:]
     return [TrainingSlice(one, spacing, te_ms, field_t, group) for one in image if bool((one.abs() > 0).any())]

@@ -16,7 +16,6 @@ import torch
 from tqdm import tqdm
 
 from rephase.diffusion.devices import one_thread
-from rephase.diffusion.generators import Conditions
 from rephase.diffusion.physics.gauge import estimate_ramp
 from rephase.diffusion.physics.source import FatEstimate
 from rephase.errors import RequestError, VolumeError
@@ -24,6 +23,7 @@ from rephase.files import file_sha256
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import prepare_magnitude
+from rephase.pipeline.sampling import conditions_of
 from rephase.readers.registry import read_with_phase
 from rephase.readers.sources import join_digests
 from rephase.readers.volume import Volume
@@ -119,7 +119,8 @@ def measure_gauge(volume: Volume) -> torch.Tensor:
     image = complex_image(volume)
     ramp = estimate_ramp(image) / torch.tensor(volume.spacing_mm[1:])
     phase_step = float((image[1:] * image[:-1].conj()).sum().angle()) if len(image) > 1 else math.nan
-    te_ms = math.nan if volume.te_ms is None else volume.te_ms
+    dephasing_ms = conditions_of(volume).dephasing_ms
+    te_ms = math.nan if dephasing_ms is None else dephasing_ms
     spacing = math.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2])
     return torch.tensor([te_ms, spacing, *ramp.median(dim=0).values.tolist(), phase_step])
 
@@ -151,7 +152,7 @@ def _simulate_phases(
 
 
 def _estimate_fat(fat: FatEstimate, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
-    known = torch.tensor([Conditions(volume.spacing_mm[1:], volume.te_ms, volume.field_t).numbers()])
+    known = torch.tensor([conditions_of(volume).numbers()])
     with one_thread(magnitude.device):
         return torch.cat([fat(one[None], known) for one in magnitude])
 

@@ -173,7 +173,7 @@ def sharpen_fat(share: Tensor, leaning: Tensor) -> Tensor:
 
 def _phase_per_ppm(conditions: Tensor, sampled: FieldSample) -> Tensor:
     """Return the phase of a field of one ppm in radians, with the sign of the volume, `(batch 1 1)`."""
-    te_ms = torch.where(conditions[:, 2] > 0, conditions[:, 2], sampled.te_ms)
+    te_ms = torch.where(conditions[:, 2].isnan(), sampled.te_ms, conditions[:, 2])
     field_t = torch.where(conditions[:, 3] > 0, conditions[:, 3], TYPICAL_FIELD_T)
     return (sampled.sign * 2.0 * math.pi * GYROMAGNETIC * 1e-3 * field_t * te_ms)[:, None, None]
 

@@ -45,6 +45,7 @@ class Sleeper:
 
     name = "sleeper"
     nfe = 0
+    families = None
     tile = 1
     weights_sha256 = None
     device = torch.device("cpu")

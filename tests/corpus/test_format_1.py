@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from paths import TESTS
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import open_corpus
-from rephase.builder.resolve import make_recipe
+from rephase.builder.resolve import make_recipe, resolve_build
 from rephase.corpus.index import read_index
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.store import CorpusStore
@@ -23,17 +24,20 @@ from rephase.data.stream import KSpaceStream
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
+from rephase.pipeline.recipe import ALGORITHM
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import open_worker
 
 BEFORE = TESTS / "corpora" / "format-1"
 PHASES = ("smooth", "field", "diffusion")
 NAME = "head-a"
+BEGUN_WITH = 7
+"""Algorithm of those corpora."""
 
 
-def build(root: Path, phase: str) -> Outcome:
+def build(root: Path, phase: str, algorithm: int = ALGORITHM) -> Outcome:
     """Build the one volume in this process, as `rephase build --seed 3 --phase PHASE` does."""
-    recipe = make_recipe(BuildOptions(phase=phase, seed=3))
+    recipe = replace(make_recipe(BuildOptions(phase=phase, seed=3)), algorithm=algorithm)
     open_corpus(str(root), recipe, overwrite=False)
     worker = open_worker(str(root), recipe, environment_class("cpu"))
     (row,) = read_manifest(BEFORE / "manifest.csv")
@@ -75,7 +79,7 @@ def test_a_corpus_of_the_version_before_is_sound_and_read(phase: str) -> None:
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_same_recipe_gives_the_same_hashes_and_bytes(tmp_path: Path, phase: str) -> None:
     before, root = BEFORE / f"{phase}.zarr", tmp_path / "c.zarr"
-    assert build(root, phase).status == "built"
+    assert build(root, phase, BEGUN_WITH).status == "built"
     old, new = CorpusStore.open(before).attributes, CorpusStore.open(root).attributes
     same_weights = old["checkpoint_hash"] == new["checkpoint_hash"]
     if same_weights:
@@ -98,10 +102,22 @@ def test_the_same_recipe_gives_the_same_hashes_and_bytes(tmp_path: Path, phase: 
 def test_a_build_in_a_corpus_of_the_version_before_skips_its_volume(tmp_path: Path, phase: str) -> None:
     root = tmp_path / "c.zarr"
     shutil.copytree(BEFORE / f"{phase}.zarr", root)
+    resumed = resolve_build(str(root), BuildOptions(phase=phase, seed=3), store=CorpusStore.open(root))
+    assert resumed.algorithm == BEGUN_WITH
+    assert "algorithm 7" in resumed.notes()[0]
     if (
         make_recipe(BuildOptions(phase=phase, seed=3)).checkpoint_sha256
         != CorpusStore.open(root).attributes["checkpoint_hash"]
     ):
         pytest.skip("other weights are shipped now, so the recipe is another one")
-    assert build(root, phase).status == "skipped"
+    assert build(root, phase, resumed.algorithm).status == "skipped"
     assert files_of(root) == files_of(BEFORE / f"{phase}.zarr")
+
+
+def test_a_gradient_echo_has_the_same_bytes_by_the_latest_algorithm(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.zarr", tmp_path / "new.zarr"
+    build(old, "field", BEGUN_WITH)
+    build(new, "field")
+    before, after = receipt_of(old), receipt_of(new)
+    assert after["checksums"] == before["checksums"]
+    assert (before.get("sequence_assumed"), after["sequence_assumed"]) == (None, "gradient-echo")

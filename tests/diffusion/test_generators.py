@@ -134,7 +134,8 @@ def test_an_echo_time_of_zero_is_unknown(checkpoint):
             value.add_(0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
     generator, magnitude = FlowGenerator(checkpoint, 2), magnitudes()
     zero, unknown, known = (
-        generator.sample_phase(magnitude, keys(3), Conditions((2.0, 2.0), te_ms=te_ms)) for te_ms in (0.0, None, 9.0)
+        generator.sample_phase(magnitude, keys(3), Conditions((2.0, 2.0), dephasing_ms=time))
+        for time in (0.0, None, 9.0)
     )
     assert torch.equal(zero, unknown) and not torch.equal(zero, known)
 

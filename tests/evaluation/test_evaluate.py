@@ -55,7 +55,7 @@ def scores(manifest, *names):
 class Counting:
     """A generator that claims a network, and counts the slices that it is asked for."""
 
-    name, nfe = "counting", 3
+    name, nfe, families = "counting", 3, None
 
     def __init__(self):
         self.inner, self.count, self.limit = make_generator("white"), 0, 10**9

@@ -23,7 +23,7 @@ from rephase.pipeline.worker import open_worker
 class Small:
     """Memory for so many slices at once, as a GPU has; phase is zero."""
 
-    name, nfe, device = "diffusion", 1, "cpu"
+    name, nfe, device, families = "diffusion", 1, "cpu", None
 
     def __init__(self, tile, room):
         self.tile, self.room, self.calls = tile, room, []

@@ -74,7 +74,8 @@ def test_row_hash_ignores_where_row_and_file_stand():
 def test_row_hash_counts_every_column_that_changes_what_is_stored():
     values = {
         "volume_id": "b", "subject_id": "t", "split": "val", "anatomy": "knee", "contrast": "T1", "field_t": 3.0,
-        "te_ms": 31.0, "slice_axis": 1, "series": "1.2", "echo": 2, "frame": 1, "dataset": "x", "licence": "CC0",
+        "te_ms": 31.0, "sequence": "bssfp", "slice_axis": 1, "series": "1.2", "echo": 2, "frame": 1, "dataset": "x",
+        "licence": "CC0",
         "extra": (("site", "1"),), "phase": "/p", "kspace": "/k", "segmentation": "/s",
     }  # fmt: skip
     assert set(values) == {*ROW_COLUMNS, *COMPANION_COLUMNS, *facts_where(in_manifest=True)}

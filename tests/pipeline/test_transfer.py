@@ -153,7 +153,7 @@ def test_nothing_of_a_call_that_did_not_fit_is_left_when_less_is_tried(tmp_path)
     seen: list[tuple[int, bool]] = []
 
     class Full:
-        name, nfe, tile, device = "diffusion", 1, 16, "cpu"
+        name, nfe, tile, device, families = "diffusion", 1, 16, "cpu", None
 
         def sample_phase(self, magnitude, keys, conditions):
             seen.append((self.tile, any(one() is not None for one in left)))
@@ -305,7 +305,7 @@ def test_sampling_does_not_wait_for_the_gpu(name):
 class Sleeping:
     """Its device does nothing for a while, a second or so, before it gives a phasor."""
 
-    name, nfe, tile, device = "diffusion", 1, 16, "cuda"
+    name, nfe, tile, device, families = "diffusion", 1, 16, "cuda", None
 
     def sample_phase(self, magnitude, keys, conditions):
         torch.cuda._sleep(2_000_000_000)

@@ -98,7 +98,7 @@ def test_an_interrupted_run_keeps_the_same_best_checkpoint(config):
 class Turned:
     """Gives every pixel one phase."""
 
-    name, nfe = "turned", 0
+    name, nfe, families = "turned", 0, None
 
     def sample_phase(self, magnitude, keys, conditions):
         return torch.full(magnitude.shape, 1j if keys[0].seed else 1, dtype=torch.complex64)

@@ -12,6 +12,7 @@ import pydicom
 from rephase.facts import VolumeFacts
 from rephase.manifests.header import Kind
 from rephase.readers.dicom.kinds import frame_kind
+from rephase.readers.sequence import sequence_of_words
 from rephase.readers.volume import PhaseEncode
 
 HeaderValue: TypeAlias = Any  # of an element in pydicom: a number, a string, several of them, items
@@ -27,6 +28,8 @@ _ACQUISITION_CONTRASTS = {
     "T1": "T1", "T2": "T2", "T2_STAR": "T2star", "PROTON_DENSITY": "PD", "FLUID_ATTENUATED": "FLAIR",
     "DIFFUSION": "DWI", "TOF": "MRA", "STIR": "IR",
 }  # fmt: skip
+_SEQUENCE_NAMES = ((0x2001, 0x1020), (0x2005, 0x106E), (0x0019, 0x109C), (0x0019, 0x109E))
+"""Private elements that name the pulse sequence: two of Philips, two of GE."""
 _NUMBERS = {
     "percent_sampling": ("PercentSampling", "MRFOVGeometrySequence"),
     "percent_phase_fov": ("PercentPhaseFieldOfView", "MRFOVGeometrySequence"),
@@ -122,9 +125,30 @@ def header_facts(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_
         te_ms=te_ms if te_ms and te_ms > 0 else None,
         field_t=_field(number(dataset.get("MagneticFieldStrength"))),
         contrast=_contrast(dataset, group, image_type, te_ms, kept),
+        sequence=_sequence(dataset, group, kept),
         anatomy=_anatomy(str(dataset.get("BodyPartExamined") or "")),
         phase_encode=phase_encode,
         acquisition=kept,
+    )
+
+
+def _sequence(dataset: pydicom.Dataset, group: pydicom.Dataset | None, facts: dict[str, Any]) -> str | None:
+    """Return the family of the pulse sequence; the vendors' own elements name it where the standard's do not."""
+
+    def word(keyword: str) -> str | None:
+        return str(find(dataset, group, keyword, "MRImagingModifierSequence") or dataset.get(keyword) or "") or None
+
+    own = [dataset.get(tag) for tag in _SEQUENCE_NAMES]
+    names = [word("PulseSequenceName"), word("SequenceName"), *(str(element.value) for element in own if element)]
+    train = number(dataset.get("RFEchoTrainLength")) or number(dataset.get("EchoTrainLength"))
+    return sequence_of_words(
+        _listed(facts, "scanning_sequence"),
+        names=names,
+        echo_pulse=word("EchoPulseSequence"),
+        echo_planar=word("EchoPlanarPulseSequence"),
+        steady_state=word("SteadyStatePulseSequence"),
+        inversion=facts.get("ti_ms") is not None,
+        echo_train_length=train,
     )
 
 

@@ -22,8 +22,10 @@ from rephase.readers.kinds import (
     kind_of_values,
     pair_name,
     read_sidecar,
+    stem_of,
 )
 from rephase.readers.nifti.file import NiftiHeader, Stream, check_frame, open_nifti, read_frame, sample_planes
+from rephase.readers.sequence import sequence_of_bids_name, sequence_of_sidecar
 from rephase.readers.sources import hash_file, hash_location, local_path
 from rephase.readers.volume import Volume
 
@@ -170,6 +172,7 @@ def _series_header(path: Path, header: NiftiHeader, kind: Kind, frame: int | Non
         te_ms=None if echo_time_s is None else round(echo_time_s * 1000, 6),
         field_t=_number(sidecar.get("MagneticFieldStrength")),
         contrast=contrast if contrast in CONTRASTS else None,
+        sequence=sequence_of_sidecar(sidecar) or sequence_of_bids_name(stem_of(path)),
         spacing_mm=arrangement.spacing_mm,
     )
 
