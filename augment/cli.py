@@ -30,14 +30,14 @@ _PATH_ERRORS = {
 }  # fmt: skip
 
 _DESCRIPTION = """\
-Turns magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
+Turn magnitude-only MRI archives into synthetic k-space corpora in Zarr, on Dask.
 
-How it works: a manifest lists the volumes; build samples a phase for every slice, computes its k-space and commits it
-to a corpus; rephase.KSpaceSlices loads the corpus in training code."""
+A manifest lists the volumes. 'build' samples a phase for every slice, computes its k-space and commits each volume to
+a corpus. Training code reads the corpus with rephase.KSpaceSlices."""
 
 _EXAMPLES = """\
 examples:
-  rephase demo                                        # everything, on volumes that are installed
+  rephase demo                                        # all steps, on volumes of installed packages
   rephase manifest scan /archive/brain -o brain.csv   # one row per magnitude volume
   rephase plan brain.csv brain.zarr                   # dry run: sizes, memory, time
   rephase build brain.csv brain.zarr                  # run it again to resume

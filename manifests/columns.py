@@ -209,7 +209,7 @@ def volume_id_problem(cell: str) -> str | None:
     if "@" in cell:
         return f"volume_id {shown(cell)} has an @, reserved for replicas; expected none; use - or _ instead"
     return (
-        f"volume_id {shown(cell)} is not allowed; expected 1 to 128 characters out of A-Z a-z 0-9 . _ -, "
+        f"volume_id {shown(cell)} is not allowed; expected 1 to 128 characters of A-Z a-z 0-9 . _ -, "
         f"no leading dot or __, not {_RESERVED}; rename it"
     )
 

@@ -91,7 +91,7 @@ def scan_folder(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise NotADirectoryError(f"{root}: is not a directory; expected one to scan; check the path")
+        raise NotADirectoryError(f"{root}: not a directory; expected a folder of images; check the path")
     headers: list[SeriesHeader] = []
     unreadable: list[tuple[Path, str]] = []
     for path, files in walk(root, lambda lost, why: unreadable.append((lost, why))):

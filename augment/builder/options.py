@@ -24,6 +24,7 @@ Group = Literal["phase", "source", "execution", "run"]
 """Heading of an option in `--help`. `rephase plan` has all but `run`, `rephase repair` only `execution` and `run`."""
 
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
+_NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # which samples no phase
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class BuildOptions:
         default=None,
         metadata=_argument(
             "phase",
-            f"weights of a learned phase: a file, or one of {', '.join(WEIGHTS)} (default: those of the phase)",
+            f"weights of a learned phase: a file, or one of {_NAMES} (default: those of the phase)",
             "C",
             find_checkpoint,
         ),
@@ -136,14 +137,16 @@ class BuildOptions:
         default=None,
         metadata=_argument(
             "execution",
-            "worker processes (default: one per GPU, else one per core); of a running scheduler, how many to wait for",
+            "worker processes (default: one per GPU, else one per core); with a running scheduler, those to await",
             "N",
             parse_count,
         ),
     )
     batch_size: int | None = field(
         default=None,
-        metadata=_argument("execution", "slices per call of the generator; does not change a byte", "N", parse_count),
+        metadata=_argument(
+            "execution", "slices per call of the generator; does not change the bytes of the corpus", "N", parse_count
+        ),
     )
     memory_limit: int | None = field(
         default=None,
@@ -158,7 +161,7 @@ class BuildOptions:
         default=None,
         metadata=_argument(
             "execution",
-            "per volume; a volume that exceeds it twice is marked failed (default: 30 minutes to read it, then "
+            "limit for each volume; one that exceeds it twice is marked failed (default: 30 minutes to read it, then "
             "10 minutes and 5 s per slice and network evaluation)",
             "SECONDS",
             float,
@@ -179,7 +182,7 @@ class BuildOptions:
         default="127.0.0.1:8787",
         metadata=_argument(
             "run",
-            "address of the dashboard; another port is used if this one is taken (default: 127.0.0.1:8787)",
+            "address of the dashboard; if the port is in use, another is chosen (default: 127.0.0.1:8787)",
             "HOST:PORT",
         ),
     )
@@ -187,9 +190,9 @@ class BuildOptions:
     def __post_init__(self) -> None:
         """Check the values before anything starts."""
         if self.phase is not None and self.phase not in PHASES:
-            raise RequestError(f"--phase {self.phase}: expected one of {', '.join(PHASES)}")
+            raise RequestError(f"--phase {self.phase}: not a phase; expected one of {', '.join(PHASES)}")
         if self.negative not in _NEGATIVE:
-            raise RequestError(f"--negative {self.negative}: expected one of {', '.join(_NEGATIVE)}")
+            raise RequestError(f"--negative {self.negative}: not a rule; expected one of {', '.join(_NEGATIVE)}")
         any_steps = tuple(name for name, phase in PHASES.items() if phase.any_steps)
         takes = (("--checkpoint", self.checkpoint, learned_phases()), ("--steps", self.steps, any_steps))
         for name, value, phases in takes:
@@ -199,7 +202,7 @@ class BuildOptions:
         for name in self.keep_columns:
             if name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and name != "source":
                 raise RequestError(
-                    f"--keep-columns {name}: the corpus format defines it; expected additional columns; omit it"
+                    f"--keep-columns {name}: this column has a meaning of its own; expected additional columns; omit it"
                 )
         if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
             raise RequestError(f"--replicas {self.replicas}: {equal_replicas(self.phase)}")
@@ -244,4 +247,4 @@ def flag(name: str) -> str:
 
 def equal_replicas(phase: str) -> str:
     """Format why a phase that does not vary has no replicas."""
-    return f"--phase {phase} is the same in every replica; expected 1; use a sampled phase"
+    return f"--phase {phase} is the same in every replica; expected one replica; use a sampled phase"

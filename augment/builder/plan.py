@@ -104,11 +104,11 @@ class Plan:
             )
         lines += [
             f"WARNING:  volumes of {' x '.join(map(str, shape))} would be refused as too large; give each worker more "
-            "with fewer --workers or a higher --memory-limit"
+            "memory with fewer --workers or a higher --memory-limit"
             for shape in self.too_large[:5]
         ]
         if self.unreadable:
-            lines.append(f"WARNING:  {len(self.unreadable)} of the headers read cannot be built from:")
+            lines.append(f"WARNING:  {len(self.unreadable)} of the volumes whose headers were read cannot be built:")
             lines += [f"  {name}: {why}" for name, why in self.unreadable[:20]]
         if self.job_script:
             lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
@@ -121,12 +121,12 @@ class Plan:
         return (
             ""
             if self.worker_bytes is None
-            else f"; {self.num_workers} workers have {format_bytes(self.worker_bytes)} each"
+            else f"; {self.num_workers} workers with {format_bytes(self.worker_bytes)} each"
         )
 
     def _describe_time(self) -> str:
         if self.seconds is None or self.seconds_per_slice is None:
-            return "unknown, since no size is known"
+            return "unknown, because the size of no volume is known"
         return (
             f"about {format_seconds(self.seconds)} with {self.num_workers} workers "
             f"({format_seconds(self.seconds_per_slice)} per slice and worker, measured on this machine)"

@@ -38,7 +38,7 @@ def find_corpus(root: str) -> CorpusStore | None:
         raise unwritable(root, error) from None
     if foreign:
         raise RequestError(
-            f"{root}: no corpus, and not empty ({foreign[0]}); expected a corpus or an empty path; choose another path"
+            f"{root}: not a corpus, and not empty ({foreign[0]}); expected a corpus or an empty path; choose another"
         )
     return None
 
@@ -60,7 +60,7 @@ def check_recipe(store: CorpusStore, recipe: Recipe, overwrite: bool) -> None:
             [
                 f"{store.root}: this corpus was built by another recipe:",
                 *(f"  {line}" for line in differences),
-                "give the same options, build into another corpus, or --overwrite this one",
+                "give the same options, build into another corpus, or rebuild this one with --overwrite",
             ]
         )
     )
@@ -103,8 +103,8 @@ def check_environment(store: CorpusStore, classes: list[dict[str, str]], options
     environment = None if receipt is None else receipt.get("environment")
     if isinstance(environment, dict) and environment not in classes:
         raise RequestError(
-            f"{store.root}: begun by workers of another kind ({describe_class(environment)}) than these "
-            f"({describe_class(classes[0])}): {MIXED_HELP}"
+            f"{store.root}: built so far on another kind of machine ({describe_class(environment)}) than these "
+            f"workers ({describe_class(classes[0])}): {MIXED_HELP}"
         )
 
 

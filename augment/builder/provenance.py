@@ -53,15 +53,15 @@ def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
     if document is not None and not check_root(attributes):
         return attributes, False
     if document is None and not storage.children("volumes"):
-        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); make one with 'rephase build'")
+        raise RequestError(f"{storage.root}: no corpus here (no zarr.json); build one with 'rephase build'")
     recipes = [attributes.get("recipe"), *(run.get("recipe") for run in past_runs(storage.root))]
     hashes = _recipe_hashes(CorpusStore(storage, {}))
     for recipe in recipes:
         if isinstance(recipe, dict) and (not hashes or canonical_hash(recipe) in hashes):
             return corpus_attributes(recipe), True
     raise RequestError(
-        f"{storage.root}/{ROOT_KEY}: is damaged, and the recipe is not recorded elsewhere; delete it and run the same "
-        "'rephase build' again"
+        f"{storage.root}/{ROOT_KEY}: is damaged; expected the recipe, which is not recorded elsewhere; delete this "
+        "file and run the same 'rephase build' again"
     )
 
 
@@ -112,5 +112,5 @@ def _find_weights(wanted: str, given: Path | None, root: str) -> Checkpoint:
             return checkpoint
     searched = ", ".join(str(path) for path in candidates if path is not None) or "nowhere"
     raise RequestError(
-        f"{root}: was built with weights of SHA-256 {wanted[:12]}...; searched {searched}; give them with --checkpoint"
+        f"{root}: was built with weights of hash {wanted[:12]}...; none found in {searched}; give them by --checkpoint"
     )

@@ -128,8 +128,8 @@ class _Repair:
         if path is None:
             if self._found.damaged:
                 raise RequestError(
-                    f"{self._store.root}: {len(self._found.damaged)} volumes must be rebuilt, the first is "
-                    f"{self._found.damaged[0]}; the run log names no manifest; give it with --manifest"
+                    f"{self._store.root}: {len(self._found.damaged)} damaged volumes, the first is "
+                    f"{self._found.damaged[0]}; expected a manifest in the run log, which names none; give --manifest"
                 )
             return None, ""
         try:
@@ -183,7 +183,7 @@ class _Repair:
                 tasks[name] = Task(rows[volume_id], int(replica or 0), expected)
             else:
                 message = (
-                    f"volume {name}: not in {self._path}; expected its row; give the manifest that it was built from"
+                    f"volume {name}: has no row in {self._path}; expected one; give the manifest that it was built from"
                 )
                 self.summary.failed[name] = Failure("missing", f"{message} with --manifest", "", "")
         return tasks
@@ -219,7 +219,7 @@ class _Repair:
         self.summary.failed |= done.failed
         for name in done.vanished:
             self.summary.failed[name] = Failure(
-                "missing", f"volume {name}: was rebuilt and has no receipt any more", "", ""
+                "missing", f"volume {name}: was rebuilt, but its receipt is missing again", "", ""
             )
         self.summary.interrupted, self.summary.stopped = done.interrupted, done.stopped
 

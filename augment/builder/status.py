@@ -156,14 +156,18 @@ def _describe_end(run: RunState, now: float) -> str:
     if run.ended:
         return f"{run.end} after {format_seconds(run.seconds)}"
     silent = now - run.last
-    dead = f"; no progress for {format_seconds(silent)}: a large volume, or killed" if silent > SILENT_S else ""
+    dead = (
+        f"; no progress for {format_seconds(silent)}: either a large volume, or the run was killed"
+        if silent > SILENT_S
+        else ""
+    )
     return f"running for {format_seconds(now - run.started)}{dead}"
 
 
 def _describe_speed(run: RunState) -> str:
     rate = run.slices_per_second()
     if rate is None:
-        return "not known yet"
+        return "unknown: no slice was built" if run.ended else "not known yet"
     seconds = run.seconds_left()
     if seconds is None:
         return f"{rate:.1f} slices/s"

@@ -113,8 +113,8 @@ class BuildSummary:
         if self.vanished:
             lines.append(
                 f"{len(self.vanished)} volumes were committed and have no receipt at the end of the run "
-                f"({_first_names(self.vanished)}); expected nobody else to change the corpus; find out what removed "
-                "them, and run the same command again"
+                f"({_first_names(self.vanished)}); expected no other program to change the corpus; find out what "
+                "removed them, and run the same command again"
             )
         if self.unreadable:
             lines.append(

@@ -143,7 +143,7 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
         install_state(connection.client, setup.state, prepare_worker, (setup,))
     except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
         forget_workers(connection, setup)
-        raise RequestError(f"a worker cannot be prepared: {error}") from None
+        raise RequestError(f"the workers cannot be prepared: {error}") from None
     return setup, store
 
 
@@ -168,7 +168,7 @@ def _quarantined(root: str, task: Task) -> Outcome:
     if timeout is not None:
         message = (
             f"{task.where}: exceeded its time limit of {timeout.limit_s:g} s, as the only task of its worker, in "
-            f"{timeout.place}; expected it to end; check whether the file makes its reader hang, or run again with "
+            f"{timeout.place}; expected it to finish; check whether the file makes its reader hang, or run again with "
             "--retry-failed --time-limit SECONDS"
         )
         return Outcome(task.name, "failed", "timeout", message)

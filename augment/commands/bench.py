@@ -41,11 +41,13 @@ def _add_sampler(kinds: Commands) -> None:
         type=count,
         nargs="+",
         metavar="N",
-        help="NFE (default: those of the checkpoint)",
+        help="network evaluations (NFE) per slice (default: that of the weights)",
     )
-    parser.add_argument("--checkpoint", metavar="C", help="weights (default: the shipped ones)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU if available)")
-    parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="per line of the table (default: 1.5)")
+    parser.add_argument("--checkpoint", metavar="C", help="weights (default: the default weights)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda, if available)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, metavar="S", help="time for each line of the table (default: 1.5)"
+    )
     add_json(parser)
 
 
@@ -54,13 +56,15 @@ def _add_build(kinds: Commands) -> None:
         kinds,
         "build",
         run_build,
-        "a whole build with smooth phase, by stage",
+        "throughput of a build with smooth phase, by stage",
         "Build generated volumes in a temporary folder: in one process without Dask, with each number of workers,\n"
         "and with as many independent processes, which bound the throughput of that many workers on this machine.",
         "rephase bench build\nrephase bench build --workers 1 4 16 --folder /scratch --json",
     )
     _add_sizes(parser, volumes=16, slices=24, size=192)
-    parser.add_argument("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="(default: 1 2)")
+    parser.add_argument(
+        "--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="worker processes (default: 1 2)"
+    )
     parser.add_argument("--rounds", type=count, default=1, metavar="N", help="the median is reported (default: 1)")
     add_json(parser)
 
@@ -70,16 +74,21 @@ def _add_loader(kinds: Commands) -> None:
         kinds,
         "loader",
         run_loader,
-        "reading slices: rephase, plain zarr, fastMRI's HDF5",
+        "slices per second: rephase, plain zarr, fastMRI's HDF5",
         "Read every slice of generated corpora in random order, from disk and from the page cache: with KSpaceSlices\n"
         "and KSpaceStream, plain zarr, and fastMRI's data set over uncompressed and gzip HDF5 (its package if\n"
         "installed, else equivalent reads by h5py). Then open the index of a large corpus and report the memory of\n"
-        "the workers.",
+        "the DataLoader's workers.",
         "rephase bench loader\nrephase bench loader --workers 0 4 --coils 16 --volumes 8 --folder /scratch --json",
     )
     _add_sizes(parser, volumes=2, slices=12, size=320)
     parser.add_argument(
-        "--workers", type=_count_or_none, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)"
+        "--workers",
+        type=_count_or_none,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="of the DataLoader (default: 0 1 2)",
     )
     parser.add_argument(
         "--coils", type=_count_or_none, nargs="+", default=[0, 8], metavar="N", help="0: no coil axis (default: 0 8)"
@@ -92,7 +101,9 @@ def _add_loader(kinds: Commands) -> None:
 
 
 def _add_sizes(parser: argparse.ArgumentParser, volumes: int, slices: int, size: int) -> None:
-    parser.add_argument("--volumes", type=count, default=volumes, metavar="N", help=f"(default: {volumes})")
+    parser.add_argument(
+        "--volumes", type=count, default=volumes, metavar="N", help=f"volumes of a corpus (default: {volumes})"
+    )
     parser.add_argument("--slices", type=count, default=slices, metavar="N", help=f"per volume (default: {slices})")
     parser.add_argument("--size", type=count, default=size, metavar="N", help=f"height and width (default: {size})")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for temporary files (default: the system's)")

@@ -22,8 +22,8 @@ def register(commands: Commands) -> None:
         plan_build,
         "dry run of a build: sizes, memory, time",
         "Report what a build with the same arguments would do: volumes, slices, bytes on disk, memory, time.\n"
-        "Sizes come from the manifest, else from at most 256 headers; the time from a few slices built here.\n"
-        "Starts no worker and writes nothing.",
+        "Sizes come from the manifest, else from at most 256 headers; the time is measured on a few slices.\n"
+        "No worker is started and nothing is written.",
         "rephase plan brain.csv brain.zarr\nrephase plan brain.csv brain.zarr --phase smooth --json",
     )
     _add_build_arguments(plan)
@@ -51,7 +51,8 @@ def register(commands: Commands) -> None:
         "status",
         show_status,
         "show the progress of a corpus",
-        "Show what is committed, what the latest run did, and what failed and why. Can be used during a build.",
+        "Show how many volumes are committed, what the latest run did, and which volumes failed and why. Safe to\n"
+        "use during a build.",
         "rephase status brain.zarr\nrephase status brain.zarr --watch\nrephase status brain.zarr --json",
     )
     status.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")

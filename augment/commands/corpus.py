@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
         "check every byte of a corpus",
         "Read a whole corpus and check it: every checksum and receipt, the index, that no value is NaN or a negative\n"
         "zero, and that the k-space of every slice reproduces its magnitude.\n\n"
-        "Exit status: 0 no errors; 1 errors were found and listed; 2 there is no corpus.",
+        "Exit status: 0 no errors; 1 errors were found and listed; 2 no corpus at this path.",
         "rephase verify brain.zarr\nrephase verify brain.zarr --workers 8 --json",
     )
     check.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
         "repair",
         repair_corpus,
         "rebuild damaged volumes",
-        "Check a corpus as 'verify' does, and repair exactly what is wrong: damaged and lost volumes are rebuilt from\n"
+        "Check a corpus as 'verify' does, and repair only what is wrong: damaged and lost volumes are rebuilt from\n"
         "the manifest, byte for byte the same on machines of the same kind; the index and the documents of the corpus\n"
         "are rewritten. A volume whose source or row has changed since is left unchanged and listed.\n\n"
         "Exit status: 0 no errors left; 1 errors left, or found by --dry-run; 2 usage error; 130 interrupted.",

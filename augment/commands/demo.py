@@ -65,7 +65,9 @@ def write_demo_manifest(path: Path) -> None:
         for volume_id, package, name, more in _VOLUMES:
             source = Path(str(files(package))) / name
             if not source.is_file():
-                raise RequestError(f"{source}: no such file; reinstall {package} from its wheel, which holds it")
+                raise RequestError(
+                    f"{source}: no such file; expected the data of {package}; reinstall it from its wheel"
+                )
             writer.writerow({"volume_id": volume_id, "path": str(source), "licence": "MIT", "source": package} | more)
 
 
@@ -106,7 +108,7 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
     _print(f"\nDone in {time.monotonic() - begin:.0f} s.")
     _print(f"report:    {report.resolve().as_uri()} (pictures of every volume)")
     address = f"http://{BuildOptions.dashboard_address}/rephase"
-    _print(f"dashboard: {address}, only while a build runs (the exact address is above)")
+    _print(f"dashboard: {address} while a build runs (each build prints its own address)")
     return 0
 
 

@@ -70,11 +70,10 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     from rephase.text import printable
 
     if not arguments.folder.is_dir():
-        raise RequestError(f"{arguments.folder}: is not a directory; expected one to scan; check the path")
+        raise RequestError(f"{arguments.folder}: not a directory; expected a folder of images; check the path")
     if arguments.output.is_dir() or not arguments.output.parent.is_dir():
         raise RequestError(
-            f"{arguments.output}: is a directory or in none; expected a file in an existing directory; create it or "
-            "name a file"
+            f"{arguments.output}: not a file in an existing directory; expected one; choose another path"
         )
     salt_file = arguments.salt_file or arguments.output.with_name(arguments.output.name + ".salt")
     with tqdm(desc="scanning", unit="folder", disable=not sys.stderr.isatty()) as bar:
@@ -96,11 +95,14 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     if len(result.unreadable) > 20:
         lines.append(f"and {len(result.unreadable) - 20} more unreadable files; --json lists all")
     if not result.volumes:
-        raise RequestError("\n".join([*lines, f"{arguments.folder}: has no magnitude volume; no manifest was written"]))
+        lines.append(f"{arguments.folder}: no magnitude volume found; expected at least one; check the path")
+        raise RequestError("\n".join(lines))
     try:
         write_manifest(result, arguments.output)
     except OSError as error:
-        raise RequestError(f"{arguments.output}: cannot be written ({error.strerror or error})") from None
+        raise RequestError(
+            f"{arguments.output}: cannot be written ({error.strerror or error}); expected a writable path; choose one"
+        ) from None
     data = {
         "manifest": str(arguments.output),
         "num_volumes": len(result.volumes),

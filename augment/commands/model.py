@@ -52,10 +52,10 @@ def register(commands: Commands) -> None:
         commands,
         "distill",
         distill_model,
-        "distil a model to 1, 2 or 4 sampling steps",
+        "distil a model to 1, 2 or 4 network evaluations per slice",
         "Distil a trained model from a TOML configuration: the teacher, the manifest with real phase, the output\n"
-        "folder, the number of sampling steps. The checkpoint of the student holds that number, so --steps is\n"
-        "not needed to sample with it. The same command resumes an interrupted run.",
+        "folder, the number of network evaluations per slice. The checkpoint of the student records that number,\n"
+        "so sampling with it needs no --steps. The same command resumes an interrupted run.",
         "rephase distill two_steps.toml\nrephase distill two_steps.toml --device cuda",
     )
     for parser, kind in ((train, "TrainConfig"), (distill, "DistillConfig")):
@@ -67,8 +67,8 @@ def register(commands: Commands) -> None:
     _register_fit(commands)
     evaluate = commands.add_parser(
         "evaluate",
-        help="compare generated with real data",
-        description="Compare generated with real data.",
+        help="compare generated data with real data",
+        description="Compare generated data with real data.",
     )
     _register_phase(evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True))
 
@@ -94,12 +94,12 @@ def _register_phase(inner: Commands) -> None:
         inner,
         "phase",
         evaluate_phase,
-        "compare generated with real phase",
+        "compare generated phase with real phase",
         "Generate phase for the magnitude of real complex volumes and compare it with the real phase, per session:\n"
         "circular statistics, gradients, structure function, residues, spectrum, symmetry, a partial Fourier\n"
         "reconstruction, diversity, and a classifier. The difference between real phases of two echoes or runs is the\n"
-        "reference. With -o, JSON, tables and a page with pictures are written to the folder. It also keeps the\n"
-        "samples, so that the same command resumes an interrupted evaluation. augment/EVALUATION.md defines every\n"
+        "reference. With -o, JSON, tables and a page with pictures are written to the folder, and the samples\n"
+        "too, so that the same command resumes an interrupted evaluation. augment/EVALUATION.md defines every\n"
         "figure.",
         "rephase evaluate phase --real pairs.csv --split val -o runs/evaluated\n"
         "rephase evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/evaluated\n"
@@ -114,21 +114,29 @@ def _register_phase(inner: Commands) -> None:
         "--generators",
         type=names,
         metavar="A,B",
-        help=f"of {', '.join(generated_phases())} (default: all)",
+        help=f"phases to compare: {', '.join(generated_phases())} (default: all)",
     )
-    phase.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the shipped ones)")
+    phase.add_argument("--checkpoint", type=find_checkpoint, metavar="C", help="weights (default: the default weights)")
     phase.add_argument(
-        "--steps", type=counts, metavar="N,M", help="network evaluations per slice, one or several (default: its own)"
-    )
-    phase.add_argument("--smooth", type=Path, metavar="F.json", help="output of fit-baseline (default: the shipped)")
-    phase.add_argument(
-        "--regression", type=Path, metavar="C", help="checkpoint of a regression (default: the shipped, if any)"
-    )
-    phase.add_argument(
-        "--against", type=find_checkpoint, metavar="C", help="second checkpoint, for a test of non-inferiority"
+        "--steps",
+        type=counts,
+        metavar="N,M",
+        help="network evaluations per slice, one or several (default: that of the weights)",
     )
     phase.add_argument(
-        "--against-steps", type=counts, metavar="N,M", help="its network evaluations per slice (default: as --steps)"
+        "--smooth", type=Path, metavar="F.json", help="output of fit-baseline (default: the installed fit)"
+    )
+    phase.add_argument(
+        "--regression", type=Path, metavar="C", help="weights of a regression (default: those installed, if any)"
+    )
+    phase.add_argument(
+        "--against", type=find_checkpoint, metavar="C", help="other weights, for a test of non-inferiority"
+    )
+    phase.add_argument(
+        "--against-steps",
+        type=counts,
+        metavar="N,M",
+        help="network evaluations per slice of --against (default: as --steps)",
     )
     phase.add_argument(
         "--max-slices",
@@ -139,7 +147,10 @@ def _register_phase(inner: Commands) -> None:
     phase.add_argument("--seeds", type=count, metavar="N", help="samples per slice, for the diversity (default: 2)")
     phase.add_argument("--seed", type=int, default=0, metavar="S", help="random seed of the generators (default: 0)")
     phase.add_argument(
-        "--config", type=Path, metavar="T.toml", help="margins, classifier, limits (default: evaluation.toml)"
+        "--config",
+        type=Path,
+        metavar="T.toml",
+        help="settings: margins, classifier, limits (default: those of the package, evaluation.toml)",
     )
     phase.add_argument("--schema", action=_PrintSchema, const="rephase.evaluation.config:EvaluationConfig")
     phase.add_argument("--no-classifier", action="store_true", help="skip the classifier")
@@ -226,6 +237,6 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
             result = evaluate(request, make_candidates(choice), config)
     except KeyboardInterrupt:
         if arguments.output is not None:
-            sys.stderr.write(f"samples are kept in {arguments.output}; the same command resumes\n")
+            sys.stderr.write(f"samples are kept in {arguments.output}; run the same command again to resume\n")
         raise
     return CommandResult(1 if result.skipped else 0, [markdown(result)], result.to_json())

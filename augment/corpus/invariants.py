@@ -51,7 +51,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str,
         if name in expected and shape != expected[name]:
             problems.append(f"{name} has shape {shape}; expected {expected[name]}")
         elif name.startswith("reconstruction_") and name != target:
-            problems.append(f"{name} does not go with a kspace of {len(kspace)} axes; expected {target}")
+            problems.append(f"{name} does not match a kspace of {len(kspace)} axes; expected {target}")
     return problems
 
 

@@ -67,7 +67,8 @@ def read_volume(
         volume = attach_associated(volume, row, arrangement, limit_bytes)
     except MemoryError as error:
         raise VolumeError(
-            "too_large", f"{row.path}: does not fit into memory; expected a smaller volume; give workers more memory"
+            "too_large",
+            f"{row.path}: does not fit into memory; expected a smaller volume; give each worker more memory",
         ) from error
     num_slices, height, width = volume.magnitude.shape
     _check_sizes(row, (num_slices, height, width))
@@ -89,7 +90,9 @@ def read_with_phase(row: ManifestRow) -> tuple[Volume, NDArray[np.float32]]:
             "mismatch", f"{row.volume_id}: no measured phase; expected a row with `phase` or `kspace`; fill one in"
         )
     if not np.isfinite(volume.magnitude).all():
-        raise VolumeError("not_finite", f"{row.path}: is not finite everywhere; expected numbers; fix the file")
+        raise VolumeError(
+            "not_finite", f"{row.path}: magnitude with NaN or infinite values; expected finite numbers; fix the file"
+        )
     return volume, volume.phase
 
 
