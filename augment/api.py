@@ -90,7 +90,7 @@ def status(corpus: str | os.PathLike[str]) -> CorpusStatus:
 def verify(corpus: str | os.PathLike[str], *, workers: int | None = None) -> VerifyResult:
     """Check every checksum and invariant of a corpus; `result.ok` is True if no problem was found.
 
-    `workers` is the number of threads; one per core where None.
+    `workers` is the number of threads; one per core if None.
     """
     from rephase.corpus.verify import verify_corpus
 
@@ -114,9 +114,9 @@ def repair(
     corpus
         Path or URL.
     manifest
-        Names the sources; that of the latest run where None.
+        Path of the manifest that lists the sources; that of the latest run if None.
     checkpoint
-        The weights that the corpus was made with; those that ship or that the run log names where None.
+        The weights with which the corpus was built; if None, the shipped ones or those named in the run log.
     dry_run
         Report the planned changes without making any.
     delete_unexpected
@@ -124,7 +124,7 @@ def repair(
     progress
         Show a progress bar while volumes are rebuilt.
     **options
-        Where it runs, as in `build`: `workers`, `cluster`, `memory_limit`, ...; and `overwrite`.
+        Execution options, as in `build`: `workers`, `cluster`, `memory_limit`, ...; and `overwrite`.
     """
     from rephase.builder.repair import RepairOptions, repair_corpus
     from rephase.diffusion.shipped import find_checkpoint
@@ -152,7 +152,7 @@ def export(
     corpus
         Path or URL.
     folder
-        Where the files go; made where it is missing.
+        Output directory; created if missing.
     format
         "fastmri", "bart" or "ismrmrd".
     **options
@@ -176,14 +176,14 @@ def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None
     corpus
         Path or URL.
     output
-        The file; `<corpus>.run/report.html` where None.
+        Path of the file; `<corpus>.run/report.html` if None.
     volumes
         How many volumes are shown with pictures.
 
     Returns
     -------
     path
-        Of the page.
+        Path of the page.
     """
     from rephase.reports.report import write_report
 
@@ -219,12 +219,13 @@ def add_phase(
     seed
         Equal seeds produce equal phase on machines of one type.
     generator
-        As `rephase build --phase`, "real" excepted; or a generator of your own (`rephase.diffusion.generators`).
+        As for `rephase build --phase`, except "real"; or a custom generator (`rephase.diffusion.generators`).
 
     Returns
     -------
     image
-        complex64 of the same shape, `|image|` equal to the magnitude within float32 rounding. `fft2c` makes k-space.
+        complex64 of the same shape, `|image|` equal to the magnitude within float32 rounding. `fft2c` transforms it to
+        k-space.
 
     Raises
     ------

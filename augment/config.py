@@ -72,7 +72,7 @@ def read_config(path: str | PathLike[str], kind: type[T], error: type[RephaseErr
     Raises
     ------
     RephaseError
-        Of the type `error`: the file cannot be read, is not TOML, or does not fit; all problems, one per line.
+        An exception of class `error`: the file cannot be read, is not TOML, or is invalid; all problems, one per line.
     """
     path = Path(path)
     try:
@@ -106,11 +106,11 @@ def from_mapping(values: Mapping[str, Any], kind: type[T], *, allow_unknown: boo
     Raises
     ------
     ConfigError
-        With all problems.
+        If it is invalid; the message has all problems.
     """
     from pydantic import ValidationError
 
-    # JSON is where strict checks take a list for a tuple and text for a path, and still no "3" for a number
+    # in JSON mode, strict checks accept a list for a tuple and text for a path, but not "3" for a number
     try:
         config: T = _adapter(kind, allow_unknown).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:

@@ -61,9 +61,9 @@ class Counters:
         num_slices
             Counted if it was built.
         seconds
-            By stage.
+            Seconds by stage.
         reason
-            Of a failure.
+            Reason of a failure.
         """
         with self._lock:
             self._volumes[status] += 1

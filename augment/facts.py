@@ -35,20 +35,20 @@ class Fact:
     words
         Permitted values of a text in a manifest; empty: any line of text.
     unit
-        Of a number or triple.
+        Unit of a number or triple.
     may_be_zero
         Whether a number may be 0; it is never negative.
     in_manifest
         Whether it is a manifest column. It then enters the row hash, since it changes the stored data.
     in_receipt
-        Whether a committed volume keeps it.
+        Whether the receipt of a committed volume contains it.
     in_index
         Whether it is an index column, which loaders provide as an attribute and as a filter.
     in_exports
         Whether exported HDF5 files have it as an attribute.
     always
         Whether receipts, indexes, exports and row hashes include it even if it is unknown, as those of the first
-        version do. Leave it False for a new fact: whatever lacks the fact then keeps its bytes and hashes.
+        version do. Leave it False for a new fact, so that bytes and hashes of volumes without the fact do not change.
     """
 
     kind: Kind

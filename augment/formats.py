@@ -25,10 +25,10 @@ class Reader:
     help
         One line for `--help` and the documents.
     has_signature
-        Whether the first bytes of a file (at most 1,024, unpacked where they are gzip) are of this format. It is used
-        where no suffix matches.
+        Whether the first bytes of a file (at most 1,024, unpacked if they are gzip) are of this format. It is used
+        if no suffix matches.
     scanned
-        Whether `rephase manifest scan` looks for volumes in such files.
+        Whether `rephase manifest scan` searches such files for volumes.
     associated
         The manifest columns, `phase` or `segmentation`, that may name a file of this format; the module then has the
         functions of `rephase.readers.reader.AssociatedReader`.
@@ -79,7 +79,7 @@ READERS: dict[str, Reader] = {
             suffixes=(".npy",),
             help="one NumPy array of shape (slice, height, width)",
             has_signature=lambda start: start.startswith(b"\x93NUMPY"),
-            scanned=False,  # an array without a header may be anything
+            scanned=False,  # an array without a header may contain anything
             associated=("phase", "segmentation"),
         ),
     )

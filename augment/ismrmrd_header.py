@@ -29,7 +29,7 @@ def ismrmrd_header(name: str, receipt: Mapping[str, Any], num_coils: int) -> byt
     Parameters
     ----------
     name
-        Of the volume, for messages.
+        Name of the volume, for messages.
     receipt
         The receipt of the volume.
     num_coils

@@ -1,4 +1,4 @@
-"""The centred, orthonormal inverse Fourier transform for NumPy arrays, where torch would take seconds to import.
+"""The centred, orthonormal inverse Fourier transform for NumPy arrays, without torch, whose import takes seconds.
 
 `rephase.diffusion.fourier` is the same transform for tensors.
 """

@@ -23,7 +23,7 @@ FADE = 0.82
 DECADES = 5
 """Dynamic range of k-space pictures, decades."""
 MAX_SIDE = 512
-"""Larger matrices are subsampled: averages of phase would be wrong, and a page must stay small."""
+"""Larger matrices are subsampled: averages of phase would be wrong, and a page must remain small."""
 
 _T = TypeVar("_T", bound=np.generic)
 _GREY = 0.5

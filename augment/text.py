@@ -33,7 +33,7 @@ def format_seconds(seconds: float) -> str:
 def printable(text: str) -> str:
     """Return a text with every control character replaced by `?`.
 
-    Parts of messages come from damaged files, and they are shown on terminals and web pages.
+    Parts of messages originate from damaged files, and messages are shown on terminals and web pages.
     """
     return "".join(mark if mark.isprintable() else "?" for mark in text)
 

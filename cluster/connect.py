@@ -32,7 +32,7 @@ class ClusterRequest:
     threads, memory_limit
         Threads and bytes per worker of a local cluster.
     dashboard_address
-        `host:port` of the scheduler's pages; if the port is in use, another one is taken.
+        `host:port` of the scheduler's pages; if the port is in use, another one is used.
     timeout
         Seconds to wait for the scheduler, and then for the workers.
     preload

@@ -115,10 +115,10 @@ def local_shape(
 
 
 class NannyCluster(SpecCluster):  # type: ignore[misc]  # dask is not typed
-    """A cluster whose nannies restart their workers, however long that takes.
+    """A cluster whose nannies restart their workers, without a time limit.
 
-    Dask checks once, 15 s after it lost a worker, whether one of that name exists, and if not closes its nanny for
-    good: even if the worker came back, died again a moment ago and is restarting.
+    Dask checks once, 15 s after it lost a worker, whether one of that name exists, and if not closes its nanny
+    permanently, even if the worker came back, died again a moment ago and is restarting.
     """
 
     def _update_worker_status(self, op: str, msg: Any) -> None:  # noqa: ANN401

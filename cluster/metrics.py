@@ -20,7 +20,7 @@ _PLUGIN = "rephase-metrics"
 def metrics_plugin() -> WorkerPlugin:
     """Return a plugin that publishes `rephase.counters.COUNTERS` of every worker process.
 
-    It stays on a cluster that this build has only joined. So its class is local, which pickles it by value: a worker
+    It remains on a cluster that this build has only joined. So its class is local and is pickled by value: a worker
     without this package that joins later, for other work, must not fail.
     """
 

@@ -34,15 +34,15 @@ class SshConfig:
     hosts: tuple[str, ...]
     """`[USER@]HOST[:PORT]` of each machine; further settings of SSH come from `~/.ssh/config`."""
     python: str = ""
-    """Python of the workers; the path of this process's own where empty."""
+    """Python of the workers; the path of this process's own if empty."""
     workers: Whole = 0
     """Worker processes per host; one per GPU, else one per core, where 0."""
     scheduler_host: str = ""
     """Address of this machine for the hosts."""
     keys: tuple[str, ...] = ()
-    """Private keys; the usual ones where empty."""
+    """Private keys; the usual ones if empty."""
     known_hosts: str = ""
-    """File of host keys; the usual one where empty."""
+    """File of host keys; the usual one if empty."""
 
     def __post_init__(self) -> None:
         """Check the hosts."""

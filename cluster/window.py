@@ -78,7 +78,7 @@ def run_window(
     Raises
     ------
     ClusterError
-        If the scheduler is lost or no worker comes back. Items in flight may be done or not.
+        If the scheduler is lost or no worker rejoins. Items in flight may or may not be done.
     """
     patience_s = connection.workerless_s if workerless_s is None else workerless_s
     window = _Window(connection, function, name, patience_s)

@@ -42,7 +42,7 @@ def install_state(client: Client, name: str, setup: Callable[..., Any], argument
     Raises
     ------
     Exception
-        Whatever `setup` raised on a worker.
+        The exception that `setup` raised on a worker.
     """
     client.register_plugin(StatePlugin(name, setup, arguments), name=name)
 

@@ -118,13 +118,13 @@ class Checkpoint:
 
     @property
     def steps(self) -> int | None:
-        """Network evaluations per slice that the weights are meant for; None for any number."""
+        """Network evaluations per slice for which the weights were trained; None for any number."""
         steps: int | None = self.card.get("steps")
         return steps
 
     @property
     def teacher_steps(self) -> int | None:
-        """Evaluations of the teacher that a student follows, in cards of earlier versions."""
+        """Network evaluations per slice of a student's teacher, in cards of earlier versions."""
         steps: int | None = (self.card.get("distillation") or {}).get("teacher_steps")
         return steps
 

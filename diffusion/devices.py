@@ -28,7 +28,7 @@ def from_scalars(values: Iterable[float], device: torch.device | str, dtype: tor
     """Return a tensor `(value)` on a device.
 
     Each number is an argument of a kernel. A copy, as in `torch.tensor(values, device=device)` or `Tensor.to`, comes
-    from pageable memory, so the program would wait until all queued work of the GPU is done.
+    from pageable memory, so the program would wait for all queued GPU work.
     """
     return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
 

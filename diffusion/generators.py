@@ -54,9 +54,9 @@ class PhaseGenerator(Protocol):
     tile
         Slices per call of the network; 1 without a network.
     weights_sha256
-        Of the weights that the phase depends on; None without any.
+        SHA-256 of the weights that the phase depends on; None without any.
     device
-        Where the phase is computed. Magnitudes may be on any device.
+        Device that computes the phase. Magnitudes may be on any device.
     families
         The families of pulse sequences that it generates phase for; None for all. `rephase.diffusion.registry` has
         another generator for the rest.

@@ -2,8 +2,8 @@
 
 Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), written in torch
 integer arithmetic: it needs only additions, rotations and exclusive-ors, for which int32 stores the bits of a 32-bit
-word, whatever its sign; additions wrap around. A sample takes about a hundred operations, so the slices of a tile are
-sampled together: the launches of one slice at a time would keep a GPU waiting.
+word, whatever its sign; additions wrap around. A sample requires about a hundred operations, so the slices of a tile
+are sampled together: the launches of one slice at a time would keep a GPU waiting.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of phase that a magnitude can get: one row each. Loads no torch, for `--help` is made from this table."""
+"""The table of phase generators, one row each. Imports no torch, since `--help` is generated from this table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Phase:
     learned
         Whether it samples with the weights of `--checkpoint`.
     weights
-        The weights of `rephase.diffusion.shipped.WEIGHTS` that it takes if none are given.
+        The default weights, a name of `rephase.diffusion.shipped.WEIGHTS`.
     any_steps
         Whether the number of network evaluations per slice can be chosen.
     varies

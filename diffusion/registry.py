@@ -39,7 +39,7 @@ class Process:
         Dataclass of the settings: the section of the process's name in a training file and in a model card; None
         without settings.
     phase
-        The row of `rephase.diffusion.phases.PHASES` that takes such weights.
+        The row of `rephase.diffusion.phases.PHASES` that uses such weights.
     distil
         Creates the training objective of a student from the teacher's settings and those of `rephase distill`; None if
         the process has no students.
@@ -96,7 +96,7 @@ def make_generator(
     checkpoint
         For a learned phase: the weights, or their file; the shipped ones if None.
     steps
-        For a learned phase: network evaluations per slice; those that the weights are meant for if None.
+        For a learned phase: network evaluations per slice; those for which the weights were trained if None.
     device
         For a learned phase: "cpu" or "cuda".
 

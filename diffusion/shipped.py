@@ -56,7 +56,7 @@ WEIGHTS = {
         1_342_272,
     ),
 }
-"""By the name that `--checkpoint` takes. README.md of the folder shows the same table."""
+"""Shipped weights by their name for `--checkpoint`. README.md of the folder has the same table."""
 
 
 def shipped_weights(name: str) -> Path | None:
@@ -71,7 +71,7 @@ def default_checkpoint() -> Path | None:
 
 
 def find_checkpoint(text: str) -> Path:
-    """Return the file that `--checkpoint` names: that path or, where no such file exists, shipped weights by name."""
+    """Return the file that `--checkpoint` names: that path or, if it does not exist, shipped weights of that name."""
     path = Path(text)
     if path.is_file() or path.name != text:
         return path
@@ -79,7 +79,7 @@ def find_checkpoint(text: str) -> Path:
 
 
 def describe_missing(name: str) -> str:
-    """Format one line on shipped weights that this installation does not have: where they are, how to use them."""
+    """Format one line on shipped weights missing from this installation: where they are and how to use them."""
     if WEIGHTS[name].in_wheel:
         return f"weights {name!r} are missing from {FOLDER}; expected {name}.safetensors; install rephase again"
     return (

@@ -68,7 +68,7 @@ class Manifest(Sequence[ManifestRow]):
 def check_files(manifest: Manifest) -> list[str]:
     """List the missing files of a manifest, as `file:line: what; expected ...; fix`.
 
-    Every local path costs one look-up, every URL one request.
+    Every local path requires one file system access, every URL one request.
     """
     problems = []
     for row in manifest:

@@ -1,4 +1,4 @@
-"""Read a manifest CSV and report all its problems at once; a million rows take little memory."""
+"""Read a manifest CSV and report all its problems at once; with little memory even for a million rows."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
     path
         A CSV file, or a URL that fsspec opens.
     keep_columns
-        Further columns to keep, as `ManifestRow.extra`.
+        Further columns to keep in `ManifestRow.extra`.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def read_manifest(path: str | os.PathLike[str], keep_columns: Sequence[str] = ()
     Raises
     ------
     ManifestError
-        With all problems of the file.
+        If the file is invalid; it has all problems of the file.
     """
     location = os.fspath(path)
     problems = Problems(location)

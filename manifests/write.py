@@ -20,15 +20,15 @@ _COLUMNS = (
 def write_manifest(result: ScanResult, path: str | os.PathLike[str]) -> int:
     """Write one row per volume, replacing the file atomically.
 
-    Paths are relative to the manifest's folder where the source is below it or below its parent, else absolute.
+    Paths are relative to the manifest's folder if the source is below it or below its parent, else absolute.
     Columns without any value are omitted.
 
     Parameters
     ----------
     result
-        Of `scan_folder`.
+        Volumes from `scan_folder`.
     path
-        Of the CSV file to write.
+        Path of the CSV file to write.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def _text(value: object, folder: Path) -> str:
 
 
 def _location(path: Path, folder: Path) -> str:
-    """Return a path that stays valid when the manifest moves together with its sources."""
+    """Return a path that remains valid when the manifest is moved together with its sources."""
     source = Path(os.path.abspath(path))  # noqa: PTH100 - without following links
     if source.is_relative_to(folder):
         return source.relative_to(folder).as_posix()

@@ -21,7 +21,7 @@ class Table:
     columns
         Names with units, the same in text and JSON.
     rows
-        One value per column; None where it does not apply.
+        One value per column; None if not applicable.
     """
 
     title: str

@@ -133,7 +133,7 @@ def write_large_index(root: Path, num_volumes: int, num_slices: int = 32, size: 
 
 
 def drop_from_cache(paths: Iterable[Path]) -> None:
-    """Drop files from the page cache, so that the next read comes from the disk."""
+    """Drop files from the page cache, so that the next read accesses the disk."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

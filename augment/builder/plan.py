@@ -139,7 +139,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     Parameters
     ----------
     manifest, root, options
-        As for a build.
+        Arguments of the build.
     progress
         Called after each header.
 

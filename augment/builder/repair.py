@@ -73,7 +73,7 @@ def repair_corpus(
     options
         Options of the repair.
     say
-        As in `rephase.builder.run.build`.
+        Called with lines of progress, as in `rephase.builder.run.build`.
     progress
         Called with (volumes done, volumes in all) while the corpus is checked.
     bar
@@ -82,7 +82,7 @@ def repair_corpus(
     Raises
     ------
     RequestError
-        If there is no corpus, a builder holds it, or the manifest or weights are missing; no volume was changed.
+        If there is no corpus, a builder holds its lease, or the manifest or weights are missing; no volume was changed.
     """
     root = open_storage(root).root
     if options.dry_run:

@@ -26,14 +26,14 @@ def default_phase() -> str:
 
 @dataclass(frozen=True)
 class ResolvedBuild:
-    """A build whose options were resolved, once; everything after takes this instead of the options.
+    """A build with resolved options; all later steps use this instead of the options.
 
     Attributes
     ----------
     root
         Path or URL of the corpus.
     options
-        As given.
+        The unresolved options.
     cluster
         Starts or joins the cluster of `--cluster`.
     phase
@@ -43,7 +43,7 @@ class ResolvedBuild:
     nfe
         Network evaluations per slice.
     weights_sha256
-        Of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
+        SHA-256 of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
     algorithm
         One of `rephase.pipeline.recipe.ALGORITHMS`: that of a corpus that is resumed, else the latest.
     """

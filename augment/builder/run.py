@@ -70,7 +70,7 @@ def build(
     Returns
     -------
     summary
-        Returned after Ctrl-C too: committed volumes stay, and its `interrupted` is set.
+        Also returned after Ctrl-C, with `interrupted` set; committed volumes remain.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def run_tasks(
 ) -> BuildSummary:
     """Run tasks on the cluster of `--cluster` while the lease is held; as `build`.
 
-    `prepare` makes the workers ready.
+    `prepare` sets up the workers.
     """
     say = say or _say
     for line in build.notes():
@@ -227,7 +227,7 @@ class _Run:
         }
 
     def finish(self) -> None:
-        """Write the index and the last line of the log, once."""
+        """Write the index and the last line of the log; later calls have no effect."""
         if not self._finished:
             self._finished = True
             try:
@@ -238,7 +238,7 @@ class _Run:
                 self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
                 self._summary.sort(self._task_list.names())
                 self._log.end(self._summary.to_json())
-            except OSError as error:  # a full disk: committed volumes stay, and the next run writes the index
+            except OSError as error:  # a full disk: committed volumes remain, and the next run writes the index
                 self._summary.stopped = self._summary.stopped or self._describe_unwritten(error)
 
     def _describe_unwritten(self, error: OSError) -> str:

@@ -41,7 +41,7 @@ class Strike:
 class RunLog:
     """Writes the log of one run, until closed.
 
-    On a disk every line is written at once; to an object store, which cannot append, at intervals.
+    On a disk every line is written immediately; to an object store, which cannot append, at intervals.
     """
 
     def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def run_names(root: str) -> list[str]:
 
 
 def read_run(root: str, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of one run; a line that a killed run left incomplete is skipped."""
+    """Yield the lines of one run; an incomplete line of a killed run is skipped."""
     for line in (open_run_folder(root).get(f"runs/{name}") or b"").splitlines():
         try:
             document = json.loads(line)

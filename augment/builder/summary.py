@@ -26,7 +26,7 @@ class BuildSummary:
     Attributes
     ----------
     corpus
-        Its path or URL.
+        Path or URL of the corpus.
     num_volumes
         Volumes that the manifest requests.
     built, skipped
@@ -38,7 +38,7 @@ class BuildSummary:
     unreadable
         Other volumes of the corpus whose receipts could not be read for the index.
     num_slices, num_bytes
-        Of the volumes built in this run; bytes of the arrays before compression.
+        Totals of the volumes built in this run; bytes of the arrays before compression.
     seconds
         Wall time, without starting the workers.
     interrupted
@@ -141,7 +141,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def listed(failures: dict[str, Failure], what: str) -> list[str]:
-    """Format the volumes that failed, by reason and one by one."""
+    """Format the volumes that failed: counts by reason, then each volume."""
     if not failures:
         return []
     counts = Counter(failure.reason for failure in failures.values())
@@ -170,7 +170,8 @@ class RepairSummary:
     damaged
         Volumes to rebuild.
     restored, replaced
-        Of these: rebuilt with the same bytes; rebuilt with other bytes, which was accepted or could not be compared.
+        Numbers of volumes rebuilt with the same bytes; rebuilt with other bytes, which was accepted or could not be
+        compared.
     failed
         Volumes that could not be rebuilt, with the reason.
     documents

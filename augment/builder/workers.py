@@ -108,7 +108,7 @@ def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractConte
 
 
 def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
-    """Compare the workers, open or create the corpus, and make every worker ready.
+    """Compare the workers, open or create the corpus, and set up every worker.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""The corpus format: layout, receipts, index, encoding, checks; it does not know who writes or reads it."""
+"""The corpus format: layout, receipts, index, encoding, checks; it is independent of builders and loaders."""

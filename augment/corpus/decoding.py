@@ -178,7 +178,7 @@ class SliceReader:
     Parameters
     ----------
     storage
-        Of the corpus, or of the volume.
+        Storage of the corpus, or of the volume.
     keep
         Maximum number of cached shard indexes, which are also limited to 1 MiB together.
     """

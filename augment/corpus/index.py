@@ -30,7 +30,7 @@ _DERIVED = (
 
 REQUIRED_COLUMNS = _DERIVED + _COPIED + facts_where(in_index=True, always=True)
 OPTIONAL_COLUMNS = facts_where(in_index=True, always=False)
-"""An index has these only where a volume has the fact, so that an index without it keeps its bytes."""
+"""Columns that an index has only if a volume has the fact, so that the bytes of an index without it do not change."""
 
 COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 """Every column; augment/FORMAT.md says what each holds."""
@@ -98,7 +98,7 @@ class CorpusIndex:
     root
         Path or URL of the corpus.
     attributes
-        Of the corpus's root group.
+        Attributes of the corpus's root group.
     columns
         One list for each of `COLUMNS`.
     """

@@ -122,7 +122,7 @@ class Lease:
     def check(self) -> None:
         """Raise RequestError if the lease was lost: the caller must stop writing.
 
-        If it could not be renewed for so long that another builder may have taken it (no network, a sleeping machine),
+        If it could not be renewed until another builder may have taken it over (no network, a sleeping machine),
         it is renewed now, or counts as lost.
         """
         if not self.lost and _now() - self._renewed > self._expiry_s:
@@ -157,7 +157,7 @@ class Lease:
         try:
             if not self.lost:
                 self._storage.delete_if(_KEY, self._tag)
-        except OSError:  # it stays, as after a kill: the next builder finds this process dead
+        except OSError:  # the lease remains, as after a kill: the next builder finds this process dead
             pass
 
     def _take(self) -> None:

@@ -150,7 +150,7 @@ class CorpusStore:
         """Write a volume, read it back, and write its receipt last.
 
         An existing volume of this name is replaced unless its bytes are identical. Two processes that commit the same
-        volume at once write the same bytes, so neither harms the other.
+        volume at once write the same bytes, so they do not conflict.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class CorpusStore:
         arrays
             Named as in `rephase.corpus.layout.DTYPES`, in those dtypes, finite, without negative zeros.
         attributes
-            Of the receipt: all of `rephase.corpus.receipt.REQUIRED_KEYS`.
+            Attributes of the receipt: all of `rephase.corpus.receipt.REQUIRED_KEYS`.
 
         Returns
         -------
@@ -227,7 +227,7 @@ class CorpusStore:
     def _clear(self, name: str, layouts: Mapping[str, ArrayLayout], has_receipt: bool) -> None:
         """Remove the receipt, then all objects that will not be overwritten.
 
-        The others stay: another process may be committing them, with the same bytes. So does a receipt that did not
+        The others remain: another process may be committing them, with the same bytes. So does a receipt that did not
         exist a moment ago: it is the valid one of that process.
         """
         if has_receipt:

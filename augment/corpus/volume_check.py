@@ -32,7 +32,7 @@ class VolumeCheck:
     unexpected
         Keys from the root of the volume's objects that its receipt does not list.
     row
-        Of the index, as it follows from the receipt; None if the receipt is damaged.
+        Row of the index, derived from the receipt; None if the receipt is damaged.
     """
 
     name: str

@@ -48,7 +48,7 @@ class VolumeSlices(Dataset[Any]):
     Parameters
     ----------
     num_slices
-        Of every volume.
+        Number of slices of every volume.
     transform
         Called with the six parts.
     """

@@ -121,7 +121,7 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     root
         Absolute path or URL.
     columns
-        Of the committed volumes.
+        Columns of the committed volumes.
 
     Raises
     ------

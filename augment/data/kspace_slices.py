@@ -42,9 +42,9 @@ class KSpaceSlices(VolumeSlices):
       `split`, `contrast`, `anatomy` (empty if unknown), `field_t`, `te_ms` (NaN if unknown);
     - `fname`: the name of the volume, `slice_index`: the number of the slice in it.
 
-    Volumes with different matrices need `rephase.BucketBatchSampler`, `batch_size=1`, or a transform that makes them
-    equal. The data set keeps no file open: it may be forked, pickled and spawned. It has the volumes that were in the
-    index when it was opened. Filters are joined by *and*.
+    Volumes with different matrices need `rephase.BucketBatchSampler`, `batch_size=1`, or a transform that makes their
+    sizes equal. The data set keeps no file open: it may be forked, pickled and spawned. It has the volumes that were in
+    the index when it was opened. Filters are joined by *and*.
 
     Parameters
     ----------

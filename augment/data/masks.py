@@ -30,7 +30,7 @@ class ColumnMask:
         `equispaced`: every `acceleration`-th column and the centre, so more than that. `equispaced_fraction`: spaced
         so that the centre is counted in `width / acceleration`.
     accelerations, center_fractions
-        Of equal length; of several pairs, one is sampled.
+        Sequences of equal length; with several pairs, one is sampled per mask.
     """
 
     kind: MaskKind
@@ -69,7 +69,7 @@ class ColumnMask:
         Returns
         -------
         mask
-            float32 `(width)`, 1 where a column is sampled.
+            float32 `(width)`, 1 for sampled columns.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class MaskedSlices:
         fname: str,
         slice_index: int,
     ) -> Any:  # noqa: ANN401 - whatever the transform returns
-        """Mask one slice; columns that were not acquired, or that the volume's own mask omits, stay unsampled."""
+        """Mask one slice; columns that were not acquired, or that the volume's own mask omits, remain unsampled."""
         drawn = self.mask(kspace.shape[-1], seed_of(fname))
         drawn[: attrs["padding_left"]] = 0
         drawn[attrs["padding_right"] :] = 0

@@ -36,12 +36,12 @@ def mix(
     real, synthetic
         `FastMRISlices` or `KSpaceSlices`; each keeps its own transform.
     real_fraction
-        Fraction of real slices, 0 to 1, as its decimal digits say: 0.15 is 15 of 100.
+        Fraction of real slices, 0 to 1, interpreted as a decimal: 0.15 is exactly 15 of 100.
     seed
-        Of selection and order.
+        Seed of selection and order.
     num_slices
-        Of an epoch. Default: the most without a repeated slice. With more, slices repeat, each as often as any other
-        of its set or once more.
+        Number of slices in an epoch. Default: the largest without repeated slices. With more, slices repeat, each as
+        often as any other of its set or once more.
 
     Raises
     ------

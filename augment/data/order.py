@@ -54,7 +54,7 @@ class ShardOrder:
     shard_slices
         Slices of every shard, in the order of the data set.
     seed, epoch
-        With the data set, all that the order depends on. Seed None keeps the order of the data set.
+        The order depends only on these and the data set. Seed None keeps the order of the data set.
     lanes
         Number of runs; at most the number of slices.
     buffer

@@ -41,7 +41,7 @@ class VolumeSampler(Sampler[int]):
     rank, num_replicas
         Default: of the initialised process group, else 0 of 1.
     shuffle, seed
-        Of the order of the volumes.
+        Seed and shuffling of the order of the volumes.
     pad
         Repeat slices so that all ranks yield equally many.
 
@@ -99,7 +99,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     rank, num_replicas
         Default: of the initialised process group, else 0 of 1. Batches are assigned to the ranks round-robin.
     shuffle, seed
-        Of the slices of each matrix, and of the batches.
+        Seed and shuffling of the slices of each matrix, and of the batches.
     drop_last
         Drop the smaller batches, and the batches at the end that are too few for every rank.
 

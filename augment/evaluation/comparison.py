@@ -81,7 +81,7 @@ class Evaluation:
     scores, gaps, differences, verdicts, ties
         As `rephase.evaluation.scores` and `compare_all` return them.
     classifier
-        None where it was not requested.
+        None if not requested.
     skipped
         Rows of the manifest that were skipped, with the reason.
     """

@@ -29,8 +29,8 @@ def cross_validate(
 ) -> Evaluation:
     """Train, fit the smooth baseline and sample for each fold; compare all folds together.
 
-    Each row of the manifest is sampled once, by a model trained without its group. Trainings are kept in the output
-    folder and resumed after an interruption.
+    Each row of the manifest is sampled once, by a model trained without its group. Trained weights are kept in the
+    output folder and resumed after an interruption.
 
     Raises
     ------

@@ -63,7 +63,7 @@ class Sampled:
 
 
 def evaluate(request: Request, candidates: Sequence[Candidate], config: EvaluationConfig) -> Evaluation:
-    """Compare generators on the real slices of a manifest, and write the results where a folder is named.
+    """Compare generators on the real slices of a manifest, and write the results if a folder is given.
 
     Raises
     ------

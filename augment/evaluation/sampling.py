@@ -47,7 +47,7 @@ class Sampler:
     def sample_codes(
         self, candidate: Candidate, volume: RealVolume, seed: int, chosen: Sequence[int] | None = None
     ) -> NDArray[np.uint16]:
-        """Return phases as codes (see `encode`), which take a quarter of the memory."""
+        """Return phases as codes (see `encode`), which need a quarter of the memory."""
         places = list(range(len(volume.real.slices)) if chosen is None else chosen)
         height, width = volume.real.magnitude.shape[1:]
         folder = self._folder(candidate, volume)

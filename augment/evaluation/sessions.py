@@ -40,7 +40,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
     Raises
     ------
     VolumeError
-        It cannot be read, has no real phase, or no object.
+        If it cannot be read, or has no real phase or no object.
     """
     volume, phase = read_with_phase(row)
     support = object_support(volume.magnitude)

@@ -1,7 +1,7 @@
 """Statistics of a phase, real or generated, over the object: from pixel to pixel, over the circle, and in k-space.
 
-Every statistic is circular (differences are taken of phasors) and counts only pixels of the object. Functions take the
-volumes of a session, which are pooled.
+Every statistic is circular (differences are computed from phasors) and uses only pixels of the object. Functions take
+the volumes of a session, which are pooled.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _inside(volume: PhaseVolume, lag: int, axis: int, count: int) -> NDArray[np.
 
 
 def _along(image: NDArray[Any], lag: int, axis: int, count: int) -> list[NDArray[Any]]:
-    """Return `count` views of one shape, each `lag` pixels further along the axis; empty where they do not fit."""
+    """Return `count` views of one shape, each `lag` pixels further along the axis; empty if they do not fit."""
     length = max(image.shape[axis] - (count - 1) * lag, 0)
     before = (slice(None),) * axis
     return [image[(*before, slice(start, start + length))] for start in range(0, count * lag, lag)]

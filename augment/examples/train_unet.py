@@ -30,7 +30,7 @@ from rephase.errors import RequestError
 
 DEMO_VALIDATION = ("nifti-diffusion-1",)
 """Volume of the demo corpus that is used for validation: the head that is trained on, with another diffusion weighting.
-It shows that the loop works and no more; in a corpus of your own, separate subjects by the manifest's split."""
+It only demonstrates the loop; in your own corpus, separate subjects by the manifest's split."""
 
 
 class Example:

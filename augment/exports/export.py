@@ -20,7 +20,7 @@ from rephase.exports.selection import ExportItem, select_volumes
 from rephase.text import format_bytes, format_seconds, is_url, one_line
 
 VERSION = 2
-"""Version of the exported files; raising it makes earlier exports stale."""
+"""Version of the exported files; increasing it marks earlier exports as stale."""
 
 _SHOWN = 20
 
@@ -40,7 +40,7 @@ class ExportSummary:
     failed
         Volume to (reason, message).
     num_slices, num_bytes
-        Of the volumes written by this run; bytes before compression.
+        Totals of the volumes written by this run; bytes before compression.
     seconds
         Wall time.
     interrupted

@@ -65,7 +65,7 @@ class ExportFolder:
             raise RequestError(
                 f"{self.folder}: locked by another export; expected one at a time; wait for it or stop it"
             ) from None
-        except OSError:  # a file system without locks: two exports at once would only write everything twice
+        except OSError:  # a file system without locks: two simultaneous exports would only duplicate work
             return
 
     @contextmanager

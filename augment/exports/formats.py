@@ -1,6 +1,6 @@
 """The table of export formats. To add one, write a module with the functions of `Exporter` and add its row here.
 
-Imports no heavy module: the command line makes its options and help from the table.
+Imports no heavy module: the command line generates its options and help from the table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Audit flags: header entries that show that a magnitude image was processed after sampling.
 
-Training on such images as if they were raw data makes methods look better than they are, so every volume carries these
+Training on such images as if they were raw data overestimates the performance of methods, so every volume has these
 flags. They are based on headers alone; a missing flag is no evidence of raw data.
 """
 
@@ -41,8 +41,8 @@ def audit_volume(volume: Volume, clipped: Mapping[str, float] | None = None) -> 
     Parameters
     ----------
     volume
-        As read. Of its `acquisition`, `acquired_matrix`, `image_type`, `transfer_syntax` (UID or DICOM's name) and
-        `lossy_compression` (True if the header reports that pixels were once compressed with loss) are used.
+        The volume as read. Of its `acquisition`, `acquired_matrix`, `image_type`, `transfer_syntax` (UID or DICOM's
+        name) and `lossy_compression` (True if the header reports that pixels were once compressed with loss) are used.
     clipped
         `PreparedMagnitude.clipped`.
 

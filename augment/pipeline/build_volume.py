@@ -129,7 +129,7 @@ def _build_with_retries(task: Task, worker: WorkerContext) -> Outcome:
 
 
 def warm_up(worker: WorkerContext) -> None:
-    """Use every library once, before several threads do.
+    """Call every library once, before several threads use it.
 
     Libraries load and register parts of themselves at their first use, and not all of them do so thread-safely.
     """

@@ -39,7 +39,7 @@ class Machine:
     name
         Name of its device.
     versions
-        Of Python and of the installed packages.
+        Versions of Python and of the installed packages.
     """
 
     kind: str
@@ -108,7 +108,7 @@ def version_differences(machines: Mapping[str, Machine]) -> list[str]:
 def environment_class(device: str) -> dict[str, str]:
     """Describe what may change the last bits of work on `device` ("cpu" or "cuda") of this machine.
 
-    With a GPU the Fourier transforms still run on the CPU, so its instruction set always counts.
+    With a GPU the Fourier transforms still run on the CPU, so its instruction set is always included.
     """
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

@@ -165,9 +165,7 @@ class CudaSubmitter:
             with torch.cuda.stream(self.upload):
                 slices = staged.to(self.device, non_blocking=True)  # keeps `staged` until the copy is done
             compute.wait_stream(self.upload)
-            slices.record_stream(
-                compute
-            )  # its memory belongs to the stream `upload`, which does not know of the sampling
+            slices.record_stream(compute)  # its memory belongs to the stream `upload`, which is unaware of the sampling
             with device_clock(self.device) as busy:
                 phasor = self.generator.sample_phase(slices, keys, conditions)
             self.download.wait_stream(compute)
@@ -191,7 +189,7 @@ class InFlight:
     Parameters
     ----------
     submitter
-        Of the generator.
+        Submitter of the generator.
     take
         Called with the part of the volume, its phasors and the seconds of the GPU when a batch is done.
     """

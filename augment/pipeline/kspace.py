@@ -30,7 +30,7 @@ def make_kspace(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -
     -------
     kspace
         complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed by itself, in
-        its own memory, so that its bytes do not depend on its neighbours.
+        its own memory, so that its bytes do not depend on neighbouring slices.
 
     Raises
     ------

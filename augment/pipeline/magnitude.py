@@ -61,7 +61,7 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
     Raises
     ------
     VolumeError
-        `not_finite`, `negative`, or `unsupported` for an array that is no volume or that no scale keeps exact.
+        `not_finite`, `negative`, or `unsupported` for an array that is not a volume or cannot be scaled exactly.
     """
     magnitude = np.asarray(magnitude, dtype=np.float32)
     if magnitude.ndim != 3 or magnitude.size == 0:

@@ -25,7 +25,7 @@ class ExpectedVolume:
     digests
         SHA-256 of its receipt: the one in the index and the one of the receipt itself; one of them may be damaged.
     row_hash, recipe_hash, environment
-        From its receipt, if that can be trusted.
+        From its receipt, if it is valid.
     accept
         Rebuild it even if its bytes will differ.
     """
@@ -120,7 +120,7 @@ def count_requested(manifest: Manifest, replicas: int) -> Totals:
 
 @dataclass(frozen=True)
 class TaskList:
-    """The tasks of one run, by functions, so that no list of a million names stays in memory.
+    """The tasks of one run, as functions, so that no list of a million names is kept in memory.
 
     Attributes
     ----------

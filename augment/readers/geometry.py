@@ -137,7 +137,7 @@ def as_displayed(
     Parameters
     ----------
     shape
-        Of the file's array: the slice axis, and height before width.
+        Shape of the file's array: the slice axis at any position, height before width.
     spacing_mm
         Along (slice, height, width).
     slice_axis, phase_encode
@@ -245,5 +245,5 @@ def arranged_volume(
 
 
 def _contiguous(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a contiguous array. `ascontiguousarray` keeps negative strides of axes of length 1; torch refuses them."""
+    """Return a contiguous array. `ascontiguousarray` keeps negative strides of axes of length 1; torch rejects them."""
     return values.copy() if min(values.strides) < 0 else np.ascontiguousarray(values)

@@ -39,7 +39,7 @@ class ReaderModule(Protocol):
             With the phase of a complex file if `row.phase` is `row.path`.
         arrangement
             Mapping of the file's axes to those of the volume. None if the file has no array of three axes, as
-            DICOM; arrays without an affine are then taken in the order of the displayed slices.
+            DICOM; arrays without an affine are then read in the order of the displayed slices.
         """
         ...
 
@@ -83,7 +83,7 @@ class AssociatedReader(Protocol):
         Returns
         -------
         values
-            As stored, on the grid of the magnitude: same shape, same axes, never resampled.
+            Stored values on the grid of the magnitude: same shape, same axes, never resampled.
         digest
             As `digest_associated`.
         """

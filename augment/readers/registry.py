@@ -102,7 +102,7 @@ def describe_row(row: ManifestRow) -> tuple[int, int, int]:
     Raises
     ------
     VolumeError
-        As `read_volume`, as far as headers show.
+        As `read_volume`, for errors detectable from headers.
     """
     shape = load_reader(_format(row)).describe(row)
     _check_sizes(row, shape)

@@ -86,7 +86,7 @@ class CorpusFacts:
 
 
 def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None = None) -> CorpusFacts:
-    """Read every receipt once and count.
+    """Read every receipt and count the facts.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def list_failures(root: str) -> list[Failed]:
 
 
 def without_identity(name: str, message: str) -> str:
-    """Remove paths and UIDs from the message of a failure, since directories may have names of people.
+    """Remove paths and UIDs from the message of a failure, since directories may be named after patients.
 
     A message begins with the path, up to a colon; its remainder seldom contains a path.
     """

@@ -53,7 +53,7 @@ class Sample:
 def choose_volumes(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Select volumes spread over contrasts, then over shapes; always the same ones.
 
-    Ties are broken by the SHA-256 of the name, so that the selection does not follow the alphabet.
+    Ties are broken by the SHA-256 of the name, so that the selection is not alphabetical.
     """
     groups: dict[tuple[str, tuple[int, ...]], list[Candidate]] = {}
     for one in sorted(candidates, key=lambda one: hashlib.sha256(one.name.encode()).digest(), reverse=True):

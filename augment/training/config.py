@@ -35,9 +35,9 @@ class RunConfig:
     name: str = "model"
     """The checkpoint is `<name>.safetensors`."""
     split: str = "train"
-    """Split of the rows to train on; all rows where empty."""
+    """Split of the rows to train on; all rows if empty."""
     licences: tuple[str, ...] = ()
-    """Only rows under these licences; any licence where empty."""
+    """Only rows under these licences; any licence if empty."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     """Simulated volumes in addition to the rows."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -45,7 +45,7 @@ class RunConfig:
     noise_augmentation: Share = 0.25
     """Share of the slices to which complex noise is added, as in a shorter acquisition."""
     validation_split: str = ""
-    """Split of the rows on which the validation loss is computed; none where empty."""
+    """Split of the rows on which the validation loss is computed; none if empty."""
     validation_slices: Count = 16
     """Slices of the validation split to use, evenly spaced."""
     validate_every: Count = 500

@@ -46,7 +46,7 @@ class Job(SLURMJob):  # type: ignore[misc]  # Dask has no types
 class Jobs(SLURMCluster):  # type: ignore[misc]
     """Jobs of one worker process, which has the job's name, or of several, named `JOB-NUMBER`.
 
-    Takes the options of SLURMCluster.
+    Options are those of SLURMCluster.
     """
 
     job_cls = Job
@@ -63,7 +63,7 @@ class Jobs(SLURMCluster):  # type: ignore[misc]
         super().__init__(**options)
 
     def submit(self, minimum: int, maximum: int) -> None:
-        """Submit the first jobs, and watch them from now on.
+        """Submit the first jobs, and start watching them.
 
         Raises
         ------

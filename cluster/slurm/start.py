@@ -44,7 +44,7 @@ class SlurmConfig:
     cpus: Count = 4
     """Cores of a job; one worker process per core, unless the job has a GPU."""
     gpu: str = ""
-    """`1` or `TYPE:1` for `--gres=gpu:...`: one worker process with this GPU; none where empty."""
+    """`1` or `TYPE:1` for `--gres=gpu:...`: one worker process with this GPU; none if empty."""
     jobs: Count = 1
     """Largest number of jobs at once; `--workers` overrides it."""
     minimum: Whole = 1
@@ -58,7 +58,7 @@ class SlurmConfig:
     container: str = ""
     """Put before the Python command, such as `apptainer exec --nv image.sif`."""
     python: str = ""
-    """Python of the workers; that of the submitting process where empty."""
+    """Python of the workers; that of the submitting process if empty."""
     prologue: tuple[str, ...] = ()
     """Lines of the job script before the worker, such as `module load cuda`."""
     interface: str = ""
@@ -66,7 +66,7 @@ class SlurmConfig:
     host: str = ""
     """Address of the scheduler for the jobs, in place of `interface`."""
     shared_folder: str = ""
-    """Folder that the jobs see, for the TLS keys of a run; `~/.cache/rephase` where empty."""
+    """Folder that the jobs see, for the TLS keys of a run; `~/.cache/rephase` if empty."""
     log_folder: str = ""
     """Output of the jobs."""
     local_folder: str = "/tmp"  # noqa: S108
@@ -169,7 +169,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
 
 
 def graceful_exit_plugins() -> list[WorkerPlugin | NannyPlugin]:
-    """Return plugins by which workers exit gracefully when SLURM ends their job, so that no task gets a strike.
+    """Return plugins by which workers exit gracefully when SLURM ends their job, so that no task is counted as failed.
 
     SLURM sends SIGTERM to every process of a job, and SIGKILL 30 s later (its KillWait). By default Dask's
     nanny then stops its worker at once, which counts as the death of the worker. The classes are local, so they are

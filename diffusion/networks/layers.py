@@ -77,7 +77,7 @@ def upsample_nearest(channels: Tensor) -> Tensor:
 class _MeanPower(torch.autograd.Function):
     """The mean square of each channel in float32, with a backward pass of one multiplication.
 
-    Autograd would take five passes over float32 copies, a fifth of the time of a training step on a CPU.
+    Autograd would need five passes over float32 copies, a fifth of the time of a training step on a CPU.
     """
 
     @staticmethod

@@ -50,9 +50,9 @@ def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
 def sample_gauge(pool: Tensor, key: SliceKey, conditions: Conditions) -> VolumeGauge:
     """Sample the gauge of a slice's volume: that of a training volume of the same spacing and a similar echo time.
 
-    The linear phase gets random signs. The phase step keeps its sign, which depends on the order of the slices. If no
-    training volume has that spacing, the linear phase is taken from any of them and the phase step is zero: only some
-    scanners step by nearly pi per slice.
+    The linear phase is assigned random signs. The phase step keeps its sign, which depends on the order of the slices.
+    If no training volume has that spacing, the linear phase is taken from any of them and the phase step is zero: only
+    some scanners step by nearly pi per slice.
     """
     alike = alike_gauges(pool, conditions.spacing_mm)
     near = near_gauges(alike if len(alike) else pool, conditions.dephasing_ms)

@@ -1,7 +1,7 @@
 """Phase singularities: points around which the phase changes by one cycle (residues: Goldstein et al., 1988).
 
 At such a point the signal is zero, so a measured image is dark at it, by noise or by cancellation within a pixel. In
-bright tissue a scanner measures hardly any.
+bright tissue, measured phase has very few.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def find_singularities(phasor: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bright_squares(magnitude: Tensor, sigma: Tensor) -> Tensor:
-    """Find the squares of four pixels in which a measured phase has hardly any singularity.
+    """Find the squares of four pixels in which a measured phase has very few singularities.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The published process (PhaseGen, Rempe et al., arXiv 2504.07560), made consistent: diffusion with phase noise.
+"""The published process (PhaseGen, Rempe et al., arXiv 2504.07560), in a consistent form: diffusion with phase noise.
 
 `x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise` with the cosine schedule of Nichol & Dhariwal (arXiv
 2102.09672), and noise of modulus one and independent uniform phase in every pixel. Here `x_0` is the data, as in papers

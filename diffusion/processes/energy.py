@@ -24,7 +24,7 @@ from rephase.diffusion.physics.singularities import find_singularities
 PATCHES = ((2, 1, 4.0), (4, 1, 2.5), (8, 2, 1.5), (16, 4, 1.0), (32, 8, 1.0), (64, 16, 1.0))
 """Side of a patch in pixels, stride in pixels, and weight; each side is twice the one before.
 
-The phases of two samples hardly differ within small patches, and are nearly orthogonal in large ones: without weights
+The phases of two samples barely differ within small patches, and are nearly orthogonal in large ones: without weights
 the large ones would dominate. The entire image has weight 1.
 """
 RINGS = 24
@@ -98,10 +98,10 @@ def frequency_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> 
     """Return the energy score of local frequencies: each pixel's product with the conjugate of its neighbour.
 
     In patches, two waves of different directions are as far apart as a wave and speckle, so the score of the images
-    hardly distinguishes a wave of a wrong direction from islands. Local frequencies do: those of a wave are the same
+    barely distinguishes a wave of a wrong direction from islands. Local frequencies do: those of a wave are the same
     everywhere, and the distance ignores a common factor.
 
-    As `energy_score`, `(batch)`; the mean of both directions.
+    Arguments as in `energy_score`; the result, `(batch)`, is the mean of both directions.
     """
     scores = []
     for axis in (2, 3):
@@ -116,9 +116,9 @@ def spectrum_score(samples: Sequence[Tensor], real: Tensor, weight: Tensor) -> T
 
     Outer k-space contains little of an image's power, so the score of the images ignores its errors. This score
     compares the logarithms of the power of rings, by a Euclidean distance. Power below the weakest ring of the
-    magnitude is noise and hardly counts. Images are multiplied by `weight`, whose square is about the magnitude.
+    magnitude is noise and has little weight. Images are multiplied by `weight`, whose square is about the magnitude.
 
-    As `energy_score`, `(batch)`; in nepers of power.
+    Arguments as in `energy_score`; the result, `(batch)`, is in nepers of power.
     """
     images = torch.stack((*samples, real, weight)) * weight[:, :1]
     *levels, magnitude = _ring_levels(images)

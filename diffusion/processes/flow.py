@@ -2,7 +2,7 @@
 
 With `x_0 = w exp(i psi) + noise`, psi random, and `x_1 = w exp(i phase)`, the path is
 `x_t = (1 - t) x_0 + t x_1` (Lipman et al., arXiv 2210.02747; flow matching is valid for any source). Both ends have the
-same modulus `w`, a compressed magnitude, so air stays air; both contain the measurement noise, so the flow need not
+same modulus `w`, a compressed magnitude, so air remains air; both contain the measurement noise, so the flow need not
 create noise from a smooth source.
 """
 

@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 def prefetch(make: Callable[[int], Item], numbers: Iterable[int], ahead: int) -> Generator[Item, None, None]:
     """Yield `make(number)` for every number, in order, computed by `ahead` threads up to `ahead` items early.
 
-    The result of `make` must depend on the number alone; then the items are those of a plain loop, which `ahead = 0`
-    is. An error in `make` is raised when its item is due. Close the iterator to stop the threads early.
+    The result of `make` must depend on the number alone; then the items are those of a plain loop (`ahead = 0`).
+    An error in `make` is raised when its item is due. Close the iterator to stop the threads early.
     """
     if ahead < 1:
         yield from map(make, numbers)

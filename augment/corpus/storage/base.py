@@ -74,7 +74,7 @@ class Storage(Protocol):
         ...
 
     def delete_tree(self, key: str) -> None:
-        """Remove an object, or everything under a prefix, also what no `put` could have written."""
+        """Remove an object, or all objects under a prefix, including any that `put` could not have written."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -98,7 +98,7 @@ class Storage(Protocol):
         ...
 
     def free_bytes(self) -> int | None:
-        """Return the space that is left; None if it is unknown or unlimited."""
+        """Return the free space in bytes; None if it is unknown or unlimited."""
         ...
 
     def clear_partials(self) -> None:

@@ -29,7 +29,7 @@ class FsspecStorage:
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():
-            # A cached file system keeps the event loop of the process that it was forked from, and would hang.
+            # A cached file system would use the event loop of the process that it was forked from, and hang.
             fresh = self._opened is not None
             try:
                 filesystem, base = fsspec.core.url_to_fs(self.root, **({"skip_instance_cache": True} if fresh else {}))

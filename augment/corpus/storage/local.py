@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 def _fetch_from_disk(descriptor: int) -> None:
     """Drop a flushed file from the page cache, so that reading it back verifies the disk and not memory.
 
-    Reading ahead starts at once, while the caller still works on something else.
+    Reading ahead starts immediately, while the caller is still working.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):  # advice only; some file systems do not support it

@@ -24,7 +24,7 @@ def image_of_kspace(kspace: NDArray[np.complex64], size: tuple[int, int] | None)
     """Transform fully sampled k-space to one complex image per slice.
 
     Coils are combined with sensitivities from the centre of k-space, relative to one virtual coil, the principal
-    combination of all coils over the volume. The smooth receive phase of that coil stays in the result.
+    combination of all coils over the volume. The smooth receive phase of that coil remains in the result.
 
     Parameters
     ----------

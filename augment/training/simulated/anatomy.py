@@ -1,4 +1,4 @@
-"""Simulated complex slices: training data whose anatomy and phase come from a physical model.
+"""Simulated complex slices: training data with anatomy and phase from a physical model.
 
 Random anatomy (a body with organs, fat, bone and air) defines a susceptibility map; its field follows from the dipole
 kernel in k-space (Salomir et al., Concepts Magn Reson B 2003; Marques and Bowtell, Concepts Magn Reson B 2005), is

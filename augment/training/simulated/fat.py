@@ -1,9 +1,9 @@
 """Fat fraction from real phase at a single echo.
 
 At one echo time the chemical shift of fat adds a constant angle, so the phase steps at boundaries of water and fat,
-while field and coils hardly change over a few pixels. The estimated fat fraction makes small squares of the remaining
-phase coherent, is smooth, and is as small as possible. It needs no labels, and is the training data of the network
-that estimates fat from the magnitude alone (`rephase.diffusion.processes.fat`).
+while field and coil phase barely change over a few pixels. The estimated fat fraction makes small squares of the
+remaining phase coherent, is smooth, and is as small as possible. It requires no labels, and is the training data of the
+network that estimates fat from the magnitude alone (`rephase.diffusion.processes.fat`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Simulated phase on real magnitudes: real anatomy, and the phase that its susceptibility would cause.
 
-Weak signal is taken for air, and the estimated fat fraction (else bright signal) for fat, with thresholds sampled per
-volume. They determine a susceptibility, its field, and the phase at an echo time, as in
+Weak signal is classified as air, and the estimated fat fraction (else bright signal) as fat, with thresholds sampled
+per volume. They determine a susceptibility, its field, and the phase at an echo time, as in
 `rephase.training.simulated.anatomy`. This adds pairs of real magnitude and plausible phase to the few real ones.
 """
 
