@@ -1,7 +1,7 @@
-"""The commands as Python functions: same names of options, same defaults, results as objects.
+"""The commands as Python functions, with the same option names and defaults, and results as objects.
 
-Every function raises `RephaseError` where the command would end with exit status 2. Long work shows a progress bar on
-standard error where that is a terminal or a notebook.
+Every function raises `RephaseError` where the command would exit with status 2. Long operations show a progress bar on
+standard error if it is a terminal or a notebook.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None
     output
         Path of the file; `<corpus>.run/report.html` if None.
     volumes
-        How many volumes are shown with pictures.
+        Number of volumes shown with pictures.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def add_phase(
     seed: int = 0,
     generator: str | PhaseGenerator = "diffusion",
 ) -> NDArray[np.complex64]:
-    """Sample a phase for magnitude slices: no manifest, no Dask, no corpus.
+    """Sample a phase for magnitude slices, without manifest, Dask or corpus.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def add_phase(
         Field strength.
     sequence
         Family of the pulse sequence, one of `rephase.sequences.SEQUENCES`: a spin echo refocuses the field, so its echo
-        time adds no phase. Guessed from the echo time where None.
+        time adds no phase. If None, it is inferred from the echo time.
     seed
         Equal seeds produce equal phase on machines of one type.
     generator
@@ -230,7 +230,7 @@ def add_phase(
     Raises
     ------
     RephaseError
-        The magnitude, the spacing or the generator cannot be used.
+        If the magnitude, the spacing or the generator is unusable.
     """
     import numpy as np
     import torch
@@ -289,7 +289,7 @@ def _build_options(options: Mapping[str, object]) -> BuildOptions:
 
 
 def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError, as Python does for a keyword that a function does not have, and name the nearest one."""
+    """Raise TypeError, as Python does for an unexpected keyword, and name the nearest one."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, list(known), 1)

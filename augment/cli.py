@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Without the program's name; those of the process if None.
+        Arguments without the program's name; those of the process if None.
 
     Returns
     -------
     status
-        0 all done; 1 some volumes failed; 2 usage error; 130 interrupted.
+        0 success; 1 some volumes failed; 2 usage error; 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RephaseError as error:

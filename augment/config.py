@@ -46,7 +46,7 @@ _EXPECTED = {
     "string_type": "text between quotes",
     "tuple_type": "a list",
 }
-"""By pydantic's type of an error, where its own words are not those of TOML."""
+"""Messages by pydantic's error type, in the terms of TOML."""
 
 
 class ConfigError(RephaseError):

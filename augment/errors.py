@@ -25,13 +25,13 @@ Reason = Literal[
 ]
 
 RETRY_WITH_MEMORY = "run again with --retry-failed --memory-limit SIZE or fewer --workers"
-"""The fix if memory was short; without --retry-failed the volume is not retried."""
+"""The fix for insufficient memory; without --retry-failed the volume is not retried."""
 
 _LONGEST = 1000
 
 
 class RephaseError(ValueError):
-    """Base of all errors of this package. The message is shown to the user as it is."""
+    """Base of all errors of this package. The message is shown to the user unchanged."""
 
 
 class VolumeError(RephaseError):

@@ -20,7 +20,7 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
     path
         The file to replace. Its directory must exist.
     partial
-        The temporary path, on the same file system. Default: `<path>.partial`; name another where two processes may
+        The temporary path, on the same file system. Default: `<path>.partial`; choose another if two processes may
         write at once.
     """
     partial = path.with_name(f"{path.name}.partial") if partial is None else partial

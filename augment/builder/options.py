@@ -1,4 +1,4 @@
-"""The options of a build: the one source of their names, defaults and help, for the command line and for Python."""
+"""The options of a build: their names, defaults and help, for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rephase.errors import RequestError
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from rephase.text import parse_count, parse_names, parse_size
 
-if TYPE_CHECKING:  # it loads NumPy, which `--help` must not
+if TYPE_CHECKING:  # imports NumPy, which `--help` must not
     from rephase.pipeline.magnitude import NegativeRule
 
 MAX_TIME_LIMIT_S = 1e6
@@ -24,7 +24,7 @@ Group = Literal["phase", "source", "execution", "run"]
 """Heading of an option in `--help`. `rephase plan` has all but `run`, `rephase repair` only `execution` and `run`."""
 
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
-_NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # which samples no phase
+_NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # `fat` does not sample phase
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Argument:
     Attributes
     ----------
     group
-        Its heading in `--help`.
+        Heading of the argument in `--help`.
     help
         One line; the default is in it.
     metavar
@@ -42,7 +42,7 @@ class Argument:
     parse
         Converts text to the value, or raises ValueError.
     choices
-        The values that are allowed, empty for any.
+        Permitted values, empty for any.
     """
 
     group: Group
@@ -188,7 +188,7 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
-        """Check the values before anything starts."""
+        """Check the values before any process starts."""
         if self.phase is not None and self.phase not in PHASES:
             raise RequestError(f"--phase {self.phase}: not a phase; expected one of {', '.join(PHASES)}")
         if self.negative not in _NEGATIVE:

@@ -20,7 +20,7 @@ from rephase.pipeline.task import Task
 
 
 def find_corpus(root: str) -> CorpusStore | None:
-    """Open the corpus; None where one can be created, as far as can be checked without writing.
+    """Open the corpus; return None if one can be created, as far as can be checked without writing.
 
     Raises
     ------
@@ -44,12 +44,12 @@ def find_corpus(root: str) -> CorpusStore | None:
 
 
 def check_recipe(store: CorpusStore, recipe: Recipe, overwrite: bool) -> None:
-    """Check that a corpus was built by this recipe, unless it is to be overwritten.
+    """Check that a corpus was built by this recipe, unless it may be overwritten.
 
     Raises
     ------
     RequestError
-        If it was not; the message lists the options that differ.
+        If not; the message lists the options that differ.
     """
     if overwrite or store.attributes.get("recipe_hash") == recipe.hash:
         return
@@ -87,7 +87,7 @@ def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
 
 
 def check_environment(store: CorpusStore, classes: list[dict[str, str]], options: BuildOptions) -> None:
-    """Check that a corpus is resumed on machines of the kind that began it, by the receipt of one volume.
+    """Check that a corpus is resumed on machines of the same type, by the receipt of one volume.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
 def split_failed(
     tasks: Iterator[Task], failures: Mapping[str, Failure], recipe: Recipe, not_retried: list[Task]
 ) -> Iterator[Task]:
-    """Yield the tasks but those that failed in an earlier run with the same row and recipe, which go to `not_retried`.
+    """Yield the tasks, but add those that failed in an earlier run with equal row and recipe to `not_retried`.
 
     A volume that had `changed` is checked again: the check is cheap, and `--overwrite` or the old source fixes the
     problem.

@@ -20,7 +20,7 @@ from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, Recipe, Tile
 
 
 def default_phase() -> str:
-    """Return the phase of a build whose options name none: that of the installed weights, else `smooth`."""
+    """Return the phase of a build whose options name none: the phase of the installed weights, else `smooth`."""
     return "diffusion" if default_checkpoint() is not None else "smooth"
 
 
@@ -80,7 +80,7 @@ class ResolvedBuild:
         )
 
     def notes(self) -> list[str]:
-        """Return what a user should know of the build before it starts."""
+        """Return notes for the user before the build starts, one per line."""
         if self.algorithm == ALGORITHM:
             return []
         return [
@@ -92,23 +92,23 @@ class ResolvedBuild:
 def resolve_build(
     root: str, options: BuildOptions, checkpoint: Checkpoint | None = None, store: CorpusStore | None = None
 ) -> ResolvedBuild:
-    """Resolve the options of a build, load its weights and check its cluster, without starting anything.
+    """Resolve the options of a build, load its weights and check its cluster, without starting a process.
 
     Parameters
     ----------
     root
         Path or URL of the corpus.
     options
-        Of the build.
+        Options of the build.
     checkpoint
-        The weights, if they are loaded already.
+        The weights, if already loaded.
     store
         The corpus, if it exists.
 
     Raises
     ------
     RequestError
-        If the value of `--cluster` is wrong, the weights are missing or cannot be used, or options contradict each
+        If the value of `--cluster` is invalid, the weights are missing or unusable, or options contradict each
         other.
     """
     cluster = find_cluster(options.cluster)

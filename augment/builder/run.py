@@ -57,7 +57,7 @@ def build(
     Parameters
     ----------
     manifest
-        Validated.
+        A validated manifest.
     root
         Path or URL of the corpus.
     options
@@ -86,19 +86,19 @@ def build(
 
 
 def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | None = None) -> ResolvedBuild:
-    """Check what can be checked before anything starts, and resolve the options.
+    """Check the request as far as possible before starting any process, and resolve the options.
 
     Parameters
     ----------
     root, options
         As in `build`.
     checkpoint
-        The weights, if they are loaded already.
+        The weights, if already loaded.
 
     Raises
     ------
     RequestError
-        If the request is wrong.
+        If the request is invalid.
     """
     store = find_corpus(root)
     resolved = resolve_build(root, options, checkpoint, store)
@@ -324,7 +324,7 @@ class _Run:
         return task.name, row_fingerprint(task.row), self._setup.recipe.hash
 
     def _refresh_index(self) -> None:
-        """Write the index at intervals, so that a growing corpus can be loaded, in at most a twentieth of the time."""
+        """Write the index at intervals, in at most 5 % of the time, so that a growing corpus can be loaded."""
         start = time.monotonic()
         if start - self._indexed < self._index_every:
             return

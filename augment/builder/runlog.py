@@ -1,7 +1,8 @@
 """The run log next to a corpus, `<corpus>.run/`: outcomes of every run, and failed volumes. Not part of the corpus.
 
 `runs/<time>.jsonl` has one line for the start, for every volume and for the end; `failures.json` lists the volumes that
-failed and were not built since, `strikes.json` those that a dying worker was building and that must be retried alone.
+failed and were not built since, `strikes.json` those that a worker was building when it died and that must be retried
+alone.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class RunLog:
         self._line({"event": "strike", "name": name})
 
     def has_strike(self, name: str, row: str, recipe_hash: str) -> bool:
-        """Check whether a dying worker was building this volume, with this row and recipe, in any run."""
+        """Check whether, in any run, a worker died while building this volume with this row and recipe."""
         return self.strikes.get(name) == Strike(row, recipe_hash)
 
     def _write_strikes(self) -> None:
@@ -98,7 +99,7 @@ class RunLog:
         self._line({"event": "end", **facts})
 
     def flush(self) -> None:
-        """Write `failures.json`, and lines that are still in memory."""
+        """Write `failures.json` and the buffered lines."""
         start = time.monotonic()
         self._replace("failures.json", {name: asdict(failure) for name, failure in self.failures.items()})
         self._write_lines()

@@ -23,14 +23,14 @@ EVERY_S = 2.0
 """Time between two updates of `--watch`."""
 
 SILENT_S = 120.0
-"""A run whose log does not grow for so long may have been killed."""
+"""Seconds without a new log line after which a run may have been killed."""
 
 _BLOCK = 1 << 20
 
 
 @dataclass
 class CorpusStatus:
-    """The progress of a corpus. `num_unfinished` counts volumes that were begun and not committed."""
+    """The progress of a corpus. `num_unfinished` counts volumes that were started and not committed."""
 
     corpus: str
     recipe: dict[str, Any]
@@ -40,7 +40,7 @@ class CorpusStatus:
     last_run: RunState | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the status as a JSON object."""
         return {
             "corpus": self.corpus,
             "recipe": self.recipe,
@@ -51,7 +51,7 @@ class CorpusStatus:
         }
 
     def lines(self) -> list[str]:
-        """Format it for a person."""
+        """Format the status as lines of text."""
         lines = [
             f"corpus:    {self.corpus}",
             f"recipe:    phase {self.recipe.get('phase')}, seed {self.recipe.get('seed')}",
@@ -135,7 +135,7 @@ class Follower:
                 return
 
     def lines(self, now: float) -> list[str]:
-        """Format the run; `now` is the time of the clock that the log is written by."""
+        """Format the run; `now` is the time by the clock of the log."""
         run = self.run
         if run is None:
             return [f"{self.root}: no run yet"]
@@ -182,7 +182,7 @@ def _describe_stages(run: RunState) -> str:
 
 
 def follow(root: str, show: Callable[[list[str]], None], every_s: float = EVERY_S) -> Follower:
-    """Show the newest run repeatedly until it ends; Ctrl-C ends this, not the build.
+    """Show the newest run repeatedly until it ends; Ctrl-C stops the display, not the build.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The result of a build and of a repair, for a person and for a program."""
+"""The results of a build and of a repair, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BuildSummary:
     built, skipped
         Volumes committed in this run; volumes committed before.
     failed, not_retried
-        Volumes that failed in this run; those that failed in an earlier one and were not retried. Name to failure.
+        Failures of this run, and failures of earlier runs that were not retried, by volume name.
     vanished
         Volumes counted above whose receipt was missing at the end: something else removed them.
     unreadable
@@ -40,11 +40,11 @@ class BuildSummary:
     num_slices, num_bytes
         Totals of the volumes built in this run; bytes of the arrays before compression.
     seconds
-        Wall time, without starting the workers.
+        Wall time, excluding the start of the workers.
     interrupted
         True if the user stopped it.
     stopped
-        Why it stopped before the end, for example a full disk; None if it did not.
+        Reason for stopping early, for example a full disk; None if it did not.
     """
 
     corpus: str
@@ -98,11 +98,11 @@ class BuildSummary:
         self.failed = {**ordered, **self.failed}
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the summary as a JSON object."""
         return {**asdict(self), "num_open": self.num_open, "exit_status": self.exit_status}
 
     def lines(self) -> list[str]:
-        """Format it for a person, failures by reason."""
+        """Format the summary as lines of text, failures by reason."""
         num_committed = self.built + self.skipped - len(self.vanished)
         lines = [f"{self.corpus}: {num_committed} of {self.num_volumes} volumes committed{self._describe_new()}"]
         lines += listed(self.failed, "failed:")
@@ -166,7 +166,7 @@ class RepairSummary:
     num_volumes
         Committed volumes that were checked.
     problems
-        As `verify` lists them.
+        Problems as listed by `verify`.
     damaged
         Volumes to rebuild.
     restored, replaced
@@ -207,11 +207,11 @@ class RepairSummary:
         return 1 if left or self.stopped or len(self.removed) < len(self.unexpected) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
+        """Return the summary as a JSON object."""
         return {**asdict(self), "exit_status": self.exit_status}
 
     def lines(self) -> list[str]:
-        """Format it for a person."""
+        """Format the summary as lines of text."""
         lines = problem_lines(self.problems)
         if self.dry_run and self.problems:
             lines.append(f"would rebuild {len(self.damaged) - len(self.failed)} volumes{self._written('rewrite')}")

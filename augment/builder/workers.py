@@ -37,7 +37,7 @@ from rephase.pipeline.worker import WorkerContext, open_worker
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What every worker process needs to prepare its context.
+    """Settings from which every worker process prepares its context.
 
     `state` names the context in the workers, for this run alone: another build may use the same cluster. `devices`
     counts the workers per device at the start, `differences` lists packages whose version differs in a worker.
@@ -101,7 +101,7 @@ def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractConte
         num_workers=build.options.workers,
         memory_limit=build.options.memory_limit,
         dashboard_address=build.options.dashboard_address,
-        preload=(__name__, "pydantic"),  # by which workers check the model card
+        preload=(__name__, "pydantic"),  # used by workers to check the model card
         say=say,
     )
     return build.cluster.connect(build.options.cluster, request)
@@ -113,7 +113,7 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
     Raises
     ------
     RequestError
-        If they cannot build this corpus; it may have been created.
+        If they cannot build this corpus, which may already have been created.
     """
     options = build.options
     machines = ask_workers(connection.client, describe_machine)

@@ -31,7 +31,7 @@ _MISSING = np.uint64(2**64 - 1)
 _INDEXES_BYTES = 2**20
 
 Bytes: TypeAlias = bytes | NDArray[np.uint8]
-"""What a chunk or an index is read into: bytes, or a reused buffer."""
+"""Data of a chunk or an index: bytes, or a reused buffer."""
 
 _kept = threading.local()
 

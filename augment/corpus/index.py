@@ -33,12 +33,12 @@ OPTIONAL_COLUMNS = facts_where(in_index=True, always=False)
 """Columns that an index has only if a volume has the fact, so that the bytes of an index without it do not change."""
 
 COLUMNS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
-"""Every column; augment/FORMAT.md says what each holds."""
+"""Every column; augment/FORMAT.md defines them."""
 
 _CHECKSUM_KEY = "crc32"
 _CHECKSUM = re.compile(rb'"crc32": "([0-9a-f]{8})"')
 _BLANK = "0" * 8
-"""Stands in the place of the checksum while it is computed."""
+"""Placeholder of the checksum while it is computed."""
 
 _TAIL_BYTES = 4096
 _MARK = "@"
@@ -76,7 +76,7 @@ def verify_checksum(document: bytes) -> None:
     Raises
     ------
     ValueError
-        If it has none, or another one.
+        If it is missing or different.
     """
     # after the columns, which are nearly the entire document
     found = list(_CHECKSUM.finditer(document, max(len(document) - _TAIL_BYTES, 0)))
@@ -178,7 +178,7 @@ def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
         index = group_attributes(document, where)
     except ValueError as error:
         raise RequestError(f"{error}; {fix}") from None
-    if not index:  # of a new corpus
+    if not index:  # a new corpus
         return CorpusIndex(storage.root, attributes, {column: [] for column in COLUMNS})
     columns, count = index.get("columns"), index.get("num_volumes")
     if not isinstance(columns, dict) or not isinstance(count, int):

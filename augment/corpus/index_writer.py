@@ -130,7 +130,7 @@ class IndexBuilder:
 
 
 def write_index(store: CorpusStore, order: Iterable[str]) -> int:
-    """Rebuild the index from the receipts; returns the number of volumes. See `IndexBuilder.write` for the order."""
+    """Rebuild the index from the receipts and return the number of volumes. See `IndexBuilder.write` for the order."""
     return IndexBuilder(store).write(order)
 
 

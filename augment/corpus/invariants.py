@@ -15,7 +15,7 @@ from rephase.numpy_fourier import ifft2c_array
 
 
 def check_values(name: str, values: NDArray[Any]) -> Iterator[str]:
-    """Yield what format 1 forbids in (a part of) an array: values that are not finite, negative zeros."""
+    """Yield the violations of format 1 in (a part of) an array: values that are not finite, negative zeros."""
     if values.dtype.kind not in "fc":
         return
     parts = np.ascontiguousarray(values).view(values.real.dtype)
@@ -72,7 +72,7 @@ class VolumeValues:
         self._plain = fully_sampled and receipt["noise_sigma"] == 0
 
     def take_chunk(self, array: str, number: int, chunk: NDArray[Any] | None) -> None:
-        """Check one chunk's values by themselves."""
+        """Check the values of one chunk."""
         if chunk is None:
             return
         problems = [f"slice {number}: {problem}" for problem in check_values(array, chunk)]

@@ -18,7 +18,7 @@ from rephase.files import sha256
 FORMAT = 1
 MAX_SHARD_BYTES = 512 * 2**20
 MAGNITUDE_TOLERANCE = 1e-5
-"""Of the volume's maximum: the largest difference between the stored magnitude and that of the k-space's image."""
+"""Largest difference between the stored magnitude and that of the k-space's image, relative to the maximum."""
 
 CONVENTIONS = {
     "axes": "(slice, [coil,] height, width); height is readout, width is phase encoding",
@@ -50,7 +50,7 @@ def receipt_key(name: str) -> str:
 
 
 def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
-    """Serialise a document in the canonical spelling of the format: equal documents are equal bytes.
+    """Serialise a document in the canonical JSON of the format: equal documents yield equal bytes.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def to_json(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
 
 
 def from_json(document: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raise ValueError if it is none."""
+    """Parse a JSON object; raise ValueError for anything else."""
     try:
         if b"\\ud" in document or b"\\uD" in document:  # a lone surrogate cannot be encoded again
             raise ValueError("characters beyond the first 65,536 are escaped")
@@ -81,7 +81,7 @@ def _refuse_constant(word: str) -> None:
 
 
 def plain_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes as a reader will see them, with lists for tuples; raises as `to_json` does."""
+    """Return attributes as read back from JSON, with lists for tuples; raise as `to_json` does."""
     return from_json(to_json(attributes))
 
 
@@ -143,7 +143,7 @@ def committed_names(storage: Storage) -> list[str]:
 
 
 def unfinished_names(storage: Storage) -> list[str]:
-    """List the volumes that were begun and not committed, sorted."""
+    """List the volumes that were started and not committed, sorted."""
     lone = sorted(set(storage.children("volumes")) - set(committed_names(storage)))
     return [name for name in lone if not storage.exists(f"volumes/{name}")]
 

@@ -1,9 +1,9 @@
 """The lease that admits one builder at a time: `<corpus>.run/lease.json` next to the corpus, with a heartbeat.
 
 Every change of the lease names the version that it replaces (`Storage.put_if`), so of two builders that start at the
-same moment, or that both find an expired lease, one wins. No decision depends on wall clocks: those of two machines
-differ, and all of them jump. The operating system reports whether a holder on this machine is alive; a holder elsewhere
-is watched by a monotonic clock until its lease changes or expires.
+same moment, or that both find an expired lease, one wins. No decision depends on wall clocks: clocks of different
+machines differ, and may jump. The operating system reports whether a holder on this machine is alive; a holder
+elsewhere is watched by a monotonic clock until its lease changes or expires.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Lease:
                 return
 
     def _refuse(self, holder: dict[str, Any], tag: str) -> None:
-        """Raise unless this holder may be taken over."""
+        """Raise RequestError unless the lease of this holder may be taken over."""
         here = {key: holder.get(key) for key in _this_machine()} == _this_machine()
         if here and _process_started(int(holder["pid"])) != holder.get("process_started"):
             return

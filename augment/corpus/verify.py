@@ -34,7 +34,7 @@ class VerifyResult:
     problems
         (volume name, problem), one line each; the name is empty for a problem of the corpus itself.
     unfinished
-        Volumes that were started and not committed. Not a problem: the next build rebuilds them.
+        Volumes that were started and not committed. This is not a problem: the next build rebuilds them.
     other_recipe
         Volumes that were built by another recipe than that of the corpus: intact, but not overwritten by a build that
         overwrites.
@@ -74,7 +74,7 @@ def problem_lines(problems: Sequence[tuple[str, str]]) -> list[str]:
 def verify_corpus(
     root: str | os.PathLike[str], workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> VerifyResult:
-    """Read everything in a corpus and compare it with receipts, index and format.
+    """Read all objects of a corpus and compare them with receipts, index and format.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def verify_corpus(
 def verify_store(
     store: CorpusStore, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> VerifyResult:
-    """Check an open corpus; as `verify_corpus`."""
+    """Check an open corpus, as `verify_corpus` does."""
     names = store.names()
     checks: dict[str, VolumeCheck] = {}
     threads = workers or os.cpu_count() or 1

@@ -45,7 +45,7 @@ class VolumeCheck:
 
 
 def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
-    """Check one committed volume. Never raises: whatever is wrong becomes a line of `problems`."""
+    """Check one committed volume. Never raises: every error becomes a line of `problems`."""
     try:
         return _check(store, name)
     except VolumeError as error:

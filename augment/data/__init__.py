@@ -1,1 +1,1 @@
-"""Data sets, streams, samplers and masks for PyTorch; they need torch and the corpus format only."""
+"""Data sets, streams, samplers and masks for PyTorch; they require only torch and the corpus format."""

@@ -1,6 +1,6 @@
 """The base of the data sets of slices, for a corpus and for fastMRI's own files.
 
-Slices are ordered volume by volume; samplers, streams and mixtures rely on that.
+Slices are ordered volume by volume; samplers, streams and mixtures rely on this order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Matrix = tuple[int, int, int, int, int]
 
 
 class RawSample(NamedTuple):
-    """One slice as fastMRI's `SliceDataset.raw_samples` lists it."""
+    """One slice in the form of fastMRI's `SliceDataset.raw_samples`."""
 
     fname: Path
     slice_ind: int
@@ -43,7 +43,7 @@ class VolumeSlices(Dataset[Any]):
 
     An item is `(kspace, mask, target, attrs, fname, slice_index)`, or the value that the transform returns for it.
     Without a transform the parts can be collated: a missing mask is all ones, a missing target all NaN. A transform
-    gets None, as fastMRI's transforms expect.
+    receives None, as fastMRI's transforms expect.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class VolumeSlices(Dataset[Any]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - whatever the transform returns
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - any value that the transform returns
         """Read one slice; negative indices count from the end.
 
         Raises

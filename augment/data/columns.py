@@ -36,7 +36,7 @@ Value = str | int | float | bool | tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Words:
-    """A column of texts: the distinct ones, and which of them each row has."""
+    """A column of texts: the distinct texts, and the index of each row's text."""
 
     texts: NDArray[np.bytes_]
     codes: NDArray[np.int32]
@@ -75,7 +75,7 @@ class Columns:
         return sorted({flag for text in found for flag in text.split(_SEPARATOR)} if column == "audit" else found)
 
     def having(self, column: str, requested: Collection[str]) -> NDArray[np.bool_]:
-        """Return for every row whether its text, or one of its audit flags, is requested."""
+        """Return, for every row, whether its text or one of its audit flags is requested, bool `(row)`."""
         words = self._words(column)
         allowed = {text.encode() for text in requested}
         separator = _SEPARATOR.encode()

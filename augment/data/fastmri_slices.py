@@ -167,7 +167,7 @@ def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of a file's attributes
-    """Convert an attribute to what collates, as in `KSpaceSlices`: Python numbers, tuples, str."""
+    """Convert an attribute to collatable types, as in `KSpaceSlices`: Python numbers, tuples, str."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray) and value.ndim == 1:

@@ -72,7 +72,7 @@ class KSpaceSlices(VolumeSlices):
     Raises
     ------
     RequestError
-        If there is no corpus or no index, or no slice is left.
+        If there is no corpus or no index, or no slice matches.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
     everything = columns
     for column, words in wanted.items():
         allowed = {words} if isinstance(words, str) else set(words)
-        # each name must exist: otherwise a list with a typing error would silently shrink
+        # each name must exist: otherwise a typing error in a list would be ignored silently
         unknown = allowed - set(everything.different(column)) if column in ("name", "patient_id") else set()
         kept = columns.having(column, allowed)
         if unknown or not kept.any():

@@ -1,4 +1,4 @@
-"""Sampling masks over the columns of k-space, bit by bit those of the `fastmri` package.
+"""Sampling masks over the columns of k-space, identical bit by bit to those of the `fastmri` package.
 
 A mask keeps `round(width * center_fraction)` central columns and some of the others. The random numbers come from
 NumPy's `RandomState`, whose streams are frozen, in the order in which fastMRI samples them. Seeded with the file name,
@@ -119,7 +119,7 @@ class MaskedSlices:
         attrs: dict[str, Any],
         fname: str,
         slice_index: int,
-    ) -> Any:  # noqa: ANN401 - whatever the transform returns
+    ) -> Any:  # noqa: ANN401 - any value that the transform returns
         """Mask one slice; columns that were not acquired, or that the volume's own mask omits, remain unsampled."""
         drawn = self.mask(kspace.shape[-1], seed_of(fname))
         drawn[: attrs["padding_left"]] = 0
@@ -138,7 +138,7 @@ def seed_of(fname: str) -> tuple[int, ...]:
 def apply_mask(kspace: NDArray[np.complex64], mask: NDArray[np.float32]) -> NDArray[np.complex64]:
     """Set the columns that are not sampled to +0.0.
 
-    Multiplication alone would leave -0.0 for negative values, and the signs would reveal what was masked.
+    Multiplication alone would leave -0.0 for negative values, and the signs would reveal the masked values.
 
     Parameters
     ----------

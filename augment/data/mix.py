@@ -89,11 +89,11 @@ class MixedSlices(Dataset[Any]):
         return self._real_before(self.num_slices)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that is read next."""
+        """Set the next epoch to read."""
         self._epoch[0] = epoch
 
     def source(self, index: int) -> tuple[bool, int]:
-        """Return whether an item is real, and its number in its own data set."""
+        """Return whether an item is real, and its index in its data set."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
         index = int(index) % len(self)
@@ -119,7 +119,7 @@ class MixedSlices(Dataset[Any]):
     def __len__(self) -> int:
         return self.num_slices
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - whatever the transform returns
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401 - any value that the transform returns
         """Read one slice from its data set."""
         is_real, number = self.source(index)
         return self.real[number] if is_real else self.synthetic[number]

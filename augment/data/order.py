@@ -1,4 +1,4 @@
-"""Shuffled orders that depend on seed and epoch alone. They are counter-based: any part can be computed by itself.
+"""Shuffled orders that depend on seed and epoch alone. They are counter-based: any part can be computed separately.
 
 NumPy keeps the stream of its generators across versions for `RandomState` only; this integer arithmetic produces the
 same order everywhere.
@@ -72,7 +72,7 @@ class ShardOrder:
         self._blocks: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def slice_at(self, position: int) -> int:
-        """Return the number, in the data set, of the slice at a position of the epoch."""
+        """Return the index, in the data set, of the slice at a position of the epoch."""
         offset, lane = divmod(position, self._lanes)
         length, longer = divmod(self.num_slices, self._lanes)
         start = lane * length + min(lane, longer)

@@ -106,7 +106,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     Raises
     ------
     RequestError
-        If no batch is left.
+        If no batch remains.
     """
 
     def __init__(

@@ -120,7 +120,7 @@ class KSpaceStream(IterableDataset[Any]):
         Returns
         -------
         state
-            Numbers and texts. The same on every rank that has taken as many batches, and valid for any number of ranks
+            Numbers and texts; equal on every rank that has taken as many batches, and valid for any number of ranks
             and workers.
 
         Raises

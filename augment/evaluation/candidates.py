@@ -1,4 +1,4 @@
-"""The generators that an evaluation compares, and how the options of the command choose them."""
+"""The generators that an evaluation compares, and their selection by the options of the command."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def make_candidates(choice: CandidateOptions) -> list[Candidate]:
     Raises
     ------
     RequestError
-        A name is not known, or a checkpoint cannot be used.
+        If a name is unknown, or a checkpoint is unusable.
     """
     found: list[Candidate] = []
     try:

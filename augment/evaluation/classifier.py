@@ -16,7 +16,7 @@ from rephase.evaluation.sessions import divide_groups
 from rephase.evaluation.statistics import PhaseVolume
 
 CONTROLS = ("zero", "white")
-"""Phases that the classifier must separate from real ones, or its figures do not count."""
+"""Phases that the classifier must separate from real ones for its figures to be valid."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ClassifierResult:
     """Result of the classifier.
 
     `auroc` by generator, mean of the two folds; `null` is that of real against real phase. If not `measurable`, the
-    figures do not count, for the given `reason`.
+    figures are invalid, for the given `reason`.
     """
 
     measurable: bool
@@ -66,7 +66,7 @@ def classify(
     Returns
     -------
     result
-        Mean of both folds; a group of slices is either trained or tested on.
+        Mean of both folds; a group of slices is used either for training or for testing.
     """
     first, second = divide_groups((item.group for item in real), 2)
     if not second:
@@ -89,7 +89,7 @@ def classify(
 
 
 def num_trainings(num_generators: int, config: ClassifierConfig) -> int:
-    """Return how many networks `classify` trains."""
+    """Return the number of networks that `classify` trains."""
     return 2 * (num_generators + config.null_draws)
 
 
@@ -127,7 +127,7 @@ def make_network(config: ClassifierConfig, seed: int) -> nn.Module:
 
 
 class _MeanAndMaximum(nn.Module):
-    """Over the pixels: `(batch channel height width)` to `(batch 2*channel)`."""
+    """Mean and maximum over the pixels: `(batch channel height width)` to `(batch 2*channel)`."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         return torch.cat((hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3))), dim=1)
@@ -156,7 +156,7 @@ def train_classifier(
 def evaluate_classifier(
     network: nn.Module, items: Sequence[Item], config: ClassifierConfig, seed: int, device: str
 ) -> NDArray[np.float64]:
-    """Return a score per slice, the mean over some of its patches; higher is more like generated."""
+    """Return a score per slice, the mean over some of its patches; a higher score indicates generated phase."""
     random = np.random.Generator(np.random.Philox(key=[seed, 3]))
     scores = [
         network(batch_of([item] * config.patches, config.patch, random).to(device)).mean().item() for item in items

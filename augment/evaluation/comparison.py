@@ -21,7 +21,7 @@ GAP_METRICS = tuple(metric.name for metric in METRICS if metric.gap)
 
 @dataclass(frozen=True)
 class Difference:
-    """`generator` minus `reference` in one metric: negative where the generator is nearer to the real phase.
+    """`generator` minus `reference` in one metric: negative if the generator is nearer to the real phase.
 
     `mean`, `low` and `high` are over the sessions that are not descriptive; the interval is None for fewer
     sessions than `interval_sessions` of the configuration.
@@ -40,7 +40,7 @@ class Difference:
 class Gap:
     """The part of the gap between `smooth` and the floor that a generator closes, in percent.
 
-    None where `smooth` is within the metric's margin of the floor.
+    None if `smooth` is within the metric's margin of the floor.
     """
 
     metric: str
@@ -79,7 +79,7 @@ class Evaluation:
     generators
         Label, role, network evaluations per slice and identity of each.
     scores, gaps, differences, verdicts, ties
-        As `rephase.evaluation.scores` and `compare_all` return them.
+        Results of `rephase.evaluation.scores` and `compare_all`.
     classifier
         None if not requested.
     skipped
@@ -98,7 +98,7 @@ class Evaluation:
     skipped: Sequence[str] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; null for what could not be measured."""
+        """Return JSON values; null for values that could not be measured."""
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
 

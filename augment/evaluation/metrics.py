@@ -29,7 +29,7 @@ Statistics = Mapping[str, NDArray[np.float64]]
 _NUM_QUANTILES = 200
 _MIN_ELEMENTS = 3
 _FLAT = 1e-6
-"""In rad/mm: about what rounding of the phase gives."""
+"""In rad/mm: about the error from rounding the phase."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def circular_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> f
 
 
 def decorrelation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return 1 minus the correlation of two maps where both are finite; 1 where one is flat, 0 where both are.
+    """Return 1 minus the correlation of two maps where both are finite; 1 if one is flat, 0 if both are.
 
-    NaN where the maps differ in size, or share fewer than three finite elements.
+    NaN if the maps differ in size, or share fewer than three finite elements.
     """
     if one.shape != other.shape:
         return float("nan")
@@ -135,7 +135,7 @@ def measure_phase(volumes: Sequence[PhaseVolume]) -> Statistics:
 
 
 def distances(one: Statistics, other: Statistics) -> dict[str, float]:
-    """Return the distances of two statistics by metric; NaN where one could not be measured."""
+    """Return the distances of two statistics by metric; NaN if one could not be measured."""
     return {metric.name: metric.distance(one[metric.name], other[metric.name]) for metric in METRICS}
 
 

@@ -40,7 +40,7 @@ class Example:
 
 
 def make_page(result: Evaluation, examples: Sequence[Example]) -> str:
-    """Return the page as HTML without any outside resource."""
+    """Return the page as HTML without external resources."""
     return render(
         "evaluation.html",
         headline=headline(result),

@@ -37,7 +37,7 @@ _EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate on.
+    """The data of an evaluation.
 
     `split` selects rows; `seed` is that of the generators; `output` is the folder for results and for samples to resume
     from; `group_column` names a manifest column by which rows of one person are kept together.
@@ -68,7 +68,7 @@ def evaluate(request: Request, candidates: Sequence[Candidate], config: Evaluati
     Raises
     ------
     RequestError
-        No row has real phase, or the output folder cannot be written.
+        If no row has real phase, or the output folder cannot be written.
     """
     return finish(request, candidates, config, sample(request, candidates, config))
 
@@ -200,7 +200,7 @@ def _classify(
         made = [one.real.with_phasor(decode(codes[label, one.volume_id])) for one in volumes]
         return make_items(made, groups, levels)
 
-    generated = ((label, items(label)) for label in labels)  # lazily: all of them may not fit into memory
+    generated = ((label, items(label)) for label in labels)  # lazily, since all of them may not fit into memory
     total = num_trainings(len(labels), config.classifier)
     with tqdm(total=total, desc="classifier", unit="training", disable=None) as bar:
         return classify(real, generated, config.classifier, request.device, bar.update)

@@ -22,7 +22,7 @@ from rephase.evaluation.sessions import RealVolume
 from rephase.files import replacing, sha256
 
 LEVELS = 1 << 16
-"""Phase levels of samples, cached or not, so that a resumed run gives equal figures."""
+"""Phase levels of samples, cached or not, so that a resumed run yields equal figures."""
 GPU_SLICES = 16
 
 

@@ -67,7 +67,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
 
 
 def choose_slices(count: int, limit: int) -> tuple[int, ...]:
-    """Choose at most `limit` of `count` slices (0: all): neighbouring pairs, spread evenly from end to end.
+    """Return the indices of at most `limit` of `count` slices (0: all): neighbouring pairs, evenly spread.
 
     Pairs, because the through-slice gradient needs neighbours; with an odd limit the last pair is incomplete.
     """
@@ -80,7 +80,7 @@ def choose_slices(count: int, limit: int) -> tuple[int, ...]:
 
 
 def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]:
-    """Return volumes by session, in order of appearance."""
+    """Return the volumes of each session, in order of appearance."""
     sessions: dict[str, list[RealVolume]] = {}
     for one in volumes:
         sessions.setdefault(one.session, []).append(one)

@@ -1,4 +1,4 @@
-"""Statistics of a phase, real or generated, over the object: from pixel to pixel, over the circle, and in k-space.
+"""Statistics of a real or generated phase over the object: between pixels, over the circle, and in k-space.
 
 Every statistic is circular (differences are computed from phasors) and uses only pixels of the object. Functions take
 the volumes of a session, which are pooled.
@@ -31,7 +31,7 @@ NUM_BINS = 72
 NUM_RINGS = 32
 """Rings of `radial_spectrum`, from the centre to the nearer edge of k-space."""
 FLOOR_DB = -80.0
-"""Lower limit of a ring relative to the strongest: zero-filled parts of k-space have no level."""
+"""Lower limit of a ring relative to the strongest: zero-filled parts of k-space have zero power."""
 PARTIAL_FOURIER = 5.0 / 8.0
 
 
@@ -217,7 +217,7 @@ def resultant_lengths(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
 
 
 def phase_density(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Return the share of the object's pixels in each of `NUM_BINS` bins from -pi to pi, all slices pooled."""
+    """Return the fraction of the object's pixels in each of `NUM_BINS` bins from -pi to pi, all slices pooled."""
     counts = np.zeros(NUM_BINS)
     for one in volumes:
         counts += np.histogram(np.angle(one.fixed_phasor[one.support]), bins=NUM_BINS, range=(-np.pi, np.pi))[0]

@@ -1,4 +1,4 @@
-"""The attributes of an exported volume: fastMRI's, everything else in the receipt, and the stamp of the export."""
+"""The attributes of an exported volume: fastMRI's, all others of the receipt, and the stamp of the export."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _ARRAYS = ("spacing_mm", "affine")
 _DOCUMENTS = ("audit", "columns", "environment")
 
 _MOST_BYTES = 60_000
-"""HDF5 stores attributes in the object header, which holds at most 64 KiB."""
+"""HDF5 stores attributes in the object header, which is limited to 64 KiB."""
 
 
 def fastmri_acquisition(name: str) -> str:
     """Return the name of an acquisition in a form that fastMRI's readers accept.
 
     fastMRI has axial brains, `AX...`, and knees, `..._FBK`; mrpro rejects the entire directory if one name has another
-    form (`mrpro.phantoms.fastmri.FastMRIImageDataset`). So every other name gets the ending: `CORPD` becomes fastMRI's
-    own `CORPD_FBK`.
+    form (`mrpro.phantoms.fastmri.FastMRIImageDataset`). So the suffix is appended to every other name: `CORPD` becomes
+    fastMRI's own `CORPD_FBK`.
     """
     return name if name.startswith("AX") or name.endswith("FBK") else f"{name}_FBK"
 
@@ -41,7 +41,7 @@ def fastmri_acquisition(name: str) -> str:
 def export_attributes(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of an exported HDF5 file.
 
-    Matrix sizes and paddings are in the ISMRMRD header instead, where fastMRI's readers look for them.
+    Matrix sizes and paddings are in the ISMRMRD header instead, where fastMRI's readers expect them.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def _attribute(kind: Kind, value: Any) -> Any:  # noqa: ANN401 - JSON to an HDF5
 
 
 def read_stamp(path: Path) -> str | None:
-    """Return the stamp of an exported HDF5 file, None if no export wrote it.
+    """Return the stamp of an exported HDF5 file, None if it was not written by an export.
 
     Raises
     ------

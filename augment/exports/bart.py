@@ -19,7 +19,7 @@ _PHASE, _COIL, _SLICE, _NUM_DIMENSIONS = 1, 3, 13, 16
 
 
 def write(volume: CommittedVolume, path: Path, stamp: str, compression: str) -> None:
-    """Write one directory. Every array becomes complex64, BART's only type; `volume.json` with the stamp comes last."""
+    """Write one directory: arrays as complex64, BART's only type; `volume.json` with the stamp last."""
     path.mkdir()
     for array in volume.arrays:
         dimensions = " ".join(map(str, bart_dimensions(volume.shape(array))))

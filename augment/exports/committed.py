@@ -91,7 +91,7 @@ class CommittedVolume:
         return np.dtype(self._layout(array).dtype)
 
     def slices(self, array: str) -> Iterator[NDArray[Any]]:
-        """Yield the slices of an array; an array of one axis comes as one piece.
+        """Yield the slices of an array; an array of one axis is yielded as one piece.
 
         Raises
         ------

@@ -27,7 +27,7 @@ _SHOWN = 20
 
 @dataclass
 class ExportSummary:
-    """What an export did.
+    """The result of an export.
 
     Attributes
     ----------
@@ -36,17 +36,17 @@ class ExportSummary:
     num_volumes
         Number of requested volumes.
     written, skipped
-        Number of volumes written by this run; of those finished before.
+        Number of volumes written by this run; of volumes finished before.
     failed
         Volume to (reason, message).
     num_slices, num_bytes
         Totals of the volumes written by this run; bytes before compression.
     seconds
-        Wall time.
+        Wall time in seconds.
     interrupted
         True if the user stopped it.
     stopped
-        Why it stopped before the end, else None.
+        Reason for stopping early, else None.
     """
 
     corpus: str
@@ -121,7 +121,7 @@ def export_corpus(
     options: ExportOptions | None = None,
     progress: Callable[[Iterable[ExportItem]], Iterable[ExportItem]] = iter,
 ) -> ExportSummary:
-    """Write volumes of a corpus as files of another format; run it again to resume.
+    """Write volumes of a corpus as files of another format; a repeated call resumes.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def export_corpus(
     Returns
     -------
     summary
-        What was written, skipped and failed. An interrupt and a full disk end the export and are reported here.
+        Volumes written, skipped and failed. An interrupt and a full disk end the export and are reported in it.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _is_finished(item: ExportItem, exporter: Exporter, options: ExportOptions) -
         return False
     try:
         stamp = exporter.read_stamp(item.target)
-    except OSError:  # damaged: it is written again
+    except OSError:  # damaged: it is rewritten
         return False
     if stamp is None:
         raise VolumeError(

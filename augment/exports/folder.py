@@ -53,7 +53,7 @@ class ExportFolder:
                     if entry.name != _LOCK:
                         _remove(entry)
                 yield place
-            finally:  # before the lock is released: another export may use the directory right after
+            finally:  # before the lock is released, since another export may then use the directory
                 shutil.rmtree(place._partial, ignore_errors=True)
         finally:
             os.close(descriptor)

@@ -36,7 +36,7 @@ class Exporter(Protocol):
         """
 
     def read_stamp(self, path: Path) -> str | None:
-        """Return the stamp of an export, None if something else wrote the file or directory.
+        """Return the stamp of an export, None if the file or directory was not written by an export.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class ExportFormat:
     help
         One line of `--help`.
     compressions
-        What `--compression` accepts.
+        Values of `--compression`.
     extra, package
         The optional extra of this distribution that the format needs, and the package that must then be importable.
     """
@@ -71,7 +71,7 @@ class ExportFormat:
     package: str = ""
 
     def load(self, name: str) -> Exporter:
-        """Import the format's module; raises RequestError if a package that it needs is not installed."""
+        """Import the format's module; raise RequestError if a package that it needs is not installed."""
         if self.package:
             try:
                 import_module(self.package)

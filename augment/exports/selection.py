@@ -43,7 +43,8 @@ def select_volumes(
     Raises
     ------
     RequestError
-        If no volume is left, a name is unknown, or the directory contains files that are not exports of this corpus.
+        If no volume is selected, a name is unknown, or the directory contains files that are not exports of this
+        corpus.
     """
     rows = list(range(len(index)))
     for column, words in filters.items():
@@ -79,7 +80,7 @@ def _targets(index: CorpusIndex, folder: Path, suffix: str, by_split: bool) -> l
 
 
 def _refuse_foreign_files(folder: Path, targets: set[Path], by_split: bool) -> None:
-    """Refuse a directory that other files are in: training code opens every file of a directory."""
+    """Refuse a directory with other files, since training code opens every file of a directory."""
     allowed = targets | ({target.parent for target in targets} if by_split else set())
     for place in [folder, *sorted(allowed - targets)]:
         entries = place.iterdir() if place.is_dir() else ()

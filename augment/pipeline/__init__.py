@@ -1,1 +1,1 @@
-"""pipeline."""
+"""Build one volume, from source files to committed arrays; independent of the cluster."""

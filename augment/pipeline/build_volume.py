@@ -39,13 +39,13 @@ _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 def make_attributes(
     task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], worker: WorkerContext
 ) -> dict[str, Any]:
-    """Return the attributes of the receipt, but those that the store adds. Of the source only pseudonyms and hashes."""
+    """Return the receipt's attributes except those added by the store; only pseudonyms and hashes of the source."""
     row, recipe = task.row, worker.recipe
     num_slices, height, width = prepared.stored.shape
     known = known_facts(row, volume)
     conditions = conditions_of(volume, recipe.algorithm)
     known["sequence_assumed"] = None if known["sequence"] else conditions.sequence
-    if recipe.algorithm < 8:  # receipts did not have it
+    if recipe.algorithm < 8:  # receipts of earlier versions lack it
         known["sequence"] = None
     generator = worker.generator_for(conditions.sequence)
     maximum, norm = target_statistics(prepared.stored)
@@ -147,7 +147,7 @@ def warm_up(worker: WorkerContext) -> None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Check whether the same volume may succeed a moment later: input or output failed, but the file exists."""
+    """Check whether a retry may succeed: input or output failed, but the file exists."""
     if isinstance(error, VolumeError):
         cause = error.__cause__
         known = isinstance(cause, OSError) and cause.errno in _TRANSIENT

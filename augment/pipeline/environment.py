@@ -59,7 +59,7 @@ def describe_machine() -> Machine:
 
 
 def machine_facts(device: str = "cpu") -> dict[str, Any]:
-    """Return what measured figures depend on: CPU, usable cores, device, versions, load average.
+    """Return the facts that measured figures depend on: CPU, usable cores, device, versions, load average.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def version_differences(machines: Mapping[str, Machine]) -> list[str]:
 
 
 def environment_class(device: str) -> dict[str, str]:
-    """Describe what may change the last bits of work on `device` ("cpu" or "cuda") of this machine.
+    """Describe everything that may change the last bits of results on `device` ("cpu" or "cuda") of this machine.
 
     With a GPU the Fourier transforms still run on the CPU, so its instruction set is always included.
     """

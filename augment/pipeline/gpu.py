@@ -26,13 +26,13 @@ from rephase.errors import VolumeError
 
 @dataclass
 class Busy:
-    """The time of a GPU between two events; 0 on CPU."""
+    """GPU time between two events in seconds; 0 on CPU."""
 
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     @property
     def seconds(self) -> float:
-        """Wait for the later event and return the time; 0 on CPU."""
+        """Wait for the later event and return the time in seconds; 0 on CPU."""
         if self.events is None:
             return 0.0
         start, end = self.events
@@ -44,7 +44,7 @@ class Busy:
 def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
     """Measure the time between the first and the last kernel of a block with CUDA events; 0 on CPU.
 
-    The device works asynchronously, so the clock of the program would count waiting as work. Only reading the time
+    The device works asynchronously, so wall time would include waiting. Only reading the time
     waits. Events belong to the current stream of the device.
     """
     if device is None or torch.device(device).type != "cuda":
@@ -57,12 +57,12 @@ def device_clock(device: torch.device | str | None) -> Iterator[Busy]:
 
 
 def fitting_tile(tile: int, call: Callable[[int], object]) -> int:
-    """Find by halving how many slices a call may have without running out of memory; 0 if not even one fits.
+    """Find, by bisection, the number of slices that a call can process without running out of memory; 0 if none fits.
 
     Parameters
     ----------
     tile
-        Slices of the call that did not fit.
+        Number of slices of the call that failed.
     call
         Processes that many slices.
     """
@@ -118,12 +118,12 @@ def free_cache() -> None:
 
 
 Pending: TypeAlias = Callable[[], tuple[NDArray[np.complex64], float]]
-"""Waits for the phasors of a batch; returns them and the seconds that a GPU sampled, 0 without one."""
+"""Waits for the phasors of a batch; returns them and the seconds of GPU sampling, 0 without one."""
 Take: TypeAlias = Callable[[slice, NDArray[np.complex64], float], None]
 
 
 class Submitter(Protocol):
-    """Submits batches to a generator. `ahead` is how many may be in flight after another one was submitted."""
+    """Submits batches to a generator. `ahead` is the number of batches in flight after submission."""
 
     ahead: int
 
@@ -206,7 +206,7 @@ class InFlight:
         self._drain(self._submitter.ahead)
 
     def drain(self) -> None:
-        """Wait for the rest."""
+        """Wait for all remaining batches."""
         self._drain(0)
 
     def _drain(self, left: int) -> None:

@@ -1,4 +1,4 @@
-"""From magnitude and phase to k-space, slice by slice, with a check that the magnitude is reproduced."""
+"""Transform magnitude and phase to k-space, slice by slice, and check that the magnitude is reproduced."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_kspace(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -
     Returns
     -------
     kspace
-        complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed by itself, in
-        its own memory, so that its bytes do not depend on neighbouring slices.
+        complex64 `(slice height width)`, centred, orthonormal; zeros are +0.0. Every slice is transformed separately,
+        in its own memory, so that its bytes do not depend on neighbouring slices.
 
     Raises
     ------

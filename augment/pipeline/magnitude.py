@@ -13,7 +13,7 @@ from rephase.errors import VolumeError
 NegativeRule = Literal["refuse", "clip"]
 
 CLIP_LIMIT = 0.05
-"""Negative values up to this fraction of the maximum may be ringing of a resampling; larger ones are not."""
+"""Negative values up to this fraction of the maximum may be ringing from resampling; larger ones are errors."""
 
 _PERCENTILE = 99.5
 _LARGEST_EXPONENT = 127  # float32: values are below 2 ** 128
@@ -49,14 +49,14 @@ def prepare_magnitude(magnitude: NDArray[np.float32], negative: NegativeRule = "
     magnitude
         float32 `(slice height width)`, any scale; not changed.
     negative
-        What to do with negative values: `"refuse"`, or `"clip"` them to zero if none is below -5 % of the maximum.
+        Treatment of negative values: `"refuse"`, or `"clip"` them to zero if none is below -5 % of the maximum.
 
     Returns
     -------
     prepared
-        The scale is the power of two nearest (in its logarithm) the 99.5th percentile of all voxels; where that
+        The scale is the power of two nearest (in its logarithm) the 99.5th percentile of all voxels; if that
         percentile is zero, nearest the maximum; 1 for a volume of zeros. If float32 could not represent every voxel
-        exactly at that scale (subnormal or extreme values), it is the nearest power of two at which it can.
+        exactly at that scale (subnormal or extreme values), the nearest power of two at which it can.
 
     Raises
     ------
@@ -131,10 +131,10 @@ def _scale_exponent(magnitude: NDArray[np.float32]) -> int:
 
 
 SUPPORT = 0.05
-"""The object is where the magnitude exceeds this fraction of the volume's 99th percentile."""
+"""Threshold of the object, as a fraction of the volume's 99th percentile."""
 
 
 def object_support(magnitude: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return the mask of the object in a volume `(slice height width)`."""
+    """Return the object mask of a volume, bool `(slice height width)`."""
     support: NDArray[np.bool_] = magnitude > SUPPORT * np.percentile(magnitude, 99.0)
     return support

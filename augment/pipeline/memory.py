@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 PROCESS_BYTES = 500 * 2**20
-"""Of a worker before it holds a volume: interpreter, torch, the model."""
+"""Memory of a worker without a volume: interpreter, torch, the model."""
 
 VOLUME_FACTOR = 11
 """Peak memory of a build per byte of its float32 magnitude: image, phase, k-space, the shard and its copy."""

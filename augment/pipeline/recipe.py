@@ -12,16 +12,16 @@ from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
 ALGORITHM = 8
-"""Incremented whenever a change of the code changes the bytes of a recipe. 8: phase by the pulse sequence."""
+"""Incremented whenever a code change affects the bytes of a recipe. 8: phase by the pulse sequence."""
 
 ALGORITHMS = (7, ALGORITHM)
 """Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
-"""Columns that change what is stored, beside the facts. Not `path`: the source counts by its bytes."""
+"""Columns that change the stored data, besides the facts. Not `path`: the source is identified by its bytes."""
 
 COMPANION_COLUMNS = ("phase", "kspace", "segmentation")
-"""Of these only whether they are set counts; their bytes are part of the SHA-256 of the source."""
+"""Columns hashed only as set or not; the bytes of their files are part of the SHA-256 of the source."""
 
 
 @dataclass(frozen=True)

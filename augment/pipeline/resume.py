@@ -77,7 +77,7 @@ def find_committed(task: Task, worker: WorkerContext) -> dict[str, Any] | None:
     Raises
     ------
     VolumeError
-        `changed`: it was committed from another source, row or recipe, and is not to be overwritten.
+        `changed`: it was committed from another source, row or recipe, and must not be overwritten.
     """
     if task.expected is not None:
         check_source(task, worker)

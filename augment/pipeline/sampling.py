@@ -24,14 +24,14 @@ from rephase.sequences import assume_sequence, dephasing_time_ms
 def sample_phasor(
     task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext, seconds: dict[str, float]
 ) -> NDArray[np.complex64]:
-    """Return the phasors of a volume: sampled under the lock, or measured; complex64 of the shape of the magnitude.
+    """Return the phasors of a volume: sampled under the lock, or measured; complex64 `(slice height width)`.
 
     The lock is released once the last batch is submitted, so that a GPU receives the next volume before it is done.
 
     Raises
     ------
     VolumeError
-        The measured phase is missing, or the GPU has too little memory.
+        If the measured phase is missing, or the GPU has too little memory.
     """
     conditions = conditions_of(volume, worker.recipe.algorithm)
     generator = worker.generator_for(conditions.sequence)
@@ -57,10 +57,10 @@ def sample_phasor(
 
 
 def conditions_of(volume: Volume, algorithm: int = ALGORITHM) -> Conditions:
-    """Return what a generator is told of a volume; an unknown family is guessed from contrast and echo time."""
+    """Return the conditions of a volume for a generator; infer an unknown family from contrast and echo time."""
     slice_mm, *in_plane = volume.spacing_mm
     spacing_mm = (in_plane[0], in_plane[1])
-    if algorithm < 8:  # every echo was a gradient echo
+    if algorithm < 8:  # earlier versions treated every echo as a gradient echo
         return Conditions(spacing_mm, volume.te_ms or None, volume.field_t, slice_mm)
     sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
     return Conditions(spacing_mm, dephasing_time_ms(sequence, volume.te_ms), volume.field_t, slice_mm, sequence)

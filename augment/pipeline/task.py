@@ -1,4 +1,4 @@
-"""A task: one volume to build, its outcome, and the list of tasks of a run. Loads no torch."""
+"""A task: one volume to build, its outcome, and the list of tasks of a run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one volume ended.
+    """The outcome of one volume.
 
     `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
     `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt`
@@ -137,7 +137,7 @@ class TaskList:
     manifest
         Path or URL of the manifest, for the log.
     num_slices
-        In total, None if unknown.
+        Number of slices in total, None if unknown.
     seen
         Called with every outcome.
     """

@@ -24,7 +24,7 @@ class Storage(Protocol):
         ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end if negative), fewer where the object ends before.
+        """Read `length` bytes from `start` (from the end if negative), fewer if the object ends earlier.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """Read objects behind any URL that fsspec opens, apart from `s3://`.
 
-Such a place offers no conditional writes, so two builders could not be kept apart: it is read-only here.
+Such storage has no conditional writes to exclude a second builder, so it is read-only.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class LocalStorage:
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end if negative); fewer where the object ends before."""
+        """Read `length` bytes from `start` (from the end if negative); fewer if the object ends earlier."""
         descriptor = os.open(self._base / key, os.O_RDONLY)
         try:
             if start < 0:
@@ -159,7 +159,7 @@ class LocalStorage:
             return
         path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another process may be removing the directory
-            sync_folder(path.parent)  # a receipt must be gone for good before its shards change
+            sync_folder(path.parent)  # the removal of a receipt must be durable before its shards change
         for folder in path.parents:
             if folder == self._base or not _remove_empty(folder):
                 break
