@@ -138,6 +138,8 @@ def _count(facts: CorpusFacts, name: str, receipt: Mapping[str, Any]) -> None:
 
 def _described(receipt: Mapping[str, Any], kspace: tuple[int, ...]) -> Iterator[tuple[str, str]]:
     yield "Contrast", receipt["contrast"] or UNKNOWN
+    assumed = receipt.get("sequence_assumed")
+    yield "Pulse sequence", receipt.get("sequence") or (f"{assumed} (assumed)" if assumed else UNKNOWN)
     yield "Split", receipt["split"] or UNKNOWN
     yield "Anatomy", receipt["anatomy"] or UNKNOWN
     yield "Field strength", UNKNOWN if receipt["field_t"] is None else f"{receipt['field_t']:.3g} T"

@@ -35,7 +35,16 @@ _TITLES = {
     "failures": "Failures",
     "audit": "Audit flags",
 }
-_DESCRIBED = ("Contrast", "Split", "Anatomy", "Field strength", "Matrix", "Orientation", "Phase encoding")
+_DESCRIBED = (
+    "Contrast",
+    "Pulse sequence",
+    "Split",
+    "Anatomy",
+    "Field strength",
+    "Matrix",
+    "Orientation",
+    "Phase encoding",
+)
 
 
 def write_report(

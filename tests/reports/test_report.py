@@ -145,6 +145,7 @@ def test_report_of_a_corpus_that_the_pipeline_built(tmp_path):
     assert "1 volume failed" in page.text
     assert ["24 × 20", "1", ""] in page.rows
     assert ["CC0-1.0", "2", ""] in page.rows
+    assert ["gradient-echo (assumed)", "2", ""] in page.rows
     assert ["recipe_hash", recipe.hash] in page.rows
     assert ["recipe.seed", "11"] in page.rows
     assert ["gone", "missing", "no"] in [row[:3] for row in page.rows]
