@@ -80,7 +80,7 @@ class EvaluationConfig:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     """Classifier of real against generated phase."""
     descriptive_anatomy: tuple[str, ...] = ("brain",)
-    """Sessions whose anatomy starts with one of these words are reported, and left out of every decision."""
+    """Sessions whose anatomy starts with one of these words are reported, but excluded from every conclusion."""
     max_slices: Whole = 8
     """Slices of each volume, in neighbouring pairs spread evenly over it; 0 takes all."""
     seeds: Count = 2

@@ -69,7 +69,7 @@ def _distances(result: Evaluation) -> Section:
     words = (
         "Distance of each generator's phase from the real phase of the session, over the object; lower is better. "
         "`real (other volume)` is the floor: another echo or run of the session. Sessions marked * are descriptive and "
-        "left out of every decision."
+        "excluded from every conclusion."
     )
     return Section(
         "Distances", words, ("session", "generator", *(_titled(metric.title, metric.unit) for metric in METRICS)), rows

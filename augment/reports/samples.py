@@ -89,8 +89,8 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
         slice_index, kspace = reader.most_signal()
         maps = reader.read("sens_maps", slice_index) if "sens_maps" in receipt["arrays"] else None
     except (ShardError, OSError) as error:
-        mend = f"run 'rephase verify {store.root}'"
-        raise VolumeError("unreadable", f"volume {name}: {error}; {mend}") from error
+        fix = f"run 'rephase verify {store.root}'"
+        raise VolumeError("unreadable", f"volume {name}: {error}; {fix}") from error
     images = ifft2c_array(kspace)
     height, width, _ = receipt["recon_size"]
     image, image_source = _one_image(images, maps)
