@@ -1,4 +1,4 @@
-"""Phases without a trained phase model: the baselines that a learned one has to beat."""
+"""Phases without a trained phase model: the baselines for learned ones."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ class SmoothPhase(_Baseline):
 
 
 class NoisySmoothPhase(SmoothPhase):
-    """`smooth` with measurement noise at the level of the magnitude, which the model adds too."""
+    """`smooth` with measurement noise at the level of the magnitude, as the model adds it."""
 
     name = "smooth-noise"
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """Evaluate the polynomial and add noise: much where the magnitude is weak, random phase in air."""
+        """Evaluate the polynomial and add noise: strong noise at weak magnitude, random phase in air."""
         height, width = magnitude.shape
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         smooth = super().slice_phasor(magnitude, key, conditions)
@@ -111,10 +111,10 @@ class NoisySmoothPhase(SmoothPhase):
 
 
 class SpinEchoPhase(SmoothPhase):
-    """What a spin echo leaves of phase: receive and transmit phase, an off-centre echo, and the measurement's noise.
+    """The phase of a spin echo: receive and transmit phase, an off-centre echo, and measurement noise.
 
-    Off-resonance is refocused, so the echo time has no effect and there is nothing at sinuses. The smooth part is a
-    polynomial whose coefficients have the size of those of real spin echoes; slices of a volume share most of it.
+    Off-resonance is refocused, so the echo time has no effect, and phase near the sinuses is not steep. The smooth part
+    is a polynomial whose coefficients have the size of those of real spin echoes; slices of a volume share most of it.
     """
 
     name = "spin-echo"
@@ -123,7 +123,7 @@ class SpinEchoPhase(SmoothPhase):
         super().__init__(_spin_echo_model())
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """The polynomial with von Mises noise: uniform where there is no signal."""
+        """Evaluate the polynomial and add von Mises noise: uniform phase without signal."""
         height, width = magnitude.shape
         smooth = self.model.phase(key, height, width, conditions).to(magnitude.device)
         drawn = uniform(key, Stream.NOISE, height * width, magnitude.device).reshape(1, height, width)
@@ -131,11 +131,11 @@ class SpinEchoPhase(SmoothPhase):
 
 
 _SPIN_ECHO_RAD = {(1, 0): 3.0, (0, 1): 1.5}
-"""Deviation of the linear coefficients, of readout and of phase encoding: the echo is off-centre along readout."""
+"""Standard deviation of the linear coefficients along readout and phase encoding: the echo is off-centre in readout."""
 _SPIN_ECHO_BEND_RAD = 1.0
-"""Deviation of all others, at `LENGTH_MM` from the centre."""
+"""Standard deviation of all other coefficients, at `LENGTH_MM` from the centre."""
 _SPIN_ECHO_WITHIN = 0.15
-"""Deviation of the slices from their volume, as a share of that of volumes."""
+"""Standard deviation of slices within a volume, as a fraction of that between volumes."""
 _SPIN_ECHO_STEP_RAD_PER_MM = 0.003
 """Measured in five volumes of heads at 0.055 T: 0.002 to 0.005."""
 
@@ -174,7 +174,7 @@ class FieldPhase(_Baseline):
 class TissuePhase(FieldPhase):
     """The source phase `tissue` with measurement noise: a weaker `field`, and estimated fat.
 
-    Fat is estimated at the slice's own resolution.
+    Fat is estimated at the resolution of the slice.
     """
 
     name = "tissue"

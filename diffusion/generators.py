@@ -48,7 +48,7 @@ class PhaseGenerator(Protocol):
     Attributes
     ----------
     name
-        For receipts and tables.
+        Name in receipts and tables.
     nfe
         Network evaluations per slice; 0 without a network.
     tile
@@ -58,8 +58,8 @@ class PhaseGenerator(Protocol):
     device
         Device that computes the phase. Magnitudes may be on any device.
     families
-        The families of pulse sequences that it generates phase for; None for all. `rephase.diffusion.registry` has
-        another generator for the rest.
+        Families of pulse sequences for which it generates phase; None for all. `rephase.diffusion.registry` selects
+        another generator for the others.
     """
 
     name: str
@@ -80,7 +80,7 @@ class PhaseGenerator(Protocol):
             One key per slice. The result of a slice depends on its own magnitude, key and conditions, not on the other
             slices of the call.
         conditions
-            Of the volume.
+            Conditions of the volume.
 
         Returns
         -------

@@ -16,7 +16,7 @@ class Phase:
     generator
         "module:attribute" of a function that returns a `rephase.diffusion.generators.PhaseGenerator`: called without
         arguments, or, if `learned`, with checkpoint, number of steps (or None) and device. None for the phase that
-        comes with the magnitude.
+        is read with the magnitude.
     learned
         Whether it samples with the weights of `--checkpoint`.
     weights
@@ -52,7 +52,7 @@ PHASES = {
     "zero": Phase("none", f"{_FIXED}:ZeroPhase", varies=False),
     "white": Phase("independent and uniform in every pixel", f"{_FIXED}:WhitePhase"),
 }
-"""By the value of `--phase`."""
+"""Phase generators by the value of `--phase`."""
 
 
 def generated_phases() -> tuple[str, ...]:

@@ -137,14 +137,14 @@ def _refocused_generator() -> PhaseGenerator:
 
 
 def generator_for(generator: PhaseGenerator, sequence: str | None) -> PhaseGenerator:
-    """Return the generator of a volume's family: the given one, or the spin-echo baseline where it does not cover it.
+    """Return the generator of a volume's family: the given one if it covers the family, else the spin-echo baseline.
 
     Parameters
     ----------
     generator
-        Of the build.
+        Generator of the build.
     sequence
-        The volume's family, stated or assumed; None where it is unknown.
+        The volume's family, stated or inferred; None if unknown.
     """
     knows = generator.families is None or sequence in generator.families
     return generator if knows or sequence not in REFOCUSED else _refocused_generator()

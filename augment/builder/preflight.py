@@ -114,7 +114,7 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
     Raises
     ------
     RequestError
-        If there is such a row; the message names the first.
+        If any row does; the message names the first.
     """
     if phase is None or PHASES[phase].varies or "replicas" not in manifest.columns:
         return

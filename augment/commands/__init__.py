@@ -1,1 +1,1 @@
-"""The sub-commands, a module per group: each has `register(commands)`, and loads what it needs when it is run."""
+"""The sub-commands, a module per group: each has `register(commands)`, and imports its dependencies when it is run."""

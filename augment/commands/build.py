@@ -66,7 +66,7 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: Container[str] = ()) -> None:
-    """Add the build options of some groups, but those to omit."""
+    """Add the build options of some groups, except those to omit."""
     phases = indent("\n".join(f"{name:13} {phase.help}" for name, phase in PHASES.items()))
     for group in groups:
         section = parser.add_argument_group(
@@ -90,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: 
 
 
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
-    """Return the build options that were parsed; the others keep their defaults."""
+    """Return the build options from the parsed arguments; others have their defaults."""
     return BuildOptions(**{name: getattr(arguments, name) for name in ARGUMENTS if hasattr(arguments, name)})
 
 

@@ -56,7 +56,7 @@ def write_demo_manifest(path: Path) -> None:
     Raises
     ------
     RequestError
-        A file is missing: the packages were installed without their data.
+        If a file is missing: the packages were installed without their data.
     """
     columns = ["volume_id", "path", "frame", "contrast", "licence", "source"]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -79,7 +79,7 @@ def run_demo(folder: Path, command: Command, workers: int = 2) -> int:
     Parameters
     ----------
     folder
-        For manifest, corpus and report; created if missing.
+        Folder for manifest, corpus and report; created if missing.
     command
         Runs one `rephase` command and returns its exit status.
     workers

@@ -17,7 +17,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The exit status of a command, its lines for a person, and its data for a program (`--json`)."""
+    """The exit status of a command, its lines of text, and its data for `--json`."""
 
     status: int
     lines: Sequence[str] = field(default=())
@@ -53,7 +53,7 @@ def indent(text: str) -> str:
 
 
 def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """Wrap a parser for argparse, which shows the message of no other error than its own."""
+    """Wrap a parser for argparse, which only shows the messages of its own error class."""
 
     def parse_argument(text: str) -> _Value:
         try:
@@ -79,7 +79,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error; yields its `progress(done, total)`."""
+    """Show a progress bar on standard error; yield its `progress(done, total)`."""
     from tqdm import tqdm
 
     with tqdm(desc=label, unit="volume", disable=not sys.stderr.isatty()) as bar:

@@ -252,7 +252,7 @@ class CorpusStore:
     ) -> str:
         """Write an object, decode it to the values and read it back; return its SHA-256.
 
-        It is read back last, when the disk has had time to read ahead.
+        It is read back last, after the disk has had time to read ahead.
         """
         self.storage.put(key, data)
         digest = sha256(data)

@@ -182,7 +182,7 @@ def match_grid(
     affine, shape
         Affine and shape of the associated file's array.
     volume_affine, volume_shape
-        Of the volume in the corpus's axes.
+        Affine and shape of the volume in the corpus's axes.
     where
         Name of the associated file, for messages.
 

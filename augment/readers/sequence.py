@@ -1,6 +1,6 @@
 """The family of a volume's pulse sequence, as far as headers, sidecars and names of files state it.
 
-Each function returns one of `rephase.sequences.SEQUENCES`, or None where nothing is stated. DICOM's terms: PS3.3
+Each function returns one of `rephase.sequences.SEQUENCES`, or None if none is stated. DICOM's terms: PS3.3
 C.8.3.1 (classic) and C.8.13.4 (enhanced); names of vendors' sequences as dcm2niix reads them; BIDS 1.9, MRI suffixes.
 """
 
@@ -22,7 +22,7 @@ _NAMES = (
     (r"tfl|mprage|mp2rage|\bfl[23]d|flash|spgr|fspgr|efgre|ffe|tfe|bravo|lava|vibe|\bfi[23]d|\bfm2d|\bgre|swi|gradient.?"
      r"echo|fast.?field|merge|memp", GRADIENT_ECHO),
 )  # fmt: skip
-"""Patterns of sequence names, the first that is found counts."""
+"""Patterns of sequence names, the first match determines the family."""
 
 _SUFFIXES = {
     SPIN_ECHO: ("t2w", "flair", "pdw", "pdt2", "inplanet2", "irt1", "mese", "tb1tfl"),
@@ -34,7 +34,7 @@ _SUFFIXES = {
     SPIN_ECHO_EPI: ("dwi", "epi"),
 }  # fmt: skip
 _OF_SUFFIX = {suffix: sequence for sequence, suffixes in _SUFFIXES.items() for suffix in suffixes}
-"""BIDS suffixes that fix the family. T1w, sbref, asl and m0scan do not: they are acquired in several ways."""
+"""BIDS suffixes that determine the family. T1w, sbref, asl and m0scan do not: several families acquire them."""
 
 
 def sequence_of_words(
@@ -47,7 +47,7 @@ def sequence_of_words(
     inversion: bool = False,
     echo_train_length: float | None = None,
 ) -> str | None:
-    """Return the family that the elements of a DICOM header state.
+    """Return the family stated by the elements of a DICOM header.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def sequence_of_words(
     inversion
         Whether an inversion pulse is stated (IR alone names no echo).
     echo_train_length
-        Of RF echoes.
+        Number of RF echoes per train.
     """
     words = {word.strip().upper() for word in scanning_sequence}
     known = [name.strip().lower().lstrip("*") for name in names if name]
@@ -79,18 +79,18 @@ def sequence_of_words(
     if "GR" in words or echo_pulse == "GRADIENT":
         return named if named == GRADIENT_ECHO_EPI else GRADIENT_ECHO
     if named is None and ("IR" in words or inversion) and (echo_train_length or 0) > 1:
-        return SPIN_ECHO  # an inversion-recovery train that no gradient-echo name contradicts
+        return SPIN_ECHO  # an inversion-recovery echo train without a gradient-echo name
     return named
 
 
 def sequence_of_name(name: str) -> str | None:
-    """Return the family that a sequence's name stands for."""
+    """Return the family denoted by a sequence's name."""
     text = name.lower()
     return next((sequence for pattern, sequence in _NAMES if re.search(pattern, text)), None)
 
 
 def sequence_of_sidecar(sidecar: Mapping[str, Any]) -> str | None:
-    """Return the family that a BIDS or dcm2niix sidecar states."""
+    """Return the family stated in a BIDS or dcm2niix sidecar."""
     scanning = sidecar.get("ScanningSequence")
     words = re.split(r"[_\\/ ,]+", scanning) if isinstance(scanning, str) else scanning
     names = [sidecar.get(key) for key in ("PulseSequenceType", "SequenceName", "PulseSequenceName", "SequenceType")]
@@ -104,6 +104,6 @@ def sequence_of_sidecar(sidecar: Mapping[str, Any]) -> str | None:
 
 
 def sequence_of_bids_name(stem: str) -> str | None:
-    """Return the family that the suffix of a BIDS name fixes, such as `sub-01_T2w` or `sub-01_task-rest_bold`."""
+    """Return the family determined by the suffix of a BIDS name, such as `sub-01_T2w` or `sub-01_task-rest_bold`."""
     parts = stem.lower().split("_")
     return _OF_SUFFIX.get(parts[-1]) if len(parts) > 1 or parts[-1] in _OF_SUFFIX else None

@@ -1,9 +1,9 @@
-"""The noise of a phase, given the noisy magnitude: von Mises, as complex Gaussian noise makes it.
+"""The phase noise for a given noisy magnitude: von Mises, as follows from complex Gaussian noise.
 
-Of a signal of modulus `a` with complex Gaussian noise of deviation `sigma` in each part, the measured modulus being
+For a signal of modulus `a` with complex Gaussian noise of standard deviation `sigma` in each part, and measured modulus
 `m`, the phase error has the density `exp(kappa cos(error))` with `kappa = m a / sigma^2` (Gudbjartsson and Patz, Magn
 Reson Med 1995, eq. 4, conditioned on `m`). Where tissue has no signal, such as cortical bone, `a` is 0 and the phase is
-uniform, although `m` is of the order of `sigma`: adding noise to `m` would leave such a phase half coherent.
+uniform, although `m` is of the order of `sigma`: adding noise to `m` would leave such a phase partly coherent.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _KAPPAS, _QUANTILES, _ANGLES = 96, 512, 4096
 
 
 def background_sigma(magnitude: Tensor) -> Tensor:
-    """Estimate the noise of real and imaginary part from air, where a magnitude has a Rayleigh distribution.
+    """Estimate the noise of real and imaginary part from air, in which a magnitude has a Rayleigh distribution.
 
     Blocks of 8 x 8 pixels that are about as dark as the darkest count as air if their coefficient of variation is that
-    of a Rayleigh distribution, 0.52. Masked, filtered or combined backgrounds have another one.
+    of a Rayleigh distribution, 0.52. Masked, filtered or combined backgrounds have a different one.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def background_sigma(magnitude: Tensor) -> Tensor:
     Returns
     -------
     sigma
-        `(batch)`; NaN where a slice has no such background.
+        `(batch)`; NaN if a slice has no such background.
     """
     height, width = (size // _BLOCK * _BLOCK for size in magnitude.shape[-2:])
     unknown = torch.full(magnitude.shape[:1], torch.nan, device=magnitude.device)
@@ -51,7 +51,7 @@ def background_sigma(magnitude: Tensor) -> Tensor:
     blocks = parts.transpose(2, 3).reshape(len(magnitude), -1, _BLOCK**2)
     means = blocks.mean(dim=-1)
     darkest = means.sort(dim=-1).values[:, : max(means.shape[1] // 20, 4)].mean(dim=-1)
-    for _ in range(3):  # the darkest blocks are dark by chance, too: their level is too low
+    for _ in range(3):  # the darkest blocks are dark partly by chance, so their level is too low
         air = means < _NEAR * darkest[:, None]
         darkest = torch.where(air, means, torch.nan).nanmedian(dim=-1).values
     variation = torch.where(air, blocks.std(dim=-1) / means, torch.nan).nanmedian(dim=-1).values
@@ -61,7 +61,7 @@ def background_sigma(magnitude: Tensor) -> Tensor:
 
 
 def measure_noise(magnitude: Tensor) -> Tensor:
-    """Estimate the noise of real and imaginary part: from air where there is any, else from the texture of tissue.
+    """Estimate the noise of real and imaginary part: from air if present, else from the texture of tissue.
 
     Parameters
     ----------
@@ -83,21 +83,21 @@ def noise_angle(magnitude: Tensor, sigma: Tensor, uniforms: Tensor) -> Tensor:
     Parameters
     ----------
     magnitude
-        float32 `(batch height width)`; its mean square over 3 x 3 pixels gives the modulus without noise.
+        float32 `(batch height width)`; its mean square over 3 x 3 pixels yields the noise-free modulus.
     sigma
         Noise of real and imaginary part, `(batch)`.
     uniforms
-        On [0, 1), of the magnitude's shape.
+        Uniform numbers on [0, 1), same shape as the magnitude.
 
     Returns
     -------
     angle
-        Radians, float32, of the same shape: von Mises, uniform where there is no signal.
+        Radians, float32, same shape: von Mises, uniform without signal.
     """
     square = functional.avg_pool2d(magnitude.square()[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
     variance = sigma.square()[:, None, None].clamp(min=torch.finfo(torch.float32).tiny)
     excess = square - 2.0 * variance
-    # the mean of nine pixels of noise deviates by a third: what exceeds it by less is no signal
+    # the mean of nine pixels of noise has a relative deviation of 1/3: a smaller excess is not signal
     signal = torch.where(excess > 2.0 / 3.0 * variance, excess, 0.0).sqrt()
     return von_mises(magnitude * signal / variance, uniforms)
 
@@ -110,7 +110,7 @@ def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
     kappa
         Concentration, >= 0, any shape.
     uniforms
-        On [0, 1), of the same shape.
+        Uniform numbers on [0, 1), same shape.
     """
     table = _quantile_table().to(kappa.device)
     half = (2.0 * uniforms - 1.0).abs()  # |angle| from |2 u - 1|: the density is even
@@ -129,7 +129,7 @@ def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
 
 @cache
 def _quantile_table() -> Tensor:
-    """Quantiles of `|angle|`, float32 `(kappa quantile)`, by numerical integration of the density."""
+    """Compute quantiles of `|angle|`, float32 `(kappa quantile)`, by numerical integration of the density."""
     kappa = torch.logspace(
         math.log10(_LEAST_KAPPA), math.log10(_MOST_KAPPA), _KAPPAS, dtype=torch.float64
     )[:, None]  # fmt: skip

@@ -162,7 +162,7 @@ class DdpmGenerator(LearnedGenerator):
     def __init__(self, checkpoint: Checkpoint, steps: int | None = None, device: str = "cpu") -> None:
         self.config = checkpoint.settings(DdpmConfig)
         steps = self.config.timesteps if steps is None else steps
-        choose_timesteps(self.config.timesteps, steps)  # raises if there are fewer
+        choose_timesteps(self.config.timesteps, steps)  # raises if the process has fewer timesteps
         super().__init__(checkpoint, steps, device)
 
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:

@@ -1,8 +1,8 @@
 """Objects in S3 and compatible stores, through botocore.
 
-botocore was chosen over obstore and s3fs because it works in forked processes such as torch's data loaders (obstore
-hangs there), supports conditional writes (If-None-Match, If-Match), and reads the usual environment variables, profiles
-and roles. Its retries end with the headers of a response; here the complete call is retried, body included.
+botocore was chosen over obstore and s3fs because it works in forked processes such as torch's data loaders (in which
+obstore hangs), supports conditional writes (If-None-Match, If-Match), and reads the usual environment variables,
+profiles and roles. Its retries end with the headers of a response; here the complete call is retried, body included.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _making = threading.Lock()
 
 
 def _forget_clients() -> None:
-    """Drop all clients in a forked process: two processes on one connection would read each other's answers."""
+    """Drop all clients in a forked process: two processes on one connection would read each other's responses."""
     global _making
     _clients.clear()
     _making = threading.Lock()
@@ -98,7 +98,7 @@ class S3Storage:
     Raises
     ------
     RequestError
-        If the root has no bucket and name, or the configuration of S3 is wrong.
+        If the root has no bucket and name, or the configuration of S3 is invalid.
     """
 
     is_local = False
@@ -125,7 +125,7 @@ class S3Storage:
             raise
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Read `length` bytes from `start` (from the end if negative); fewer where the object ends before."""
+        """Read `length` bytes from `start` (from the end if negative); fewer if the object ends earlier."""
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
         try:
             return self._call(key, lambda: b"".join(self._read(key, Range=wanted)))[:length]
@@ -330,14 +330,14 @@ def _status(error: ClientError) -> int:
 
 
 def is_passing(error: Exception) -> bool:
-    """Check whether the same request may succeed a moment later."""
+    """Check whether a retry of the request may succeed."""
     if isinstance(error, ClientError):
         return _status(error) in _PASSING_STATUS or error.response.get("Error", {}).get("Code") == "RequestTimeout"
     return isinstance(error, _PASSING_ERRORS)
 
 
 def as_os_error(error: Exception, root: str, url: str, attempts: int) -> Exception:
-    """Return the error that a file system would raise, so that callers handle one kind only."""
+    """Return the error that a file system would raise, so that callers handle only one type."""
     tried = f", tried {attempts} times" if attempts > 1 else ""
     text = one_line(error)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
