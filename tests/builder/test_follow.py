@@ -81,6 +81,17 @@ def test_following_ends_with_the_run(log):
     assert "ended after 4 s" in shown[-1][0] and "1.0 slices/s" in shown[-1][2]
 
 
+def test_a_run_that_built_nothing_has_no_speed(log):
+    root, write = log
+    write({"event": "start", "time": 1.0, "num_volumes": 1})
+    follower = Follower(root)
+    follower.look()
+    assert follower.lines(2.0)[2] == "speed:   not known yet"
+    write({"event": "end", "time": 5.0, "interrupted": False, "stopped": None})
+    follower.look()
+    assert "no slice was built" in follower.lines(6.0)[2]
+
+
 def test_a_place_without_a_corpus_is_refused(tmp_path):
     with pytest.raises(RequestError, match="no corpus"):
         Follower(str(tmp_path))

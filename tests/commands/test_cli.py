@@ -15,6 +15,7 @@ import pytest
 from volumes import phantom, write_manifest, write_volumes
 
 from rephase import cli
+from rephase.builder.options import ARGUMENTS
 from rephase.cli import main, make_parser
 from rephase.commands.result import CommandResult, size
 from rephase.errors import RequestError
@@ -66,6 +67,12 @@ def test_every_help_describes_and_its_examples_can_be_parsed(command, capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(command):
     assert [action.dest for action in COMMANDS[command]._actions if not action.help] == []
+
+
+def test_the_help_lists_weights_that_sample_phase():
+    """The fat fraction estimate is a part of the source of other weights; a build refuses it."""
+    text = ARGUMENTS["checkpoint"].help
+    assert "default, teacher" in text and " fat" not in text
 
 
 def test_no_command_shows_the_help(capsys):
