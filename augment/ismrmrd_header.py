@@ -38,8 +38,8 @@ def ismrmrd_header(name: str, receipt: Mapping[str, Any], num_coils: int) -> byt
     Returns
     -------
     xml
-        UTF-8. The resonance frequency, which the schema requires, is 0 where the field strength is unknown. Columns
-        `padding_left` to `padding_right` count as acquired; the centre of k-space is at `width // 2`.
+        UTF-8. The resonance frequency, which the schema requires, is 0 if the field strength is unknown. Columns
+        `padding_left` to `padding_right` are the acquired ones; the centre of k-space is at `width // 2`.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def fastmri_facts(header: object, acquisition: object) -> FastmriFacts:
     name = acquisition.upper() if isinstance(acquisition, str) else ""
     rest = next((name.removeprefix(plane) for plane in _PLANES if name.startswith(plane)), "")
     contrast = next((contrast for contrast in _BY_LENGTH if rest.startswith(contrast.upper())), None)
-    # every acquisition of fastMRI's own names is a turbo spin echo; T2star and others are those of our exports
+    # every acquisition of fastMRI's own names is a turbo spin echo; T2star and others are from exports of this package
     sequence = SPIN_ECHO if re.match(r"T1|T2(?!STAR)|PD|FLAIR", rest) else None
     root = _parse(header)
     if root is None:
@@ -185,7 +185,7 @@ def _space(
 
 
 def _number(root: ElementTree.Element, path: str) -> float | None:
-    """Return the number in the first element of a path, in any name space; None for one below 0 or not finite."""
+    """Return the number in the first element of a path, in any name space; None if it is negative or not finite."""
     try:
         number = float(root.findtext(f".//{{*}}{path}", ""))
     except ValueError:

@@ -24,7 +24,7 @@ def ifft2c_array(kspace: NDArray[Any]) -> NDArray[np.complex64]:
     Returns
     -------
     image
-        complex64 of the same shape; orthonormal, so the energy is kept.
+        complex64 of the same shape; orthonormal, so the energy is preserved.
     """
     image = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=_AXES), norm="ortho"), axes=_AXES)
     return image.astype(np.complex64)

@@ -15,11 +15,11 @@ from PIL import Image
 from rephase.pipeline.magnitude import SUPPORT
 
 NUM_HUES = 120
-"""Levels of the colour circle; a PNG palette holds them twice, plain and faded."""
+"""Levels of the colour circle; a PNG palette has them twice, plain and faded."""
 NOTHING = 2 * NUM_HUES
 """Palette index of pixels with zero magnitude up to rounding, which have no phase."""
 FADE = 0.82
-"""Share of grey in the colour of pixels without signal."""
+"""Fraction of grey in the colour of pixels without signal."""
 DECADES = 5
 """Dynamic range of k-space pictures, decades."""
 MAX_SIDE = 512
@@ -134,7 +134,7 @@ def phase_counts(
 def _oklab_to_srgb(
     lightness: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Convert as Ottosson (2020), https://bottosson.github.io/posts/oklab/: `(n 3)`, from 0 to 1."""
+    """Convert colours as in Ottosson (2020), https://bottosson.github.io/posts/oklab/: `(n 3)`, from 0 to 1."""
     cone = np.stack(
         [
             lightness + 0.3963377774 * a + 0.2158037573 * b,

@@ -39,18 +39,18 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException | str, longest: int = 200) -> str:
-    """Format an error as one line of at most `longest` characters: its text, or its class's name if it has none."""
+    """Format an error as one line of at most `longest` characters: its text, or its class name without one."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def is_url(location: str) -> bool:
-    """Check whether a location is a URL, which fsspec opens, and not a path of the file system."""
+    """Check whether a location is a URL, opened by fsspec, rather than a path of the file system."""
     return _URL(location) is not None
 
 
 def install_hint(extra: str) -> str:
-    """Return how to install an optional extra of this distribution, for the end of a message."""
+    """Return how to install an optional extra of this distribution, as the end of a message."""
     from importlib.metadata import packages_distributions
 
     package = __name__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Devices: which one to use, scalars on it without synchronising, and sums in a fixed order."""
+"""Devices: selection, scalars on a device without synchronising, and sums in a fixed order."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def fft2c(image: Tensor) -> Tensor:
     Returns
     -------
     kspace
-        Same shape and dtype; orthonormal, so the energy is kept.
+        Same shape and dtype; orthonormal, so the energy is preserved.
     """
     kspace: Tensor = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, dim=_AXES), norm="ortho"), dim=_AXES)
     return kspace
@@ -45,9 +45,9 @@ def ifft2c(kspace: Tensor) -> Tensor:
 
 
 def resize_kspace(kspace: Tensor, height: int, width: int) -> Tensor:
-    """Crop or zero-fill centred k-space, which resamples its image without moving it.
+    """Crop or zero-fill centred k-space, which resamples its image without a shift.
 
-    The image keeps its values (the orthonormal scale is corrected); the pixel at index `n // 2` stays at the centre.
+    The image keeps its values (the orthonormal scale is corrected); the pixel at index `n // 2` remains at the centre.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def resize_kspace(kspace: Tensor, height: int, width: int) -> Tensor:
 
 
 def _overlap(old: int, new: int) -> tuple[slice, slice]:
-    """Return the index ranges that the old and the new axis share if index `n // 2` of both is the centre."""
+    """Return the overlapping index ranges of the old and the new axis, with index `n // 2` of both as the centre."""
     count = min(old, new)
     old_start, new_start = old // 2 - count // 2, new // 2 - count // 2
     return slice(old_start, old_start + count), slice(new_start, new_start + count)

@@ -137,7 +137,7 @@ def _refocused_generator() -> PhaseGenerator:
 
 
 def generator_for(generator: PhaseGenerator, sequence: str | None) -> PhaseGenerator:
-    """Return the generator of a volume's family: the given one if it covers the family, else the spin-echo baseline.
+    """Return the given generator, or the spin-echo baseline for a refocused family that it does not cover.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The weights in the repository: what they are, and which of them an installation has. Loads no torch."""
+"""The weights in the repository, and their availability in an installation. Does not import torch."""
 
 from __future__ import annotations
 

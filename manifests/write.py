@@ -1,4 +1,4 @@
-"""Write the volumes that a scan found as a manifest CSV."""
+"""Write the volumes found by a scan as a manifest CSV."""
 
 from __future__ import annotations
 

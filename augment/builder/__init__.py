@@ -1,1 +1,1 @@
-"""build."""
+"""Build, resume, plan, monitor and repair a corpus."""

@@ -32,17 +32,17 @@ class ClassifierConfig:
     patch: Count = 64
     """Pixels a side of a patch."""
     channels: tuple[Count, ...] = (16, 32, 64)
-    """Of the convolutions, each of stride 2."""
+    """Output channels of the convolutions, each of stride 2."""
     steps: Count = 150
     """Optimiser steps of a training."""
     batch: Count = 32
     """Patches per step."""
     learning_rate: Positive = 2e-3
-    """Of the optimiser."""
+    """Learning rate of the optimiser."""
     patches: Count = 4
     """Patches per slice whose scores are averaged."""
     phase_levels: Annotated[int, Ge(2)] = 4096
-    """Phases of both classes are rounded to so many levels."""
+    """Phases of both classes are rounded to this number of levels."""
     null_draws: Count = 4
     """Divisions of the real phase into two classes, over which the null AUC is averaged."""
     limits: ClassifierLimits = field(default_factory=ClassifierLimits)

@@ -1,1 +1,1 @@
-"""Examples to copy."""
+"""Example scripts to copy and adapt."""

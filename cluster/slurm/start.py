@@ -40,7 +40,7 @@ class SlurmConfig:
     walltime: str
     """Time limit of a job, `HH:MM:SS` or `D-HH:MM:SS`."""
     leave: Count = 300
-    """Seconds before the time limit at which a worker leaves; its volumes are handed to others and no strike counts."""
+    """Seconds before the time limit at which a worker leaves; its volumes are reassigned and not counted as failed."""
     cpus: Count = 4
     """Cores of a job; one worker process per core, unless the job has a GPU."""
     gpu: str = ""
@@ -48,7 +48,7 @@ class SlurmConfig:
     jobs: Count = 1
     """Largest number of jobs at once; `--workers` overrides it."""
     minimum: Whole = 1
-    """Jobs to keep where little work is left; equal to `jobs` for a fixed number."""
+    """Jobs to keep when little work remains; equal to `jobs` for a fixed number."""
     partition: str = ""
     """Partition of the jobs."""
     account: str = ""

@@ -50,8 +50,8 @@ class DistillationConfig:
     spectrum: NonNegative = 0.0
     """Weight of the score of the radial spectrum."""
     near: Whole = 17
-    """The modulus counts where the real phase has no singularity within a square of so many pixels, an odd number; with
-    0, none in the slice."""
+    """The modulus counts where the real phase has no singularity within a square of this side (odd number of
+    pixels); with 0, none in the slice."""
     kept: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the initial weights in the mean that is saved, as Wortsman et al. do (arXiv 2109.01903)."""
 

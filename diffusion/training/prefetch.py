@@ -1,4 +1,4 @@
-"""Work in background threads, with results in order: batches before a device needs them, files before a reader does."""
+"""Background threads with results in order: prepare batches ahead of a device, read files ahead of a reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network together, started by torchrun."""
+"""Data-parallel training in several processes, started by torchrun."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Ranks:
 
 
 def started_by_torchrun() -> Ranks:
-    """Read the variables that torchrun sets; a process that was started alone is the only one.
+    """Read the variables set by torchrun; without them, this process is the only one.
 
     Raises
     ------
     ValueError
-        The variables contradict each other.
+        If the variables contradict each other.
     """
     try:
         index, count, local = (

@@ -1,4 +1,4 @@
-"""The training loop of all processes: batches in, a network and its moving average out.
+"""The training loop of all processes, from batches to a network and its moving average.
 
 The batch and the noise of a step are functions of the seed and the step's number alone, so a run that was interrupted
 and resumed follows the same loss curve.
@@ -32,24 +32,24 @@ from rephase.text import one_line
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained; stored with the checkpoint."""
+    """Settings of the training of a network; stored with the checkpoint."""
 
     steps: Count = 10_000
     """Optimiser steps."""
     pixels: Count = 131_072
-    """Size of a batch in pixels: it holds as many slices as fit."""
+    """Size of a batch in pixels: as many slices as fit."""
     learning_rate: Positive = 1e-3
     """Largest learning rate; see `learning_rate`."""
     warmup: Whole = 200
     """Steps in which the learning rate grows from 0."""
     weight_decay: NonNegative = 1e-3
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     clip: Positive = 1.0
     """Largest norm of the gradient."""
     ema: Share = 0.999
-    """Decay of the moving average of the weights, which is what is saved."""
+    """Decay of the moving average of the weights; the average is saved."""
     condition_dropout: Share = 0.3
-    """Probability with which each condition (spacing, echo time, field strength) is hidden from the network."""
+    """Probability with which each condition (spacing, echo time, field strength) is set to unknown in training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the convolutions."""
     seed: Whole = 0
@@ -118,8 +118,8 @@ class Trainer:
     ) -> None:
         """Train up to the configured number of steps (or `until`), saving at intervals and at the end.
 
-        `progress(step, loss)` is called after every step; a watcher `(every, function)` in the first process, every so
-        many steps.
+        `progress(step, loss)` is called after every step; a watcher `(every, function)` in the first process, every
+        `every` steps.
         """
         end = min(until or self.config.steps, self.config.steps)
         losses: list[dict[str, float]] = []
@@ -149,7 +149,7 @@ class Trainer:
         generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
         dropout, multiple = self.config.condition_dropout, self.network.config.multiple
         tensors = self.objective.prepare(self.batches(number), dropout, generator, multiple)
-        # only pinned memory is copied to a GPU without making it wait
+        # only pinned memory is copied to a GPU without blocking
         return tuple(tensor.pin_memory() for tensor in tensors) if self.device.startswith("cuda") else tensors
 
     def _advance(self, step: int, prepared: Iterator[tuple[Tensor, ...]]) -> float:
