@@ -96,7 +96,7 @@ class VolumeValues:
         self._worst = max(self._worst, (error, number))
 
     def problems(self) -> list[str]:
-        """List the problems of the volume as a whole, one line each."""
+        """List the problems of the entire volume, one line each."""
         found = []
         for problems in self._found.values():
             others = f" (and {len(problems) - 1} other slices have problems)" if len(problems) > 1 else ""

@@ -19,8 +19,8 @@ from rephase.diffusion.physics.source import FatEstimate
 class Batch(NamedTuple):
     """Complex slices of one size, `(batch height width)`, with conditions `(batch 4)`, NaN if unknown.
 
-    `place_mm`, `(batch 2)`, is the position of each centre in the slice that it was cropped from; None means that of
-    its centre.
+    `place_mm`, `(batch 2)`, is the position of each centre, in mm from the centre of the slice that it was cropped
+    from; None means 0.
     """
 
     image: Tensor
