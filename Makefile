@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 CONSUMERS := .venv/consumers
-# uv where the environment has it, as in CI: it takes a quarter of pip's time
-PIP_INSTALL = $(if $(wildcard $(BIN)/uv),$(BIN)/uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet --disable-pip-version-check)
+# uv where the environment has it, as in CI: it is several times as fast as pip
+PIP_INSTALL = $(if $(wildcard $(BIN)/uv),$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/pip install --quiet --disable-pip-version-check)
 # the CI adds --durations and --cpu-limit
 TEST_OPTIONS ?=
 
