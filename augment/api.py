@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rephase.errors import RequestError
@@ -44,7 +46,7 @@ def build(
     ----------
     manifest
         Path or URL of a manifest CSV; a manifest that was read; or rows, mappings from column to value, whose paths
-        are relative to the working directory. Rows are written to `<corpus>.run/manifest.csv`, for `repair`.
+        are relative to the working directory. Rows are kept in `<corpus>.run/rows-*.csv`, for `repair`.
     corpus
         Path or URL of the corpus.
     progress
@@ -69,7 +71,9 @@ def build(
     from rephase.builder.run import build as build_corpus
 
     resolved = _build_options(options)
-    return build_corpus(_manifest(manifest, corpus, resolved), os.fspath(corpus), resolved, progress=progress)
+    return build_corpus(
+        _manifest(manifest, corpus, resolved, keep=True), os.fspath(corpus), resolved, progress=progress
+    )
 
 
 def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) -> Plan:
@@ -77,7 +81,7 @@ def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) ->
     from rephase.builder.plan import make_plan
 
     resolved = _build_options(options)
-    return make_plan(_manifest(manifest, corpus, resolved), os.fspath(corpus), resolved)
+    return make_plan(_manifest(manifest, corpus, resolved, keep=False), os.fspath(corpus), resolved)
 
 
 def status(corpus: str | os.PathLike[str]) -> CorpusStatus:
@@ -297,36 +301,49 @@ def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> N
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
-def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOptions) -> Manifest:
+def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOptions, keep: bool) -> Manifest:
+    """Read a manifest. Rows are written as one first: next to the corpus if `keep`, for `repair`, else temporarily."""
+    from rephase.corpus.storage.base import run_folder
+    from rephase.files import replacing, sha256
     from rephase.manifests.manifest import Manifest
     from rephase.manifests.parse import read_manifest
+    from rephase.text import is_url
 
     if isinstance(source, Manifest):
         return source
-    if not isinstance(source, str | os.PathLike):
-        source = _write_rows(list(source), os.fspath(corpus))
-    return read_manifest(source, options.keep_columns)
+    if isinstance(source, str | os.PathLike):
+        return read_manifest(source, options.keep_columns)
+    text = _csv_of(list(source))
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "rows.csv"
+        path.write_text(text, encoding="utf-8")
+        manifest = read_manifest(path, options.keep_columns)  # wrong rows leave nothing next to the corpus
+    if not keep:
+        return manifest
+    folder = run_folder(os.fspath(corpus))
+    if is_url(folder):
+        raise RequestError(f"{corpus}: rows need a local corpus, beside which they are kept; write a manifest CSV")
+    # named by its content, so that the rows of an earlier run, which its log names, stay as they are
+    path = Path(folder) / f"rows-{sha256(text.encode())[:12]}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return read_manifest(path, options.keep_columns)
 
 
-def _write_rows(rows: list[Mapping[str, object]], corpus: str) -> Path:
-    """Write rows as a manifest next to the corpus, with absolute paths."""
-    from rephase.corpus.storage.base import run_folder
+def _csv_of(rows: list[Mapping[str, object]]) -> str:
+    """Format rows as a manifest with absolute paths."""
     from rephase.manifests.manifest import PATH_COLUMNS
     from rephase.text import is_url
 
-    folder = run_folder(corpus)
-    if is_url(folder):
-        raise RequestError(f"{corpus}: rows need a local corpus, beside which they are kept; write a manifest CSV")
-    path = Path(folder) / "manifest.csv"
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns or ["volume_id", "path"])
-        for row in rows:
-            cells = {name: "" if row.get(name) is None else str(row[name]) for name in columns}
-            for name in PATH_COLUMNS:
-                if cells.get(name) and not is_url(cells[name]):
-                    cells[name] = os.path.abspath(cells[name])  # noqa: PTH100 - `resolve` would follow links
-            writer.writerow([cells[name] for name in columns])
-    return path
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["volume_id", "path"]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {name: str(value) for name, value in row.items() if value is not None}
+        for name in PATH_COLUMNS:
+            if cells.get(name) and not is_url(cells[name]):
+                cells[name] = os.path.abspath(cells[name])  # noqa: PTH100 - `resolve` would follow links
+        writer.writerow(cells)
+    return file.getvalue()

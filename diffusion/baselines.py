@@ -127,7 +127,9 @@ class SpinEchoPhase(SmoothPhase):
         height, width = magnitude.shape
         smooth = self.model.phase(key, height, width, conditions).to(magnitude.device)
         drawn = uniform(key, Stream.NOISE, height * width, magnitude.device).reshape(1, height, width)
-        return _phasor(smooth + noise_angle(magnitude[None], measure_noise(magnitude[None]), drawn)[0])
+        with one_thread(magnitude.device):
+            noise = noise_angle(magnitude[None], measure_noise(magnitude[None]), drawn)[0]
+        return _phasor(smooth + noise)
 
 
 _SPIN_ECHO_RAD = {(1, 0): 3.0, (0, 1): 1.5}

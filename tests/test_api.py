@@ -80,8 +80,21 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path, option, erro
 def test_rows_are_checked_as_a_manifest_is(tmp_path):
     with pytest.raises(rephase.RephaseError) as caught:
         rephase.build([{"volume_id": "a/b", "path": "a.npy"}, {"volume_id": "c"}], tmp_path / "c.zarr")
-    assert "manifest.csv:2" in str(caught.value)
-    assert "manifest.csv:3" in str(caught.value)
+    assert "rows.csv:2" in str(caught.value)
+    assert "rows.csv:3" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_rows_writes_nothing_and_a_build_keeps_the_rows_of_the_runs_before(tmp_path):
+    write_volumes(tmp_path / "in", 2)
+    rows = [{"volume_id": f"head-{i}", "path": tmp_path / "in" / f"v{i}.npy"} for i in range(2)]
+    corpus = tmp_path / "c.zarr"
+    assert rephase.plan(rows, corpus, phase="zero").num_volumes == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    for some in (rows[:1], rows, rows):
+        summary = rephase.build(some, corpus, phase="zero", workers=1, dashboard_address=":0", progress=False)
+        assert summary.exit_status == 0
+    assert len(list((tmp_path / "c.zarr.run").glob("rows-*.csv"))) == 2
 
 
 def test_one_file_is_read_without_a_manifest(tmp_path):

@@ -48,6 +48,7 @@ def make_attributes(
     if recipe.algorithm < 8:  # receipts of earlier versions lack it
         known["sequence"] = None
     generator = worker.generator_for(conditions.sequence)
+    other = None if generator is worker.generator else generator  # where the recipe's does not cover the family
     maximum, norm = target_statistics(prepared.stored)
     attributes: dict[str, Any] = {
         "row_hash": row_hash(row, volume.source_sha256),
@@ -65,8 +66,8 @@ def make_attributes(
         "transposed": volume.transposed,
         "phase_encode": volume.phase_encode,
         "scale": prepared.scale,
-        "phase_generator": recipe.phase if generator is None or generator is worker.generator else generator.name,
-        "nfe": recipe.nfe if generator is None or generator is worker.generator else generator.nfe,
+        "phase_generator": recipe.phase if other is None else other.name,
+        "nfe": recipe.nfe if other is None else other.nfe,
         "noise_sigma": 0.0,
         "oversampling": 1.0,
         "encoding_size": [height, width, 1],
