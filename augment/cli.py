@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from rephase.commands import bench, build, corpus, demo, export, manifest, model
 from rephase.commands.result import CommandResult
-from rephase.errors import RephaseError, is_disk_full
+from rephase.errors import RephaseError, RequestError, is_disk_full
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
@@ -103,15 +103,22 @@ def _run(arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RephaseError as error:
-        print(error, file=sys.stderr)
-        return WRONG_REQUEST
+        return _refuse(error, arguments)
     except OSError as error:
         if not is_disk_full(error) and not (error.filename and error.errno in _PATH_ERRORS):
             raise
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # the error of a write has no name
         fix = "expected a writable path with free space; choose another path"
-        print(f"{where}{error.strerror}; {fix}", file=sys.stderr)
-        return WRONG_REQUEST
+        return _refuse(RequestError(f"{where}{error.strerror}; {fix}"), arguments)
+
+
+def _refuse(error: RephaseError, arguments: argparse.Namespace) -> int:
+    """Print why a request was refused: to standard error, and with `--json` as an object to standard output."""
+    print(error, file=sys.stderr)
+    if getattr(arguments, "json", False):
+        data = error.data if isinstance(error, RequestError) else {}
+        print(json.dumps({"error": str(error).splitlines(), **data}, indent=2), flush=True)
+    return WRONG_REQUEST
 
 
 def _print(result: CommandResult, as_json: bool) -> None:

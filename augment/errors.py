@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rephase.text import one_line, printable
 
@@ -54,7 +55,14 @@ class VolumeError(RephaseError):
 
 
 class RequestError(RephaseError):
-    """The request is invalid; no work was started. The message has one line per problem."""
+    """The request is invalid; no work was started. The message has one line per problem.
+
+    `data` is what a program may want to know beside the message, as JSON values.
+    """
+
+    def __init__(self, message: str, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.data = dict(data or {})
 
 
 def unwritable(root: str, error: OSError) -> RequestError:

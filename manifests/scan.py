@@ -1,4 +1,4 @@
-"""Find the magnitude volumes in a folder: ids are salted hashes, other volumes are only counted."""
+"""Find the magnitude volumes in a folder: ids are salted hashes, all else is counted by its kind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import hmac
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rephase.manifests.columns import writable
-from rephase.manifests.header import Probe, SeriesHeader
+from rephase.manifests.header import Kind, Passed, Probe, SeriesHeader, not_fetched
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,30 @@ class ScanResult:
     volumes
         In the order of their paths and selectors.
     skipped
-        Number of volumes of each other kind.
+        Number of volumes and files of each other kind.
+    passed
+        The files among them, and what each is.
     unreadable
-        Files and folders that cannot be read, with the reason.
+        Files and folders that a build would refuse, with the reason.
+    notes
+        What a user should know of a path, such as an assumed orientation.
     unpaired
         With `pairs`: number of magnitude volumes without phase, which are skipped too.
     """
 
     volumes: list[ScannedVolume] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: dict[Kind, int] = field(default_factory=dict)
+    passed: list[Passed] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
     unpaired: int = 0
 
 
-__all__ = ["ScanResult", "ScannedVolume", "scan_folder", "walk"]
+__all__ = ["Lost", "ScanResult", "ScannedVolume", "scan_folder", "walk"]
 
 ID_DIGITS = 16
 _MOST_DIGITS = 64
+_ANNEX = "annex/objects/"
 
 
 def scan_folder(
@@ -67,16 +74,17 @@ def scan_folder(
     Parameters
     ----------
     folder
-        Walked in the order of names; links to folders that were already walked are not followed again.
+        Walked once, in the order of names; links to folders that were already walked are not followed again, and
+        hidden folders, such as `.git`, are passed over.
     probe
-        Describes the volumes in the files of one folder.
+        Describes the volumes in all files.
     salt
         The same salt yields the same ids. Store it safely and keep it secret. None: a random salt that is not saved, so
         that another scan yields different ids.
     pairs
         Select only magnitude volumes with measured phase, and record its file.
     progress
-        Called with each folder before it is probed.
+        Called with each file as it is probed.
 
     Returns
     -------
@@ -92,26 +100,43 @@ def scan_folder(
     root = Path(folder)
     if not root.is_dir():
         raise NotADirectoryError(f"{root}: not a directory; expected a folder of images; check the path")
-    headers: list[SeriesHeader] = []
-    unreadable: list[tuple[Path, str]] = []
-    for path, files in walk(root, lambda lost, why: unreadable.append((lost, why))):
+    lost = Lost()
+    probed = probe(_counted(walk(root, lost), progress))
+    lost.unreadable.extend(probed.unreadable)
+    lost.passed.extend(probed.passed)
+    found = _arrange(root, probed.headers, secrets.token_hex(32) if salt is None else salt, pairs)
+    skipped = Counter(found.skipped)
+    skipped.update(passed.kind for passed in lost.passed)
+    notes = [*probed.notes, *((volume.header.path, note) for volume in found.volumes for note in volume.header.notes)]
+    return replace(
+        found, skipped=dict(sorted(skipped.items())), passed=lost.passed, unreadable=lost.unreadable, notes=notes
+    )
+
+
+@dataclass
+class Lost:
+    """What a walk does not yield: paths that cannot be read, with the reason, and paths that are passed over."""
+
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    passed: list[Passed] = field(default_factory=list)
+
+
+def _counted(files: Iterable[Path], progress: Callable[[Path], None] | None) -> Iterator[Path]:
+    for file in files:
         if progress is not None:
-            progress(path)
-        probed = probe(path, files)
-        headers.extend(probed.headers)
-        unreadable.extend(probed.unreadable)
-    return _arrange(root, headers, unreadable, secrets.token_hex(32) if salt is None else salt, pairs)
+            progress(file)
+        yield file
 
 
-def walk(root: Path, lose: Callable[[Path, str], None] | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder from `root` downwards that has files, with its files, in the order of names.
+def walk(root: Path, lost: Lost) -> Iterator[Path]:
+    """Yield each file from `root` downwards, folder by folder in the order of names.
 
     Parameters
     ----------
     root
         The first folder.
-    lose
-        Called with each path that cannot be read, and the reason.
+    lost
+        Receives what is not yielded.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -121,43 +146,46 @@ def walk(root: Path, lose: Callable[[Path, str], None] | None = None) -> Iterato
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            if lose is not None:
-                lose(folder, f"the folder cannot be read ({error.strerror or error})")
+            lost.unreadable.append((folder, f"the folder cannot be read ({error.strerror or error})"))
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        files, folders = _sorted_out(entries, lose)
-        if files:
-            yield folder, files
+        files, folders = _sorted_out(entries, lost)
+        yield from files
         waiting.extend(reversed(folders))
 
 
-def _sorted_out(
-    entries: list[os.DirEntry[str]], lose: Callable[[Path, str], None] | None
-) -> tuple[list[Path], list[Path]]:
+def _sorted_out(entries: list[os.DirEntry[str]], lost: Lost) -> tuple[list[Path], list[Path]]:
     files, folders = [], []
     for entry in entries:
+        path = Path(entry.path)
         why = None
         try:
             if not writable(entry.name):
                 why = "its name cannot be written in a manifest; expected one line of UTF-8; rename it"
             elif entry.is_file():
-                files.append(Path(entry.path))
+                files.append(path)
             elif entry.is_dir():
-                folders.append(Path(entry.path))
+                if entry.name.startswith("."):
+                    lost.passed.append(Passed(path, "no image", f"{path}: is hidden; scan it by its own path"))
+                else:
+                    folders.append(path)
             elif entry.is_symlink():
-                why = "is a dangling link; expected a file; restore its target or remove it"
+                if _ANNEX in path.readlink().as_posix():
+                    lost.passed.append(not_fetched(path))
+                else:
+                    why = "is a dangling link; expected a file; restore its target or remove it"
+            else:
+                lost.passed.append(Passed(path, "no image", f"{path}: is a pipe, a socket or a device"))
         except OSError as error:  # a link to a path without permission, or a circular link
             why = f"cannot be read ({error.strerror or error})"
-        if why is not None and lose is not None:
-            lose(Path(entry.path), why)
+        if why is not None:
+            lost.unreadable.append((path, why))
     return files, folders
 
 
-def _arrange(
-    root: Path, headers: list[SeriesHeader], unreadable: list[tuple[Path, str]], salt: str, pairs: bool
-) -> ScanResult:
+def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool) -> ScanResult:
     chosen = [header for header in headers if header.kind == "magnitude"]
     phases = _unique_by_pair(headers, "phase") if pairs else {}
     kspaces = _unique_by_pair(headers, "kspace") if pairs else {}
@@ -165,7 +193,7 @@ def _arrange(
         # raw data without a reconstruction: its own image is the magnitude
         partners = {header.pair_key for header in chosen}
         chosen += [header for key, header in kspaces.items() if key not in partners]
-    skipped = Counter(header.kind for header in headers if header.kind != "magnitude")
+    skipped: Counter[Kind] = Counter(header.kind for header in headers if header.kind != "magnitude")
     volume_ids = _Pseudonyms(salt, "volume", root)
     subject_ids = _Pseudonyms(salt, "subject", root)
     volumes, unpaired = [], 0
@@ -187,7 +215,7 @@ def _arrange(
                 kspace=None if phase is not None or kspace is None else kspace.path,
             )
         )
-    return ScanResult(volumes, dict(sorted(skipped.items())), unreadable, unpaired)
+    return ScanResult(volumes, skipped, unpaired=unpaired)
 
 
 def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, SeriesHeader]:

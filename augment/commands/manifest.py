@@ -6,9 +6,13 @@ import argparse
 import secrets
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
 from rephase.formats import READERS
+
+if TYPE_CHECKING:
+    from rephase.manifests.scan import ScanResult
 
 
 def register(commands: Commands) -> None:
@@ -67,7 +71,6 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     from rephase.manifests.scan import scan_folder
     from rephase.manifests.write import write_manifest
     from rephase.readers.registry import probe
-    from rephase.text import printable
 
     if not arguments.folder.is_dir():
         raise RequestError(f"{arguments.folder}: not a directory; expected a folder of images; check the path")
@@ -76,7 +79,7 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
             f"{arguments.output}: not a file in an existing directory; expected one; choose another path"
         )
     salt_file = arguments.salt_file or arguments.output.with_name(arguments.output.name + ".salt")
-    with tqdm(desc="scanning", unit="folder", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc="scanning", unit="file", disable=not sys.stderr.isatty()) as bar:
         result = scan_folder(
             arguments.folder,
             probe,
@@ -84,33 +87,68 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
             pairs=arguments.pairs,
             progress=lambda _: bar.update() and None,
         )
-    lines = [f"{count} {kind} volumes skipped" for kind, count in sorted(result.skipped.items())]
-    if result.unpaired:
-        lines.append(f"{result.unpaired} magnitude volumes without phase skipped")
-    lines += [
-        # the message of a reader starts with the path already
-        printable(f"unreadable: {why if why.startswith(f'{path}:') else f'{path}: {why}'}")
-        for path, why in result.unreadable[:20]
-    ]
-    if len(result.unreadable) > 20:
-        lines.append(f"and {len(result.unreadable) - 20} more unreadable files; --json lists all")
+    lines = _scan_lines(result)
+    data = {
+        "manifest": str(arguments.output) if result.volumes else None,
+        "num_volumes": len(result.volumes),
+        "skipped": dict(result.skipped),
+        "unpaired": result.unpaired,
+        "unreadable": [[str(path), why] for path, why in result.unreadable],
+        "passed": [[str(path), kind, why] for path, kind, why in result.passed],
+        "notes": [[str(path), note] for path, note in result.notes],
+    }
     if not result.volumes:
         lines.append(f"{arguments.folder}: no magnitude volume found; expected at least one; check the path")
-        raise RequestError("\n".join(lines))
+        raise RequestError("\n".join(lines), data)
     try:
         write_manifest(result, arguments.output)
     except OSError as error:
         raise RequestError(
             f"{arguments.output}: cannot be written ({error.strerror or error}); expected a writable path; choose one"
         ) from None
-    data = {
-        "manifest": str(arguments.output),
-        "num_volumes": len(result.volumes),
-        "skipped": dict(result.skipped),
-        "unpaired": result.unpaired,
-        "unreadable": [[str(path), why] for path, why in result.unreadable],
-    }
     return CommandResult(0, [f"{arguments.output}: {len(result.volumes)} volumes", *lines], data)
+
+
+_MOST_LINES = 20
+_MOST_NAMES = 4
+
+
+def _scan_lines(result: ScanResult) -> list[str]:
+    """Return the lines about what a scan did not take, and about what a user should know of the rest."""
+    lines = []
+    if result.skipped:
+        lines.append("skipped: " + ", ".join(f"{count} {kind}" for kind, count in sorted(result.skipped.items())))
+    if result.unpaired:
+        lines.append(f"skipped: {result.unpaired} magnitude without phase")
+    told = [(passed.path, passed.why) for passed in result.passed if passed.kind != "no image"]
+    lines += _grouped("passed over", told)
+    lines += _grouped("unreadable", result.unreadable, together=1)
+    lines += _grouped("note", result.notes)
+    return lines
+
+
+def _grouped(word: str, told: list[tuple[Path, str]], together: int | None = None) -> list[str]:
+    """Return a line for all paths, or at most `together` ones, of which the same is told."""
+    from rephase.text import printable
+
+    groups: list[tuple[str, dict[Path, None]]] = []
+    latest: dict[str, dict[Path, None]] = {}
+    for path, why in told:
+        text = why.removeprefix(f"{path}:").strip()  # the message of a reader starts with the path already
+        members = latest.get(text)
+        if members is None or len(members) == together:
+            members = latest[text] = {}
+            groups.append((text, members))
+        members[path] = None
+    lines = []
+    for text, members in groups[:_MOST_LINES]:
+        first, *others = members
+        named = ", ".join([str(first), *(path.name for path in others[:_MOST_NAMES])])
+        more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
+        lines.append(printable(f"{word}: {named}{more}: {text}"))
+    if len(groups) > _MOST_LINES:
+        lines.append(f"and {len(groups) - _MOST_LINES} more lines '{word}'; --json lists all")
+    return lines
 
 
 def _read_salt(path: Path) -> str:

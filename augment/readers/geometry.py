@@ -172,6 +172,36 @@ def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int
     return int(order[2]) if spacing_mm[order[2]] > _CLEARLY_LARGER * spacing_mm[order[1]] else 2
 
 
+_LEAST_MM, _MOST_IN_PLANE_MM, _MOST_BETWEEN_SLICES_MM = 0.01, 20.0, 150.0
+_UNITS = ((1000.0, "metres"), (1e-3, "micrometres"))
+
+
+def check_plausible(spacing_mm: Sequence[float], where: str) -> None:
+    """Check that the spacing (slice, height, width) may be that of an image of a person or an animal.
+
+    Raises
+    ------
+    VolumeError
+        `unreadable`, with the likely reason.
+    """
+    if _is_plausible(spacing_mm):
+        return
+    likely = next((unit for factor, unit in _UNITS if _is_plausible([step * factor for step in spacing_mm])), None)
+    reason = f"they are likely {likely}; state the unit in the header" if likely else "correct the header"
+    raise VolumeError(
+        "unreadable",
+        f"{where}: has voxels of {' x '.join(f'{step:g}' for step in spacing_mm)} mm (slice, height, width); expected "
+        f"{_LEAST_MM:g} to {_MOST_IN_PLANE_MM:g} mm in plane and up to {_MOST_BETWEEN_SLICES_MM:g} mm between slices; "
+        f"{reason}",
+    )
+
+
+def _is_plausible(spacing_mm: Sequence[float]) -> bool:
+    between, *in_plane = spacing_mm
+    finite = all(np.isfinite(step) and step >= _LEAST_MM for step in spacing_mm)
+    return finite and max(in_plane) <= _MOST_IN_PLANE_MM and between <= _MOST_BETWEEN_SLICES_MM
+
+
 def match_grid(
     affine: Affine, shape: Sequence[int], volume_affine: FrozenAffine, volume_shape: Sequence[int], where: str
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rephase.manifests.record import ManifestRow
 from rephase.readers.geometry import Arrangement, arranged_volume, as_displayed
 from rephase.readers.kinds import kind_of_values
 from rephase.readers.sources import hash_file, hash_location, local_path
-from rephase.readers.volume import Volume, check_limit, refuse_vanished
+from rephase.readers.volume import Description, Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
 # raised by NumPy on damaged headers, deep brackets and sizes beyond any memory included
@@ -42,11 +42,11 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     return plain_volume(row, values, as_displayed(values.shape, slice_axis=row.slice_axis or 0), sha256, "npy")
 
 
-def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Return the shape (slices, height, width) from the header alone."""
+def describe(row: ManifestRow) -> Description:
+    """Describe the array from the header alone."""
     with local_path(row.path) as path:
         shape = _map(path, row.path).shape
-    return as_displayed(shape, slice_axis=row.slice_axis or 0).sizes(shape)
+    return Description(as_displayed(shape, slice_axis=row.slice_axis or 0).sizes(shape))
 
 
 def digest(row: ManifestRow) -> str:
@@ -54,7 +54,7 @@ def digest(row: ManifestRow) -> str:
     return hash_location(row.path)
 
 
-def probe(folder: Path, files: Sequence[Path]) -> Probed:
+def probe(files: Iterable[Path]) -> Probed:
     """Return no volumes: an array without a header may contain anything, so a row must name it explicitly."""
     return Probed()
 

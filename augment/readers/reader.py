@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,7 +16,7 @@ from rephase.manifests.header import Probed
 from rephase.manifests.record import ManifestRow
 from rephase.readers.geometry import Arrangement
 from rephase.readers.sources import local_path
-from rephase.readers.volume import Volume
+from rephase.readers.volume import Description, Volume
 from rephase.text import is_url
 
 
@@ -43,16 +43,21 @@ class ReaderModule(Protocol):
         """
         ...
 
-    def describe(self, row: ManifestRow) -> tuple[int, int, int]:
-        """Return the shape (slices, height, width) of the volume that a row names, from headers alone."""
+    def describe(self, row: ManifestRow) -> Description:
+        """Describe the volume that a row names, from headers alone."""
         ...
 
     def digest(self, row: ManifestRow) -> str:
         """Return the `source_sha256` of the volume that `read` returns, without decoding pixels."""
         ...
 
-    def probe(self, folder: Path, files: Sequence[Path]) -> Probed:
-        """Describe the volumes in files of one folder that carry this format's suffixes; called if `scanned`."""
+    def probe(self, files: Iterable[Path]) -> Probed:
+        """Describe the volumes in all files of an archive that carry this format's suffixes; called if `scanned`.
+
+        Called once per archive, so that a series or a pair of files may lie in several folders. Each file is opened
+        once. The reader of the fallback format also gets the files that no suffix identifies, and returns those that
+        are not its own in `Probed.others`.
+        """
         ...
 
 

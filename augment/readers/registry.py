@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
 from rephase.formats import FALLBACK, READERS, Reader, match_suffix
-from rephase.manifests.header import Probed
+from rephase.manifests.header import Passed, Probed
 from rephase.manifests.record import ManifestRow
 from rephase.readers.associated import associated_digests, attach_associated
+from rephase.readers.foreign import START_BYTES, explain, foreign_by_name
+from rephase.readers.geometry import check_plausible
 from rephase.readers.reader import format_of, load_reader
 from rephase.readers.sources import join_digests
-from rephase.readers.volume import Volume
+from rephase.readers.volume import Description, Volume
 
-__all__ = ["READERS", "Reader", "describe_row", "hash_source", "probe", "read_volume", "read_with_phase"]
+__all__ = [
+    "READERS", "Reader", "describe_row", "describe_volume", "hash_source", "probe", "read_volume", "read_with_phase",
+]  # fmt: skip
 
-_LEAST_MM, _MOST_MM = 1e-4, 1e5
+_MOST_MM = 1e5
 
 
 def read_volume(
@@ -104,9 +108,22 @@ def describe_row(row: ManifestRow) -> tuple[int, int, int]:
     VolumeError
         As `read_volume`, for errors detectable from headers.
     """
-    shape = load_reader(_format(row)).describe(row)
-    _check_sizes(row, shape)
-    return shape
+    return describe_volume(row).shape
+
+
+def describe_volume(row: ManifestRow) -> Description:
+    """Describe a row's volume from headers alone: shape, spacing, and what a user should know of it.
+
+    Raises
+    ------
+    VolumeError
+        As `describe_row`.
+    """
+    described = load_reader(_format(row)).describe(row)
+    _check_sizes(row, described.shape)
+    if described.spacing_mm is not None:
+        check_plausible(described.spacing_mm, row.path)
+    return described
 
 
 def hash_source(row: ManifestRow) -> str:
@@ -121,27 +138,67 @@ def hash_source(row: ManifestRow) -> str:
     return join_digests([load_reader(name).digest(row), *associated_digests(row, name)])
 
 
-def probe(folder: Path, files: Sequence[Path]) -> Probed:
-    """Describe the volumes in these files of one folder; non-image files are ignored.
+def probe(files: Iterable[Path]) -> Probed:
+    """Describe the volumes in all files of an archive; each file is opened by one reader, once.
 
     The suffix of a file selects its reader; files of unknown suffix are passed to the DICOM reader, which
-    recognises DICOM files by their content.
+    recognises DICOM files by their content. What no reader reads is told by name, else by its first bytes.
     """
-    by_reader: dict[str, list[Path]] = defaultdict(list)
-    names = {file.name.lower() for file in files}
-    for file in files:
-        # the raw values of a two-file image, whose .hdr is reported; alone an .img may be DICOM
-        if file.suffix.lower() == ".img" and f"{file.stem.lower()}.hdr" in names:
-            continue
-        found = match_suffix(file.name)
-        by_reader[found[0].name if found else FALLBACK].append(file)
     probed = Probed()
+    by_reader: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        found = match_suffix(file.name)
+        if file.suffix.lower() == ".img" and any(file.with_suffix(suffix).exists() for suffix in (".hdr", ".HDR")):
+            continue  # the values of the .hdr; alone an .img may be DICOM
+        foreign = foreign_by_name(file.name)
+        if file.stat().st_size == 0:
+            _tell(probed, file)
+        elif foreign is not None and (found is None or foreign.kind in ("surface", "no image")):
+            probed.passed.append(Passed(file, foreign.kind, foreign.message(file)))
+        elif found is not None and not found[0].scanned:
+            why = f"{file}: is {found[0].name}, which has no header of an image; expected one; add its row by hand"
+            probed.passed.append(Passed(file, "other image format", why))
+        else:
+            by_reader[found[0].name if found else FALLBACK].append(file)
     for name, members in by_reader.items():
-        if READERS[name].scanned:
-            more = load_reader(name).probe(folder, members)
-            probed.headers.extend(more.headers)
-            probed.unreadable.extend(more.unreadable)
+        more = load_reader(name).probe(members)
+        probed.extend(more)
+        for file in more.others:
+            _tell(probed, file)
+    _explain_unreadable(probed)
+    _refuse_implausible(probed)
     return probed
+
+
+def _tell(probed: Probed, file: Path) -> None:
+    found = explain(file)
+    unknown = Passed(file, "no image", f"{file}: is no image that is known; expected one; check it")
+    probed.passed.append(found or unknown)
+
+
+def _explain_unreadable(probed: Probed) -> None:
+    """Move small files whose contents were never fetched, and files of other formats, from the errors."""
+    errors = list(probed.unreadable)
+    probed.unreadable.clear()
+    for file, why in errors:
+        found = explain(file) if file.is_file() and file.stat().st_size < START_BYTES else None
+        if found is None:
+            probed.unreadable.append((file, why))
+        else:
+            probed.passed.append(found)
+
+
+def _refuse_implausible(probed: Probed) -> None:
+    """Move magnitude volumes that a build would refuse for their spacing to the errors."""
+    kept = []
+    for header in probed.headers:
+        try:
+            if header.kind == "magnitude" and header.spacing_mm is not None:
+                check_plausible(header.spacing_mm, str(header.path))
+            kept.append(header)
+        except VolumeError as error:
+            probed.unreadable.append((header.path, str(error)))
+    probed.headers[:] = kept
 
 
 def _format(row: ManifestRow) -> str:
@@ -162,13 +219,11 @@ def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:
 
 def _check_geometry(row: ManifestRow, volume: Volume) -> None:
     """Check that the geometry is plausible: the network is conditioned on the spacing, readers trust the affine."""
-    numbers = [*volume.spacing_mm, *(value for line in volume.affine for value in line)]
-    finite = all(math.isfinite(value) for value in numbers)
-    if finite and min(volume.spacing_mm) >= _LEAST_MM and max(map(abs, numbers)) <= _MOST_MM:
-        return
-    shown = " x ".join(f"{value:g}" for value in volume.spacing_mm)
-    raise VolumeError(
-        "unreadable",
-        f"{row.path}: implausible geometry, with voxels of {shown} mm or positions far outside a scanner; expected "
-        f"{_LEAST_MM:g} mm to {_MOST_MM / 1000:g} m; fix the header",
-    )
+    numbers = [value for line in volume.affine for value in line]
+    if not all(math.isfinite(value) and abs(value) <= _MOST_MM for value in numbers):
+        raise VolumeError(
+            "unreadable",
+            f"{row.path}: implausible geometry, with positions far outside a scanner; expected at most "
+            f"{_MOST_MM / 1000:g} m; fix the header",
+        )
+    check_plausible(volume.spacing_mm, row.path)

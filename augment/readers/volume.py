@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,24 @@ from rephase.errors import VolumeError
 from rephase.facts import VolumeFacts
 
 PhaseEncode = Literal["row", "column", "assumed"]
+
+
+class Description(NamedTuple):
+    """A volume as its headers describe it, in the corpus's axes.
+
+    Attributes
+    ----------
+    shape
+        Slices, height, width.
+    spacing_mm
+        Along the same axes; None if unknown.
+    notes
+        As `rephase.manifests.header.SeriesHeader.notes`.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

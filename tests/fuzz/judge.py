@@ -58,7 +58,7 @@ def _volume(seed: Seed, folder: Path) -> Verdict:
         columns["kspace"] = str(folder / columns["kspace"])
     row = ManifestRow(line=2, volume_id="v", path=str(folder / seed.path), format=seed.target, **columns)
     place = Path(row.path)
-    probe(place.parent if place.is_file() else place, [place] if place.is_file() else sorted(place.iterdir()))
+    probe([place] if place.is_file() else sorted(place.iterdir()))
     try:
         described = describe_row(row)
     except VolumeError as error:

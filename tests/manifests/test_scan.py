@@ -10,7 +10,7 @@ from paths import SHARED
 
 from rephase.manifests.header import Probed, SeriesHeader
 from rephase.manifests.parse import read_manifest
-from rephase.manifests.scan import scan_folder, walk
+from rephase.manifests.scan import Lost, scan_folder, walk
 from rephase.manifests.write import write_manifest
 from rephase.readers.registry import describe_row, probe, read_volume
 
@@ -25,7 +25,7 @@ def probe_of(headers, unreadable=()):
 
     headers = {Path(name).name: found for name, found in headers.items()}
 
-    def probe_files(folder, files):
+    def probe_files(files):
         found = Probed()
         for file in files:
             found.headers.extend(replace(h, path=file) for h in headers.get(file.name, ()))
@@ -52,8 +52,8 @@ def test_walk_is_sorted_and_survives_loops(tmp_path):
     touch(tmp_path, "b/2.x", "b/1.x", "a/deep/x", "c.x")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    found = [(folder.relative_to(tmp_path).as_posix(), [f.name for f in files]) for folder, files in walk(tmp_path)]
-    assert found == [(".", ["c.x"]), ("a/deep", ["x"]), ("b", ["1.x", "2.x"])]
+    found = [file.relative_to(tmp_path).as_posix() for file in walk(tmp_path, Lost())]
+    assert found == ["c.x", "a/deep/x", "b/1.x", "b/2.x"]
 
 
 def test_unreadable_paths_are_reported(tmp_path):
@@ -63,9 +63,9 @@ def test_unreadable_paths_are_reported(tmp_path):
     assert len(result.volumes) == 1
     [(path, why)] = result.unreadable
     assert path == tmp_path / "data" / "round" and "cannot be read" in why
-    lost = []
-    assert list(walk(tmp_path / "gone", lambda *what: lost.append(what))) == []
-    assert lost == [(tmp_path / "gone", "the folder cannot be read (No such file or directory)")]
+    lost = Lost()
+    assert list(walk(tmp_path / "gone", lost)) == []
+    assert lost == Lost([(tmp_path / "gone", "the folder cannot be read (No such file or directory)")])
 
 
 def test_a_manifest_that_cannot_be_written_leaves_no_part_of_it(tmp_path):
@@ -130,7 +130,7 @@ def test_ids_of_paths_do_not_depend_on_where_the_archive_lies(tmp_path):
         touch(tmp_path / folder, "s/a", "s/b")
         found = {name: [header_of(name)] for name in "ab"}
 
-        def by_path(_, files):
+        def by_path(files):
             return Probed([replace(found[f.name][0], path=f, series_key=str(f)) for f in files])
 
         return [volume.volume_id for volume in scan_folder(tmp_path / folder, by_path, salt="s").volumes]
@@ -196,26 +196,24 @@ def test_unwritable_names_and_dangling_links_are_listed(tmp_path):
     odd = (" lead.nii", "nb\u00a0sp.nii", "zero\u200bwidth.nii", 'quo"te.nii')
     for name in odd:
         nib.Nifti1Image(values, np.eye(4)).to_filename(data / name)
-    lost = ("new\nline.nii", os.fsdecode(b"bad\xff.nii"), "gone.nii", "pair.hdr")
+    lost = ("new\nline.nii", os.fsdecode(b"bad\xff.nii"), "gone.nii")
     for name in lost[:2]:
         (data / name).write_bytes((data / odd[0]).read_bytes())
     (data / "gone.nii").symlink_to("nothing")
-    (data / "pair.hdr").touch()
-    (data / "pair.img").touch()
     result = scan_folder(data, probe, salt="s")
     write_manifest(result, tmp_path / "m.csv")
     assert sorted(Path(row.path).name for row in read_manifest(tmp_path / "m.csv")) == sorted(odd)
     assert {path.name for path, _ in result.unreadable} == set(lost)
     why = {path.name: text for path, text in result.unreadable}
-    assert "link" in why["gone.nii"] and "one of a pair" in why["pair.hdr"]
+    assert "link" in why["gone.nii"]
     assert all(read_volume(row).magnitude.shape[0] == 3 for row in read_manifest(tmp_path / "m.csv"))
 
 
-def test_progress_hears_of_every_folder(tmp_path):
+def test_progress_hears_of_every_file(tmp_path):
     touch(tmp_path, "a/x", "b/x")
     heard = []
     scan_folder(tmp_path, probe_of({}), salt="s", progress=heard.append)
-    assert heard == [tmp_path / "a", tmp_path / "b"]
+    assert heard == [tmp_path / "a" / "x", tmp_path / "b" / "x"]
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

@@ -10,7 +10,7 @@ from phantom_dicom import AXIAL, CORONAL, classic, enhanced, mosaic, save, save_
 
 from rephase.manifests.header import Probed, SeriesHeader
 from rephase.manifests.record import ManifestRow
-from rephase.readers.dicom.probe import probe_dicom
+from rephase.readers.dicom.reader import probe as probe_files
 from rephase.readers.dicom.read import describe_dicom
 
 MAGNITUDES = SHARED / "magnitude"
@@ -20,7 +20,7 @@ PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
 
 def probe(folder: Path) -> Probed:
     """Probe, and check that the manifest row of each magnitude header selects the same volume."""
-    probed = probe_dicom(folder, sorted(folder.iterdir(), reverse=True))
+    probed = probe_files(sorted(folder.iterdir()))
     for header in probed.headers:
         if header.kind == "magnitude":
             row = ManifestRow(2, "v", str(header.path), series=header.series, echo=header.echo, frame=header.frame)
@@ -160,7 +160,7 @@ def test_a_broken_neighbour_makes_the_row_name_its_series(tmp_path):
 def test_folder_without_dicom(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "b.csv").write_text("volume_id,path\n")
-    assert probe(tmp_path) == Probed()
+    assert probe(tmp_path) == Probed(others=sorted(tmp_path.iterdir()))
 
 
 @pytest.mark.shared_data

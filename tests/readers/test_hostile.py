@@ -97,7 +97,7 @@ def test_pipes_in_a_folder_are_not_opened(tmp_path):
         save(classic(number), tmp_path / "series" / f"{number}.dcm")
     os.mkfifo(tmp_path / "series" / "3.dcm")
     assert read_volume(row(tmp_path / "series")).magnitude.shape[0] == 3
-    assert len(probe(tmp_path / "series", sorted((tmp_path / "series").glob("[0-2].dcm"))).headers) == 1
+    assert len(probe(sorted((tmp_path / "series").glob("[0-2].dcm"))).headers) == 1
 
 
 def test_a_manifest_must_be_a_file(tmp_path):
@@ -239,7 +239,7 @@ def test_hdf5_links_do_not_leave_the_file(tmp_path):
         for key in ("reconstruction_rss", "kspace", "mask", "ismrmrd_header"):
             file[key] = h5py.ExternalLink("pipe.h5", "/v")
     refused(tmp_path / "y.h5", "unsupported", "another file")
-    assert probe(tmp_path, [tmp_path / "y.h5"]).headers == []
+    assert probe([tmp_path / "y.h5"]).headers == []
 
 
 @pytest.mark.parametrize("key", ["reconstruction_esc", "mask", "ismrmrd_header"])
@@ -259,7 +259,7 @@ from rephase.errors import VolumeError
 from rephase.readers.registry import probe, read_volume
 from rephase.manifests.record import ManifestRow
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    probe(path.parent, [path])
+    probe([path])
     try:
         read_volume(ManifestRow(line=2, volume_id="v", path=str(path)))
         print(path.name, "read")

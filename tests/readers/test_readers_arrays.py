@@ -296,7 +296,7 @@ def test_probe_of_a_folder(tmp_path):
     nib.Nifti1Image(phantom(), np.eye(4)).to_filename(tmp_path / "sub-7_T1w.nii.gz")
     (tmp_path / "notes.txt").write_text("nothing to see")
     np.save(tmp_path / "array.npy", image)
-    probed = probe(tmp_path, sorted(tmp_path.iterdir()))
+    probed = probe(sorted(tmp_path.iterdir()))
     assert [(path.name, bool(reason)) for path, reason in probed.unreadable] == [("bad.h5", True)]
     found = {(header.path.name, header.kind): header for header in probed.headers}
     assert set(found) == {("f.h5", "magnitude"), ("f.h5", "kspace"), ("sub-7_T1w.nii.gz", "magnitude")}

@@ -172,7 +172,7 @@ def test_broken_files_are_unreadable(tmp_path):
         assert name in message
         assert name[:4] != "bomb" or "54000000000352" in message
         seen_by_scan = name not in ("short.nii.gz", "checksum.nii.gz", "garbage.nii.gz")
-        assert probe(tmp_path, [tmp_path / name]).unreadable or not seen_by_scan
+        assert probe([tmp_path / name]).unreadable or not seen_by_scan
 
 
 def test_missing_and_unsupported(tmp_path):
@@ -242,7 +242,7 @@ def test_phase_beside_a_magnitude_and_phase_given_as_magnitude(tmp_path, stored,
     both = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in (magnitude, other))).hexdigest()
     assert volume.source_sha256 == both == hash_source(row_of(magnitude, phase=str(other)))
     assert problem_of(row_of(other))[0] == "not_magnitude"
-    assert [header.kind for header in probe(tmp_path, [other]).headers] == ["phase"]
+    assert [header.kind for header in probe([other]).headers] == ["phase"]
 
 
 def test_phase_is_recognised_before_a_frame_is_required(tmp_path):
@@ -282,10 +282,10 @@ def test_sidecars_tell_kind_echo_time_and_field(tmp_path):
     write(tmp_path / "x.nii.gz", signal().astype(np.float32))
     sidecar = {"EchoTime": 0.00492, "MagneticFieldStrength": 2.89, "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
     (tmp_path / "x.json").write_text(json.dumps(sidecar))
-    (header,) = probe(tmp_path, [tmp_path / "x.nii.gz"]).headers
+    (header,) = probe([tmp_path / "x.nii.gz"]).headers
     assert (header.kind, header.te_ms, header.field_t) == ("magnitude", 4.92, 2.89)
     (tmp_path / "x.json").write_text(json.dumps(sidecar | {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}))
-    assert probe(tmp_path, [tmp_path / "x.nii.gz"]).headers[0].kind == "phase"
+    assert probe([tmp_path / "x.nii.gz"]).headers[0].kind == "phase"
     assert problem_of(row_of(tmp_path / "x.nii.gz"))[0] == "not_magnitude"
     (tmp_path / "x.json").write_text("{ broken")
     assert read_volume(row_of(tmp_path / "x.nii.gz")).te_ms is None
@@ -302,7 +302,7 @@ def test_complex_files(tmp_path):
         volume.magnitude * np.exp(1j * volume.phase), image.transpose(2, 1, 0), rtol=1e-5, atol=1e-4
     )
     assert volume.source_sha256 == plain.source_sha256 == hash_source(row_of(path, phase=str(path)))
-    assert [header.kind for header in probe(tmp_path, [path]).headers] == ["magnitude", "phase"]
+    assert [header.kind for header in probe([path]).headers] == ["magnitude", "phase"]
     real = write(tmp_path / "r.nii", signal().astype(np.float32))
     assert problem_of(row_of(real, phase=str(real)))[0] == "mismatch"
 
@@ -356,7 +356,7 @@ def test_development_data():
     for frame in (None, 0, 2):
         reason, message = problem_of(row_of(trap, frame=frame))
         assert (reason, "phase image" in message) == ("not_magnitude", True)
-    assert {header.kind for header in probe(trap.parent, [trap]).headers} == {"phase"}
+    assert {header.kind for header in probe([trap]).headers} == {"phase"}
     assert describe_row(row_of(SHARED / "magnitude" / "nifti_spine" / "t2.nii.gz")) == (52, 55, 60)
     assert describe_row(row_of(SHARED / "magnitude" / "nifti_spine" / "t2s_uncropped.nii.gz")) == (11, 320, 320)
     magnitude = SHARED / "complex" / "brain" / "philips_brain_fieldmap_e1_mag.nii.gz"

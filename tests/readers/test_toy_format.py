@@ -20,12 +20,13 @@ from rephase.manifests.header import Probed, SeriesHeader
 from rephase.readers.geometry import as_displayed
 from rephase.readers.npy import plain_volume
 from rephase.readers.reader import format_of, load_reader
+from rephase.readers.volume import Description
 
 TOY = Reader("toy", __name__, (".toy",), "numbers as text", has_signature=lambda start: start.startswith(b"toy "))
 
 
 def read(row, limit_bytes=None):
-    values = _values(row.path).reshape(describe(row))
+    values = _values(row.path).reshape(describe(row).shape)
     return plain_volume(row, values, as_displayed(values.shape), digest(row), "toy")
 
 
@@ -34,14 +35,14 @@ def describe(row):
         word, *sizes = file.readline().split()
     if word != "toy":
         raise VolumeError("unreadable", f"{row.path}: no toy; expected one; correct format")
-    return tuple(map(int, sizes))
+    return Description(tuple(map(int, sizes)))
 
 
 def digest(row):
     return hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
 
 
-def probe(folder, files):
+def probe(files):
     found = Probed()
     for path in files:
         sizes = map(int, path.read_text().splitlines()[0].split()[1:])

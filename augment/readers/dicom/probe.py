@@ -63,6 +63,8 @@ def probe_dicom(folder: Path, files: Sequence[Path]) -> Probed:
             dataset = read_header(file)
             if dataset is not None:
                 images.append(_open(dataset, file))
+            else:
+                probed.others.append(path)
         except VolumeError as error:
             probed.unreadable.append((path, str(error)))
     series = {image.series for image in images if image.skipped_as != "non_mr"}

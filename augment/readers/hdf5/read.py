@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from rephase.readers.hdf5.fastmri import (
 from rephase.readers.hdf5.links import chunk_bytes, find_object, lies_elsewhere, named_dataset
 from rephase.readers.npy import as_volume, plain_volume
 from rephase.readers.sources import hash_file, hash_location, local_path
-from rephase.readers.volume import PhaseEncode, Volume, check_limit, refuse_vanished
+from rephase.readers.volume import Description, PhaseEncode, Volume, check_limit, refuse_vanished
 from rephase.text import one_line
 
 _LARGEST_TEXT = 1 << 24
@@ -59,18 +59,16 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     return replace(volume, **known_facts(row, facts)), arrangement
 
 
-def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Return the shape (slices, height, width) without reading the data."""
+def describe(row: ManifestRow) -> Description:
+    """Describe the volume without reading the data."""
     name = row.kspace or row.path
     with local_path(name) as path, _opened(path, name) as file:
         facts = _facts(file, name)
-        if row.kspace:
-            return image_sizes(file, name, facts)
-        chosen = _chosen(file, row)
-        if is_kspace(chosen):
-            return image_sizes(file, name, facts)
+        chosen = None if row.kspace else _chosen(file, row)
+        if chosen is None or is_kspace(chosen):
+            return Description(image_sizes(file, name, facts), facts.spacing_mm)
         shape = as_volume(_empty(chosen), name).shape
-        return _arrange(shape, row, facts).sizes(shape)
+        return Description(_arrange(shape, row, facts).sizes(shape), facts.spacing_mm)
 
 
 def digest(row: ManifestRow) -> str:
@@ -146,7 +144,7 @@ def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
     return np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape or ())
 
 
-def probe(folder: Path, files: Sequence[Path]) -> Probed:
+def probe(files: Iterable[Path]) -> Probed:
     """Describe the volumes in fastMRI files; in other HDF5 files, it is unknown which dataset is an image."""
     found = Probed()
     for path in files:

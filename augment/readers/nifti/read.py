@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rephase.readers.kinds import (
 from rephase.readers.nifti.file import NiftiHeader, Stream, check_frame, open_nifti, read_frame, sample_planes
 from rephase.readers.sequence import sequence_of_bids_name, sequence_of_sidecar
 from rephase.readers.sources import hash_file, hash_location, local_path
-from rephase.readers.volume import Volume
+from rephase.readers.volume import Description, Volume
 
 _KIND_NAMES: dict[Kind, str] = {
     "phase": "a phase image",
@@ -76,11 +76,12 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     return arranged_volume(row, values, phase, arrangement, sha256, dict(header.acquisition)), arrangement
 
 
-def describe(row: ManifestRow) -> tuple[int, int, int]:
-    """Return the shape (slices, height, width) of the volume that a row names, from the header alone."""
+def describe(row: ManifestRow) -> Description:
+    """Describe the volume that a row names, from the header alone."""
     with local_path(row.path) as path, open_nifti(path, row.path) as (header, _):
         choose_frame(row, header)
-        return header.arrange(row.slice_axis).sizes(header.shape)
+        arrangement = header.arrange(row.slice_axis)
+        return Description(arrangement.sizes(header.shape), arrangement.spacing_mm)
 
 
 def digest(row: ManifestRow) -> str:
@@ -126,7 +127,7 @@ def _kind(path: Path, header: NiftiHeader, stream: Stream, masks: bool = False) 
     return kind_of_values(values) or ("magnitude", "no other evidence")
 
 
-def probe(folder: Path, files: Sequence[Path]) -> Probed:
+def probe(files: Iterable[Path]) -> Probed:
     """Describe the volumes in these files, a header per frame; of complex files also their phase.
 
     Of the two-file formats, NIfTI and Analyze, the `.hdr` is reported as unreadable if its `.img` is in the same
