@@ -1,11 +1,34 @@
-"""Replace files atomically and hash them."""
+"""Open, replace and hash files."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def open_file(path: str | os.PathLike[str]) -> int:
+    """Open a regular file for reading and return its descriptor.
+
+    Opening a pipe would wait for a writer, and a device may never end.
+
+    Raises
+    ------
+    OSError
+        If it is anything else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "is a pipe, a socket or a device; expected a file", os.fspath(path))
 
 
 @contextmanager

@@ -76,5 +76,5 @@ def make_corpus(root: Path, **volumes: dict[str, Any]) -> CorpusStore:
     store = CorpusStore.create(root, ROOT_ATTRIBUTES)
     for name, options in volumes.items():
         arrays = make_arrays(**{key: value for key, value in options.items() if key != "attributes"})
-        store.commit_volume(name, arrays, make_attributes(arrays, **options.get("attributes", {})))
+        store.commit_volume(name, arrays, make_attributes(arrays, name=name, **options.get("attributes", {})))
     return store

@@ -79,12 +79,14 @@ def bench_loader(
                     rows += case.measure(number, epochs)
                     bar.update()
         memory = _memory_table(Path(temporary) / f"c{coils[0]}.zarr", max(1, *workers))
+        binding = _binding_table([Path(temporary) / f"c{count}.zarr" for count in coils], epochs)
         opening = _opening_table(Path(temporary) / "large.zarr", index_volumes)
     columns = ("coils", "workers", "page cache", "read through", "slices/s", "MB/s", f"times {_PLAIN}", "CPU ms/slice")
     tables = [
         Table("Reading slices in random order", columns, rows),
         Table("On disk", ("coils", "stored as", "MB", "times HDF5"), sizes),
         memory,
+        binding,
         opening,
     ]
     settings = {"volumes": num_volumes, "slices per volume": num_slices, "size": size, "epochs": epochs}
@@ -175,6 +177,29 @@ def _read_all(loader: DataLoader[Any]) -> tuple[float, float]:
     for _ in loader:
         pass
     return time.perf_counter() - start, time.process_time() - busy
+
+
+def _binding_table(roots: Sequence[Path], epochs: int) -> Table:
+    """Measure a first epoch in random order in this process, and the part of it that reads and compares receipts."""
+    rows: list[tuple[Value, ...]] = []
+    for root in roots:
+        parts = []
+        for _ in range(max(epochs, 3)):
+            slices = KSpaceSlices(root)
+            order = np.random.default_rng(0).permutation(len(slices)).tolist()
+            start = time.perf_counter()
+            for volume in range(len(slices.volumes)):
+                slices.bind(volume)
+            bound = time.perf_counter()
+            for number in order:
+                slices[number]
+            parts.append((bound - start, time.perf_counter() - start))
+        reading, epoch = sorted(parts, key=lambda pair: pair[0] / pair[1])[len(parts) // 2]
+        rows.append(
+            (root.name, len(slices.volumes), len(slices), *map(rounded, (reading, epoch, 100 * reading / epoch)))
+        )
+    columns = ("corpus", "volumes", "slices", "binding (s)", "first epoch (s)", "binding (% of the epoch)")
+    return Table("Binding to the receipts", columns, rows)
 
 
 def _opening_table(root: Path, num_volumes: int) -> Table:

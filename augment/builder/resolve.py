@@ -16,7 +16,7 @@ from rephase.diffusion.phases import PHASES
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
-from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, Recipe, Tile
+from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
 
 
 def default_phase() -> str:
@@ -81,12 +81,8 @@ class ResolvedBuild:
 
     def notes(self) -> list[str]:
         """Return notes for the user before the build starts, one per line."""
-        if self.algorithm == ALGORITHM:
-            return []
-        return [
-            f"{self.root}: begun with algorithm {self.algorithm} and resumed with it: the phase of spin echoes "
-            f"grows with their echo time; build into a new corpus for algorithm {ALGORITHM}, which refocuses them"
-        ]
+        begun = f"{self.root}: begun with algorithm {self.algorithm} and resumed with it"
+        return [f"{begun}: {lack}" for algorithm, lack in LATER.items() if algorithm > self.algorithm]
 
 
 def resolve_build(

@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from rephase.corpus.decoding import ShardError, decode_shard
+from rephase.corpus.decoding import ShardError, chunk_crcs, decode_shard
 from rephase.corpus.layout import ArrayLayout, from_json, to_json
 from rephase.files import sha256
 
@@ -44,19 +44,39 @@ def encode_array(layout: ArrayLayout, values: NDArray[Any]) -> Iterator[tuple[st
         yield key, chunks, buffers.pop(key.rsplit("/", 1)[-1]).to_bytes()
 
 
-def describe_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
-    """Return the receipt's `arrays`: shape, dtype and shard length of each."""
-    return {key: ArrayLayout.of(key, arrays[key].shape).entry for key in sorted(arrays)}
+class StoredFacts:
+    """What the store adds to a receipt, collected object by object: `rephase.corpus.receipt.STORE_KEYS`."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, dict[str, Any]] = {}
+        self._checksums: dict[str, str] = {}
+        self._crcs: dict[str, str] = {}
+
+    def add_document(self, array: str, layout: ArrayLayout, document: bytes) -> None:
+        """Add an array and its `zarr.json`."""
+        self._arrays[array] = layout.entry
+        self._checksums[f"{array}/zarr.json"] = sha256(document)
+
+    def add_shard(self, array: str, key: str, layout: ArrayLayout, num_chunks: int, data: bytes) -> None:
+        """Add the next shard of an array."""
+        self._checksums[f"{array}/{key.rsplit('/', 1)[-1]}"] = sha256(data)
+        self._crcs[array] = self._crcs.get(array, "") + chunk_crcs(data, layout, num_chunks)
+
+    def of_receipt(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the facts for a receipt with these attributes; one of earlier versions has no `name`."""
+        facts: dict[str, Any] = {"arrays": self._arrays, "checksums": self._checksums}
+        return facts | ({"chunk_crc32c": self._crcs} if "name" in attributes else {})
 
 
-def object_checksums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Compute the receipt's `checksums` by the keys inside the volume, without writing anything."""
-    checksums = {}
-    for key in sorted(arrays):
-        layout = ArrayLayout.of(key, arrays[key].shape)
-        checksums[f"{key}/zarr.json"] = sha256(array_document(layout))
-        checksums |= {shard: sha256(data) for shard, _, data in encode_array(layout, arrays[key])}
-    return checksums
+def stored_facts(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute what a commit of these arrays would add to a receipt, without writing anything."""
+    facts = StoredFacts()
+    for array in sorted(arrays):
+        layout = ArrayLayout.of(array, arrays[array].shape)
+        facts.add_document(array, layout, array_document(layout))
+        for key, chunks, data in encode_array(layout, arrays[array]):
+            facts.add_shard(array, key, layout, len(chunks), data)
+    return facts.of_receipt(attributes)
 
 
 def check_encoded(data: bytes, layout: ArrayLayout, values: NDArray[Any]) -> None:

@@ -15,6 +15,7 @@ from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError
 from rephase.facts import facts_where
 from rephase.files import sha256
+from rephase.text import one_line
 
 INDEX_KEY = "index/zarr.json"
 
@@ -171,7 +172,10 @@ def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
     attributes = open_attributes(storage)
     where = f"{storage.root}/{INDEX_KEY}"
     fix = f"rebuild it with 'rephase repair {storage.root}'"
-    document = storage.get(INDEX_KEY)
+    try:
+        document = storage.get(INDEX_KEY)
+    except OSError as error:
+        raise RequestError(f"{where}: cannot be read ({one_line(error.strerror or error)}); {fix}") from None
     if document is None:
         raise RequestError(f"{where}: the corpus has no index; {fix}")
     try:

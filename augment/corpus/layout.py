@@ -181,6 +181,11 @@ class ArrayLayout:
         return (1, *self.shape[1:]) if len(self.shape) > 1 else self.shape
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk before compression."""
+        return math.prod(self.chunk_shape) * np.dtype(self.dtype).itemsize
+
+    @property
     def entry(self) -> dict[str, Any]:
         """Description of the array in a receipt."""
         return {"shape": list(self.shape), "dtype": self.dtype, "chunks_per_shard": self.chunks_per_shard}

@@ -17,12 +17,14 @@ from rephase.facts import FACTS, facts_where
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(@[1-9][0-9]*)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CRCS = re.compile(r"([0-9a-f]{8})*")
+_CRC_DIGITS = 8
 
 
-STORE_KEYS = ("arrays", "checksums")
+STORE_KEYS = ("arrays", "checksums", "chunk_crc32c")
 """Added by the store, not by its caller."""
 
-OPTIONAL_KEYS = ("columns", *facts_where(in_receipt=True, always=False))
+OPTIONAL_KEYS = ("name", "columns", *facts_where(in_receipt=True, always=False))
 
 
 def _is_int(value: object) -> bool:
@@ -144,9 +146,22 @@ def check_receipt(attributes: Mapping[str, Any]) -> list[str]:
             problems.append(f"attribute {key} is {attributes[key]!r}; expected {expected}")
     known = {*REQUIRED_KEYS, *OPTIONAL_KEYS, *STORE_KEYS}
     problems += [f"attribute {key} is not part of format 1" for key in attributes if key not in known]
+    if "name" in attributes and not is_volume_name(str(attributes["name"])):
+        problems.append(f"attribute name is {attributes['name']!r}; expected the name of a volume")
     if "columns" in attributes and not _is_dict(attributes["columns"]):
         problems.append("attribute columns is not an object of strings")
+    crcs = attributes.get("chunk_crc32c", {})
+    if not _is_dict(crcs) or not all(isinstance(one, str) and _CRCS.fullmatch(one) for one in crcs.values()):
+        problems.append("attribute chunk_crc32c is not an object of strings of eight hexadecimal digits per chunk")
     return problems
+
+
+def chunk_crc(receipt: Mapping[str, Any], array: str, number: int) -> int | None:
+    """Return the crc32c of a chunk by a receipt; None if the receipt is of a version that recorded none."""
+    recorded = receipt.get("chunk_crc32c")
+    if recorded is None:
+        return None
+    return int.from_bytes(bytes.fromhex(recorded.get(array, "")[_CRC_DIGITS * number :][:_CRC_DIGITS]), "little")
 
 
 def target_statistics(target: NDArray[np.float32]) -> tuple[float, float]:

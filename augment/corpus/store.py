@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError
-from rephase.corpus.encoding import array_document, check_encoded, describe_arrays, encode_array, object_checksums
+from rephase.corpus.encoding import StoredFacts, array_document, check_encoded, encode_array, stored_facts
 from rephase.corpus.invariants import check_shapes, check_values
 from rephase.corpus.layout import (
     CONVENTIONS,
@@ -175,14 +175,14 @@ class CorpusStore:
         """
         plain = self._check(name, arrays, attributes)
         layouts = {key: ArrayLayout.of(key, arrays[key].shape, name) for key in sorted(arrays)}
-        plain["arrays"] = describe_arrays(arrays)
         there = self.storage.get(receipt_key(name))
         if there is not None and self._is_committed(there, name, plain, arrays):
             return self.receipt(name) or {}
         self._clear(name, layouts, there is not None)
-        plain["checksums"] = {}
+        facts = StoredFacts()
         for key, layout in layouts.items():
-            plain["checksums"] |= self._write_array(name, layout, arrays[key])
+            self._write_array(layout, arrays[key], key, facts)
+        plain |= facts.of_receipt(plain)
         self._write_receipt(name, group_document(plain))
         return plain
 
@@ -195,6 +195,8 @@ class CorpusStore:
         except (TypeError, ValueError) as error:
             raise VolumeError("failed", f"{where}: an attribute is not JSON: {error}") from None
         problems = check_receipt(plain)
+        if plain.get("name", name) != name:
+            problems.append(f"attribute name is {plain['name']!r}; expected {name!r}")
         if not problems:
             problems = check_shapes({key: values.shape for key, values in arrays.items()}, plain)
         for key, values in arrays.items():
@@ -214,15 +216,15 @@ class CorpusStore:
             present = group_attributes(there, receipt_key(name))
         except ValueError:
             return False
-        if {**present, "checksums": None} != {**plain, "checksums": None}:
+        if {key: value for key, value in present.items() if key not in STORE_KEYS} != plain:
             return False
-        expected = object_checksums(arrays)
-        if present.get("checksums") != expected:
+        expected = stored_facts(arrays, plain)
+        if there != group_document({**plain, **expected}):
             return False
-        if there != group_document(present):
-            return False
-        stored = ((key, self.storage.get(f"{volume_prefix(name)}/{key}")) for key in expected)
-        return all(data is not None and sha256(data) == expected[key] for key, data in stored)
+        stored = (
+            (digest, self.storage.get(f"{volume_prefix(name)}/{key}")) for key, digest in expected["checksums"].items()
+        )
+        return all(data is not None and sha256(data) == digest for digest, data in stored)
 
     def _clear(self, name: str, layouts: Mapping[str, ArrayLayout], has_receipt: bool) -> None:
         """Remove the receipt, then all objects that will not be overwritten.
@@ -238,24 +240,23 @@ class CorpusStore:
             if key not in keep and key != receipt_key(name):
                 self.storage.delete(key)
 
-    def _write_array(self, name: str, layout: ArrayLayout, values: NDArray[Any]) -> dict[str, str]:
+    def _write_array(self, layout: ArrayLayout, values: NDArray[Any], array: str, facts: StoredFacts) -> None:
         document = array_document(layout)
-        checksums = {f"{layout.prefix}/zarr.json": self._write(f"{layout.prefix}/zarr.json", document)}
+        self._write(f"{layout.prefix}/zarr.json", document)
+        facts.add_document(array, layout, document)
         for key, chunks, data in encode_array(layout, values):
             part = values[chunks.start : chunks.stop] if len(layout.shape) > 1 else values[np.newaxis]
-            checksums[key] = self._write(key, data, layout, part)
-        start = len(volume_prefix(name)) + 1
-        return {key[start:]: digest for key, digest in checksums.items()}
+            self._write(key, data, layout, part)
+            facts.add_shard(array, key, layout, len(chunks), data)
 
     def _write(
         self, key: str, data: bytes, layout: ArrayLayout | None = None, values: NDArray[Any] | None = None
-    ) -> str:
-        """Write an object, decode it to the values and read it back; return its SHA-256.
+    ) -> None:
+        """Write an object, decode it to the values and read it back.
 
         It is read back last, after the disk has had time to read ahead.
         """
         self.storage.put(key, data)
-        digest = sha256(data)
         if layout is not None and values is not None:
             try:
                 check_encoded(data, layout, values)
@@ -263,7 +264,6 @@ class CorpusStore:
                 raise OSError(errno.EIO, str(error), f"{self.root}/{key}") from error
         if not self.storage.holds(key, data):
             raise OSError(errno.EIO, "the bytes read back are not those written", f"{self.root}/{key}")
-        return digest
 
     def _write_receipt(self, name: str, document: bytes) -> None:
         try:

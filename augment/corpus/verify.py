@@ -15,6 +15,7 @@ from rephase.corpus.store import CorpusStore
 from rephase.corpus.volume_check import VolumeCheck, check_volume
 from rephase.diffusion.training.prefetch import in_order
 from rephase.errors import RequestError
+from rephase.text import one_line
 
 ROOT_KEY, VOLUMES_KEY = "zarr.json", "volumes/zarr.json"
 _TOP = ("zarr.json", "index", "volumes")
@@ -166,7 +167,11 @@ def _check_documents(store: CorpusStore) -> list[tuple[str, str]]:
     problems = [(ROOT_KEY, f"{ROOT_KEY}: {problem}") for problem in check_root(attributes)]
     expected = {ROOT_KEY: group_document(attributes), VOLUMES_KEY: group_document({})}
     for key, document in expected.items():
-        found = store.storage.get(key)
+        try:
+            found = store.storage.get(key)
+        except OSError as error:
+            problems.append((key, f"{key}: cannot be read ({one_line(error)})"))
+            continue
         if found != document and key not in dict(problems):
             try:
                 group_attributes(found, key)

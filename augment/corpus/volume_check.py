@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rephase.corpus.decoding import ShardError, decode_shard
+from rephase.corpus.decoding import ShardError, chunk_crcs, decode_shard
 from rephase.corpus.encoding import array_document
 from rephase.corpus.index import index_row
 from rephase.corpus.invariants import VolumeValues, check_shapes
@@ -66,6 +66,8 @@ def _check(store: CorpusStore, name: str) -> VolumeCheck:
         problems.append("not a valid volume name")
     if not problems and store.storage.get(receipt_key(name)) != group_document(receipt):
         problems.append("the receipt is not in the canonical spelling of format 1")
+    if receipt.get("name", name) != name:
+        problems.append(f"its receipt is that of volume {receipt['name']}: it was copied or renamed")
     if not problems:
         problems = _check_entries(receipt)
     if problems:
@@ -115,6 +117,7 @@ class _VolumeObjects:
         self._store = store
         self._prefix = volume_prefix(name) + "/"
         self._checksums: Mapping[str, str] = receipt["checksums"]
+        self._crcs: Mapping[str, str] | None = receipt.get("chunk_crc32c")
         self.num_bytes = 0
         self.problems: list[str] = []
 
@@ -132,17 +135,22 @@ class _VolumeObjects:
 
     def chunks(self, layout: ArrayLayout) -> Iterator[NDArray[Any] | None]:
         """Decode an array chunk by chunk, with one shard in memory; None for chunks that cannot be decoded."""
+        found = ""
         for key, chunks in layout.shards():
             data = self._read(key.removeprefix(self._prefix))
             num_good = 0
             try:
                 if data is not None:
+                    found += chunk_crcs(data, layout, len(chunks))
                     for chunk in decode_shard(data, layout, len(chunks)):
                         num_good += 1
                         yield chunk
             except ShardError as error:
                 self.problems.append(f"{key.removeprefix(self._prefix)}, chunk {num_good}: {error}")
             yield from [None] * (len(chunks) - num_good)
+        array = layout.prefix.removeprefix(self._prefix)
+        if self._crcs is not None and not self.problems and self._crcs.get(array) != found:
+            self.problems.append(f"the receipt's chunk_crc32c of {array} are not those of its chunks")
 
     def unexpected(self) -> list[str]:
         """List the objects under the volume that its receipt does not list, as keys from the root."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, read_index, verify_checksum
 from rephase.corpus.layout import open_attributes
 from rephase.corpus.storage.open import open_storage
+from rephase.errors import RequestError
 from rephase.facts import FACTS, facts_where
 
 _SEPARATOR = "\n"
@@ -26,10 +27,15 @@ _NUMBERS = (
     "spacing_height_mm", "spacing_width_mm", "nfe", "noise_sigma", "oversampling", "replica",
     *facts_where(in_index=True, kind="number"), *facts_where(in_index=True, kind="flag"),
 )  # fmt: skip
+_DIGESTS = ("receipt_sha256",)
+_SIZES = _NUMBERS[:8]
+_MOST = 2**31 - 1
 _WORDS = (
     "name", "target", "patient_id", "acquisition", "orientation", "phase_generator", "storage", "audit",
     *facts_where(in_index=True, kind="text"),
 )  # fmt: skip
+
+_KEPT = (*_NUMBERS, *_WORDS, *_DIGESTS)
 
 Value = str | int | float | bool | tuple[str, ...]
 
@@ -85,6 +91,11 @@ class Columns:
             known = [text in allowed for text in words.texts.tolist()]
         return np.array(known, np.bool_)[words.codes]
 
+    def digests(self) -> NDArray[np.bytes_]:
+        """Return the SHA-256 of every volume's receipt, as 64 digits."""
+        values = self._columns[_DIGESTS[0]]
+        return values if isinstance(values, np.ndarray) else np.zeros(len(self), "S64")
+
     def row(self, position: int) -> dict[str, Value]:
         """Return the value of every column for one volume."""
         return {column: self.value(column, position) for column in self._columns}
@@ -93,7 +104,7 @@ class Columns:
         """Return one value."""
         values = self._columns[column]
         if not isinstance(values, _Words):
-            return values[position].item()
+            return values[position].decode() if column in _DIGESTS else values[position].item()
         text = values.texts[values.codes[position]].decode()
         return tuple(filter(None, text.split(_SEPARATOR))) if column == "audit" else text
 
@@ -130,11 +141,26 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     """
     storage = open_storage(root)
     open_attributes(storage)
-    document = storage.get(INDEX_KEY)
+    try:
+        document = storage.get(INDEX_KEY)
+    except OSError:
+        document = None  # `read_index` reports it
     columns = _scan(document) if document and _has_checksum(document) else None
     if columns is None:
         index = read_index(root)  # slower, but reports the error
-        columns = {column: _pack(column, index.columns[column]) for column in (*_NUMBERS, *_WORDS)}
+        columns = {column: _pack(column, index.columns[column]) for column in _KEPT}
+    for column in _SIZES:
+        sizes = columns[column]
+        if (
+            not isinstance(sizes, np.ndarray)
+            or sizes.dtype.kind not in "iu"
+            or (sizes < 0).any()
+            or (sizes > _MOST).any()
+        ):
+            raise RequestError(
+                f"{storage.root}/{INDEX_KEY}: {column} of some volume is no size; expected a number of 0 to {_MOST}; "
+                f"rebuild the index with 'rephase repair {storage.root}'"
+            )
     return storage.root, Columns(columns)
 
 
@@ -150,7 +176,7 @@ def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
     """Decode column by column, so that one at a time exists as Python objects; None for any other spelling."""
     try:
         text = document.decode()
-        packed = {column: _pack(column, values) for column, values in _columns_of(text) if column in _NUMBERS + _WORDS}
+        packed = {column: _pack(column, values) for column, values in _columns_of(text) if column in _KEPT}
         count = int(text[text.rindex('"num_volumes": ') + len('"num_volumes": ') :].split("}")[0])
     except (ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
@@ -158,7 +184,7 @@ def _scan(document: bytes) -> dict[str, _Words | NDArray[Any]] | None:
     if lengths != {count}:
         return None
     packed = {column: _pack(column, [None] * count) for column in OPTIONAL_COLUMNS} | packed
-    return packed if len(packed) == len(_NUMBERS + _WORDS) else None
+    return packed if len(packed) == len(_KEPT) else None
 
 
 def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
@@ -185,6 +211,8 @@ def _pack(column: str, values: list[Any]) -> _Words | NDArray[Any]:
             return np.array([np.nan if value is None else value for value in values], np.float64)
         # an empty column would be of float type, which cannot count
         return np.array(values) if values else np.zeros(0, np.int64)
+    if column in _DIGESTS:
+        return np.array([value.encode() for value in values], "S64")
     if column == "audit":
         values = [_SEPARATOR.join(flags) for flags in values]
     codes: dict[str | None, int] = {}

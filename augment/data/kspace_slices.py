@@ -19,6 +19,7 @@ from rephase.corpus.layout import DTYPES, ArrayLayout, volume_prefix
 from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.corpus.storage.open import open_storage
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
+from rephase.data.binding import Binding
 from rephase.data.columns import Columns, open_columns
 from rephase.errors import RequestError, VolumeError
 from rephase.facts import facts_where
@@ -112,7 +113,9 @@ class KSpaceSlices(VolumeSlices):
         super().__init__(columns.number("num_slices"), transform)
         self.suffix = suffix
         self._columns = columns
-        self._reader = SliceReader(open_storage(self.root))
+        storage = open_storage(self.root)
+        self._reader = SliceReader(storage)
+        self._binding = Binding(storage, columns.digests(), self.volume_slices)
 
     @property
     def volumes(self) -> list[str]:
@@ -154,42 +157,56 @@ class KSpaceSlices(VolumeSlices):
         spacing = (float(value(f"spacing_{axis}_mm", volume)) for axis in ("slice", "height", "width"))
         return attributes | {"spacing_mm": tuple(spacing)}
 
+    def bind(self, volume: int) -> None:
+        """Compare the receipt of a volume with the index, as reading its first slice does.
+
+        Raises
+        ------
+        ShardError
+            If it has no receipt, or not the one that the index names.
+        """
+        self._binding.crc(volume, self._layouts(volume), "kspace", 0)
+
     def read_parts(self, volume: int, slice_index: int) -> Parts:
         """Read one slice of a volume by its number.
 
         Raises
         ------
         VolumeError
-            If a chunk is missing or damaged; the message names volume and slice.
+            If a chunk is missing, damaged, or not the one that the receipt names, or the receipt not the one that the
+            index names; the message names volume and slice.
         """
-        kspace = self._read(volume, "kspace", slice_index)
-        target = self._read(volume, str(self._columns.value("target", volume)), slice_index)
-        mask = self._read(volume, "mask", 0) if self._columns.value("has_mask", volume) else None
+        layouts = self._layouts(volume)
+        kspace, target = (self._read(volume, layouts, array, slice_index) for array in list(layouts)[:2])
+        mask = self._read(volume, layouts, "mask", 0) if "mask" in layouts else None
         return Parts(kspace, mask, target, self.volume_attributes(volume))
 
-    def _read(self, volume: int, array: str, slice_index: int) -> NDArray[Any]:
+    def _read(self, volume: int, layouts: dict[str, ArrayLayout], array: str, slice_index: int) -> NDArray[Any]:
         try:
-            return self._reader.read_slice(self._layout(volume, array), slice_index)
+            crc = self._binding.crc(volume, layouts, array, slice_index)
+            return self._reader.read_slice(layouts[array], slice_index, crc)
         except (ShardError, OSError) as error:
             name = self._columns.value("name", volume)
             where = f"{self.root}: volume {name}, slice {slice_index}, {array}"
             fix = f"'rephase verify {self.root}' lists what is damaged, 'rephase repair {self.root}' rebuilds it"
             raise VolumeError("unreadable", f"{where}: {error}; {fix}") from error
 
-    def _layout(self, volume: int, array: str) -> ArrayLayout:
+    def _layouts(self, volume: int) -> dict[str, ArrayLayout]:
+        """Return the layouts of a volume's k-space, target and, if it has one, mask, in this order."""
+        value = self._columns.value
         coils, height, width, target_height, target_width = self.volume_matrix(volume)
-        count = int(self._columns.value("num_slices", volume))
-        shape: tuple[int, ...]
-        if array == "kspace":
-            shape = (count, *((coils,) if coils else ()), height, width)
-            per_shard = int(self._columns.value("kspace_chunks_per_shard", volume))
-        elif array == "mask":
-            shape, per_shard = (width,), 1
-        else:
-            shape = (count, target_height, target_width)
-            per_shard = int(self._columns.value("target_chunks_per_shard", volume))
-        prefix = f"{volume_prefix(self._columns.value('name', volume))}/{array}"
-        return ArrayLayout(prefix, shape, DTYPES[array], per_shard)
+        count, target = int(value("num_slices", volume)), str(value("target", volume))
+        prefix = volume_prefix(value("name", volume))
+
+        def layout(array: str, shape: tuple[int, ...], per_shard: int) -> ArrayLayout:
+            return ArrayLayout(f"{prefix}/{array}", shape, DTYPES[array], per_shard)
+
+        kspace = (count, *((coils,) if coils else ()), height, width)
+        layouts = {
+            "kspace": layout("kspace", kspace, int(value("kspace_chunks_per_shard", volume))),
+            target: layout(target, (count, target_height, target_width), int(value("target_chunks_per_shard", volume))),
+        }
+        return layouts | ({"mask": layout("mask", (width,), 1)} if value("has_mask", volume) else {})
 
 
 def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.invariants import check_shapes
 from rephase.corpus.layout import ArrayLayout, group_document
-from rephase.corpus.receipt import check_receipt
+from rephase.corpus.receipt import check_receipt, chunk_crc
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.files import sha256
@@ -41,18 +41,25 @@ class CommittedVolume:
     reader: SliceReader
 
     @classmethod
-    def open(cls, store: CorpusStore, name: str) -> CommittedVolume:
+    def open(cls, store: CorpusStore, name: str, receipt_sha256: str) -> CommittedVolume:
         """Read a volume's receipt.
 
         Raises
         ------
         VolumeError
-            If it is not committed, its receipt is not one of format 1, or its coils are not expanded.
+            If it is not committed, its receipt does not have this SHA-256, which the index names, or is not one of
+            format 1, or its coils are not expanded.
         """
         where = f"{store.root}: volume {name}"
         receipt = store.receipt(name)
         if receipt is None:
             raise VolumeError("missing", f"{where}: is not committed; expected a receipt; {store.how_to_fix(name)}")
+        if sha256(group_document(receipt)) != receipt_sha256 or receipt.get("name", name) != name:
+            raise VolumeError(
+                "unreadable",
+                f"{where}: its receipt is not the one that the index names; expected the volume of the index; "
+                f"{store.how_to_fix(name)}",
+            )
         problems = check_receipt(receipt)
         if not problems:
             shapes = {key: tuple(entry["shape"]) for key, entry in receipt.get("arrays", {}).items()}
@@ -64,7 +71,7 @@ class CommittedVolume:
                 "unsupported",
                 f"{where}: is stored as {receipt['storage']}; expected kspace; build it with the k-space stored",
             )
-        return cls(name, receipt, sha256(group_document(receipt)), store, SliceReader(store.storage, keep=16))
+        return cls(name, receipt, receipt_sha256, store, SliceReader(store.storage, keep=16))
 
     @property
     def arrays(self) -> list[str]:
@@ -101,8 +108,8 @@ class CommittedVolume:
         layout = self._layout(array)
         for number in range(layout.num_chunks):
             try:
-                yield self.reader.read_slice(layout, number)
-            except (ShardError, FileNotFoundError) as error:
+                yield self.reader.read_slice(layout, number, chunk_crc(self.receipt, array, number))
+            except (ShardError, OSError) as error:
                 where = f"{self.store.root}: volume {self.name}, slice {number}, {array}"
                 raise VolumeError("unreadable", f"{where}: {error}; {self.store.how_to_fix(self.name)}") from error
 

@@ -200,7 +200,7 @@ def _export(
         if _is_finished(item, exporter, options):
             summary.skipped += 1
             return
-        volume = CommittedVolume.open(store, item.name)
+        volume = CommittedVolume.open(store, item.name, item.receipt_sha256)
         with place.writing(item.target) as partial:
             exporter.write(volume, partial, _stamp(volume.receipt_sha256, options), options.compression)
         summary.written += 1

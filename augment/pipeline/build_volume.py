@@ -80,6 +80,8 @@ def make_attributes(
         "seed": recipe.seed,
         "replica": task.replica,
     }
+    if recipe.algorithm >= 9:
+        attributes["name"] = task.name
     if recipe.keep_columns:
         attributes["columns"] = dict(row.extra)
     return attributes

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from rephase.corpus.encoding import describe_arrays, object_checksums
+from rephase.corpus.encoding import stored_facts
 from rephase.corpus.layout import plain_json
 from rephase.errors import VolumeError
 from rephase.facts import facts_where
@@ -55,7 +55,7 @@ def check_restored(
     if expected is None or expected.accept or not expected.digests:
         return
     # as a commit would write it
-    receipt = plain_json(attributes) | {"arrays": describe_arrays(arrays), "checksums": object_checksums(arrays)}
+    receipt = plain_json(attributes) | stored_facts(arrays, attributes)
     if receipt_digest(receipt) in expected.digests:
         return
     if worker.allow_mixed and expected.row_hash == receipt["row_hash"] and expected.environment != worker.environment:

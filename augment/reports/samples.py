@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.layout import ArrayLayout, volume_prefix
+from rephase.corpus.receipt import chunk_crc
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.numpy_fourier import ifft2c_array
@@ -110,6 +111,7 @@ class _VolumeReader:
 
     def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
         self._arrays: Mapping[str, Any] = receipt["arrays"]
+        self._receipt = receipt
         self._name = name
         self._reader = SliceReader(store.storage)
 
@@ -118,7 +120,7 @@ class _VolumeReader:
         entry = self._arrays[array]
         prefix = f"{volume_prefix(self._name)}/{array}"
         layout = ArrayLayout(prefix, tuple(entry["shape"]), entry["dtype"], entry["chunks_per_shard"])
-        return self._reader.read_slice(layout, slice_index)
+        return self._reader.read_slice(layout, slice_index, chunk_crc(self._receipt, array, slice_index))
 
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
         """Return the slice of highest energy among a few of the middle third; among all if those are empty."""

@@ -123,7 +123,7 @@ def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path
 
 def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
     document = check_shape(bench_loader(2, 3, 16, (0,), 1, tmp_path, coils=(0, 2), index_volumes=50))
-    reading, stored, memory, opening = document["tables"]
+    reading, stored, memory, binding, opening = document["tables"]
     ways = ["KSpaceSlices", "KSpaceStream", "plain zarr", "fastMRI, uncompressed", "fastMRI, gzip"]
     assert [(row["coils"], row["page cache"], row["read through"]) for row in reading["rows"]] == [
         (coils, cache, way) for coils in (0, 2) for cache in ("cold", "warm") for way in ways
@@ -132,6 +132,7 @@ def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
     assert [row["MB"] * 1e6 > 6 * 16 * 16 * (8 * max(row["coils"], 1)) for row in stored["rows"][1::3]] == [True, True]
     assert [row["epoch"] for row in memory["rows"]] == [1, 2, 3]
     assert memory["rows"][0]["first slice after the start of the workers (s)"] > 0
+    assert [(row["volumes"], row["slices"]) for row in binding["rows"]] == [(2, 6), (2, 6)]
     assert (opening["rows"][0]["volumes"], opening["rows"][0]["slices"]) == (50, 1600)
     assert list(tmp_path.iterdir()) == []
 

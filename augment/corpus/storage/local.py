@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from rephase.corpus.storage.base import run_folder
-from rephase.files import replacing, sha256
+from rephase.files import open_file, replacing, sha256
 
 _BLOCK = 1 << 20
 """Bytes per read when an object is read back."""
@@ -75,24 +75,25 @@ class LocalStorage:
     def get(self, key: str) -> bytes | None:
         """Read an object; None if it does not exist."""
         try:
-            return (self._base / key).read_bytes()
+            return _read(self._base / key)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Read `length` bytes from `start` (from the end if negative); fewer if the object ends earlier."""
-        descriptor = os.open(self._base / key, os.O_RDONLY)
+        descriptor = open_file(self._base / key)
         try:
+            size = os.fstat(descriptor).st_size
             if start < 0:
-                start = max(os.fstat(descriptor).st_size + start, 0)
-            return os.pread(descriptor, length, start)
+                start = max(size + start, 0)
+            return os.pread(descriptor, min(length, max(size - start, 0)), start)  # allocates `length` bytes
         finally:
             os.close(descriptor)
 
     def get_tagged(self, key: str) -> tuple[bytes, str] | None:
         """Read an object and its SHA-256; None if it does not exist."""
         try:
-            data = (self._base / key).read_bytes()
+            data = _read(self._base / key)
         except FileNotFoundError:
             return None
         return data, sha256(data)
@@ -143,7 +144,7 @@ class LocalStorage:
         """Read a file back block by block and check that it is `data`."""
         position = 0
         try:
-            with (self._base / key).open("rb", buffering=0) as file:
+            with FileIO(open_file(self._base / key)) as file:
                 while block := file.read(_BLOCK):
                     if data[position : position + len(block)] != block:
                         return False
@@ -254,6 +255,11 @@ class LocalStorage:
                 ):
                     _write_flushed(inside, iter(lambda: written.read(_BLOCK), b""))
                 return
+
+
+def _read(path: Path) -> bytes:
+    with FileIO(open_file(path)) as file:
+        return file.readall()
 
 
 def _write_flushed(path: Path, blocks: Iterable[bytes]) -> None:

@@ -1,0 +1,121 @@
+"""Bind what a data set reads to the receipts that the index names: once per volume and process.
+
+The index records the SHA-256 of every receipt, a receipt the crc32c of every chunk, and a chunk ends with its crc32c,
+which is checked anyway. So a shard that is sound by itself, but of another volume or of another version of this one, is
+refused for the price of one small read per volume.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rephase.corpus.decoding import ShardError
+from rephase.corpus.layout import ArrayLayout, group_attributes, group_document, receipt_key
+from rephase.corpus.storage.base import Storage
+from rephase.files import sha256
+
+_UNREAD, _BOUND, _WITHOUT_CRCS = range(3)
+
+
+class Binding:
+    """The checksums of all chunks by the receipts, each receipt read when its volume is first used. Thread-safe.
+
+    The arrays are as long as the data set has slices, but their pages exist only once they are written to. A copy in
+    another process starts empty.
+
+    Parameters
+    ----------
+    storage
+        Storage of the corpus.
+    receipts
+        SHA-256 of the receipt of every volume, by the index.
+    num_slices
+        Number of slices of every volume.
+    """
+
+    def __init__(self, storage: Storage, receipts: NDArray[np.bytes_], num_slices: NDArray[np.int64]) -> None:
+        self._storage, self._receipts, self._num_slices = storage, receipts, num_slices
+        self._starts = np.cumsum(num_slices) - num_slices
+        self._crcs = np.zeros((2, int(num_slices.sum())), np.uint32)
+        self._masks = np.zeros(len(num_slices), np.uint32)
+        self._states = np.zeros(len(num_slices), np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"storage": self._storage, "receipts": self._receipts, "num_slices": self._num_slices}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def crc(self, volume: int, layouts: dict[str, ArrayLayout], array: str, index: int) -> int | None:
+        """Return the crc32c of a chunk by the receipt of its volume.
+
+        Parameters
+        ----------
+        volume
+            Number of the volume.
+        layouts
+            Layouts of its arrays by the index; `kspace` first, then the target.
+        array, index
+            The array, and the number of its chunk.
+
+        Returns
+        -------
+        crc
+            None if the receipt is of a version that recorded none.
+
+        Raises
+        ------
+        ShardError
+            If the volume has no receipt, or not the one that the index names.
+        """
+        if self._states[volume] == _UNREAD:
+            self._bind(volume, layouts)
+        if self._states[volume] == _WITHOUT_CRCS:
+            return None
+        if array == "mask":
+            return int(self._masks[volume])
+        return int(self._crcs[0 if array == "kspace" else 1, self._starts[volume] + index])
+
+    def _bind(self, volume: int, layouts: dict[str, ArrayLayout]) -> None:
+        name = next(iter(layouts.values())).prefix.split("/")[1]
+        receipt = self._receipt(name, self._receipts[volume].decode())
+        entries, recorded = receipt.get("arrays"), receipt.get("chunk_crc32c")
+        for array, layout in layouts.items():
+            if not isinstance(entries, dict) or entries.get(array) != layout.entry:
+                raise ShardError(f"its receipt describes another {array} than the index")
+        if recorded is None:
+            self._states[volume] = _WITHOUT_CRCS
+            return
+        start = int(self._starts[volume])
+        for array, layout in layouts.items():
+            crcs = _numbers(recorded, array, layout.num_chunks)
+            if array == "mask":
+                self._masks[volume] = crcs[0]
+            else:
+                self._crcs[0 if array == "kspace" else 1, start : start + len(crcs)] = crcs
+        self._states[volume] = _BOUND
+
+    def _receipt(self, name: str, digest: str) -> dict[str, Any]:
+        document = self._storage.get(receipt_key(name))
+        if document is None:
+            raise ShardError("it has no receipt: it was removed, or its replacement was interrupted")
+        try:
+            receipt = group_attributes(document, "its receipt")
+        except ValueError as error:
+            raise ShardError(str(error)) from None
+        if digest not in (sha256(document), sha256(group_document(receipt))) or receipt.get("name", name) != name:
+            raise ShardError("its receipt is not the one that the index names: it was replaced since, or damaged")
+        return receipt
+
+
+def _numbers(recorded: Any, array: str, count: int) -> NDArray[np.uint32]:  # noqa: ANN401 - from a document
+    try:
+        crcs = np.frombuffer(bytes.fromhex(recorded[array]), "<u4")
+    except (KeyError, TypeError, ValueError):
+        crcs = np.zeros(0, np.uint32)
+    if len(crcs) != count:
+        raise ShardError(f"its receipt does not record the chunks of {array}")
+    return crcs
