@@ -53,6 +53,8 @@ class SeriesHeader(VolumeFacts):
     ----------
     path, format, series, echo, frame, dataset
         The cells of a manifest row that select this volume; None if the file has only one.
+    segmentation
+        The only label map that belongs to this volume.
     kind
         Type of the pixels, such as magnitude or phase.
     series_key, subject_key
@@ -83,6 +85,7 @@ class SeriesHeader(VolumeFacts):
     dataset: str | None = None
     slice_axis: int | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    segmentation: Path | None = None
     notes: tuple[str, ...] = ()
 
 

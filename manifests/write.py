@@ -12,8 +12,8 @@ from rephase.manifests.record import REQUIRED_COLUMNS
 from rephase.manifests.scan import ScannedVolume, ScanResult
 
 _COLUMNS = (
-    "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "subject_id",
-    *facts_where(in_manifest=True), "slice_axis", "num_slices", "height", "width",
+    "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "segmentation",
+    "subject_id", *facts_where(in_manifest=True), "slice_axis", "num_slices", "height", "width",
 )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import open_worker
-from rephase.readers.registry import describe_row, read_volume
+from rephase.readers.registry import describe_row, describe_volume, read_volume
+from rephase.text import is_url
 
 MOST_HEADERS = 256
 
@@ -114,6 +115,35 @@ def _sample(
             sizes.unreadable.append((row.volume_id, f"failed: {type(error).__name__}: {error}"))
         if progress is not None:
             progress()
+
+
+NOTED_HEADERS = 64
+NOTED_SECONDS = 5.0
+
+
+def collect_notes(manifest: Manifest) -> list[tuple[str, int, str]]:
+    """List what a user should know of volumes, from the headers of a few local ones spread over the manifest.
+
+    Returns
+    -------
+    notes
+        Each note with the number of volumes that have it, and the first of them; the most frequent ones first.
+    """
+    begin = time.perf_counter()
+    found: dict[str, list[str]] = {}
+    for number in range(0, len(manifest), -(-len(manifest) // NOTED_HEADERS)):
+        row = manifest[number]
+        if is_url(row.path):
+            continue
+        try:
+            for note in describe_volume(row).notes:
+                found.setdefault(note, []).append(row.volume_id)
+        except Exception:  # the build reports the error  # noqa: S112
+            continue
+        if time.perf_counter() - begin > NOTED_SECONDS:
+            break
+    ordered = sorted(found.items(), key=lambda pair: -len(pair[1]))
+    return [(note, len(names), names[0]) for note, names in ordered]
 
 
 READ_VOLUMES = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rephase.builder.estimate import Shape, measure_reading, measure_sizes, measure_work
+from rephase.builder.estimate import Shape, collect_notes, measure_reading, measure_sizes, measure_work
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
@@ -46,6 +46,8 @@ class Plan:
         Free space on the disk of the corpus, None if unknown.
     unreadable
         (volume, reason) of the headers that could not be read.
+    notes
+        (note, number of volumes, the first of them) of a few headers, such as an assumed orientation.
     job_script
         The script that would be submitted to a batch system; None without one.
     """
@@ -67,6 +69,7 @@ class Plan:
     seconds_per_volume: float | None = None
     free_bytes: int | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, int, str]] = field(default_factory=list)
     job_script: str | None = None
 
     @property
@@ -110,6 +113,10 @@ class Plan:
         if self.unreadable:
             lines.append(f"WARNING:  {len(self.unreadable)} of the volumes whose headers were read cannot be built:")
             lines += [f"  {name}: {why}" for name, why in self.unreadable[:20]]
+        lines += [
+            f"note:     {name}{f' and {count - 1} more of the headers read' if count > 1 else ''}: {note}"
+            for note, count, name in self.notes[:10]
+        ]
         if self.job_script:
             lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
         return lines
@@ -174,6 +181,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
         free_bytes=open_storage(root).free_bytes(),
         unreadable=sizes.unreadable,
+        notes=collect_notes(manifest),
         job_script=build.cluster.job_script(options.cluster),
     )
     if sizes.num_slices:

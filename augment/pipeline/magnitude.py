@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
+from rephase.readers.volume import CLIP_LIMIT
 
 NegativeRule = Literal["refuse", "clip"]
-
-CLIP_LIMIT = 0.05
-"""Negative values up to this fraction of the maximum may be ringing from resampling; larger ones are errors."""
 
 _PERCENTILE = 99.5
 _LARGEST_EXPONENT = 127  # float32: values are below 2 ** 128

@@ -28,6 +28,7 @@ _DISPLAYED = {
 }
 _LETTERS = ("RL", "AP", "IS")
 _CLEARLY_LARGER = 1.2
+_NEARLY_PARALLEL = 0.85
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,18 @@ def orientation_of(affine: Affine) -> str:
 
 def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
     """Return the slice axis: the manifest's, the header's, the only one of size 1, of the largest spacing, the last."""
+    stated = _stated_axis(given, header, shape, spacing_mm)
+    return 2 if stated is None else stated
+
+
+def is_chosen(given: int | None, header: int | None, shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:
+    """Check whether `choose_slice_axis` takes the last axis because nothing states the slice axis."""
+    return _stated_axis(given, header, shape, spacing_mm) is None
+
+
+def _stated_axis(
+    given: int | None, header: int | None, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> int | None:
     if given is not None:
         return given
     if header is not None:
@@ -169,15 +182,34 @@ def choose_slice_axis(given: int | None, header: int | None, shape: Sequence[int
     if len(single) == 1:
         return single[0]
     order = np.argsort(spacing_mm)
-    return int(order[2]) if spacing_mm[order[2]] > _CLEARLY_LARGER * spacing_mm[order[1]] else 2
+    return int(order[2]) if spacing_mm[order[2]] > _CLEARLY_LARGER * spacing_mm[order[1]] else None
+
+
+def axis_along(affine: Affine, normal: Sequence[float]) -> int | None:
+    """Return the axis of a file's array that runs along a direction of the patient (LPS); None if none does."""
+    length = np.linalg.norm(normal)
+    if not 0 < length < np.inf:
+        return None
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    along = np.abs(directions.T @ (np.asarray(normal) / length))
+    return int(np.argmax(along)) if along.max() > _NEARLY_PARALLEL else None
 
 
 _LEAST_MM, _MOST_IN_PLANE_MM, _MOST_BETWEEN_SLICES_MM = 0.01, 20.0, 150.0
-_UNITS = ((1000.0, "metres"), (1e-3, "micrometres"))
+_UNITS = {"meter": (1000.0, "metres"), "mm": (1.0, "millimetres"), "micron": (1e-3, "micrometres")}
 
 
-def check_plausible(spacing_mm: Sequence[float], where: str) -> None:
+def check_plausible(spacing_mm: Sequence[float], where: str, stated_unit: str | None = None) -> None:
     """Check that the spacing (slice, height, width) may be that of an image of a person or an animal.
+
+    Parameters
+    ----------
+    spacing_mm
+        Of the volume.
+    where
+        Name of the file, for messages.
+    stated_unit
+        A key of `_UNITS` if the header states the unit of its numbers.
 
     Raises
     ------
@@ -186,8 +218,12 @@ def check_plausible(spacing_mm: Sequence[float], where: str) -> None:
     """
     if _is_plausible(spacing_mm):
         return
-    likely = next((unit for factor, unit in _UNITS if _is_plausible([step * factor for step in spacing_mm])), None)
-    reason = f"they are likely {likely}; state the unit in the header" if likely else "correct the header"
+    stated, word = _UNITS.get(stated_unit or "", (1.0, ""))
+    others = [
+        unit for factor, unit in _UNITS.values() if _is_plausible([step * factor / stated for step in spacing_mm])
+    ]
+    found = f"its header states {word}, but the numbers" if word else "the numbers"
+    reason = f"{found} are likely {others[0]}; correct the unit in the header" if others else "correct the header"
     raise VolumeError(
         "unreadable",
         f"{where}: has voxels of {' x '.join(f'{step:g}' for step in spacing_mm)} mm (slice, height, width); expected "

@@ -24,10 +24,26 @@ _KIND_WORDS: dict[str, Kind] = {
     "phasediff": "fieldmap", "part-real": "real", "real": "real", "part-imag": "imaginary", "imag": "imaginary",
     "imaginary": "imaginary", "fieldmap": "fieldmap", "fieldmaphz": "fieldmap", "b0map": "fieldmap", "fmap": "fieldmap",
     "part-mag": "magnitude", "mag": "magnitude", "magnitude": "magnitude", "magnitude1": "magnitude",
-    "magnitude2": "magnitude", "adc": "derived", "fa": "derived", "md": "derived", "trace": "derived", "seg": "derived",
-    "mask": "derived", "dseg": "derived", "probseg": "derived", "label": "derived", "labels": "derived",
-    "t1map": "derived", "t2map": "derived", "t2starmap": "derived", "localizer": "localizer", "scout": "localizer",
+    "magnitude2": "magnitude", "trace": "derived", "localizer": "localizer", "scout": "localizer",
+    **dict.fromkeys(
+        ("seg", "mask", "dseg", "probseg", "label", "labels", "labelmap", "segmentation", "parcellation", "parc",
+         "atlas", "aseg", "wmparc", "ribbon", "gt", "groundtruth", "pveseg"), "label map"),
+    **dict.fromkeys(
+        ("adc", "fa", "md", "t1map", "t2map", "t2starmap", "r1map", "r2map", "r2starmap", "pdmap", "s0map", "mtvmap",
+         "mtrmap", "mtsat", "mwfmap", "chimap", "qsm", "tb1map", "rb1map", "b1map", "cbf", "cbvmap", "mtt", "ttp",
+         "tmax"),
+        "parametric map"),
+    **dict.fromkeys(("statmap", "zmap", "tmap", "fmapstat", "zstat", "tstat", "pval", "logp"), "statistics"),
+    **dict.fromkeys(("warp", "warpfield", "xfm", "displacement", "tensor"), "vectors"),
 }  # fmt: skip
+_KIND_STEMS: tuple[tuple[str, Kind], ...] = (
+    (r"(.*[_.])?(aparc|aseg|wmparc|ribbon)([.+_].*)?", "label map"),  # FreeSurfer
+    (r".*[-. ](seg|dseg|mask|label|labels|segmentation)|.*_pve_\d", "label map"),
+    (r"(thresh_)?(z?fstat|[tz]stat|cope|varcope|pe)\d+|.*_(corrp|uncorrp|p)_[tf]stat\d+|cluster_mask_.*", "statistics"),
+    (r"spm[tf]_\d{4}|(con|beta|ess|resms|rpv)(_\d{4})?", "statistics"),  # SPM
+    (r".*\d(inverse)?warp", "vectors"),  # ANTs
+)
+"""Patterns of whole names without suffix, in lower case."""
 _ANYWHERE = ("part-phase", "part-real", "part-imag", "part-mag", "localizer", "scout")
 _CONTRAST_WORDS = {
     "t1w": "T1", "t1": "T1", "mprage": "T1", "t2w": "T2", "t2": "T2", "t2starw": "T2star", "t2star": "T2star",
@@ -36,8 +52,23 @@ _CONTRAST_WORDS = {
 }  # fmt: skip
 _IMAGE_TYPE: dict[str, Kind] = {
     "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
-    "FIELD_MAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
+    "FIELD_MAP": "fieldmap", "FIELDMAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
+    "ADC": "parametric map", "FA": "parametric map", "T1 MAP": "parametric map", "T2 MAP": "parametric map",
+    "T2_STAR MAP": "parametric map", "R2_STAR MAP": "parametric map", "QMAP": "parametric map",
+    "FAT_FRACTION": "parametric map", "CBF": "parametric map", "RELCBF": "parametric map",
+    "TTP": "parametric map", "SEGMENTATION": "label map",
 }  # fmt: skip
+_SIDECAR_UNITS: dict[str, Kind] = {
+    "rad": "phase", "radian": "phase", "radians": "phase", "hz": "fieldmap", "rad/s": "fieldmap", "tesla": "fieldmap",
+}  # fmt: skip
+_SIDECAR_LABELS = frozenset({"atlas", "labelmap", "labels", "segmentationtype"})
+_INTENTS: tuple[tuple[str, Kind], ...] = (
+    (r"label|parcel|segment|atlas|neuroname|mask", "label map"),
+    (r"z.?scores?|[tfz].?test|t.?stat|p.?val|correl|chi.?sq|beta.?dist|log.?p", "statistics"),
+    (r"vector|displacement|warp|quaternion|matrix", "vectors"),
+    (r"estimate|parameter|map$", "parametric map"),
+)
+"""Patterns of the name of an intent, in lower case."""
 
 _LARGEST_SIDECAR = 1 << 20
 _SIGNED_SHARE = 0.25
@@ -53,11 +84,12 @@ def stem_of(path: Path) -> str:
 
 def kind_of_name(path: Path) -> Kind | None:
     """Return the image type from the words of a file name; None without a match."""
-    words = stem_of(path).lower().split("_")
+    stem = stem_of(path).lower()
+    words = stem.split("_")
     for place, word in enumerate(reversed(words)):
         if word in _KIND_WORDS and (place == 0 or word in _ANYWHERE):
             return _KIND_WORDS[word]
-    return None
+    return next((kind for pattern, kind in _KIND_STEMS if re.fullmatch(pattern, stem)), None)
 
 
 def contrast_of_name(path: Path) -> str | None:
@@ -94,9 +126,45 @@ def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
     words = sidecar.get("ImageType")
     words = [str(word).upper() for word in words] if isinstance(words, list) else []
     found = next((_IMAGE_TYPE[word] for word in words if word in _IMAGE_TYPE), None)
-    if found is None and words[:1] == ["DERIVED"]:
+    found = found or _SIDECAR_UNITS.get(str(sidecar.get("Units", "")).strip().lower())
+    keys = {key.lower(): value for key, value in sidecar.items()}
+    for key in ("intent", "intentcode", "intent_code", "intentname", "intent_name"):
+        found = found or kind_of_intent(keys.get(key))
+    if found is None and (_SIDECAR_LABELS & set(keys) or _is_mask_type(sidecar.get("Type"))):
+        return "label map"
+    if found is None and (words[:1] == ["DERIVED"] or sidecar.get("RawImage") is False):
         return "derived"
     return found or ("magnitude" if {"M", "MAGNITUDE"} & set(words) else None)
+
+
+def _is_mask_type(value: object) -> bool:
+    """Check for the required key of a mask's sidecar in BIDS derivatives."""
+    return value in ("Brain", "Lesion", "Face", "ROI")
+
+
+_STATISTICS = frozenset(range(2, 25))
+_INTENT_CODES: dict[int, Kind] = {
+    1001: "parametric map", 1002: "label map", 1003: "label map", 1004: "vectors", 1005: "vectors", 1006: "vectors",
+    1007: "vectors", 1008: "surface", 1009: "surface", 1010: "vectors", 2002: "surface", 2003: "vectors",
+    2004: "vectors", 2005: "surface", 2006: "vectors", 2007: "vectors", 2008: "vectors", 2009: "vectors",
+    2016: "vectors", 2017: "vectors", 2018: "fieldmap",
+}  # fmt: skip
+
+
+def kind_of_intent(intent: object) -> Kind | None:
+    """Return the image type from the code of an intent of NIfTI, or its name; None if it states none."""
+    if isinstance(intent, int):
+        return "statistics" if intent in _STATISTICS else _INTENT_CODES.get(intent)
+    if isinstance(intent, str):
+        return next((kind for pattern, kind in _INTENTS if re.search(pattern, intent.lower())), None)
+    return None
+
+
+def kind_of_description(text: str) -> Kind | None:
+    """Return the image type from the description that SPM writes into headers; None for others."""
+    if re.match(r"SPM\{|spm_spm:\s*(beta|res|contrast)|contrast \d+:", text, re.IGNORECASE):
+        return "statistics"
+    return "label map" if re.match(r"spm_spm:.*mask", text, re.IGNORECASE) else None
 
 
 def kind_of_values(values: NDArray[Any]) -> tuple[Kind, str] | None:
@@ -146,3 +214,47 @@ def _wraps(values: NDArray[Any], axis: int, half: float) -> float:
     steps = np.abs(np.diff(ordered, axis=-1))
     steps = steps[np.isfinite(steps)]
     return float(np.mean(steps > half)) if steps.size else 0.0
+
+
+# real magnitudes have up to 0.13 equal neighbours, in copies of 8 bits 0.27, of 5 bits 0.78, with steps of one
+_EQUAL_SHARE, _EQUAL_SHARE_OF_MANY, _NEARLY_ALL = 0.75, 0.5, 0.9
+_CERTAIN_SHARE = 0.1
+_FEW_LEVELS = 8
+_SOME_UNIT_STEPS, _MOSTLY_UNIT_STEPS = 0.4, 0.8
+
+
+def labels_of_values(values: NDArray[Any]) -> str | None:
+    """Return the evidence that an image is a map of labels, None without.
+
+    Labels are whole numbers without noise, so neighbours within the object are nearly always equal. In a magnitude of
+    few levels they are equal often, but where they differ, they differ by one. Probabilities reach from 0 to 1 and are
+    1 in much of the object.
+
+    Parameters
+    ----------
+    values
+        `(..., height, width)`, real.
+    """
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        certain = float(np.mean(values[values != 0] == 1))
+        bounded = float(np.min(values)) == 0 and float(np.max(values)) == 1
+        return f"probabilities, {certain:.0%} of them 1" if bounded and certain > _CERTAIN_SHARE else None
+    same, pairs, unit = 0, 0, 0
+    for axis in (-1, -2):
+        first, second = np.moveaxis(values, axis, 0)[1:], np.moveaxis(values, axis, 0)[:-1]
+        inside = (first != 0) & (second != 0)
+        steps = np.abs(first[inside].astype(np.float64) - second[inside])
+        pairs += steps.size
+        same += int(np.count_nonzero(steps == 0))
+        unit += int(np.count_nonzero(steps == 1))
+    share = same / pairs if pairs else 1.0
+    unit_share = unit / max(pairs - same, 1)
+    if share < (_EQUAL_SHARE if unit_share > _SOME_UNIT_STEPS else _EQUAL_SHARE_OF_MANY):
+        return None
+    levels: NDArray[Any] = np.unique(values)
+    if levels.size < 2 or (pairs == 0 and levels.size > 2):
+        return None
+    if levels.size > _FEW_LEVELS and share < _NEARLY_ALL and unit_share > _MOSTLY_UNIT_STEPS:
+        return None
+    kind = "a mask of two values" if levels.size == 2 else f"{levels.size} whole numbers without noise"
+    return f"{kind}, from {levels[0]:g} to {levels[-1]:g}"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
-from rephase.files import file_sha256, sha256
+from rephase.files import sha256
 from rephase.text import is_url, one_line
 
 _BLOCK_BYTES = 1 << 20
@@ -84,10 +87,41 @@ def _fetch(location: str, folder: Path) -> Path:
     return path
 
 
+FileKey = tuple[int, int, int, int, int]
+_SETTLED_NS = 2_000_000_000
+_MOST_DIGESTS = 4096
+_digests: dict[FileKey, str] = {}
+
+
+def file_key(file: io.BufferedReader) -> FileKey:
+    """Return what identifies the contents of an open file: device, inode, size, and the times of its last changes."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def hash_open(file: io.BufferedReader) -> str:
+    """Return the SHA-256 of an open file as hexadecimal digits; its position is not kept.
+
+    Many rows may name one file, whose digest is computed once per process. It is kept only for files that were last
+    changed some time ago: within one tick of the clock, a second change leaves no trace.
+    """
+    key = file_key(file)
+    found = _digests.get(key)
+    if found is None:
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if file_key(file) == key and time.time_ns() - max(key[3:]) > _SETTLED_NS:
+            if len(_digests) >= _MOST_DIGESTS:
+                _digests.clear()
+            _digests[key] = found
+    return found
+
+
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits; see `hash_open`."""
     try:
-        return file_sha256(path)
+        with path.open("rb") as file:
+            return hash_open(file)
     except OSError as error:
         raise VolumeError(
             "unreadable", f"{path}: {error.strerror or error}; expected a readable file; check it"

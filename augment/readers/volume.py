@@ -14,6 +14,9 @@ from rephase.facts import VolumeFacts
 
 PhaseEncode = Literal["row", "column", "assumed"]
 
+CLIP_LIMIT = 0.05
+"""Negative values up to this fraction of the maximum may be ringing from resampling; larger ones are errors."""
+
 
 class Description(NamedTuple):
     """A volume as its headers describe it, in the corpus's axes.

@@ -239,7 +239,7 @@ def test_an_archive_of_nifti_and_hdf5_becomes_a_manifest_that_can_be_read(tmp_pa
     with h5py.File(data / "file1.h5", "w") as file:
         file["reconstruction_rss"] = rng.rayleigh(1e-4, (2, 8, 8)).astype(np.float32)
     result = scan_folder(tmp_path / "data", probe, salt="s")
-    assert result.skipped == {"derived": 2, "phase": 1}
+    assert result.skipped == {"label map": 2, "phase": 1}
     assert [path.name for path, _ in result.unreadable] == ["text.nii.gz"]
     write_manifest(result, tmp_path / "m.csv")
     rows = list(read_manifest(tmp_path / "m.csv"))

@@ -10,8 +10,8 @@ from phantom_dicom import AXIAL, CORONAL, classic, enhanced, mosaic, save, save_
 
 from rephase.manifests.header import Probed, SeriesHeader
 from rephase.manifests.record import ManifestRow
-from rephase.readers.dicom.reader import probe as probe_files
 from rephase.readers.dicom.read import describe_dicom
+from rephase.readers.dicom.reader import probe as probe_files
 
 MAGNITUDES = SHARED / "magnitude"
 
