@@ -312,12 +312,12 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
     if isinstance(source, Manifest):
         return source
     if isinstance(source, str | os.PathLike):
-        return read_manifest(source, options.keep_columns)
+        return read_manifest(source, options.read_columns)
     text = _csv_of(list(source))
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "rows.csv"
         path.write_text(text, encoding="utf-8")
-        manifest = read_manifest(path, options.keep_columns)  # wrong rows leave nothing next to the corpus
+        manifest = read_manifest(path, options.read_columns)  # wrong rows leave nothing next to the corpus
     if not keep:
         return manifest
     folder = run_folder(os.fspath(corpus))
@@ -328,7 +328,7 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-    return read_manifest(path, options.keep_columns)
+    return read_manifest(path, options.read_columns)
 
 
 def _csv_of(rows: list[Mapping[str, object]]) -> str:

@@ -114,6 +114,14 @@ class VolumeFacts:
     sequence_assumed: str | None = _fact(
         "text", "family guessed from contrast and echo time, where none is stated", words=SEQUENCES, in_manifest=False
     )
+    out_of_distribution: float | None = _fact(
+        "number",
+        "distance from what the weights have seen in training",
+        unit="units",
+        may_be_zero=True,
+        in_manifest=False,
+    )
+    weights_licence: str | None = _fact("text", "licence of the weights that the phase depends on", in_manifest=False)
     licence: str | None = _fact("text", "licence of the source", in_index=False, always=True)
 
 

@@ -17,6 +17,8 @@ from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
 from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.source import source_phasors
 from rephase.diffusion.processes.fat import fat_estimator, shipped_fat_estimator
+from rephase.diffusion.seen import Seen
+from rephase.diffusion.shipped import WEIGHTS
 
 
 class _Baseline(ABC):
@@ -26,6 +28,8 @@ class _Baseline(ABC):
     nfe = 0
     tile = 1
     weights_sha256: str | None = None
+    licence: str | None = None
+    seen: Seen | None = None
     device = torch.device("cpu")
     families: tuple[str, ...] | None = None
 
@@ -88,6 +92,8 @@ class SmoothPhase(_Baseline):
 
     def __init__(self, model: LowOrderModel | None = None) -> None:
         self.model = model or read_model()
+        data = self.model.data
+        self.licence: str | None = data.get("licence") or " and ".join(sorted(data.get("licences", ()))) or None
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Evaluate the polynomial over the slice."""
@@ -166,7 +172,9 @@ class FieldPhase(_Baseline):
         with one_thread(magnitude.device):
             estimate = fat_estimator(self.name, magnitude.device)
             fat = None if estimate is None else estimate(magnitude[None], known[None])
-            source = source_phasors([key], magnitude[None], known, conditions.slice_mm, self.name, fat)
+            source = source_phasors(
+                [key], magnitude[None], known, conditions.slice_mm, self.name, fat, conditions.volume
+            )
         noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
         return _phasor(
             add_noise(source.whole(), magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle()
@@ -183,6 +191,7 @@ class TissuePhase(FieldPhase):
 
     def __init__(self) -> None:
         self.weights_sha256 = shipped_fat_estimator(torch.device("cpu")).sha256
+        self.licence = WEIGHTS["fat"].licence
 
 
 def _phasor(angle: Tensor) -> Tensor:

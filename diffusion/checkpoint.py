@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from rephase.config import ConfigError, Share, from_mapping
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
+from rephase.diffusion.seen import Seen
 from rephase.diffusion.shipped import WEIGHTS, describe_missing
 from rephase.errors import RephaseError
 from rephase.files import replacing
@@ -45,12 +46,14 @@ class _Distillation:
 
 @dataclass(frozen=True)
 class _Card:
-    """The entries of every model card that affect sampling. A process checks its own section."""
+    """The typed entries of every model card. A process checks its own section."""
 
     process: str
     network: dict[str, Any]
     steps: Steps | None = None
     distillation: _Distillation | None = None
+    licence: str | None = None
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if self.distillation is not None and self.steps is None:
@@ -121,6 +124,18 @@ class Checkpoint:
         """Network evaluations per slice for which the weights were trained; None for any number."""
         steps: int | None = self.card.get("steps")
         return steps
+
+    @property
+    def licence(self) -> str | None:
+        """Licence of the weights; None if the card states none."""
+        licence: str | None = self.card.get("licence")
+        return licence
+
+    @property
+    def seen(self) -> Seen | None:
+        """What the weights were trained on; None in cards of earlier versions."""
+        section = self.card.get("seen")
+        return None if section is None else from_mapping(section, Seen)
 
     @property
     def teacher_steps(self) -> int | None:

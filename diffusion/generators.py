@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rephase.diffusion.seen import Seen
+
 
 @dataclass(frozen=True)
 class SliceKey:
-    """Identifies the noise of one slice: equal keys produce equal noise on every machine."""
+    """Identifies the noise of one slice: equal keys produce equal noise on every machine.
+
+    Volumes of equal `exam` share what slices of a volume share: field, coil phase and gauge. None: the volume's own.
+    """
 
     seed: int
     volume_id: str
     replica: int
     slice_index: int
+    exam: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class WholeVolume:
+    """The volume to which sampled slices belong, from which a field is computed in three dimensions.
+
+    Attributes
+    ----------
+    magnitude
+        All slices, `(slice height width)`, in the scale of those that are sampled.
+    spacing_mm
+        Along (slice, height, width).
+    main_field
+        Direction of the main field, a unit vector along (slice, height, width); None if unknown.
+    kept
+        Results computed once per volume, by their key.
+    """
+
+    magnitude: Tensor
+    spacing_mm: tuple[float, float, float]
+    main_field: tuple[float, float, float] | None = None
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,7 @@ class Conditions:
     field_t: float | None = None
     slice_mm: float | None = None
     sequence: str | None = None
+    volume: WholeVolume | None = field(default=None, repr=False, compare=False)
 
     def numbers(self) -> list[float]:
         """Return spacing along height and width (mm), dephasing time (ms) and field strength (T); NaN for None."""
@@ -55,6 +84,10 @@ class PhaseGenerator(Protocol):
         Slices per call of the network; 1 without a network.
     weights_sha256
         SHA-256 of the weights that the phase depends on; None without any.
+    licence
+        Licence of the weights, or of fitted statistics, that the phase depends on; None if not stated or without any.
+    seen
+        What the weights have seen in training; None if not stated or without any.
     device
         Device that computes the phase. Magnitudes may be on any device.
     families
@@ -66,6 +99,8 @@ class PhaseGenerator(Protocol):
     nfe: int
     tile: int
     weights_sha256: str | None
+    licence: str | None
+    seen: Seen | None
     device: torch.device
     families: tuple[str, ...] | None
 
@@ -77,8 +112,8 @@ class PhaseGenerator(Protocol):
         magnitude
             float32 `(slice height width)`, any scale, all >= 0; all slices of one volume or some of them.
         keys
-            One key per slice. The result of a slice depends on its own magnitude, key and conditions, not on the other
-            slices of the call.
+            One key per slice. The result of a slice depends on its own magnitude, key and conditions (and the volume
+            that they have), not on the other slices of the call.
         conditions
             Conditions of the volume.
 

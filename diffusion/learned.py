@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.devices import from_scalars, one_thread
-from rephase.diffusion.generators import Conditions, SliceKey
+from rephase.diffusion.generators import Conditions, SliceKey, WholeVolume
 from rephase.diffusion.networks.inference import for_inference
 from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
 from rephase.diffusion.noise import Stream, complex_normals
@@ -39,6 +39,8 @@ class TileInputs(NamedTuple):
         Grid spacing in mm, dephasing time in ms, field strength in T, `(1 4)`; NaN if unknown.
     slice_mm
         Distance of neighbouring slices; None if unknown.
+    volume
+        The volume of the slices, if they are contiguous.
     """
 
     magnitude: Tensor
@@ -46,6 +48,7 @@ class TileInputs(NamedTuple):
     sigma: Tensor
     conditions: Tensor
     slice_mm: float | None
+    volume: WholeVolume | None = None
 
 
 class SampledImage(NamedTuple):
@@ -76,6 +79,7 @@ class LearnedGenerator(ABC):
         self.device = torch.device(device)
         self.tile = 1 if self.device.type == "cpu" else GPU_TILE
         self.weights_sha256: str | None = checkpoint.sha256
+        self.licence, self.seen = checkpoint.licence, checkpoint.seen
         self.gauge, self.grid_mm = checkpoint.gauge, grid_mm
         self.network = for_inference(checkpoint.network, self.device)
 
@@ -99,7 +103,7 @@ class LearnedGenerator(ABC):
         weight = compress_magnitude(on_grid)
         known = self._conditions(conditions, (height, width), grid)
         sigma = estimate_sigma(on_grid)
-        sampled = self._sample(TileInputs(on_grid, weight, sigma, known, conditions.slice_mm), keys)
+        sampled = self._sample(TileInputs(on_grid, weight, sigma, known, conditions.slice_mm, conditions.volume), keys)
         phasor = _unit(from_grid(sampled.image, height, width))
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # few steps average noise away, and a coarser grid does not represent all of it

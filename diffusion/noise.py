@@ -130,8 +130,8 @@ def random_phasors(
 
 
 def volume_key(key: SliceKey) -> SliceKey:
-    """Return the key for random numbers that the slices of a volume share."""
-    return SliceKey(key.seed, key.volume_id, key.replica, _VOLUME_SLICE)
+    """Return the key for random numbers that the slices of a volume, or the volumes of an exam, share."""
+    return SliceKey(key.seed, _shared_id(key), key.replica, _VOLUME_SLICE)
 
 
 def step_key(key: SliceKey, step: int) -> SliceKey:
@@ -141,7 +141,40 @@ def step_key(key: SliceKey, step: int) -> SliceKey:
 
 def anchor_key(key: SliceKey, anchor: int) -> SliceKey:
     """Return the key for random numbers that neighbouring slices share; it differs from that of every slice."""
-    return SliceKey(key.seed, key.volume_id, key.replica, _FIRST_ANCHOR + anchor)
+    return SliceKey(key.seed, _shared_id(key), key.replica, _FIRST_ANCHOR + anchor)
+
+
+def anchored_normals(
+    keys: Sequence[SliceKey],
+    places_mm: Sequence[float],
+    anchor_mm: float,
+    stream: Stream,
+    count: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Sample standard normal numbers that are correlated through a volume, `(key count)`.
+
+    Each is `cos(a) n_k + sin(a) n_(k+1)`, with independent normals at anchors `anchor_mm` apart and `a` from 0 to pi/2
+    between two of them, so its variance is 1 everywhere. Slices closer than `2 anchor_mm` are correlated: at a distance
+    of d anchors by `cos(d pi/2)` between the same anchors, and by 2/pi times that or more over all positions.
+    """
+    positions = [place / anchor_mm for place in places_mm]
+    anchors = [math.floor(position) for position in positions]
+    # cos^2 + sin^2 = 1 keeps the variance between two anchors
+    angles = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
+    here, there = (
+        normals(
+            [anchor_key(key, anchor + step) for key, anchor in zip(keys, anchors, strict=True)], stream, count, device
+        )
+        for step in (0, 1)
+    )
+    cosines, sines = (from_scalars(map(f, angles), device)[:, None] for f in (math.cos, math.sin))
+    return cosines * here + sines * there
+
+
+def _shared_id(key: SliceKey) -> str:
+    # no volume ID contains a colon
+    return key.volume_id if key.exam is None else f"exam:{key.exam}"
 
 
 def _volume_key(key: SliceKey) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -23,6 +23,8 @@ MAX_TIME_LIMIT_S = 1e6
 Group = Literal["phase", "source", "execution", "run"]
 """Heading of an option in `--help`. `rephase plan` has all but `run`, `rephase repair` only `execution` and `run`."""
 
+EXAM_COLUMNS = ("subject_id", "series", "source")
+"""Columns with a meaning of their own that may name the exam of a row."""
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
 _NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # `fat` does not sample phase
 
@@ -66,8 +68,8 @@ def _argument(
 class BuildOptions:
     """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
-    `phase`, `checkpoint`, `steps`, `seed`, `negative` and `keep_columns` change the bytes of a corpus, and `replicas`
-    its volumes. The others change neither.
+    `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, `negative` and `keep_columns` change the bytes of a
+    corpus, and `replicas` its volumes. The others change neither.
 
     Raises
     ------
@@ -109,6 +111,15 @@ class BuildOptions:
     replicas: int = field(
         default=1,
         metadata=_argument("phase", "replicas per row, unless the manifest sets them (default: 1)", "N", parse_count),
+    )
+    share_field_by: str | None = field(
+        default=None,
+        metadata=_argument(
+            "phase",
+            "manifest column that names the exam of a row, such as subject_id: rows of one exam share field, coil "
+            "phase, and global and linear phase, so that echoes and frames of a series agree (default: no sharing)",
+            "COLUMN",
+        ),
     )
     negative: NegativeRule = field(
         default="refuse",
@@ -204,6 +215,11 @@ class BuildOptions:
                 raise RequestError(
                     f"--keep-columns {name}: this column has a meaning of its own; expected additional columns; omit it"
                 )
+        if self.share_field_by in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and self.share_field_by not in EXAM_COLUMNS:
+            raise RequestError(
+                f"--share-field-by {self.share_field_by}: this column has a meaning of its own; expected "
+                f"{', '.join(EXAM_COLUMNS)} or an additional column that names the exam of each row"
+            )
         if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
             raise RequestError(f"--replicas {self.replicas}: {equal_replicas(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:
@@ -214,6 +230,11 @@ class BuildOptions:
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise RequestError(f"{flag(name)} {count}: expected a whole number of 1 or more")
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """Additional manifest columns that a build reads; see `read_columns`."""
+        return read_columns(self.keep_columns, self.share_field_by)
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> Self:
@@ -243,6 +264,12 @@ ARGUMENTS: Mapping[str, Argument] = {one.name: one.metadata["argument"] for one 
 def flag(name: str) -> str:
     """Return the command-line spelling of an option's name."""
     return f"--{name.replace('_', '-')}"
+
+
+def read_columns(keep_columns: Iterable[str], share_field_by: str | None) -> tuple[str, ...]:
+    """Return the additional manifest columns that a build reads: those to copy, and that which names the exam."""
+    shared = () if share_field_by in (None, "subject_id", "series") else (share_field_by,)
+    return tuple(sorted({*keep_columns, *(name for name in shared if name)}))
 
 
 def equal_replicas(phase: str) -> str:

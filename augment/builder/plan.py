@@ -8,7 +8,7 @@ from typing import Any
 
 from rephase.builder.estimate import Shape, collect_notes, measure_reading, measure_sizes, measure_work
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_recipe, check_replicas, find_corpus
+from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
 from rephase.cluster.local import local_shape
 from rephase.corpus.storage.open import open_storage
@@ -162,6 +162,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     if store is not None:
         check_recipe(store, recipe, options.overwrite)
     check_replicas(manifest, options.phase)
+    check_exams(manifest, options.share_field_by)
     shape = local_shape(options.workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)

@@ -16,6 +16,7 @@ from rephase.errors import RequestError, VolumeError, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.environment import MIXED_HELP, describe_class
 from rephase.pipeline.recipe import Recipe, row_fingerprint
+from rephase.pipeline.sampling import exam_of
 from rephase.pipeline.task import Task
 
 
@@ -121,6 +122,21 @@ def check_replicas(manifest: Manifest, phase: str | None) -> None:
     for row in manifest:
         if (row.replicas or 1) > 1:
             raise RequestError(f"{manifest.path}:{row.line}: replicas is {row.replicas}: {equal_replicas(phase)}")
+
+
+def check_exams(manifest: Manifest, column: str | None) -> None:
+    """Check that the column of `--share-field-by` exists and a row has a value in it.
+
+    Raises
+    ------
+    RequestError
+        If not.
+    """
+    if column is not None and not any(exam_of(row, column) for row in manifest):
+        raise RequestError(
+            f"{manifest.path}: no row has a value in column {column}, which --share-field-by names; expected the exam "
+            "of each row; fill it in, or name another column"
+        )
 
 
 def split_failed(

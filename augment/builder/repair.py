@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from rephase.builder.options import BuildOptions
+from rephase.builder.options import BuildOptions, read_columns
 from rephase.builder.provenance import options_of, recorded_manifest, root_attributes
 from rephase.builder.run import Say, check_request, run_tasks
 from rephase.builder.runlog import Failure
@@ -133,7 +133,9 @@ class _Repair:
                 )
             return None, ""
         try:
-            return read_manifest(path, self._store.attributes["recipe"].get("keep_columns", ())), lasting_path(path)
+            recipe = self._store.attributes["recipe"]
+            columns = read_columns(recipe.get("keep_columns", ()), recipe.get("share_field_by"))
+            return read_manifest(path, columns), lasting_path(path)
         except ManifestError:
             if self._found.damaged or self._options.manifest:
                 raise

@@ -44,6 +44,8 @@ class ResolvedBuild:
         Network evaluations per slice.
     weights_sha256
         SHA-256 of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
+    licence
+        Licence of the weights or of fitted statistics; None if not stated or without any.
     algorithm
         One of `rephase.pipeline.recipe.ALGORITHMS`: that of a corpus that is resumed, else the latest.
     """
@@ -55,6 +57,7 @@ class ResolvedBuild:
     checkpoint: Checkpoint | None
     nfe: int
     weights_sha256: str | None
+    licence: str | None = None
     algorithm: int = ALGORITHM
 
     @property
@@ -76,13 +79,18 @@ class ResolvedBuild:
             negative=self.options.negative,
             keep_columns=tuple(sorted(set(self.options.keep_columns))),
             tile=tile,
+            share_field_by=self.options.share_field_by,
             algorithm=self.algorithm,
         )
 
     def notes(self) -> list[str]:
         """Return notes for the user before the build starts, one per line."""
         begun = f"{self.root}: begun with algorithm {self.algorithm} and resumed with it"
-        return [f"{begun}: {lack}" for algorithm, lack in LATER.items() if algorithm > self.algorithm]
+        lines = [f"{begun}: {lack}" for algorithm, lack in LATER.items() if algorithm > self.algorithm]
+        if self.licence is not None or self.weights_sha256 is not None:
+            stated = self.licence or "not stated in their card"
+            lines.append(f"licence of the weights of --phase {self.phase}: {stated}")
+        return lines
 
 
 def resolve_build(
@@ -111,13 +119,13 @@ def resolve_build(
     phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else default_phase())
     if options.steps is not None and not PHASES[phase].any_steps:
         raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
-    nfe, weights_sha256 = 0, None
+    nfe, weights_sha256, licence = 0, None, None
     try:
         if PHASES[phase].learned:
             checkpoint = checkpoint or _load(phase, options)
-        if PHASES[phase].learned or PHASES[phase].weights:
+        if PHASES[phase].generator is not None:
             generator = make_generator(phase, checkpoint, options.steps)
-            nfe, weights_sha256 = generator.nfe, generator.weights_sha256
+            nfe, weights_sha256, licence = generator.nfe, generator.weights_sha256, generator.licence
     except ValueError as error:
         raise RequestError(str(error)) from None
     algorithm = ALGORITHM
@@ -125,7 +133,12 @@ def resolve_build(
         found = store.attributes.get("recipe")
         begun_with = found.get("algorithm") if isinstance(found, dict) else None
         algorithm = begun_with if begun_with in ALGORITHMS else ALGORITHM
-    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, algorithm)
+    if options.share_field_by is not None and algorithm < 10:
+        raise RequestError(
+            f"{root}: begun with algorithm {algorithm}, which has no --share-field-by; omit it, or build into another "
+            "corpus"
+        )
+    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, algorithm)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

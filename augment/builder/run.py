@@ -14,7 +14,7 @@ from functools import partial
 from tqdm import tqdm
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_recipe, check_replicas, find_corpus, split_failed
+from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus, split_failed
 from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
@@ -80,6 +80,7 @@ def build(
     root = root.rstrip("/") or root
     resolved = check_request(root, options)
     check_replicas(manifest, options.phase)
+    check_exams(manifest, options.share_field_by)
     tasks = task_list(manifest, options.replicas, options.retry_failed)
     with Lease(root, options.break_lease) as lease:
         return run_tasks(tasks, resolved, lease, say, progress)

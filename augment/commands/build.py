@@ -102,7 +102,7 @@ def plan_build(arguments: argparse.Namespace) -> CommandResult:
     from rephase.manifests.parse import read_manifest
 
     options = build_options(arguments)
-    manifest = read_manifest(arguments.manifest, arguments.keep_columns)
+    manifest = read_manifest(arguments.manifest, options.read_columns)
     with tqdm(desc="reading headers", unit="header", delay=1, disable=not sys.stderr.isatty()) as bar:
         plan = make_plan(manifest, arguments.corpus, options, lambda: bar.update() and None)
     return CommandResult(0, plan.lines(), plan.to_json())
@@ -115,7 +115,7 @@ def run_build(arguments: argparse.Namespace) -> CommandResult:
     from rephase.manifests.parse import read_manifest
 
     options = build_options(arguments)
-    manifest = read_manifest(arguments.manifest, arguments.keep_columns)
+    manifest = read_manifest(arguments.manifest, options.read_columns)
     if options.phase is None and options.checkpoint is None and default_phase() == "smooth":
         sys.stderr.write("phase: smooth, because no weights are installed\n")
     summary = build(manifest, arguments.corpus, options)

@@ -61,7 +61,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
             volume.spacing_mm,
             slices,
         ),
-        conditions_of(volume),
+        conditions_of(volume, magnitude=np.abs(volume.magnitude)),
         volume.source_sha256,
     )
 

@@ -26,7 +26,7 @@ from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
 from rephase.pipeline.memory import VOLUME_FACTOR
 from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.resume import check_restored, find_committed
-from rephase.pipeline.sampling import conditions_of, sample_phasor, timed
+from rephase.pipeline.sampling import conditions_of, facts_of, sample_phasor, timed
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
@@ -48,6 +48,11 @@ def make_attributes(
     if recipe.algorithm < 8:  # receipts of earlier versions lack it
         known["sequence"] = None
     generator = worker.generator_for(conditions.sequence)
+    if recipe.algorithm >= 10:
+        known["weights_licence"] = None if generator is None else generator.licence
+        seen = None if worker.generator is None else worker.generator.seen
+        facts = facts_of(volume, conditions, known["anatomy"])
+        known["out_of_distribution"] = None if seen is None else seen.score(facts)
     other = None if generator is worker.generator else generator  # where the recipe's does not cover the family
     maximum, norm = target_statistics(prepared.stored)
     attributes: dict[str, Any] = {
@@ -83,7 +88,7 @@ def make_attributes(
     if recipe.algorithm >= 9:
         attributes["name"] = task.name
     if recipe.keep_columns:
-        attributes["columns"] = dict(row.extra)
+        attributes["columns"] = {name: value for name, value in row.extra if name in recipe.keep_columns}
     return attributes
 
 

@@ -11,17 +11,19 @@ from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
-ALGORITHM = 9
+ALGORITHM = 10
 """Incremented whenever a code change affects the bytes of a recipe."""
 
 LATER = {
     8: "the phase of spin echoes grows with their echo time; build into a new corpus to have them refocused",
     9: "receipts lack the name of the volume and the checksums of its chunks, which loaders compare; build into a new "
     "corpus to have them",
+    10: "the field is that of single slices, not of the volume; build into a new corpus to have phase that is coherent "
+    "through slices",
 }
 """What a corpus that was begun before an algorithm lacks."""
 
-ALGORITHMS = (7, 8, ALGORITHM)
+ALGORITHMS = (7, 8, 9, ALGORITHM)
 """Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
@@ -56,12 +58,15 @@ class Recipe:
     negative: NegativeRule
     keep_columns: tuple[str, ...]
     tile: Tile
+    share_field_by: str | None = None
     format: int = FORMAT
     algorithm: int = ALGORITHM
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as stored in the attributes of a corpus."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.algorithm < 10:  # recipes of earlier versions lack it
+            del document["share_field_by"]
         return document
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey
+from rephase.diffusion.generators import Conditions, PhaseGenerator, SliceKey, WholeVolume
+from rephase.diffusion.seen import Facts
 from rephase.errors import VolumeError
+from rephase.manifests.record import ManifestRow
 from rephase.pipeline.gpu import InFlight, explain_out_of_memory, make_submitter
 from rephase.pipeline.kspace import real_phasor
 from rephase.pipeline.recipe import ALGORITHM
@@ -33,11 +36,13 @@ def sample_phasor(
     VolumeError
         If the measured phase is missing, or the GPU has too little memory.
     """
-    conditions = conditions_of(volume, worker.recipe.algorithm)
+    conditions = conditions_of(volume, worker.recipe.algorithm, magnitude)
     generator = worker.generator_for(conditions.sequence)
     if generator is None:
         return _own_phasor(task, volume, seconds)
-    keys = [SliceKey(worker.recipe.seed, task.row.volume_id, task.replica, i) for i in range(len(magnitude))]
+    exam = exam_of(task.row, worker.recipe.share_field_by)
+    seed, volume_id = worker.recipe.seed, task.row.volume_id
+    keys = [SliceKey(seed, volume_id, task.replica, index, exam) for index in range(len(magnitude))]
     phasor = np.empty(magnitude.shape, dtype=np.complex64)
 
     def take(part: slice, sampled: NDArray[np.complex64], device_s: float) -> None:
@@ -56,14 +61,65 @@ def sample_phasor(
     return phasor
 
 
-def conditions_of(volume: Volume, algorithm: int = ALGORITHM) -> Conditions:
-    """Return the conditions of a volume for a generator; infer an unknown family from contrast and echo time."""
+CONTIGUOUS_MM = 12.0
+"""Largest distance of slices through which a phase is coherent."""
+_VERTICAL_T = 0.4
+"""Magnets below this field strength are permanent, with a vertical field."""
+
+
+def conditions_of(
+    volume: Volume, algorithm: int = ALGORITHM, magnitude: NDArray[np.float32] | None = None
+) -> Conditions:
+    """Return the conditions of a volume for a generator; infer an unknown family from contrast and echo time.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    algorithm
+        Version of the recipe's algorithm.
+    magnitude
+        Its magnitude as the generator will get it; if given, phase is coherent through contiguous slices.
+    """
     slice_mm, *in_plane = volume.spacing_mm
     spacing_mm = (in_plane[0], in_plane[1])
     if algorithm < 8:  # earlier versions treated every echo as a gradient echo
         return Conditions(spacing_mm, volume.te_ms or None, volume.field_t, slice_mm)
     sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
-    return Conditions(spacing_mm, dephasing_time_ms(sequence, volume.te_ms), volume.field_t, slice_mm, sequence)
+    dephasing_ms = dephasing_time_ms(sequence, volume.te_ms)
+    whole = None
+    if magnitude is not None and algorithm >= 10 and len(magnitude) > 1 and slice_mm <= CONTIGUOUS_MM:
+        whole = WholeVolume(torch.from_numpy(magnitude), volume.spacing_mm, main_field_of(volume))
+    return Conditions(spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole)
+
+
+def exam_of(row: ManifestRow, column: str | None) -> str | None:
+    """Return the exam of a row: its value in a manifest column; None if it has none, so that it shares nothing."""
+    if column is None:
+        return None
+    return dict(row.extra).get(column) or getattr(row, column, None) or None
+
+
+def facts_of(volume: Volume, conditions: Conditions, anatomy: str | None) -> Facts:
+    """Return the facts of a volume by which it is compared with what weights have seen."""
+    slice_mm, height_mm, width_mm = volume.spacing_mm
+    in_plane = math.sqrt(height_mm * width_mm)
+    return Facts(conditions.sequence, anatomy, volume.field_t, conditions.dephasing_ms, in_plane, slice_mm)
+
+
+def main_field_of(volume: Volume) -> tuple[float, float, float] | None:
+    """Return the direction of the main field along (slice, height, width), a unit vector; None if unknown.
+
+    It is along the body of a patient who lies in a bore, and from front to back in the vertical field of a magnet below
+    0.4 T.
+    """
+    if "orientation" in volume.acquisition:  # assumed by the reader
+        return None
+    axis = 1 if volume.field_t is not None and volume.field_t < _VERTICAL_T else 2
+    steps = np.array(volume.affine)[:3, :3]
+    components = steps[axis] / np.linalg.norm(steps, axis=0)
+    slice_, height, width = (components / np.linalg.norm(components)).tolist()
+    return slice_, height, width
 
 
 def batches(num_slices: int, batch_size: int | None, tile_slices: int) -> Iterator[slice]:

@@ -6,8 +6,9 @@ most phases are about as steep as measured ones. So this is not the true phase, 
 the rim of the field of view and next to air, growing with echo time and field strength. The fat fraction must be given,
 because brightness does not show it.
 
-The dipole field is that of a slice extended infinitely through the plane (kernel `1/3 - k_axis^2 / k^2` in the
-plane's k-space; Salomir et al., Concepts Magn Reson B 2003); the susceptibility is that of Schenck, Med Phys 1996.
+The dipole field of a single slice is that of its infinite extension through the plane (kernel `1/3 - k_axis^2 / k^2` in
+the plane's k-space; Salomir et al., Concepts Magn Reson B 2003); `volume_field` computes that of contiguous slices. The
+susceptibility is that of Schenck, Med Phys 1996.
 """
 
 from __future__ import annotations
@@ -117,7 +118,27 @@ class FieldAngles(NamedTuple):
     folded: Tensor
 
 
-def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled: FieldSample) -> FieldAngles:
+class SliceField(NamedTuple):
+    """The field of some slices as computed for their whole volume (`rephase.diffusion.physics.volume_field`).
+
+    Attributes
+    ----------
+    ppm
+        Shimmed field, `(batch height width)`.
+    level
+        Bright level of the volume, `(1 1)`.
+    axis
+        Axis of the bore, as in `FieldSample`, `(1)`.
+    """
+
+    ppm: Tensor
+    level: Tensor
+    axis: Tensor
+
+
+def field_phase(
+    magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled: FieldSample, whole: SliceField | None = None
+) -> FieldAngles:
     """Compute the off-resonance phase, without fat and coils.
 
     Parameters
@@ -130,16 +151,22 @@ def field_phase(magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled
         Position of the centre of each slice along slice, height and width, from the isocentre, `(batch 3)`.
     sampled
         Parameters of the volume of each slice.
+    whole
+        The field of the slices, computed in three dimensions; if None, that of infinitely thick slices is computed.
     """
     spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
-    relative = magnitude / bright_level(magnitude)
+    relative = magnitude / (bright_level(magnitude) if whole is None else whole.level)
     # The slices of a batch may differ in spacing, but the windows may not, so the first slice sets them.
     level = local_mean(relative, spacing[0].tolist())
     air, calm = (share_below(level, threshold[:, None, None]) for threshold in (sampled.air, sampled.fold))
-    axis, places = estimate_axis(relative, sampled.axis), Places(magnitude.shape, spacing, place_mm)
+    axis = estimate_axis(relative, sampled.axis) if whole is None else whole.axis.expand(len(magnitude))
+    places = Places(magnitude.shape, spacing, place_mm)
     magnet = magnet_field(places, sampled.magnet)
     folded = magnet_field(places, sampled.magnet, gradient_fold(places, axis, 1.0 - calm)) - magnet
-    field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, sampled.shim)
+    if whole is None:
+        field = _shimmed(_dipole_field(AIR_PPM * air, spacing, axis) + magnet, relative, sampled.shim)
+    else:
+        field = whole.ppm
     phase_per_ppm, strength = _phase_per_ppm(conditions, sampled), sampled.strength[:, None, None]
     folded_per_ppm = phase_per_ppm.clamp(-MOST_FOLDED_PHASE, MOST_FOLDED_PHASE)
     return FieldAngles(phase_per_ppm * (strength * field), folded_per_ppm * strength * folded)

@@ -55,7 +55,9 @@ def sample_gauge(pool: Tensor, key: SliceKey, conditions: Conditions) -> VolumeG
     some scanners step by nearly pi per slice.
     """
     alike = alike_gauges(pool, conditions.spacing_mm)
-    near = near_gauges(alike if len(alike) else pool, conditions.dephasing_ms)
+    # echoes of an exam differ in echo time, but share their gauge
+    te_ms = conditions.dephasing_ms if key.exam is None else None
+    near = near_gauges(alike if len(alike) else pool, te_ms)
     first, *signs, phase = uniform(volume_key(key), Stream.GAUGE, 4).tolist()
     *ramp, phase_step = near[int(first * len(near)), 2:].tolist()
     spacing = conditions.spacing_mm or (GRID_MM, GRID_MM)

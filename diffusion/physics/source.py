@@ -24,19 +24,21 @@ import torch
 from torch import Tensor
 
 from rephase.diffusion.devices import from_scalars
-from rephase.diffusion.generators import SliceKey
-from rephase.diffusion.noise import Stream, anchor_key, normals, uniforms, volume_key
+from rephase.diffusion.generators import SliceKey, WholeVolume
+from rephase.diffusion.noise import Stream, anchored_normals, uniforms, volume_key
 from rephase.diffusion.physics.field_phase import (
     FIRST_MM,
     NUM_UNIFORMS,
     TYPICAL_SPACING_MM,
     FieldSample,
+    SliceField,
     coil_deviation,
     fat_phasor,
     field_phase,
     sample_field,
 )
 from rephase.diffusion.physics.gauge import find_gauge
+from rephase.diffusion.physics.volume_field import volume_field
 
 SOURCES = ("narrow", "scales", "field", "tissue")
 OF_MAGNITUDE = ("field", "tissue")
@@ -127,6 +129,7 @@ def source_phasors(
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
     fat: Tensor | None = None,
+    volume: WholeVolume | None = None,
 ) -> SourcePhase:
     """Sample the source phases of slices of a volume: each depends on its own key, position and magnitude.
 
@@ -147,6 +150,8 @@ def source_phasors(
         One of `SOURCES`.
     fat
         For `tissue`: the fat fraction, same shape as the magnitude.
+    volume
+        The volume of the slices: their field is that of the volume in three dimensions.
 
     Returns
     -------
@@ -156,27 +161,27 @@ def source_phasors(
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
     _check_fat(kind, fat)
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
-    positions = [place / (0.5 * CORRELATION_MM) for place in places]
-    anchors = [math.floor(position) for position in positions]
-    # cos^2 + sin^2 = 1 keeps the variance between two anchors
-    angles = [(position - anchor) * math.pi / 2.0 for position, anchor in zip(positions, anchors, strict=True)]
-    here, there = (
-        normals(
-            [anchor_key(key, anchor + step) for key, anchor in zip(keys, anchors, strict=True)],
-            Stream.SOURCE,
-            height * width,
-            device,
-        )
-        for step in (0, 1)
-    )
-    cosines, sines = (from_scalars(map(f, angles), device)[:, None] for f in (math.cos, math.sin))
-    angle = shape_angle((cosines * here + sines * there).reshape(-1, height, width), conditions[:2], kind)
+    white = anchored_normals(keys, places, 0.5 * CORRELATION_MM, Stream.SOURCE, height * width, device)
+    angle = shape_angle(white.reshape(-1, height, width), conditions[:2], kind)
     if kind not in OF_MAGNITUDE:
         return _in_no_gauge(torch.polar(torch.ones_like(angle), angle))
     sampled = sample_field(uniforms([volume_key(key) for key in keys], Stream.SOURCE, NUM_UNIFORMS, device))
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + sampled.start
-    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, sampled, fat)
+    whole = None if volume is None else _slice_field(volume, keys, height, width, device)
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, sampled, fat, whole)
+
+
+def _slice_field(
+    volume: WholeVolume, keys: Sequence[SliceKey], height: int, width: int, device: torch.device
+) -> SliceField:
+    """Interpolate the field of a volume at some of its slices; it is computed once per volume."""
+    key = volume_key(keys[0])
+    field = volume.kept.get((key, device))
+    if field is None:
+        sampled = sample_field(uniforms([key], Stream.SOURCE, NUM_UNIFORMS, device))
+        field = volume.kept[key, device] = volume_field(volume, sampled, device)
+    return SliceField(field.at([one.slice_index for one in keys], height, width), field.level, field.axis)
 
 
 def training_source(
@@ -224,12 +229,18 @@ def _check_fat(kind: str, fat: object) -> None:
 
 
 def _field_source(
-    angle: Tensor, magnitude: Tensor, conditions: Tensor, place_mm: Tensor, sampled: FieldSample, fat: Tensor | None
+    angle: Tensor,
+    magnitude: Tensor,
+    conditions: Tensor,
+    place_mm: Tensor,
+    sampled: FieldSample,
+    fat: Tensor | None,
+    whole: SliceField | None = None,
 ) -> SourcePhase:
     """Combine off-resonance, coil phase and, if its fraction is given, fat."""
     share = 1.0 if fat is None else FIELD_SHARE
     coils = coil_deviation(conditions, sampled)[:, None, None] * angle
-    field = field_phase(magnitude, conditions, place_mm, sampled)
+    field = field_phase(magnitude, conditions, place_mm, sampled, whole)
     image = torch.polar(magnitude, share * field.plain + coils)
     if fat is not None:
         image = image * fat_phasor(fat, conditions, sampled)

@@ -21,13 +21,20 @@ from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.learned import LearnedGenerator, SampledImage, TileInputs
 from rephase.diffusion.networks.layers import pad_to_multiple, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
-from rephase.diffusion.noise import Stream, complex_normals
+from rephase.diffusion.noise import Stream, anchored_normals, complex_normals
 from rephase.diffusion.physics.field_phase import TYPICAL_SPACING_MM
 from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import estimate_sigma, noise_modulus
 from rephase.diffusion.physics.singularities import bright_squares
 from rephase.diffusion.physics.singularity_removal import remove_singularities
-from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatEstimate, source_phasors, training_source
+from rephase.diffusion.physics.source import (
+    DEFAULT_SOURCE,
+    SOURCES,
+    TYPICAL_SLICE_MM,
+    FatEstimate,
+    source_phasors,
+    training_source,
+)
 from rephase.diffusion.processes.fat import check_fat, fat_estimator, fat_facts
 from rephase.diffusion.processes.objective import (
     Batch,
@@ -201,6 +208,22 @@ class FlowObjective(Objective):
 
 
 DEFAULT_STEPS = 16
+NOISE_ANCHOR_MM = 20.0
+"""Distance of the anchors between which the noise of the source is interpolated in contiguous slices."""
+
+
+def _source_noise(keys: Sequence[SliceKey], slices: TileInputs, height: int, width: int) -> Tensor:
+    """Sample the noise of the source, which the grain of a sample follows, complex64 `(slice height width)`.
+
+    It is correlated through contiguous slices (`anchored_normals`) and equal in the volumes of an exam. The noise of
+    the measurement, added to the sample, is independent, as in a scan.
+    """
+    device = slices.magnitude.device
+    if slices.volume is None and keys[0].exam is None:
+        return complex_normals(keys, Stream.SOURCE_NOISE, height, width, device)
+    places = [key.slice_index * (slices.slice_mm or TYPICAL_SLICE_MM) for key in keys]
+    white = anchored_normals(keys, places, NOISE_ANCHOR_MM, Stream.SOURCE_NOISE, 2 * height * width, device)
+    return torch.complex(*white.reshape(len(keys), 2, height, width).unbind(dim=1))
 
 
 class FlowGenerator(LearnedGenerator):
@@ -224,8 +247,10 @@ class FlowGenerator(LearnedGenerator):
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
         fat = None if self.fat_estimator is None else self.fat_estimator(slices.magnitude, slices.conditions)
-        source = source_phasors(keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat)
-        source_noise = complex_normals(keys, Stream.SOURCE_NOISE, height, width, self.device)
+        source = source_phasors(
+            keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat, slices.volume
+        )
+        source_noise = _source_noise(keys, slices, height, width)
         x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * source_noise
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)

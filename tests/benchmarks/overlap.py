@@ -45,7 +45,7 @@ class Sleeper:
 
     name = "sleeper"
     nfe = 0
-    families = None
+    families = licence = seen = None
     tile = 1
     weights_sha256 = None
     device = torch.device("cpu")

@@ -24,7 +24,7 @@ from rephase.data.stream import KSpaceStream
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
-from rephase.pipeline.recipe import ALGORITHM
+from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import open_worker
 
@@ -114,10 +114,13 @@ def test_a_build_in_a_corpus_of_the_version_before_skips_its_volume(tmp_path: Pa
     assert files_of(root) == files_of(BEFORE / f"{phase}.zarr")
 
 
-def test_a_gradient_echo_has_the_same_bytes_by_the_latest_algorithm(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.zarr", tmp_path / "new.zarr"
-    build(old, "field", BEGUN_WITH)
-    build(new, "field")
-    before, after = receipt_of(old), receipt_of(new)
-    assert after["checksums"] == before["checksums"]
-    assert (before.get("sequence_assumed"), after["sequence_assumed"]) == (None, "gradient-echo")
+def test_a_gradient_echo_has_the_same_bytes_by_the_algorithm_between(tmp_path: Path) -> None:
+    roots = {algorithm: tmp_path / f"{algorithm}.zarr" for algorithm in ALGORITHMS}
+    for algorithm, root in roots.items():
+        build(root, "field", algorithm)
+    before, between, _, now = (receipt_of(root) for root in roots.values())
+    assert between["checksums"] == before["checksums"]
+    key = "kspace/c.0.0.0"
+    assert [receipt_of(root)["checksums"][key] for root in roots.values()][:3] == [before["checksums"][key]] * 3
+    assert now["checksums"][key] != before["checksums"][key]
+    assert (before.get("sequence_assumed"), between["sequence_assumed"]) == (None, "gradient-echo")

@@ -28,7 +28,8 @@ from rephase.training.config import TrainConfig, _with_process_sections
 class Ramp:
     """A linear phase along the width, of a slope that is random for a volume."""
 
-    name, nfe, tile, weights_sha256, families, device = "ramp", 0, 1, None, None, torch.device("cpu")
+    name, nfe, tile, device = "ramp", 0, 1, torch.device("cpu")
+    weights_sha256 = families = licence = seen = None
 
     def sample_phase(self, magnitude, keys, conditions):
         slope = float(uniform(volume_key(keys[0]), Stream.BASELINE, 1))
