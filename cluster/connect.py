@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distributed import Client, SpecCluster
 
@@ -64,17 +64,20 @@ class Connection:
         Seconds without any worker after which a build is aborted; a batch queue may take a day.
     check
         Raises ClusterError once it is known that no worker will start.
+    token
+        Token of the scheduler's pages; empty if they ask for none.
     """
 
     client: Client
     local: bool = False
     workerless_s: float = WORKERLESS_S
     check: Callable[[], None] = lambda: None
+    token: str = field(default="", repr=False)
 
     @property
     def dashboard(self) -> str:
-        """Address of the scheduler's pages."""
-        return str(self.client.dashboard_link)
+        """Address of the scheduler's pages, with their token."""
+        return f"{self.client.dashboard_link}{f'?token={self.token}' if self.token else ''}"
 
     def num_threads(self) -> int:
         """Return the number of tasks that the cluster can currently run at once."""

@@ -6,6 +6,8 @@ Imports no heavy module: the command line generates its help from the table.
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
+import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -66,7 +68,7 @@ CLUSTERS: dict[str, ClusterKind] = {
         ("slurm:CONFIG.toml",),
         "SLURM jobs that this program submits",
         extra="slurm",
-        packages=("cryptography", "dask_jobqueue"),
+        packages=("dask_jobqueue",),
     ),
     "ssh": ClusterKind(
         "rephase.cluster.ssh",
@@ -102,6 +104,31 @@ def find_cluster(spec: str) -> ClusterModule:
     module = cast("ClusterModule", importlib.import_module(kind.module))
     module.check(spec)
     return module
+
+
+def is_open(spec: str) -> bool:
+    """Check whether a value of `--cluster` means plain TCP on an interface that other machines reach.
+
+    Such a connection is neither encrypted nor authenticated: whoever reaches the scheduler runs code as its user.
+    """
+    if not spec.startswith("tcp://"):
+        return False
+    host = spec.removeprefix("tcp://").rpartition(":")[0].strip("[]") or spec.removeprefix("tcp://")
+    try:
+        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):  # cannot be reached either, which `connect` reports
+        return True
+    return not all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+def check_access(spec: str, insecure: bool) -> None:
+    """Refuse plain TCP to another machine, unless the user accepts it; raises ClusterError."""
+    if is_open(spec) and not insecure:
+        raise ClusterError(
+            f"--cluster {spec}: plain TCP, so anyone who reaches this scheduler can run code as its user; expected "
+            "tls://HOST:PORT (see TLS in cluster/README.md), or a scheduler on loopback through 'ssh -L'; accept it "
+            "with --insecure in a network that you trust"
+        )
 
 
 def _is_installed(package: str) -> bool:

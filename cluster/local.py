@@ -17,14 +17,16 @@ from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Nanny, Scheduler, SpecCluster
+from distributed import Security, SpecCluster
 from distributed.deploy.cluster import Cluster
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import get_mp_context
 
+from rephase.cluster.access import TOKEN, GatedNanny, GatedScheduler, dashboard_token, run_security
 from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.interrupts import interrupts_blocked, interrupts_held, quiet
+from rephase.text import one_line
 
 WORKER_ENVIRON = {
     "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
@@ -53,6 +55,7 @@ MEMORY_SHARE = 0.9
 """Share of the machine's memory for workers; the rest is for the client, the scheduler and the page cache."""
 CLOSE_S, CLOSE_AT_ONCE_S = 30.0, 10.0
 """Seconds that workers have to stop; the latter after Ctrl-C."""
+_ADDRESS = {"protocol": "tls://", "host": "127.0.0.1", "port": 0}
 _PREPARE = spawn.get_preparation_data
 STRIKES = 2
 """Number of workers that one task may kill before it fails: one among other tasks, one on its own."""
@@ -119,7 +122,11 @@ class NannyCluster(SpecCluster):  # type: ignore[misc]  # dask is not typed
 
     Dask checks once, 15 s after it lost a worker, whether one of that name exists, and if not closes its nanny
     permanently, even if the worker came back, died again a moment ago and is restarting.
+
+    `token` is that of its web pages.
     """
+
+    token = ""
 
     def _update_worker_status(self, op: str, msg: Any) -> None:  # noqa: ANN401
         Cluster._update_worker_status(self, op, msg)
@@ -139,14 +146,15 @@ def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
     shape = local_shape(request.num_workers, request.threads, request.memory_limit)
     with start_local(shape, request.dashboard_address, request.preload) as cluster, open_client(cluster) as client:
         wait_for_workers(client, shape.num_workers, request.timeout, spec)
-        yield Connection(client, local=True)
+        yield Connection(client, local=True, token=cluster.token)
 
 
 @contextmanager
 def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str] = ()) -> Iterator[SpecCluster]:
     """Start a scheduler and workers on this machine; stop them at the end.
 
-    All ports are on loopback, unless `dashboard_address` has another host.
+    All ports are on loopback, unless `dashboard_address` has another host, and need the keys of this cluster, its web
+    pages its token: see `rephase.cluster.access`.
 
     Parameters
     ----------
@@ -164,7 +172,9 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
         If no port can be opened.
     """
     forks = bool(preload) and sys.platform == "linux"  # on macOS, system libraries may crash after a fork
+    token, security = dashboard_token(), run_security()
     config = {
+        TOKEN: token,
         "distributed.worker.multiprocessing-method": "forkserver" if forks else "spawn",
         "distributed.scheduler.allowed-failures": STRIKES - 2,  # `rephase.cluster.window` makes the last attempt, alone
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
@@ -172,22 +182,25 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
     }
     with dask.config.set(config), quiet(), _main_module_kept_out(), ExitStack() as stack:
         if forks:
-            get_mp_context().set_forkserver_preload(["distributed.nanny", *preload])  # after Dask has set its own list
+            # after Dask has set its own list
+            get_mp_context().set_forkserver_preload(["rephase.cluster.access", *preload])
         try:
             with interrupts_held(), interrupts_blocked(), warnings.catch_warnings():
                 # another program may take the port after free_address; Dask then takes another port, which is shown
                 warnings.filterwarnings("ignore", "(?s)Port .* is already in use", UserWarning)
                 cluster = NannyCluster(
-                    scheduler=_scheduler_spec(free_address(dashboard_address)),
-                    workers=_worker_specs(shape, dict(os.environ) if forks else {}),
+                    scheduler=_scheduler_spec(free_address(dashboard_address), security),
+                    workers=_worker_specs(shape, security, dict(os.environ) if forks else {}),
+                    security=security,
                     name="rephase",
                     silence_logs=logging.CRITICAL,
                 )
                 stack.callback(_close, cluster)
-        except OSError as error:
+                cluster.token = token
+        except (OSError, RuntimeError) as error:
             raise ClusterError(
-                f"--cluster local: cannot start workers ({error}); expected free ports on this machine; free one or "
-                "use another --cluster"
+                f"--cluster local: cannot start workers ({one_line(first_cause(error))}); expected free ports on this "
+                "machine, and space for temporary files; free some or use another --cluster"
             ) from None
         yield cluster
 
@@ -212,6 +225,13 @@ def _main_module_kept_out() -> Iterator[None]:
         yield
     finally:
         spawn.get_preparation_data = _PREPARE
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain: Dask's own only say that something did not start."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _close(cluster: SpecCluster) -> None:
@@ -251,18 +271,19 @@ def free_address(address: str) -> str:
         raise ClusterError(f"--dashboard-address {address}: {error}; expected HOST:PORT of this machine") from None
 
 
-def _scheduler_spec(dashboard_address: str) -> dict[str, Any]:
-    options = {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": dashboard_address}
-    return {"cls": Scheduler, "options": options}
+def _scheduler_spec(dashboard_address: str, security: Security) -> dict[str, Any]:
+    options = {"security": security, "dashboard": True, "dashboard_address": dashboard_address}
+    return {"cls": GatedScheduler, "options": {**_ADDRESS, **options}}
 
 
-def _worker_specs(shape: LocalShape, environment: Mapping[str, str]) -> dict[int, dict[str, Any]]:
+def _worker_specs(shape: LocalShape, security: Security, environment: Mapping[str, str]) -> dict[int, dict[str, Any]]:
     """Describe each worker; `environment` contains the variables other than `CUDA_VISIBLE_DEVICES`.
 
     Forked workers need the complete environment: the process that they are forked from keeps that of its start.
     """
     options: dict[str, Any] = {
-        "host": "127.0.0.1",
+        **_ADDRESS,
+        "security": security,
         "nthreads": shape.threads,
         "memory_limit": shape.memory_limit,
         "silence_logs": logging.CRITICAL,
@@ -270,6 +291,6 @@ def _worker_specs(shape: LocalShape, environment: Mapping[str, str]) -> dict[int
     }
     pinned = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in shape.gpus] or [{}] * shape.num_workers
     return {
-        i: {"cls": Nanny, "options": {**options, "name": i, "env": {**environment, **one}}}
+        i: {"cls": GatedNanny, "options": {**options, "name": i, "env": {**environment, **one}}}
         for i, one in enumerate(pinned)
     }

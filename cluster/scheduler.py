@@ -58,4 +58,4 @@ async def _identify(address: str, timeout: float) -> str:
             identity = await send_recv(comm, op="identity")
         finally:
             comm.abort()
-    return str(identity["type"])
+    return str(identity["type"]).removeprefix("Gated")  # the classes of `rephase.cluster.access`

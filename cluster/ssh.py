@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Scheduler, SpecCluster
-from distributed.deploy.ssh import Worker as SshWorker
+from distributed import Security, SpecCluster
+from distributed.deploy.ssh import Worker
 
+from rephase.cluster.access import TOKEN, GatedScheduler, dashboard_token, run_config, run_security
 from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.interrupts import interrupts_held
-from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, free_address
+from rephase.cluster.local import STRIKES, WORKER_ENVIRON, NannyCluster, first_cause, free_address
 from rephase.config import Whole, read_config
 from rephase.text import one_line
 
 _ASK = "import json; from rephase.cluster.local import local_shape; print(json.dumps(vars(local_shape(%s))))"
 _ANSWER_S = 120.0
+_START = (
+    "import os, sys; os.environ['DASK_INTERNAL_INHERIT_CONFIG'] = sys.stdin.readline().strip(); "
+    "from distributed.cli.dask_spec import main; main()"
+)
+"""Starts a worker with the settings that come over its standard input."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,37 @@ def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
     """Start a scheduler on this machine and workers on the hosts, and wait for them; raises ClusterError."""
     with start_ssh(read_ssh(spec), request) as (cluster, num_workers), open_client(cluster) as client:
         wait_for_workers(client, num_workers, request.timeout, spec)
-        yield Connection(client)
+        yield Connection(client, token=cluster.token)
+
+
+class SshWorker(Worker):  # type: ignore[misc]  # Dask has no types
+    """A nanny on another machine with the keys of the run.
+
+    Dask itself writes the settings into the command line, which every user of that machine can read. Here they come
+    over the encrypted connection, and no file has them.
+    """
+
+    def __init__(self, *arguments: Any, settings: str, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **options)
+        self._settings = settings
+
+    async def start(self) -> None:
+        """Start the nanny, and wait until it has a worker."""
+        import asyncssh
+
+        self.connection = await asyncssh.connect(self.address, **self.connect_options)
+        spec = json.dumps({self.kwargs["name"]: {"cls": self.worker_class, "opts": self.kwargs}})
+        python = self.remote_python or sys.executable
+        words = shlex.join(["-P", "-c", _START, self.scheduler, "--spec", spec])
+        self.proc = await self.connection.create_process(f"{shlex.quote(python)} {words}")
+        self.proc.stdin.write(f"{self._settings}\n")
+        last = ""
+        while "worker at" not in last:
+            line = await self.proc.stderr.readline()
+            if not line:
+                raise RuntimeError(f"{self.address}: {last or 'no message'}")
+            last = line.strip() or last
+        await super(Worker, self).start()
 
 
 def connect_options(config: SshConfig, host: str) -> dict[str, Any]:
@@ -119,7 +155,7 @@ async def _ask(config: SshConfig, host: str, num_workers: int | None) -> dict[st
     import asyncssh
 
     python = config.python or sys.executable
-    command = f"{shlex.quote(python)} -c {shlex.quote(_ASK % (num_workers or config.workers or None))}"
+    command = f"{shlex.quote(python)} -P -c {shlex.quote(_ASK % (num_workers or config.workers or None))}"
     try:
         async with asyncio.timeout(_ANSWER_S):
             async with asyncssh.connect(split_host(host)["host"], **connect_options(config, host)) as connection:
@@ -139,9 +175,9 @@ async def _ask(config: SshConfig, host: str, num_workers: int | None) -> dict[st
 
 
 def worker_specs(
-    config: SshConfig, shapes: dict[str, dict[str, Any]], memory_limit: int | None
+    config: SshConfig, shapes: dict[str, dict[str, Any]], memory_limit: int | None, settings: str
 ) -> dict[str, dict[str, Any]]:
-    """Describe each worker process for `SpecCluster`, with its GPU pinned."""
+    """Describe each worker process for `SpecCluster`, with its GPU pinned; `settings` are Dask's, serialized."""
     specs = {}
     for host, shape in shapes.items():
         for number in range(shape["num_workers"]):
@@ -159,7 +195,8 @@ def worker_specs(
                     "address": split_host(host)["host"],
                     "connect_options": connect_options(config, host),
                     "kwargs": options,
-                    "worker_class": "distributed.Nanny",
+                    "worker_class": "rephase.cluster.access.GatedNanny",
+                    "settings": settings,
                     "remote_python": config.python or None,
                 },
             }
@@ -176,32 +213,44 @@ def start_ssh(config: SshConfig, request: ClusterRequest) -> Iterator[tuple[Spec
         If a host cannot be used.
     """
     shapes = ask_hosts(config, request.num_workers)
-    specs = worker_specs(config, shapes, request.memory_limit)
-    scheduler = {"dashboard": True, "dashboard_address": free_address(request.dashboard_address), "port": 0}
-    if config.scheduler_host:
-        scheduler["host"] = config.scheduler_host
-    if dask.config.get("distributed.comm.require-encryption", False):
-        scheduler["protocol"] = "tls://"
+    token, security = dashboard_token(), run_security()
     settings = {
         "distributed.scheduler.allowed-failures": STRIKES - 2,
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
+        TOKEN: token,
     }
     with dask.config.set(settings):
+        with dask.config.set(run_config(security, token)):
+            specs = worker_specs(config, shapes, request.memory_limit, dask.config.serialize(dask.config.global_config))
         try:
             with interrupts_held():
                 cluster = NannyCluster(
-                    scheduler={"cls": Scheduler, "options": scheduler},
+                    scheduler={"cls": GatedScheduler, "options": _scheduler_options(config, request, security)},
                     workers=specs,
+                    security=security,
                     name="rephase-ssh",
                     silence_logs=logging.CRITICAL,
                 )
+                cluster.token = token
         except Exception as error:
             raise ClusterError(
-                f"--cluster ssh: workers did not start ({one_line(error)}); expected hosts that reach this machine; "
-                "set `scheduler_host` in ssh:CONFIG.toml if they know it by another address"
+                f"--cluster ssh: workers did not start ({one_line(first_cause(error))}); expected hosts that reach "
+                "this machine; set `scheduler_host` in ssh:CONFIG.toml if they know it by another address"
             ) from None
         try:
             yield cluster, len(specs)
         finally:
             with interrupts_held():
                 cluster.close(timeout=30)
+
+
+def _scheduler_options(config: SshConfig, request: ClusterRequest, security: Security) -> dict[str, Any]:
+    """Return the options of a scheduler that all hosts reach, and that only accepts the keys of this run."""
+    options = {
+        "protocol": "tls://",
+        "port": 0,
+        "security": security,
+        "dashboard": True,
+        "dashboard_address": free_address(request.dashboard_address),
+    }
+    return {**options, "host": config.scheduler_host} if config.scheduler_host else options

@@ -61,7 +61,11 @@ async def _ask(
         await asyncio.sleep(0.2)
         if port_file.exists() and (port := port_file.read_text().split("\n")[0]):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
-                pages = [one for one in json.load(answer) if one["type"] == "page" and one["url"].startswith(url)]
+                pages = [
+                    one
+                    for one in json.load(answer)
+                    if one["type"] == "page" and one["url"].startswith(url.partition("?")[0])
+                ]
             target = pages[0]["webSocketDebuggerUrl"] if pages else None
     connection = await websocket_connect(target, max_message_size=2**28)
     try:

@@ -54,13 +54,18 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scheduler() -> Iterator[str]:
-    """Address of a scheduler with two worker processes, for `--cluster`; started once per pytest process."""
+    """Address of a scheduler with two worker processes, for `--cluster`; started once per pytest process.
+
+    Its keys are in Dask's configuration from then on, as a user's would be.
+    """
+    from run_keys import keys_of
+
     from rephase.cluster.local import local_shape, start_local
 
     with warnings.catch_warnings():
         # Dask leaves the sockets of closing connections to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
-        with start_local(local_shape(2), "127.0.0.1:0", ("rephase.builder.workers",)) as cluster:
+        with start_local(local_shape(2), "127.0.0.1:0", ("rephase.builder.workers",)) as cluster, keys_of(cluster):
             yield cluster.scheduler_address
     logging.getLogger("distributed").setLevel(logging.WARNING)
 

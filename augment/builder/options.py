@@ -188,6 +188,12 @@ class BuildOptions:
         default=False,
         metadata=_argument("run", "allow workers that differ in device, instruction set or version of torch"),
     )
+    insecure: bool = field(
+        default=False,
+        metadata=_argument(
+            "run", "accept plain TCP to a scheduler on another machine, where anyone who reaches it runs code"
+        ),
+    )
     break_lease: bool = field(default=False, metadata=_argument("run", "take over an expired lease"))
     dashboard_address: str = field(
         default="127.0.0.1:8787",

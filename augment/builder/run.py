@@ -28,6 +28,7 @@ from rephase.builder.workers import (
 )
 from rephase.cluster.connect import Connection
 from rephase.cluster.errors import ClusterError
+from rephase.cluster.kinds import check_access, is_open
 from rephase.cluster.monitor import ProgressReporter
 from rephase.cluster.window import Finished, run_window
 from rephase.corpus.index_writer import IndexBuilder
@@ -101,6 +102,7 @@ def check_request(root: str, options: BuildOptions, checkpoint: Checkpoint | Non
     RequestError
         If the request is invalid.
     """
+    check_access(options.cluster, options.insecure)
     store = find_corpus(root)
     resolved = resolve_build(root, options, checkpoint, store)
     if store is not None and options.cluster == "local":  # the device is known, so no worker need be started for this
@@ -123,6 +125,8 @@ def run_tasks(
     say = say or _say
     for line in build.notes():
         say(line)
+    if is_open(build.options.cluster):
+        say(f"{build.options.cluster}: not encrypted and not authenticated, as --insecure allows")
     clear_timeouts(build.root)
     with ExitStack() as stack:
         with connected(build, say) as connection:

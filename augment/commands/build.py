@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
         "Exit status: 0 all done; 1 some volumes failed; 2 usage error, nothing was built; 130 interrupted.",
         "rephase build brain.csv brain.zarr\n"
         "rephase build brain.csv brain.zarr --phase smooth --workers 4\n"
-        "rephase build brain.csv brain.zarr --cluster tcp://10.0.0.1:8786 --workers 8\n"
+        "rephase build brain.csv brain.zarr --cluster tls://10.0.0.1:8786 --workers 8\n"
         "rephase build brain.csv brain.zarr --retry-failed",
     )
     _add_build_arguments(build)

@@ -46,10 +46,11 @@ class Job(SLURMJob):  # type: ignore[misc]  # Dask has no types
 class Jobs(SLURMCluster):  # type: ignore[misc]
     """Jobs of one worker process, which has the job's name, or of several, named `JOB-NUMBER`.
 
-    Options are those of SLURMCluster.
+    Options are those of SLURMCluster. `token` is that of the scheduler's web pages.
     """
 
     job_cls = Job
+    token = ""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         self._fixed = 0

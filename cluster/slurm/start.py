@@ -18,6 +18,7 @@ import dask
 from dask.utils import parse_bytes
 from distributed import NannyPlugin, WorkerPlugin
 
+from rephase.cluster.access import TOKEN, GatedScheduler, dashboard_token, run_security
 from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.interrupts import interrupts_held
@@ -28,6 +29,7 @@ from rephase.text import one_line
 if TYPE_CHECKING:
     from rephase.cluster.slurm.jobs import Jobs  # needs dask-jobqueue
 
+_GATED = ("--worker-class", "rephase.cluster.access.GatedWorker")
 _WAIT = "trap : TERM  # at SIGTERM the shell waits for its worker, which exits gracefully"
 
 
@@ -131,7 +133,7 @@ def connect(spec: str, request: ClusterRequest) -> Iterator[Connection]:
             client.register_plugin(plugin)
         request.say(f"jobs are submitted; waiting for the first worker, at most {config.wait:g} s; Ctrl-C stops it")
         wait_for_workers(client, 1, config.wait, spec, cluster.check)
-        yield Connection(client, workerless_s=config.wait, check=cluster.check)
+        yield Connection(client, workerless_s=config.wait, check=cluster.check, token=cluster.token)
 
 
 def job_options(config: SlurmConfig) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "python": f"{config.container} {python}".strip(),
         "job_extra_directives": [*gres, *config.directives],
         "job_script_prologue": [_WAIT, *exports, *config.prologue],
-        "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0"],
+        "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0", *_GATED],
         "interface": config.interface or None,
         "log_directory": config.log_folder or None,
         "local_directory": config.local_folder,
@@ -202,23 +204,23 @@ def start_slurm(config: SlurmConfig, request: ClusterRequest) -> Iterator[Jobs]:
     """
     if shutil.which("sbatch") is None:
         raise ClusterError("--cluster slurm: found no sbatch; expected a machine that submits jobs; start it on one")
-    from distributed.security import Security
-
     from rephase.cluster.slurm.jobs import Jobs
 
     folder = Path(config.shared_folder).expanduser() if config.shared_folder else Path.home() / ".cache" / "rephase"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    token = dashboard_token()
     scheduler = {"dashboard_address": free_address(request.dashboard_address)}
     if config.host:
         scheduler["host"] = config.host
     most = request.num_workers or config.jobs
-    with dask.config.set({"distributed.scheduler.allowed-failures": STRIKES - 2}):
+    with dask.config.set({"distributed.scheduler.allowed-failures": STRIKES - 2, TOKEN: token}):
         try:
             with interrupts_held():
                 cluster = Jobs(
                     name="rephase",
                     silence_logs=logging.CRITICAL,
-                    security=Security.temporary(),
+                    security=run_security(),
+                    scheduler_cls=GatedScheduler,
                     protocol="tls://",
                     shared_temp_directory=str(folder),
                     scheduler_options=scheduler,
@@ -229,6 +231,7 @@ def start_slurm(config: SlurmConfig, request: ClusterRequest) -> Iterator[Jobs]:
                 f"--cluster slurm: cannot start a scheduler ({one_line(error)}); expected an address that jobs "
                 "reach; set `interface` or `host` in the file"
             ) from None
+        cluster.token = token
         with cluster:
             try:
                 with interrupts_held():

@@ -11,11 +11,13 @@ import time
 import uuid
 from functools import partial
 
+import dask
 import psutil
 import pytest
 import worker_tasks
 from build_process import assert_gone, wait_until
 from paths import TESTS
+from run_keys import keys_of
 
 from rephase.cluster.connect import ClusterRequest, check_spec, connect, wait_for_workers
 from rephase.cluster.errors import ClusterError
@@ -71,7 +73,11 @@ def test_the_address_of_a_worker_is_refused(scheduler):
 
 
 def test_tls_without_certificates_is_refused():
-    with pytest.raises(ClusterError, match="certificates"), connect("tls://127.0.0.1:1", ClusterRequest(timeout=0.5)):
+    with (
+        dask.config.set({"distributed.comm.tls.ca-file": None}),
+        pytest.raises(ClusterError, match="certificates"),
+        connect("tls://127.0.0.1:1", ClusterRequest(timeout=0.5)),
+    ):
         pass
 
 
@@ -205,7 +211,11 @@ def test_a_worker_that_is_not_ready_yet_keeps_its_tasks_waiting(tmp_path):
 
 
 def test_work_is_given_up_when_no_worker_comes_back():
-    with start_local(local_shape(1), "127.0.0.1:0") as cluster, connect(cluster.scheduler_address) as connection:
+    with (
+        start_local(local_shape(1), "127.0.0.1:0") as cluster,
+        keys_of(cluster),
+        connect(cluster.scheduler_address) as connection,
+    ):
         naps = run_window(connection, time.sleep, itertools.repeat(0.05), lambda _: "nap", workerless_s=0.5)
         next(nap for nap in naps if nap is not None)
         cluster.scale(0)
@@ -222,6 +232,7 @@ def test_workers_are_forked_from_one_process_without_threads_or_a_gpu(monkeypatc
         shape = LocalShape(2, 1, 2**30, gpus)
         with (
             start_local(shape, "127.0.0.1:0", ("rephase.builder.workers",)) as cluster,
+            keys_of(cluster),
             connect(cluster.scheduler_address, ClusterRequest(num_workers=2)) as connection,
         ):
             answers = list(ask_workers(connection.client, worker_tasks.describe_process).values())

@@ -84,19 +84,20 @@ def test_reports_of_a_build_are_shown_and_escaped():
     assert "missing: v1 (&lt;script&gt;): gone" in failures_html(builds)
 
 
-def _identity(base):
+def _identity(seen):
     """Dask's own answer fails while a heartbeat brings timings that JSON has no keys for; the next one has none."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            return json.loads(_get(f"{base}/json/identity.json"))
+            return json.loads(_get(f"{seen['base']}/json/identity.json", seen["token"]))
         except urllib.error.HTTPError:
             assert time.monotonic() < deadline
             time.sleep(0.5)
 
 
-def _get(url):
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
+def _get(url, token):
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return answer.read().decode()
 
 
@@ -112,7 +113,7 @@ def looked_at(tmp_path_factory):
 
     def say(line):
         if line.startswith("dashboard: "):
-            seen["base"] = re.search(r"http://[^/]+", line)[0]
+            seen["base"], seen["token"] = re.search(r"(http://[^/]+)/status\?token=(.+)", line).groups()
             watchers.append(threading.Thread(target=_look_during, args=(seen, folder)))
             watchers[0].start()
 
@@ -136,7 +137,9 @@ def _look_during(seen, folder):
         if find_chromium() is not None:
             during = folder / "during"
             during.mkdir()
-            seen["during"] = look(f"{seen['base']}/rephase", during, _shows_the_middle, folder / "during.png")
+            seen["during"] = look(
+                f"{seen['base']}/rephase?token={seen['token']}", during, _shows_the_middle, folder / "during.png"
+            )
     finally:
         (folder / "go").touch()
 
@@ -146,12 +149,14 @@ def _shows_the_middle(now):
 
 
 def _look(seen, folder):
-    base = seen["base"]
-    seen["page"] = _get(f"{base}/rephase")
-    ports = [worker["services"]["dashboard"] for worker in _identity(base)["workers"].values()]
+    address, token = f"{seen['base']}/rephase", seen["token"]
+    seen["page"] = _get(address, token)
+    ports = [worker["services"]["dashboard"] for worker in _identity(seen)["workers"].values()]
     if find_chromium() is not None:
-        seen["browser"] = look(f"{base}/rephase", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2)
-    seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics") for port in ports]
+        seen["browser"] = look(
+            f"{address}?token={token}", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2
+        )
+    seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics", token) for port in ports]
 
 
 def test_every_worker_counts_on_its_own_metrics_page(looked_at):

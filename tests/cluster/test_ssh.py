@@ -43,7 +43,7 @@ def test_wrong_hosts_are_refused_before_anything_starts(spec):
 
 def test_every_gpu_of_a_host_gets_a_worker_of_its_own():
     shape = {"num_workers": 2, "threads": 4, "memory_limit": 10**9, "gpus": ["0", "1"]}
-    specs = worker_specs(read_ssh("ssh:me@box:22"), {"me@box:22": shape}, None)
+    specs = worker_specs(read_ssh("ssh:me@box:22"), {"me@box:22": shape}, None, "")
     options = [spec["options"]["kwargs"] for spec in specs.values()]
     assert [one["env"] for one in options] == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     assert all(one["nthreads"] == 4 for one in options)
@@ -66,6 +66,9 @@ def host(tmp_path_factory) -> str:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
         f"StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\n"
     )
+    if "PYTHONPATH" in os.environ:  # where this tree is not installed
+        with (folder / "config").open("a") as file:
+            file.write(f"SetEnv PYTHONPATH={os.environ['PYTHONPATH']}\n")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
