@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "reports": GROUND | {"corpus", "diffusion", "pictures", "builder"},
     # training needs no corpus
     "training": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures"},
-    "evaluation": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures", "training"},
+    "evaluation": GROUND | {"manifests", "readers", "data", "diffusion", "pipeline", "pictures", "training"},
     "bench": GROUND | {"manifests", "diffusion", "corpus", "data", "pipeline", "builder"},
     "examples": GROUND | {"diffusion", "data"},
     # the public functions stand on everything below the command line

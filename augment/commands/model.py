@@ -85,7 +85,7 @@ def _register_fit(commands: Commands) -> None:
     )
     fit.add_argument("baseline", choices=("smooth",), metavar="BASELINE", help="smooth")
     fit.add_argument("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
-    fit.add_argument("--split", metavar="NAME", help="only rows of this split (default: all)")
+    fit.add_argument("--split", metavar="NAME", help="only rows of this split (default: all but `test`)")
     fit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="JSON file to write")
 
 
@@ -95,12 +95,13 @@ def _register_phase(inner: Commands) -> None:
         "phase",
         evaluate_phase,
         "compare generated phase with real phase",
-        "Generate phase for the magnitude of real complex volumes and compare it with the real phase, per session:\n"
-        "circular statistics, gradients, structure function, residues, spectrum, symmetry, a partial Fourier\n"
-        "reconstruction, diversity, and a classifier. The difference between real phases of two echoes or runs is the\n"
-        "reference. With -o, JSON, tables and a page with pictures are written to the folder, and the samples\n"
-        "too, so that the same command resumes an interrupted evaluation. augment/EVALUATION.md defines every\n"
-        "figure.",
+        "Generate phase for the magnitude of real complex volumes and compare it with the real phase, by\n"
+        "family of pulse sequences and per session: circular statistics, gradients, structure function, residues,\n"
+        "spectrum, symmetry, partial Fourier and zero-filled reconstructions, diversity, and a classifier. The\n"
+        "difference between real phases of two echoes or runs is the reference. The split `test` is evaluated only\n"
+        "with --split test: no choice may look at it. With -o, JSON, tables and a page with curves and pictures are\n"
+        "written to the folder, and the samples too, so that the same command resumes an interrupted evaluation.\n"
+        "augment/EVALUATION.md defines every figure.",
         "rephase evaluate phase --real pairs.csv --split val -o runs/evaluated\n"
         "rephase evaluate phase --real pairs.csv --split val --against teacher --against-steps 128 -o runs/evaluated\n"
         "rephase evaluate phase --real pairs.csv --checkpoint teacher --steps 1,2,4,128 -o runs/evaluated\n"
@@ -109,7 +110,13 @@ def _register_phase(inner: Commands) -> None:
         "rephase evaluate phase --real pairs.csv --cross-validate recipe.toml --device cuda -o runs/folds",
     )
     phase.add_argument("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
-    phase.add_argument("--split", metavar="NAME", help="only rows of this split (default: all)")
+    phase.add_argument("--split", metavar="NAME", help="only rows of this split (default: all but `test`)")
+    phase.add_argument(
+        "--withhold",
+        type=names,
+        metavar="A,B",
+        help="facts that the generators are not told: sequence, te_ms, contrast, field_t",
+    )
     phase.add_argument(
         "--generators",
         type=names,
@@ -129,9 +136,7 @@ def _register_phase(inner: Commands) -> None:
     phase.add_argument(
         "--regression", type=Path, metavar="C", help="weights of a regression (default: those installed, if any)"
     )
-    phase.add_argument(
-        "--against", type=find_checkpoint, metavar="C", help="other weights, for a test of non-inferiority"
-    )
+    phase.add_argument("--against", type=find_checkpoint, metavar="C", help="other weights, to compare with")
     phase.add_argument(
         "--against-steps",
         type=counts,
@@ -150,7 +155,7 @@ def _register_phase(inner: Commands) -> None:
         "--config",
         type=Path,
         metavar="T.toml",
-        help="settings: margins, classifier, limits (default: those of the package, evaluation.toml)",
+        help="settings: intervals, classifier, limits (default: those of the package, evaluation.toml)",
     )
     phase.add_argument("--schema", action=_PrintSchema, const="rephase.evaluation.config:EvaluationConfig")
     phase.add_argument("--no-classifier", action="store_true", help="skip the classifier")
@@ -225,6 +230,7 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
         seed=arguments.seed,
         output=arguments.output,
         group_column=arguments.group_column,
+        withheld=arguments.withhold or (),
         classifier=not arguments.no_classifier,
         device=arguments.device,
     )

@@ -1,69 +1,60 @@
-"""The result of an evaluation: paired differences, closed gaps, ties and non-inferiority from the scores."""
+"""The result of an evaluation: means by family, paired differences between generators, and curves, from the scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from rephase.evaluation.candidates import Candidate
-from rephase.evaluation.classifier import ClassifierResult
-from rephase.evaluation.config import EvaluationConfig
-from rephase.evaluation.metrics import METRIC_NAMES, METRICS
+from rephase.evaluation.classifier import FamilySeparation
+from rephase.evaluation.config import EvaluationConfig, IntervalConfig
+from rephase.evaluation.curves import CURVES
+from rephase.evaluation.intervals import Estimate, estimate_mean
+from rephase.evaluation.metrics import METRIC_NAMES
 from rephase.evaluation.scores import FLOOR, REAL, Score
 
-SMOOTH = "smooth"
-GAP_METRICS = tuple(metric.name for metric in METRICS if metric.gap)
+
+@dataclass(frozen=True)
+class FamilyScore:
+    """One generator in one family of pulse sequences: means over the sessions of each distance and value."""
+
+    family: str
+    generator: str
+    sessions: int
+    groups: int
+    slices: int
+    distances: Mapping[str, Estimate]
+    values: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """`generator` minus `reference` in one metric: negative if the generator is nearer to the real phase.
+    """`generator` minus `reference` in one metric and family: negative if the generator is nearer to the real phase.
 
-    `mean`, `low` and `high` are over the sessions that are not descriptive; the interval is None for fewer
-    sessions than `interval_sessions` of the configuration.
+    `by_session` are the paired differences, `mean` their mean with its interval over groups, and `nearer` the number of
+    sessions in which the generator is nearer.
     """
 
+    family: str
     metric: str
     generator: str
     reference: str
-    by_session: dict[str, float]
-    mean: float | None
-    low: float | None
-    high: float | None
+    by_session: Mapping[str, float]
+    mean: Estimate
+    nearer: int
 
 
 @dataclass(frozen=True)
-class Gap:
-    """The part of the gap between `smooth` and the floor that a generator closes, in percent.
+class FamilyCurve:
+    """The points of a curve (of `rephase.evaluation.curves`) of a generator in a family, means over the sessions."""
 
-    None if `smooth` is within the metric's margin of the floor.
-    """
-
-    metric: str
+    family: str
+    curve: str
     generator: str
-    session: str
-    percent: float | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether `generator` is no worse than `reference` in a metric, by a margin fixed before the run.
-
-    The upper end of the confidence interval must be within the margin; with fewer sessions than `interval_sessions`,
-    each session must. `no_worse` is None without any comparison.
-    """
-
-    metric: str
-    generator: str
-    reference: str
-    difference: float | None
-    worst: float | None
-    margin: float
-    no_worse: bool | None
+    points: Sequence[Estimate]
 
 
 @dataclass(frozen=True)
@@ -78,10 +69,12 @@ class Evaluation:
         Request, configuration, and versions and hashes of all inputs.
     generators
         Label, role, network evaluations per slice and identity of each.
-    scores, gaps, differences, verdicts, ties
-        Results of `rephase.evaluation.scores` and `compare_all`.
+    scores
+        By session and family.
+    families, differences, curves
+        By family, of `compare_all`.
     classifier
-        None if not requested.
+        Separations from real phase, all families first; empty if not requested.
     skipped
         Rows of the manifest that were skipped, with the reason.
     """
@@ -90,12 +83,11 @@ class Evaluation:
     settings: Mapping[str, Any]
     generators: Sequence[Mapping[str, Any]]
     scores: Sequence[Score]
-    gaps: Sequence[Gap] = ()
+    families: Sequence[FamilyScore] = ()
     differences: Sequence[Difference] = ()
-    verdicts: Sequence[Verdict] = ()
-    ties: Sequence[str] = ()
-    classifier: ClassifierResult | None = None
-    skipped: Sequence[str] = field(default=())
+    curves: Sequence[FamilyCurve] = ()
+    classifier: Sequence[FamilySeparation] = ()
+    skipped: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; null for values that could not be measured."""
@@ -104,119 +96,86 @@ class Evaluation:
 
 
 def compare_all(result: Evaluation, candidates: Sequence[Candidate], config: EvaluationConfig) -> Evaluation:
-    """Add differences, gaps, ties and verdicts to the scores of an evaluation."""
-    scores = result.scores
-    labels = {role: [one.label for one in candidates if one.role == role] for role in ("model", "against", "baseline")}
-    references = [SMOOTH] if SMOOTH in labels["baseline"] else labels["baseline"][:1]
+    """Add means by family, paired differences and curves to the scores of an evaluation.
+
+    Differences are those of the models from every other generator; without a model, of each pair.
+    """
+    models = [one.label for one in candidates if one.role != "baseline"]
+    labels = [one.label for one in candidates]
+    pairs = [(one, other) for one in models for other in labels if one != other] or list(combinations(labels, 2))
     return replace(
         result,
-        gaps=closed_gaps(scores, config),
-        differences=[
-            line
-            for label in (*labels["model"], *labels["against"], *labels["baseline"])
-            for reference in references
-            if label != reference
-            for line in compare(scores, config, label, reference)
-        ],
-        verdicts=[
-            line for one, other in _pairs(candidates, config) for line in noninferiority(scores, config, one, other)
-        ],
-        ties=find_ties(scores, config, labels["model"], labels["baseline"]),
+        families=mean_scores(result.scores, config.interval),
+        differences=[line for one, other in pairs for line in compare(result.scores, config.interval, one, other)],
+        curves=mean_curves(result.scores, config.interval),
     )
 
 
-def compare(scores: Sequence[Score], config: EvaluationConfig, generator: str, reference: str) -> list[Difference]:
-    """Return the paired differences of two generators, one per metric."""
-    found = {(one.session, one.generator): one for one in scores}
-    sessions = [one.session for one in scores if one.generator == generator and (one.session, reference) in found]
+def mean_scores(scores: Sequence[Score], config: IntervalConfig) -> list[FamilyScore]:
+    """Return the means of each family and generator over its sessions."""
+
+    def means(members: Sequence[Score], of: Callable[[Score], Mapping[str, float]]) -> dict[str, Estimate]:
+        return {name: estimate_mean([(one.group, of(one)[name]) for one in members], config) for name in METRIC_NAMES}
+
+    return [
+        FamilyScore(
+            family,
+            generator,
+            len(members),
+            len({one.group for one in members}),
+            sum(one.slices for one in members),
+            means(members, lambda one: one.distances),
+            means(members, lambda one: one.values),
+        )
+        for (family, generator), members in _by_family(scores).items()
+    ]
+
+
+def compare(scores: Sequence[Score], config: IntervalConfig, generator: str, reference: str) -> list[Difference]:
+    """Return the paired differences of two generators, one per family and metric with a finite one."""
+    found = {(one.unit, one.generator): one for one in scores}
+    pairs = [
+        (one, found[one.unit, reference])
+        for one in scores
+        if one.generator == generator and (one.unit, reference) in found
+    ]
     result = []
-    for name in METRIC_NAMES:
-        by_session, deciding = {}, []
-        for session in sessions:
-            mine, theirs = found[session, generator], found[session, reference]
-            difference = mine.distances[name] - theirs.distances[name]
-            if math.isfinite(difference):
-                by_session[session] = difference
-                deciding += [] if mine.descriptive else [difference]
-        low, high = _interval(deciding, config) if len(deciding) >= config.interval_sessions else (None, None)
-        mean = float(np.mean(deciding)) if deciding else None
-        result.append(Difference(name, generator, reference, by_session, mean, low, high))
-    return result
-
-
-def closed_gaps(scores: Sequence[Score], config: EvaluationConfig) -> list[Gap]:
-    """Return the part of the gap between `smooth` and the floor that each generator closes, by session and metric."""
-    found = {(one.session, one.generator): one for one in scores}
-    result = []
-    for one in scores:
-        ends = [found.get((one.session, name)) for name in (SMOOTH, FLOOR)]
-        if one.generator in (SMOOTH, FLOOR, REAL) or None in ends:
-            continue
-        for name in GAP_METRICS:
-            smooth, floor = (end.distances[name] for end in ends if end is not None)
-            gap = smooth - floor
-            percent = (
-                100.0 * (smooth - one.distances[name]) / gap if gap > config.noninferiority.margins[name] else None
-            )
-            result.append(Gap(name, one.generator, one.session, percent))
-    return result
-
-
-def find_ties(
-    scores: Sequence[Score], config: EvaluationConfig, models: Sequence[str], baselines: Sequence[str]
-) -> list[str]:
-    """List the sessions in which a baseline ties with a model (within the margin) or is nearer to the real phase."""
-    found = {(one.session, one.generator): one for one in scores}
-    lines = []
-    for one in (score for score in scores if score.generator in models):
+    for family in dict.fromkeys(one.family for one, _ in pairs):
         for name in METRIC_NAMES:
-            margin = config.noninferiority.margins[name]
-            for baseline in baselines:
-                other = found.get((one.session, baseline))
-                if other is None:
-                    continue
-                ahead = other.distances[name] - one.distances[name]
-                if math.isfinite(ahead) and ahead <= margin:
-                    word = "ties with" if ahead >= -margin else "beats"
-                    remark = " (descriptive)" if one.descriptive else ""
-                    figures = f"{other.distances[name]:.4g} against {one.distances[name]:.4g}"
-                    lines.append(f"{baseline} {word} {one.generator} on {name} in {one.session}{remark}: {figures}")
-    return lines
-
-
-def noninferiority(scores: Sequence[Score], config: EvaluationConfig, generator: str, reference: str) -> list[Verdict]:
-    """Return for each metric whether a generator is no worse than another, by the margins of the configuration."""
-    descriptive = {one.session for one in scores if one.descriptive}
-    result = []
-    for line in compare(scores, config, generator, reference):
-        margin = config.noninferiority.margins[line.metric]
-        deciding = [value for session, value in line.by_session.items() if session not in descriptive]
-        worst = max(deciding) if deciding else None
-        bound = worst if line.high is None else line.high
-        no_worse = None if bound is None else bound <= margin
-        result.append(Verdict(line.metric, generator, reference, line.mean, worst, margin, no_worse))
+            lines = [(one, one.distances[name] - other.distances[name]) for one, other in pairs if one.family == family]
+            known = [(one, value) for one, value in lines if math.isfinite(value)]
+            if known:
+                mean = estimate_mean([(one.group, value) for one, value in known], config)
+                by_session = {one.session: value for one, value in known}
+                nearer = sum(value < 0 for value in by_session.values())
+                result.append(Difference(family, name, generator, reference, by_session, mean, nearer))
     return result
 
 
-def _interval(values: Sequence[float], config: EvaluationConfig) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of the mean over sessions (Efron and Tibshirani 1993, section 13.3)."""
-    random = np.random.Generator(np.random.Philox(0))
-    chosen = random.integers(len(values), size=(config.interval_draws, len(values)))
-    means = np.asarray(values)[chosen].mean(axis=1)
-    tail = (1.0 - config.interval_level) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+def mean_curves(scores: Sequence[Score], config: IntervalConfig) -> list[FamilyCurve]:
+    """Return the mean curves of each family and generator over its sessions."""
+    return [
+        FamilyCurve(
+            family,
+            curve.name,
+            generator,
+            [
+                estimate_mean([(one.group, one.curves[curve.name][place]) for one in members], config)
+                for place in range(len(curve.x))
+            ],
+        )
+        for (family, generator), members in _by_family(scores).items()
+        if generator != FLOOR
+        for curve in CURVES
+    ]
 
 
-def _pairs(candidates: Sequence[Candidate], config: EvaluationConfig) -> list[tuple[str, str]]:
-    """List the pairs to test for non-inferiority: default steps against the teacher's and the other checkpoint's."""
-    models = {one.nfe: one.label for one in candidates if one.role == "model"}
-    if not models:
-        return []
-    default = models.get(config.noninferiority.steps) or models[min(models)]
-    teacher = models.get(config.noninferiority.teacher_steps)
-    pairs = [(default, teacher)] if teacher is not None and teacher != default else []
-    return pairs + [(default, one.label) for one in candidates if one.role == "against"]
+def _by_family(scores: Sequence[Score]) -> dict[tuple[str, str], list[Score]]:
+    """Return the scores of each (family, generator), in order of appearance with the real phase first."""
+    found: dict[tuple[str, str], list[Score]] = {}
+    for one in sorted(scores, key=lambda score: {REAL: 0, FLOOR: 1}.get(score.generator, 2)):
+        found.setdefault((one.family, one.generator), []).append(one)
+    return found
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

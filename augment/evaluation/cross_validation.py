@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from rephase.errors import RequestError
 from rephase.evaluation.candidates import MODEL, REGRESSION, Candidate, CandidateOptions, make_candidates
 from rephase.evaluation.comparison import Evaluation
 from rephase.evaluation.config import EvaluationConfig
-from rephase.evaluation.run import Request, Sampled, finish, sample
+from rephase.evaluation.run import Request, Sampled, finish, read_rows, sample
 from rephase.evaluation.sessions import divide_groups
-from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.training.config import TrainConfig
 from rephase.training.fit_baseline import fit_smooth
@@ -29,8 +27,8 @@ def cross_validate(
 ) -> Evaluation:
     """Train, fit the smooth baseline and sample for each fold; compare all folds together.
 
-    Each row of the manifest is sampled once, by a model trained without its group. Trained weights are kept in the
-    output folder and resumed after an interruption.
+    Each row of the manifest, but those of split `test`, is sampled once, by a model trained without its group. Trained
+    weights are kept in the output folder and resumed after an interruption.
 
     Raises
     ------
@@ -73,7 +71,7 @@ def divide(request: Request, num_folds: int) -> list[frozenset[str]]:
     RequestError
         If fewer than two folds are requested, or there are fewer groups than folds.
     """
-    groups = [group_of(row, request.group_column) for row in _rows(request)]
+    groups = [group_of(row, request.group_column) for row in read_rows(request)]
     count = len(set(groups))
     if num_folds < 2 or count < num_folds:
         raise RequestError(
@@ -90,7 +88,7 @@ def group_of(row: ManifestRow, column: str | None) -> str:
 
 def write_fold(request: Request, held_out: frozenset[str], path: Path) -> Path:
     """Write the manifest of a fold: held-out groups have split `val`, others `train`; paths are absolute."""
-    rows = _rows(request)
+    rows = read_rows(request)
     with request.manifest.open(encoding="utf-8-sig", newline="") as file:
         fields = list(csv.DictReader(file, skipinitialspace=True).fieldnames or ())
         file.seek(0)
@@ -103,10 +101,6 @@ def write_fold(request: Request, held_out: frozenset[str], path: Path) -> Path:
             line = lines[row.volume_id] | {name: getattr(row, name) or "" for name in _PATHS if name in fields}
             writer.writerow(line | {"split": "val" if group_of(row, request.group_column) in held_out else "train"})
     return path
-
-
-def _rows(request: Request) -> Sequence[ManifestRow]:
-    return list(read_manifest(request.manifest, () if request.group_column is None else (request.group_column,)))
 
 
 def _check(request: Request, choice: CandidateOptions) -> Path:

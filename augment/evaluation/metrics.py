@@ -8,18 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.evaluation.kspace_statistics import (
+    homodyne_errors,
+    middle_shares,
+    radial_spectrum,
+    symmetry_defects,
+    zero_filled_errors,
+)
 from rephase.evaluation.statistics import (
     PhaseVolume,
     curvature_function,
     gradient_quantiles,
-    homodyne_errors,
+    gradients_without_gauge,
     phase_density,
-    radial_spectrum,
     residue_density,
     resultant_lengths,
     steepness_map,
     structure_function,
-    symmetry_defects,
+    structure_without_gauge,
     through_slice_quantiles,
 )
 
@@ -37,8 +43,7 @@ class Metric:
     """One metric.
 
     `measure` returns a statistic of pooled volumes, `distance` compares two of them (in `unit`; 0: equal), `summary`
-    reduces one to a number. `gap` marks the metrics for which the closed part of the gap between the smooth baseline
-    and the floor is reported.
+    reduces one to a number. `shows_value` marks those whose value says as much as their distance.
     """
 
     name: str
@@ -47,7 +52,7 @@ class Metric:
     measure: Callable[[Sequence[PhaseVolume]], NDArray[np.float64]]
     distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
     summary: Callable[[NDArray[np.float64]], float]
-    gap: bool = False
+    shows_value: bool = False
 
 
 def mean_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -63,6 +68,11 @@ def sample_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> flo
         return float("nan")
     levels = (np.arange(_NUM_QUANTILES) + 0.5) / _NUM_QUANTILES
     return float(np.abs(np.quantile(one, levels) - np.quantile(other, levels)).mean())
+
+
+def difference_of_means(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the absolute difference of the means of two samples."""
+    return float(abs(one.mean() - other.mean()))
 
 
 def circular_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -110,10 +120,21 @@ def _resultant_of_density(density: NDArray[np.float64]) -> float:
 
 
 METRICS = (
-    Metric("gradient", "wrapped gradient", "rad/mm", gradient_quantiles, mean_difference, _mean_modulus, gap=True),
-    Metric("structure", "structure function", "", structure_function, mean_difference, _mean, gap=True),
+    Metric("gradient", "wrapped gradient", "rad/mm", gradient_quantiles, mean_difference, _mean_modulus),
+    Metric("structure", "structure function", "", structure_function, mean_difference, _mean),
+    Metric(
+        "gradient_no_ramp",
+        "wrapped gradient, ramp removed",
+        "rad/mm",
+        gradients_without_gauge,
+        mean_difference,
+        _mean_modulus,
+    ),
+    Metric(
+        "structure_no_ramp", "structure function, ramp removed", "", structure_without_gauge, mean_difference, _mean
+    ),
     Metric("curvature", "second-order structure function", "", curvature_function, mean_difference, _mean),
-    Metric("residues", "residues", "per 1,000 px", residue_density, mean_difference, _mean, gap=True),
+    Metric("residues", "residues", "per 1,000 px", residue_density, mean_difference, _mean),
     Metric("place", "location of steep phase", "", steepness_map, decorrelation, _mean),
     Metric(
         "through_slice", "through-slice gradient", "rad/mm", through_slice_quantiles, mean_difference, _mean_modulus
@@ -123,6 +144,8 @@ METRICS = (
     Metric("spectrum", "radial log-spectrum", "dB", radial_spectrum, _root_mean_square, _mean),
     Metric("symmetry", "conjugate-symmetry defect", "", symmetry_defects, sample_distance, _mean),
     Metric("homodyne", "homodyne 5/8 error", "", homodyne_errors, sample_distance, _mean),
+    Metric("middle", "energy in the middle 8 %", "", middle_shares, difference_of_means, _mean, True),
+    Metric("zero_filled", "zero-filled NMSE, R = 4", "", zero_filled_errors, difference_of_means, _mean, True),
 )
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 

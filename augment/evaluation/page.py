@@ -1,4 +1,4 @@
-"""The page of an evaluation: its tables, and real and generated phases side by side."""
+"""The page of an evaluation: its tables, curves, and real and generated phases side by side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.evaluation.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, make_charts
 from rephase.evaluation.comparison import Evaluation
 from rephase.evaluation.tables import Section, headline, sections
 from rephase.pages import render
 from rephase.pictures import Picture, colour_wheel, picture_magnitude, picture_phase
+
+CHART_SIZE = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ def make_page(result: Evaluation, examples: Sequence[Example]) -> str:
     return render(
         "evaluation.html",
         headline=headline(result),
+        charts=make_charts(result),
+        size=CHART_SIZE,
         examples=examples,
         wheel=colour_wheel(),
         tables=[_table(one) for one in sections(result)],

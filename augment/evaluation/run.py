@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +18,19 @@ from tqdm import tqdm
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError, VolumeError
 from rephase.evaluation.candidates import Candidate
-from rephase.evaluation.classifier import CONTROLS, ClassifierResult, Item, classify, make_items, num_trainings
+from rephase.evaluation.classifier import CONTROLS, FamilySeparation, classify, num_trainings
 from rephase.evaluation.comparison import Evaluation, compare_all
 from rephase.evaluation.config import EvaluationConfig
 from rephase.evaluation.page import Example, make_page
+from rephase.evaluation.patches import Item, make_items
 from rephase.evaluation.sampling import Sampler, code_digest, decode
 from rephase.evaluation.scores import Score, sample_diversity, score_session
-from rephase.evaluation.sessions import RealVolume, group_sessions, read_real
+from rephase.evaluation.sessions import WITHHOLDABLE, RealVolume, group_sessions, read_real
 from rephase.evaluation.tables import markdown
 from rephase.files import replacing
 from rephase.manifests.parse import read_manifest
+from rephase.manifests.record import ManifestRow
+from rephase.manifests.splits import HELD_BACK, rows_of_split
 from rephase.pipeline.environment import machine_facts
 
 Codes = dict[tuple[str, str], NDArray[np.uint16]]
@@ -39,8 +43,10 @@ _EXAMPLES = 12
 class Request:
     """The data of an evaluation.
 
-    `split` selects rows; `seed` is that of the generators; `output` is the folder for results and for samples to resume
-    from; `group_column` names a manifest column by which rows of one person are kept together.
+    `split` selects rows; None selects all but those of `rephase.manifests.splits.HELD_BACK`. `withheld` names facts of
+    the volumes that the generators are not told. `seed` is that of the generators; `output` is the folder for results
+    and for samples to resume from; `group_column` names a manifest column by which rows of one person are kept
+    together.
     """
 
     manifest: Path
@@ -48,8 +54,14 @@ class Request:
     seed: int = 0
     output: Path | None = None
     group_column: str | None = None
+    withheld: tuple[str, ...] = ()
     classifier: bool = True
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.withheld) - set(WITHHOLDABLE))
+        if unknown:
+            raise RequestError(f"--withhold {unknown[0]}: unknown; expected some of {', '.join(WITHHOLDABLE)}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ def sample(request: Request, candidates: Sequence[Candidate], config: Evaluation
         codes: Codes = {}
         scores = [
             score
-            for session, members in group_sessions(volumes).items()
-            for score in _score(session, members, candidates, sampler, codes, config, request.seed)
+            for members in group_sessions(volumes).values()
+            for score in _score(members, candidates, sampler, codes, config, request.seed)
         ]
     return Sampled(volumes, codes, scores, skipped)
 
@@ -93,7 +105,7 @@ def sample(request: Request, candidates: Sequence[Candidate], config: Evaluation
 def finish(request: Request, candidates: Sequence[Candidate], config: EvaluationConfig, sampled: Sampled) -> Evaluation:
     """Classify, compare, and write the results of sampled candidates."""
     volumes = sampled.volumes
-    classifier = _classify(volumes, sampled.codes, candidates, config, request) if request.classifier else None
+    classifier = _classify(volumes, sampled.codes, candidates, config, request) if request.classifier else ()
     result = Evaluation(
         machine_facts(request.device),
         _settings(request, config, volumes),
@@ -121,24 +133,42 @@ def write(result: Evaluation, folder: Path, examples: Sequence[Example]) -> None
 
 
 def _read(request: Request, config: EvaluationConfig) -> tuple[list[RealVolume], list[str]]:
-    kept = () if request.group_column is None else (request.group_column,)
-    rows = list(read_manifest(request.manifest, kept))
-    chosen = [row for row in rows if request.split in (None, row.split)]
+    rows = read_rows(request)
     volumes, skipped = [], []
-    for row in tqdm(chosen, desc="reading", unit="volume", disable=None):
+    for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:
-            volumes.append(read_real(row, config.max_slices, request.group_column))
+            volumes.append(read_real(row, config.max_slices, request.group_column, request.withheld))
         except VolumeError as error:
             skipped.append(str(error))
     if not volumes:
         which = f" of split {request.split!r}" if request.split else ""
-        fix = "; no row has a split; remove --split" if which and not any(row.split for row in rows) else ""
-        raise RequestError("\n".join([f"{request.manifest}: no row{which} with real phase{fix}", *skipped[:10]]))
+        raise RequestError("\n".join([f"{request.manifest}: no row{which} with real phase", *skipped[:10]]))
     return volumes, skipped
 
 
+def read_rows(request: Request) -> list[ManifestRow]:
+    """Read the rows of the requested split; without one, all but those of `rephase.manifests.splits.HELD_BACK`.
+
+    Raises
+    ------
+    RequestError
+        If there are none.
+    """
+    kept = () if request.group_column is None else (request.group_column,)
+    rows = list(read_manifest(request.manifest, kept))
+    chosen = rows_of_split(rows, request.split)
+    if not chosen and request.split:
+        fix = "" if any(row.split for row in rows) else "; no row has a split; remove --split"
+        raise RequestError(f"{request.manifest}: no row of split {request.split!r} with real phase{fix}")
+    if not chosen:
+        raise RequestError(
+            f"{request.manifest}: all rows are of split {HELD_BACK!r}, which is evaluated only on request; add --split "
+            f"{HELD_BACK}"
+        )
+    return chosen
+
+
 def _score(
-    session: str,
     members: Sequence[RealVolume],
     candidates: Sequence[Candidate],
     sampler: Sampler,
@@ -159,7 +189,7 @@ def _score(
 
         spread = sample_diversity(members, places, sample_again, range(seed, seed + config.seeds))
         generated.append((candidate.label, made, spread))
-    return score_session(session, members, generated, config.is_descriptive(members[0].anatomy))
+    return score_session(members, generated)
 
 
 def _places(volume: RealVolume, config: EvaluationConfig) -> list[int]:
@@ -183,7 +213,7 @@ def _classify(
     candidates: Sequence[Candidate],
     config: EvaluationConfig,
     request: Request,
-) -> ClassifierResult:
+) -> tuple[FamilySeparation, ...]:
     """Classify every candidate and the controls, which are sampled if they are not candidates."""
     sampler = Sampler(None)
     controls = [Candidate(name, make_generator(name)) for name in CONTROLS]
@@ -192,18 +222,18 @@ def _classify(
             if (one.label, volume.volume_id) not in codes:
                 codes[one.label, volume.volume_id] = sampler.sample_codes(one, volume, request.seed)
     labels = list(dict.fromkeys(one.label for one in (*candidates, *controls)))
-    groups = classifier_groups(volumes)
+    groups, families = classifier_groups(volumes), [one.family for one in volumes]
     levels = config.classifier.phase_levels
-    real = make_items([one.real for one in volumes], groups, levels)
+    real = make_items([one.real for one in volumes], groups, families, levels)
 
     def items(label: str) -> list[Item]:
         made = [one.real.with_phasor(decode(codes[label, one.volume_id])) for one in volumes]
-        return make_items(made, groups, levels)
+        return make_items(made, groups, families, levels)
 
     generated = ((label, items(label)) for label in labels)  # lazily, since all of them may not fit into memory
     total = num_trainings(len(labels), config.classifier)
     with tqdm(total=total, desc="classifier", unit="training", disable=None) as bar:
-        return classify(real, generated, config.classifier, request.device, bar.update)
+        return classify(real, generated, config.classifier, config.interval, request.device, bar.update)
 
 
 def classifier_groups(volumes: Sequence[RealVolume]) -> list[str]:
@@ -219,11 +249,13 @@ def _settings(request: Request, config: EvaluationConfig, volumes: Sequence[Real
         "sources_sha256": sources,
         "code_sha256": code_digest(),
         "rephase": importlib.metadata.version("rephase"),
-        "split": request.split,
+        "split": request.split or f"all but {HELD_BACK}",
+        "withheld": list(request.withheld),
         "seed": request.seed,
         "volumes": len(volumes),
         "slices": sum(len(one.real.slices) for one in volumes),
         "sessions": len({one.session for one in volumes}),
+        "families": dict(Counter(one.family for one in volumes)),
         "classifier_groups": len(set(classifier_groups(volumes))),
         "config": asdict(config),
     }
@@ -234,16 +266,16 @@ def _describe(one: Candidate) -> dict[str, Any]:
 
 
 def _examples(
-    sessions: Mapping[str, Sequence[RealVolume]], codes: Codes, candidates: Sequence[Candidate]
+    sessions: Mapping[tuple[str, str], Sequence[RealVolume]], codes: Codes, candidates: Sequence[Candidate]
 ) -> list[Example]:
     """Return the slice with the largest object of the first volume of each of the first sessions."""
     examples = []
-    for session, members in list(sessions.items())[:_EXAMPLES]:
+    for (session, family), members in list(sessions.items())[:_EXAMPLES]:
         one = members[0]
         place = int(one.real.support.sum(axis=(1, 2)).argmax())
         phasors = {"real": one.real.phasor[place]}
         phasors |= {c.label: decode(codes[c.label, one.volume_id][place]) for c in candidates}
-        name = f"{session}: slice {one.real.slices[place]} of {one.volume_id}"
+        name = f"{session}, {family}: slice {one.real.slices[place]} of {one.volume_id}"
         mm = one.real.spacing_mm
         examples.append(Example(name, one.real.magnitude[place], one.real.support[place], phasors, (mm[1], mm[2])))
     return examples

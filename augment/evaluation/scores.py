@@ -1,13 +1,15 @@
-"""Scores: distances between generated and real phase per session, and the floor between two real phases."""
+"""Scores: distances between generated and real phase per session and family, and the floor between real phases."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rephase.evaluation.curves import curves_of
 from rephase.evaluation.metrics import METRIC_NAMES, distances, measure_phase, summaries
 from rephase.evaluation.sampling import decode
 from rephase.evaluation.sessions import RealVolume, comparable
@@ -19,54 +21,63 @@ REAL = "real"
 
 @dataclass(frozen=True)
 class Score:
-    """One generator in one session.
+    """One generator in one session and family.
 
     `distances` are from the session's real phase, lower is better; `values` summarise each statistic in one number. The
     generator `FLOOR` is the real phase of one volume of the session (echo or run) against that of another, mean over
     the pairs; `REAL` has no distances. `diversity` is that of several samples; for `FLOOR`, of the real volumes of the
-    session. `descriptive` sessions are excluded from every decision.
+    session. `curves` are those of `rephase.evaluation.curves`, empty for `FLOOR`.
     """
 
     session: str
+    family: str
+    group: str
     generator: str
     distances: Mapping[str, float]
     values: Mapping[str, float]
     diversity: float
     volumes: int
     slices: int
-    descriptive: bool = False
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> tuple[str, str]:
+        """Session and family, by which scores of generators are paired."""
+        return self.session, self.family
 
 
 def score_session(
-    session: str,
-    volumes: Sequence[RealVolume],
-    generated: Iterable[tuple[str, Sequence[NDArray[np.uint16]], float]],
-    descriptive: bool = False,
+    volumes: Sequence[RealVolume], generated: Iterable[tuple[str, Sequence[NDArray[np.uint16]], float]]
 ) -> list[Score]:
-    """Compute the scores of the candidates in a session.
+    """Compute the scores of the candidates in a session and family.
 
     Parameters
     ----------
-    session
-        Name of the session.
     volumes
-        Real volumes of the session.
+        Real volumes of one session and family.
     generated
         Label, phase codes of every volume, and diversity of each candidate.
-    descriptive
-        Whether the session is reported only.
     """
-    reals = [one.real for one in volumes]
+    first, reals = volumes[0], [one.real for one in volumes]
     pooled = measure_phase(reals)
     counts = len(volumes), sum(len(one.slices) for one in reals)
-    nothing = dict.fromkeys(METRIC_NAMES, float("nan"))
-    scores = [Score(session, REAL, nothing, summaries(pooled), float("nan"), *counts, descriptive)]
+    nothing = dict.fromkeys(METRIC_NAMES, math.nan)
+
+    def score(
+        label: str,
+        apart: Mapping[str, float],
+        values: Mapping[str, float],
+        spread: float,
+        curves: Mapping[str, Sequence[float]],
+    ) -> Score:
+        return Score(first.session, first.family, first.group, label, apart, values, spread, *counts, curves)
+
+    scores = [score(REAL, nothing, summaries(pooled), math.nan, curves_of(pooled))]
     if len(volumes) > 1:
-        apart = _floor(volumes)
-        scores.append(Score(session, FLOOR, apart, nothing, real_diversity(volumes), *counts, descriptive))
+        scores.append(score(FLOOR, _floor(volumes), nothing, real_diversity(volumes), {}))
     for label, codes, spread in generated:
         made = measure_phase([one.with_phasor(decode(c)) for one, c in zip(reals, codes, strict=True)])
-        scores.append(Score(session, label, distances(made, pooled), summaries(made), spread, *counts, descriptive))
+        scores.append(score(label, distances(made, pooled), summaries(made), spread, curves_of(made)))
     return scores
 
 

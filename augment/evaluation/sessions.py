@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,26 +17,45 @@ from rephase.pipeline.magnitude import object_support
 from rephase.pipeline.sampling import conditions_of
 from rephase.readers.registry import read_with_phase
 
+UNKNOWN = "unknown"
+"""Family of volumes whose sequence is neither stated nor inferred."""
+WITHHOLDABLE = ("sequence", "te_ms", "contrast", "field_t")
+"""Facts that can be withheld from the generators, as if the header did not state them."""
+
 
 @dataclass(frozen=True)
 class RealVolume:
     """Slices of a volume with their real phase, and the conditions for a generator.
 
     `session` is the row's `subject_id`, else its `volume_id`; `group`, which may be wider, is never split between
-    training and test. `source_sha256` is the digest of the source files.
+    training and test. `family` is that of the pulse sequence, stated or inferred, else `UNKNOWN`. `source_sha256` is
+    the digest of the source files.
     """
 
     volume_id: str
     session: str
     group: str
-    anatomy: str | None
+    family: str
     real: PhaseVolume
     conditions: Conditions
     source_sha256: str
 
 
-def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None) -> RealVolume:
+def read_real(
+    row: ManifestRow, max_slices: int, group_column: str | None = None, withheld: Collection[str] = ()
+) -> RealVolume:
     """Read some slices of a row with real phase.
+
+    Parameters
+    ----------
+    row
+        Row of the manifest.
+    max_slices
+        Slices to read, in neighbouring pairs; 0 for all.
+    group_column
+        Manifest column of the group, None for the session.
+    withheld
+        Facts (of `WITHHOLDABLE`) that the conditions leave out; the family remains that of the volume.
 
     Raises
     ------
@@ -48,12 +68,13 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
         raise VolumeError("unsupported", f"{row.volume_id}: magnitude is zero; expected an object; remove the row")
     slices = choose_slices(len(volume.magnitude), max_slices)
     chosen = list(slices)
+    nothing: dict[str, Any] = dict.fromkeys(withheld)
     session = row.subject_id or row.volume_id
     return RealVolume(
         row.volume_id,
         session,
         dict(row.extra).get(group_column or "") or session,
-        row.anatomy or volume.anatomy,
+        conditions_of(volume).sequence or UNKNOWN,
         PhaseVolume(
             np.exp(1j * phase[chosen]).astype(np.complex64),
             np.ascontiguousarray(volume.magnitude[chosen]),
@@ -61,7 +82,7 @@ def read_real(row: ManifestRow, max_slices: int, group_column: str | None = None
             volume.spacing_mm,
             slices,
         ),
-        conditions_of(volume, magnitude=np.abs(volume.magnitude)),
+        conditions_of(replace(volume, **nothing), magnitude=np.abs(volume.magnitude)),
         volume.source_sha256,
     )
 
@@ -79,11 +100,14 @@ def choose_slices(count: int, limit: int) -> tuple[int, ...]:
     return tuple(chosen[:limit])
 
 
-def group_sessions(volumes: Iterable[RealVolume]) -> dict[str, list[RealVolume]]:
-    """Return the volumes of each session, in order of appearance."""
-    sessions: dict[str, list[RealVolume]] = {}
+def group_sessions(volumes: Iterable[RealVolume]) -> dict[tuple[str, str], list[RealVolume]]:
+    """Return the volumes of each (session, family), in order of appearance.
+
+    A session with gradient and spin echoes is judged as two, because their phases differ.
+    """
+    sessions: dict[tuple[str, str], list[RealVolume]] = {}
     for one in volumes:
-        sessions.setdefault(one.session, []).append(one)
+        sessions.setdefault((one.session, one.family), []).append(one)
     return sessions
 
 
@@ -92,7 +116,7 @@ def comparable(volumes: Sequence[RealVolume]) -> list[tuple[RealVolume, RealVolu
     return [(one, other) for index, one in enumerate(volumes) for other in volumes[index + 1 :]]
 
 
-def divide_groups(groups: Iterable[str], num_folds: int) -> list[frozenset[str]]:
+def divide_groups(groups: Iterable[str], num_folds: int, kinds: Iterable[str] | None = None) -> list[frozenset[str]]:
     """Divide groups into folds with about equal numbers of members (grouped k-fold split).
 
     Some folds are empty if there are fewer groups than folds.
@@ -103,11 +127,26 @@ def divide_groups(groups: Iterable[str], num_folds: int) -> list[frozenset[str]]
         Group of each member.
     num_folds
         Number of folds.
+    kinds
+        Kind of each member; the members of each kind are divided about equally. None if all are of one kind.
     """
+    names = list(groups)
+    labels = [""] * len(names) if kinds is None else list(kinds)
+    totals = Counter(labels)
+    members: dict[str, Counter[str]] = {}
+    for name, label in zip(names, labels, strict=True):
+        members.setdefault(name, Counter())[label] += 1
     folds: list[set[str]] = [set() for _ in range(num_folds)]
-    sizes = [0] * num_folds
-    for group, count in sorted(Counter(groups).items(), key=lambda pair: (-pair[1], pair[0])):
-        smallest = sizes.index(min(sizes))
-        folds[smallest].add(group)
-        sizes[smallest] += count
+    filled: list[Counter[str]] = [Counter() for _ in range(num_folds)]
+
+    def load(fold: int, group: Counter[str]) -> tuple[float, int]:
+        overlap = sum(count * filled[fold][label] / totals[label] ** 2 for label, count in group.items())
+        return overlap, filled[fold].total()
+
+    # groups with much of a rare kind first: they are the hardest to place
+    weight = {name: sum(count / totals[label] for label, count in found.items()) for name, found in members.items()}
+    for name in sorted(members, key=lambda one: (-weight[one], one)):
+        emptiest = min(range(num_folds), key=lambda fold: load(fold, members[name]))
+        folds[emptiest].add(name)
+        filled[emptiest].update(members[name])
     return [frozenset(fold) for fold in folds]

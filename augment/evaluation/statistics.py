@@ -1,4 +1,4 @@
-"""Statistics of a real or generated phase over the object: between pixels, over the circle, and in k-space.
+"""Statistics of a real or generated phase over the object: between pixels, and over the circle.
 
 Every statistic is circular (differences are computed from phasors) and uses only pixels of the object. Functions take
 the volumes of a session, which are pooled.
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rephase.diffusion.fourier import fft2c, ifft2c, radial_rings
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.singularities import find_singularities
 
 LAGS = (1, 2, 4, 8, 16, 32)
 """Distances of the structure function in pixels."""
+NEAR_LAGS = LAGS[:5]
+"""Those up to 16 pixels, over which the estimated ramp is reliable."""
 BENDS = (1, 2, 4, 8, 16)
 """Distances of the curvature in pixels, from its middle to its ends."""
 BLOCK = 8
@@ -28,11 +29,6 @@ BLOCK = 8
 _QUANTILES = np.linspace(0.0005, 0.9995, 1000)
 NUM_BINS = 72
 """Bins of `phase_density`."""
-NUM_RINGS = 32
-"""Rings of `radial_spectrum`, from the centre to the nearer edge of k-space."""
-FLOOR_DB = -80.0
-"""Lower limit of a ring relative to the strongest: zero-filled parts of k-space have zero power."""
-PARTIAL_FOURIER = 5.0 / 8.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class PhaseVolume:
         phasor: NDArray[np.complex64] = np.exp(1j * np.angle(self.image)).astype(np.complex64)
         return phasor
 
+    @cached_property
+    def without_gauge(self) -> PhaseVolume:
+        """The same slices without global and linear phase."""
+        return self.with_phasor(self.fixed_phasor)
+
 
 def gradient_quantiles(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
     """Return 1,000 quantiles of the wrapped gradients along height and width, `(2 1000)`, in rad/mm."""
@@ -86,9 +87,19 @@ def through_slice_quantiles(volumes: Sequence[PhaseVolume]) -> NDArray[np.float6
     return _quantiles([part for one in volumes for part in _through_slices(one)])
 
 
-def structure_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Return `1 - <cos(phase(x + r) - phase(x))>` for r in `LAGS`, mean of both directions; NaN beyond the matrix."""
-    return _incoherence(volumes, LAGS, _difference)
+def structure_function(volumes: Sequence[PhaseVolume], lags: Sequence[int] = LAGS) -> NDArray[np.float64]:
+    """Return `1 - <cos(phase(x + r) - phase(x))>` for each lag r, mean of both directions; NaN beyond the matrix."""
+    return _incoherence(volumes, lags, _difference)
+
+
+def gradients_without_gauge(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return `gradient_quantiles` of the phase without global and linear phase, which a coil combination decides."""
+    return gradient_quantiles([one.without_gauge for one in volumes])
+
+
+def structure_without_gauge(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
+    """Return `structure_function` of the phase without global and linear phase, for r in `NEAR_LAGS`."""
+    return structure_function([one.without_gauge for one in volumes], NEAR_LAGS)
 
 
 def curvature_function(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
@@ -239,68 +250,3 @@ def diversity(samples: Sequence[PhaseVolume]) -> float:
         return float("nan")
     mean = np.mean([one.fixed_phasor[inside] for one in samples], axis=0, dtype=np.complex128)
     return float(1.0 - np.abs(mean).mean())
-
-
-def radial_spectrum(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Return the mean power of k-space on `NUM_RINGS` rings in dB of the strongest ring, mean over the slices."""
-    spectra = [_rings(slice_image) for one in volumes for slice_image in one.image if slice_image.any()]
-    return np.mean(spectra, axis=0) if spectra else np.full(NUM_RINGS, np.nan)
-
-
-def symmetry_defects(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Return the conjugate-symmetry defect of each slice, `min_a ||K(k) - exp(ia) conj K(-k)|| / ||K||`.
-
-    `conj K(-k)` is the transform of the conjugate image x, so by Parseval the defect is
-    `sqrt(2 - 2 |sum x^2| / sum |x|^2)`: 0 for zero phase, sqrt(2) for white phase. The sums run over the object.
-    """
-    defects = []
-    for one in volumes:
-        for image, inside in zip(one.image, one.support, strict=True):
-            x = image[inside].astype(np.complex128)
-            power = float((np.abs(x) ** 2).sum())
-            if power > 0:
-                defects.append(np.sqrt(max(2.0 - 2.0 * abs((x**2).sum()) / power, 0.0)))
-    return np.array(defects) if defects else np.array([np.nan])
-
-
-def homodyne_errors(volumes: Sequence[PhaseVolume]) -> NDArray[np.float64]:
-    """Return the relative magnitude error of each slice after a 5/8 homodyne reconstruction along width.
-
-    Noll, Nishimura and Macovski, IEEE Trans Med Imaging 1991: three eighths of the phase-encoding lines are dropped,
-    and the phase of the symmetric centre is removed. Phase of higher spatial frequency becomes error.
-    """
-    errors = []
-    for one in volumes:
-        made = homodyne(one.image)
-        for result, magnitude, inside in zip(made, one.magnitude, one.support, strict=True):
-            truth = magnitude[inside].astype(np.float64)
-            if truth.size:
-                errors.append(np.linalg.norm(result[inside] - truth) / np.linalg.norm(truth))
-    return np.array(errors) if errors else np.array([np.nan])
-
-
-def homodyne(images: NDArray[np.complex64], fraction: float = PARTIAL_FOURIER) -> NDArray[np.float64]:
-    """Reconstruct real images from the upper `fraction` of their columns of k-space, `(slice height width)`."""
-    width = images.shape[-1]
-    kspace = fft2c(torch.from_numpy(images))
-    k = torch.arange(width) - width // 2
-    overscan = max(round(fraction * width) - width // 2, 1)
-    ramp = (1.0 + k / overscan).clamp(0.0, 2.0)
-    hann = torch.where(k.abs() < overscan, 0.5 + 0.5 * torch.cos(torch.pi * k / overscan), 0.0)
-    guide = ifft2c(kspace * hann)
-    made: NDArray[np.float64] = (
-        ifft2c(kspace * ramp) * torch.polar(torch.ones_like(guide.real), -guide.angle())
-    ).real.numpy()
-    return made
-
-
-def _rings(image: NDArray[np.complex64]) -> NDArray[np.float64]:
-    power = fft2c(torch.from_numpy(image)).abs().square().numpy().astype(np.float64)
-    height, width = image.shape
-    ring = radial_rings(height, width, NUM_RINGS).numpy()
-    totals = np.bincount(ring.ravel(), power.ravel(), NUM_RINGS + 1)[:NUM_RINGS]
-    counts = np.bincount(ring.ravel(), minlength=NUM_RINGS + 1)[:NUM_RINGS]
-    mean = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
-    with np.errstate(divide="ignore"):
-        decibels: NDArray[np.float64] = 10.0 * np.log10(mean / np.nanmax(mean))
-    return np.maximum(decibels, FLOOR_DB)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rephase.evaluation.classifier import CONTROLS, FamilySeparation
 from rephase.evaluation.comparison import Evaluation
+from rephase.evaluation.intervals import Estimate
 from rephase.evaluation.metrics import METRICS
-from rephase.evaluation.scores import REAL
+from rephase.evaluation.scores import FLOOR, REAL
+from rephase.manifests.splits import HELD_BACK
+
+_TITLES = tuple(f"{metric.title} ({metric.unit})" if metric.unit else metric.title for metric in METRICS)
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,14 @@ class Section:
 
 
 def sections(result: Evaluation) -> Iterator[Section]:
-    """Yield the tables of an evaluation; empty ones are dropped."""
+    """Yield the tables of an evaluation, conclusions by family first; empty ones are dropped."""
+    for family in dict.fromkeys(one.family for one in result.families):
+        yield _family(result, family)
+    yield from (_classifier(one) for one in result.classifier)
+    yield _nearer(result)
+    yield from _differences(result)
     yield _distances(result)
     yield _values(result)
-    yield from _gaps(result)
-    yield from _differences(result)
-    yield from _classifier(result)
-    yield from _verdicts(result)
-    yield _ties(result)
     if result.skipped:
         yield Section("Skipped rows", "Rows that were not used.", ("reason",), tuple((one,) for one in result.skipped))
 
@@ -49,39 +54,122 @@ def markdown(result: Evaluation) -> str:
 def headline(result: Evaluation) -> str:
     """Return one line with the machine and the data of the evaluation."""
     machine, settings = result.machine, result.settings
+    split = f"split {settings['split']}"
+    if settings["split"] == HELD_BACK:
+        split += " (held back: no choice may use these figures)"
+    withheld = f", withheld from the generators: {', '.join(settings['withheld'])}" if settings["withheld"] else ""
     return (
         f"{machine['cpu']}, {machine['cores']} cores, device {machine['device']}, torch {machine['torch']}; manifest "
-        f"SHA-256 {settings['manifest_sha256'][:12]}, split {settings['split'] or 'all'}, seed {settings['seed']}, "
+        f"SHA-256 {settings['manifest_sha256'][:12]}, {split}{withheld}, seed {settings['seed']}, "
         f"{settings['slices']} slices of {settings['volumes']} volumes in {settings['sessions']} sessions."
     )
 
 
-def _distances(result: Evaluation) -> Section:
+def _family(result: Evaluation, family: str) -> Section:
+    members = [one for one in result.families if one.family == family]
+    words = (
+        f"Distances from the real phase of the session, mean over the {members[0].sessions} sessions "
+        f"({members[0].groups} groups, {members[0].slices} slices) of the family {family}; lower is better. In "
+        "brackets, the bootstrap interval over groups where there are enough. The first row is the real phase: the "
+        f"value of each statistic. `{FLOOR}` is another echo or run of the session, where there is one. The last two "
+        "columns also show the generator's own value, after the distance."
+    )
+    rows = []
+    for one in members:
+        shown = one.values if one.generator == REAL else one.distances
+        cells = [_estimate(shown[metric.name]) for metric in METRICS]
+        if one.generator not in (REAL, FLOOR):
+            for place, metric in enumerate(METRICS):
+                if metric.shows_value:
+                    cells[place] += f"; {_figure(one.values[metric.name].mean)}"
+        rows.append((f"{one.generator}: values" if one.generator == REAL else one.generator, *cells))
+    return Section(f"Distances, {family}", words, ("generator", *_TITLES), tuple(rows))
+
+
+def _classifier(found: FamilySeparation) -> Section:
+    title = f"Real or generated, {found.family if found.separations else 'all'}"
+    verdict = "" if found.measurable else f"**Not measurable**: {found.reason}. The figures do not count. "
+    words = (
+        f"{verdict}AUROC of a classifier of generated against real slices, in groups that it was not trained on "
+        f"({found.slices} slices, {found.groups} groups), with the bootstrap interval over groups. What counts is its "
+        "distance from 0.5, on either side. "
+        f"{', '.join(CONTROLS[:-1])} and {CONTROLS[-1]} phase show that it can tell; real against real phase: "
+        f"{found.null:.3f}."
+    )
     rows = tuple(
         (
-            _session(one.session, one.descriptive, one.slices),
             one.generator,
-            *(_figure(one.distances[metric.name]) for metric in METRICS),
+            _with_interval(one.auroc, one.low, one.high, 3),
+            _with_interval(one.distance, one.distance_low, one.distance_high, 3),
+            one.verdict if found.measurable else "-",
         )
+        for one in found.separations
+    )
+    return Section(title, words, ("generator", "AUROC", "distance from 0.5", "within the limit"), rows)
+
+
+def _nearer(result: Evaluation) -> Section:
+    title = "Baselines nearer than the model"
+    roles = {one["label"]: one["role"] for one in result.generators}
+    wanted = ("model", "baseline")
+    lines = [one for one in result.differences if (roles[one.generator], roles[one.reference]) == wanted]
+    if not lines:
+        return Section(title, "No model was compared with a baseline.")
+    rows = tuple(
+        (
+            *(one.family, one.metric, one.generator, one.reference),
+            _estimate(one.mean),
+            ", ".join(name for name, value in one.by_session.items() if value >= 0),
+        )
+        for one in lines
+        if any(value >= 0 for value in one.by_session.values())
+    )
+    if not rows:
+        return Section(title, "No baseline is nearer to the real phase than the model, in any session.")
+    words = (
+        "Distance of the model minus that of the baseline, mean over the sessions, and the sessions in which the "
+        "baseline is as near or nearer."
+    )
+    header = ("family", "metric", "model", "baseline", "mean difference", "sessions")
+    return Section(title, words, header, rows)
+
+
+def _differences(result: Evaluation) -> Iterator[Section]:
+    keys = dict.fromkeys((one.family, one.generator, one.reference) for one in result.differences)
+    found = {(one.family, one.generator, one.reference, one.metric): one for one in result.differences}
+    rows = []
+    for key in keys:
+        lines = [found.get((*key, metric.name)) for metric in METRICS]
+        cells = [
+            "-" if one is None else f"{_estimate(one.mean, signed=True)}; {one.nearer} of {one.mean.sessions}"
+            for one in lines
+        ]
+        rows.append((*key, *cells))
+    if rows:
+        words = (
+            "Paired differences of the distances: negative where the generator is nearer to the real phase than the "
+            "reference. Mean over the sessions, in brackets the interval over groups, then the sessions in which the "
+            "generator is nearer."
+        )
+        yield Section("Paired differences", words, ("family", "generator", "reference", *_TITLES), tuple(rows))
+
+
+def _distances(result: Evaluation) -> Section:
+    rows = tuple(
+        (*_session(one.session, one.family, one.slices), one.generator, *_figures(one.distances))
         for one in result.scores
         if one.generator != REAL
     )
-    words = (
-        "Distance of each generator's phase from the real phase of the session, over the object; lower is better. "
-        "`real (other volume)` is the floor: another echo or run of the session. Sessions marked * are descriptive and "
-        "excluded from every conclusion."
-    )
-    return Section(
-        "Distances", words, ("session", "generator", *(_titled(metric.title, metric.unit) for metric in METRICS)), rows
-    )
+    words = "Distance of each generator's phase from the real phase of the session, over the object; lower is better."
+    return Section("Distances by session", words, ("session", "family", "generator", *_TITLES), rows)
 
 
 def _values(result: Evaluation) -> Section:
     rows = tuple(
         (
-            _session(one.session, one.descriptive, one.slices),
+            *_session(one.session, one.family, one.slices),
             one.generator,
-            *(_figure(one.values[metric.name]) for metric in METRICS),
+            *_figures(one.values),
             _figure(one.diversity),
         )
         for one in result.scores
@@ -91,91 +179,29 @@ def _values(result: Evaluation) -> Section:
         "minus the mean resultant length. `diversity` is the circular variance over samples of one slice; for the "
         "floor, over the real volumes of the session."
     )
-    return Section("Values", words, ("session", "generator", *(metric.title for metric in METRICS), "diversity"), rows)
+    header = ("session", "family", "generator", *(metric.title for metric in METRICS), "diversity")
+    return Section("Values by session", words, header, rows)
 
 
-def _gaps(result: Evaluation) -> Iterator[Section]:
-    metrics = list(dict.fromkeys(one.metric for one in result.gaps))
-    rows = []
-    for key in dict.fromkeys((one.session, one.generator) for one in result.gaps):
-        found = {one.metric: one.percent for one in result.gaps if (one.session, one.generator) == key}
-        rows.append((*key, *("-" if found[name] is None else f"{found[name]:.0f} %" for name in metrics)))
-    if rows:
-        words = (
-            "Part of the gap between `smooth` and the floor that a generator closes: 100 % reaches the floor, below 0 "
-            "is farther than `smooth`; `-` where `smooth` is within the margin of the floor."
-        )
-        yield Section(
-            "Closed part of the gap between smooth and floor", words, ("session", "generator", *metrics), tuple(rows)
-        )
+def _session(name: str, family: str, slices: int) -> tuple[str, str]:
+    return f"{name} ({slices} slices)", family
 
 
-def _differences(result: Evaluation) -> Iterator[Section]:
-    sessions = list(dict.fromkeys(one.session for one in result.scores))
-    rows = [
-        (
-            *(one.generator, one.reference, one.metric),
-            *(f"{one.by_session[name]:+.4g}" if name in one.by_session else "-" for name in sessions),
-            "-" if one.mean is None else f"{one.mean:+.4g}",
-            "-" if one.low is None or one.high is None else f"{one.low:+.4g} to {one.high:+.4g}",
-        )
-        for one in result.differences
-    ]
-    if rows:
-        words = (
-            "Paired differences of the distances, by session: negative where the generator is nearer to the real phase "
-            "than the reference. Mean over the sessions that are not descriptive; bootstrap interval only with enough "
-            "of them."
-        )
-        header = ("generator", "reference", "metric", *sessions, "mean", "interval")
-        yield Section("Paired differences", words, header, tuple(rows))
+def _figures(values: Mapping[str, float]) -> list[str]:
+    return [_figure(values[metric.name]) for metric in METRICS]
 
 
-def _classifier(result: Evaluation) -> Iterator[Section]:
-    found = result.classifier
-    if found is None:
-        return
-    verdict = "" if found.measurable else f"**Not measurable**: {found.reason}. The figures do not count. "
-    words = (
-        f"{verdict}Area under the ROC curve of a small classifier of generated against real slices, on sessions "
-        f"that it was not trained on: 0.5 is the best, 1 the worst. Real against real phase: {found.null:.3f}."
-    )
-    rows = tuple((label, f"{value:.3f}") for label, value in found.auroc.items())
-    yield Section("Real or generated", words, ("generator", "AUROC"), rows)
+def _estimate(one: Estimate, signed: bool = False) -> str:
+    return _with_interval(one.mean, one.low, one.high, 3, signed)
 
 
-def _verdicts(result: Evaluation) -> Iterator[Section]:
-    rows = tuple(
-        (
-            one.generator, one.reference, one.metric, _figure(one.difference), _figure(one.worst), _figure(one.margin),
-            {True: "no worse", False: "**worse**", None: "-"}[one.no_worse],
-        )
-        for one in result.verdicts
-    )  # fmt: skip
-    if rows:
-        words = (
-            "Distance of the generator minus that of the reference; the margins are fixed before the run. With few "
-            "sessions, each one must be within the margin."
-        )
-        header = ("generator", "reference", "metric", "mean difference", "worst session", "margin", "verdict")
-        yield Section("Non-inferiority", words, header, rows)
+def _with_interval(value: float, low: float | None, high: float | None, digits: int, signed: bool = False) -> str:
+    def shown(number: float) -> str:
+        return f"{number:+.{digits}g}" if signed else f"{number:.{digits}g}"
 
-
-def _ties(result: Evaluation) -> Section:
-    if not any(one["role"] == "model" for one in result.generators):
-        return Section("Ties with baselines", "No model took part.")
-    if not result.ties:
-        return Section("Ties with baselines", "No baseline ties with the model or beats it.")
-    words = "Cases in which a baseline is within the margin of the model, or nearer to the real phase."
-    return Section("Ties with baselines", words, ("finding",), tuple((line,) for line in result.ties))
-
-
-def _session(name: str, descriptive: bool, slices: int) -> str:
-    return f"{name}{' *' if descriptive else ''} ({slices} slices)"
-
-
-def _titled(title: str, unit: str) -> str:
-    return f"{title} ({unit})" if unit else title
+    if not math.isfinite(value):
+        return "-"
+    return shown(value) if low is None or high is None else f"{shown(value)} ({shown(low)} to {shown(high)})"
 
 
 def _figure(value: float | None) -> str:

@@ -35,7 +35,7 @@ class RunConfig:
     name: str = "model"
     """The checkpoint is `<name>.safetensors`."""
     split: str = "train"
-    """Split of the rows to train on; all rows if empty."""
+    """Split of the rows to train on; if empty, all rows but those of split `test`."""
     licences: tuple[str, ...] = ()
     """Only rows under these licences; any licence if empty."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)

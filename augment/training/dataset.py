@@ -22,6 +22,7 @@ from rephase.errors import RequestError, VolumeError
 from rephase.files import file_sha256
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
+from rephase.manifests.splits import rows_of_split
 from rephase.pipeline.magnitude import prepare_magnitude
 from rephase.pipeline.sampling import conditions_of
 from rephase.readers.registry import read_with_phase
@@ -56,7 +57,7 @@ def read_training_set(
     manifest
         Manifest with magnitude and phase.
     split
-        Split of the rows; all rows if empty.
+        Split of the rows; if empty, all but `test`.
     licences
         Licences of the rows; any if empty.
     simulation
@@ -75,7 +76,7 @@ def read_training_set(
     anatomies: list[Volume] = []
     gauges, sources, found = [], [], Counter[str]()
     rows = list(read_manifest(manifest))
-    chosen = [row for row in rows if not split or row.split == split]
+    chosen = rows_of_split(rows, split)
     for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
         whole = slices_of(volume, row.subject_id or row.volume_id)
         slices += whole

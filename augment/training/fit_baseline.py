@@ -14,6 +14,7 @@ from rephase.diffusion.physics.low_order import FitVolume, fit_model, write_mode
 from rephase.errors import RequestError, VolumeError
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
+from rephase.manifests.splits import rows_of_split
 from rephase.readers.registry import read_with_phase
 
 
@@ -25,7 +26,7 @@ def fit_smooth(manifest: Path, split: str | None, output: Path) -> int:
     RequestError
         If no row has real phase, or the file cannot be written.
     """
-    rows = [row for row in read_manifest(manifest) if split is None or row.split == split]
+    rows = rows_of_split(read_manifest(manifest), split)
     volumes, licences, failed = [], Counter[str](), 0
     for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:

@@ -12,18 +12,20 @@ from rephase.diffusion.registry import make_generator
 from rephase.diffusion.shipped import shipped_weights
 from rephase.errors import RequestError
 from rephase.evaluation.candidates import Candidate, CandidateOptions, make_candidates
-from rephase.evaluation.comparison import closed_gaps, compare, find_ties, noninferiority
-from rephase.evaluation.config import DEFAULT, EvaluationConfig
+from rephase.evaluation.comparison import compare, mean_curves, mean_scores
+from rephase.evaluation.config import DEFAULT, EvaluationConfig, IntervalConfig
+from rephase.evaluation.curves import CURVES, EDGES, gradient_shares
+from rephase.evaluation.intervals import estimate_mean
 from rephase.evaluation.metrics import METRIC_NAMES
 from rephase.evaluation.run import Request, evaluate
 from rephase.evaluation.sampling import Sampler, decode, encode
-from rephase.evaluation.scores import FLOOR, Score
+from rephase.evaluation.scores import FLOOR, REAL, Score
 from rephase.evaluation.sessions import choose_slices, read_real
 from rephase.evaluation.tables import markdown
 from rephase.manifests.parse import read_manifest
 
 CONFIG = read_config(DEFAULT, EvaluationConfig)
-NOTHING = dict.fromkeys(METRIC_NAMES, float("nan"))
+GE, SE = "gradient-echo", "spin-echo"
 
 
 @pytest.fixture
@@ -36,9 +38,9 @@ def manifest(tmp_path):
         np.save(tmp_path / f"{name}.npy", np.angle(np.exp(1j * factor * (2 * x + 3 * y * y)))[None].repeat(3, 0))
     path = tmp_path / "pairs.csv"
     path.write_text(
-        "volume_id,path,phase,subject_id,split,anatomy,person\na1,m.npy,e1.npy,a,val,abdomen,p\n"
-        "a2,m.npy,e2.npy,a,val,abdomen,p\nb1,m.npy,none.npy,b,val,Brain,p\n"
-        "t1,m.npy,e1.npy,t,train,,q\nx1,gone.npy,e1.npy,x,test,,q\n"
+        "volume_id,path,phase,subject_id,split,sequence,te_ms,person\na1,m.npy,e1.npy,a,val,gradient-echo,4,p\n"
+        "a2,m.npy,e2.npy,a,val,gradient-echo,6,p\nb1,m.npy,none.npy,b,val,spin-echo,90,p\n"
+        "t1,m.npy,e1.npy,t,train,,,q\ng1,gone.npy,e1.npy,g,train,,,q\nx1,gone.npy,e1.npy,x,test,,,q\n"
     )
     return path
 
@@ -49,7 +51,7 @@ def baselines(*names):
 
 def scores(manifest, *names):
     result = evaluate(Request(manifest, "val", classifier=False), baselines(*names), CONFIG)
-    return {(one.session, one.generator): one for one in result.scores}
+    return {(one.session, one.family, one.generator): one for one in result.scores}
 
 
 class Counting:
@@ -69,30 +71,25 @@ class Counting:
 
 def test_white_phase_is_farther_from_a_smooth_one_than_zero(manifest):
     table = scores(manifest, "zero", "white")
-    assert table["a", "white"].distances["gradient"] > 3 * table["a", "zero"].distances["gradient"]
-    assert table["a", "white"].distances["residues"] > 200 > table["a", "zero"].distances["residues"]
+    assert table["a", GE, "white"].distances["gradient"] > 3 * table["a", GE, "zero"].distances["gradient"]
+    assert table["a", GE, "white"].distances["residues"] > 200 > table["a", GE, "zero"].distances["residues"]
 
 
 def test_a_generator_that_gives_the_real_phase_has_no_distance(manifest):
-    one = scores(manifest, "zero")["b", "zero"]
+    one = scores(manifest, "zero")["b", SE, "zero"]
     assert all(value < 1e-6 for value in one.distances.values()), one.distances
 
 
 def test_only_sessions_of_several_volumes_have_a_floor(manifest):
     table = scores(manifest, "zero")
-    assert 0 < table["a", FLOOR].distances["gradient"] < table["a", "zero"].distances["gradient"]
-    assert table["a", FLOOR].diversity > 0
-    assert ("b", FLOOR) not in table
-
-
-def test_brain_sessions_are_descriptive(manifest):
-    table = scores(manifest, "zero")
-    assert table["b", "zero"].descriptive and not table["a", "zero"].descriptive
+    assert 0 < table["a", GE, FLOOR].distances["gradient"] < table["a", GE, "zero"].distances["gradient"]
+    assert table["a", GE, FLOOR].diversity > 0
+    assert ("b", SE, FLOOR) not in table
 
 
 def test_diversity_is_none_for_zero_phase_and_large_for_white_phase(manifest):
     table = scores(manifest, "zero", "white")
-    assert table["a", "zero"].diversity == pytest.approx(0, abs=1e-6) and table["a", "white"].diversity > 0.3
+    assert table["a", GE, "zero"].diversity == pytest.approx(0, abs=1e-6) and table["a", GE, "white"].diversity > 0.3
 
 
 @pytest.mark.parametrize(
@@ -150,58 +147,105 @@ def test_an_interrupted_evaluation_is_resumed(manifest, tmp_path):
     assert resumed.to_json()["scores"] == plain.to_json()["scores"]
 
 
-def made(session, generator, value, descriptive=False, **others):
-    return Score(
-        session, generator, NOTHING | dict.fromkeys(METRIC_NAMES, value) | others, NOTHING, 0.0, 1, 1, descriptive
+def made(session, generator, value, family="gradient-echo", group=None, **others):
+    found = dict.fromkeys(METRIC_NAMES, value) | others
+    curves = {curve.name: [value] * len(curve.x) for curve in CURVES}
+    return Score(session, family, group or session, generator, found, found, 0.0, 1, 1, curves)
+
+
+def test_intervals_are_over_groups_and_need_enough_of_them():
+    few = IntervalConfig(groups=4)
+    same_person = [("p", 1.0), ("p", 3.0), ("q", 5.0), ("r", 3.0), ("r", float("nan"))]
+    found = estimate_mean(same_person, few)
+    assert (found.mean, found.low, found.sessions, found.groups) == (3.0, None, 4, 3)
+    found = estimate_mean([*same_person, ("s", 3.0)], few)
+    assert 1.9 < found.low < 3.0 < found.high <= 5.0
+    # as many sessions of one person say no more than one
+    assert estimate_mean([("p", 1.0)] * 50, few).low is None
+    assert np.isnan(estimate_mean([("p", float("nan"))], few).mean)
+
+
+def test_the_interval_covers_the_mean_of_the_population():
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        found = estimate_mean(
+            [(str(i), value) for i, value in enumerate(random.normal(2.0, 1.0, 20))], IntervalConfig(draws=400)
+        )
+        inside += found.low <= 2.0 <= found.high
+    assert 0.86 < inside / 200 < 0.99
+
+
+def test_families_are_means_over_their_own_sessions():
+    table = [made("a", "zero", 1.0), made("b", "zero", 2.0), made("b", "zero", 9.0, "spin-echo"), made("a", REAL, 0.0)]
+    found = {(one.family, one.generator): one for one in mean_scores(table, CONFIG.interval)}
+    assert found["gradient-echo", "zero"].distances["gradient"].mean == 1.5
+    assert found["spin-echo", "zero"].distances["gradient"].mean == 9.0 and found["spin-echo", "zero"].sessions == 1
+    assert next(iter(found)) == ("gradient-echo", REAL)
+    curves = {(one.family, one.curve, one.generator): one.points for one in mean_curves(table, CONFIG.interval)}
+    assert [point.mean for point in curves["gradient-echo", "spectrum", "zero"]] == [1.5] * 32
+
+
+def test_differences_are_paired_by_session_and_family():
+    table = [made(f"s{i}", name, value + i) for i in range(3) for name, value in (("model", 1.0), ("smooth", 3.0))]
+    table += [made("s0", "model", 9.0, "spin-echo"), made("s0", "smooth", 3.0, "spin-echo")]
+    table += [made("alone", "model", 1.0)]
+    found = {(one.family, one.metric): one for one in compare(table, CONFIG.interval, "model", "smooth")}
+    line = found["gradient-echo", "gradient"]
+    assert set(line.by_session.values()) == {-2.0} and line.mean.mean == -2.0 and line.nearer == 3
+    assert line.mean.low is None
+    assert found["spin-echo", "gradient"].by_session == {"s0": 6.0} and found["spin-echo", "gradient"].nearer == 0
+    more = [*table, made("s3", "model", 5.0), made("s3", "smooth", 3.0)]
+    line = compare(more, CONFIG.interval, "model", "smooth")[0]
+    assert line.mean.mean == -1.0 and -2.0 <= line.mean.low < -1.0 < line.mean.high <= 2.0
+
+
+def test_gradient_shares_count_the_modulus():
+    middle = float(np.sqrt(EDGES[3] * EDGES[4]))
+    shares = gradient_shares(np.array([[middle, -middle], [0.0, 100.0]]))
+    assert shares[3] == 0.5 and shares[0] == 0.25 and shares[-1] == 0.25
+    assert np.isnan(gradient_shares(np.array([np.nan]))).all()
+
+
+def test_sessions_of_two_families_are_judged_as_two(manifest):
+    text = manifest.read_text().replace("b1,m.npy,none.npy,b,", "b1,m.npy,none.npy,a,")
+    manifest.write_text(text)
+    table = scores(manifest, "zero")
+    assert table["a", "gradient-echo", "zero"].volumes == 2 and table["a", "spin-echo", "zero"].volumes == 1
+
+
+def test_the_test_split_is_evaluated_only_on_request(manifest, capsys):
+    result = evaluate(Request(manifest, classifier=False), baselines("zero"), CONFIG)
+    assert {one.session for one in result.scores} == {"a", "b", "t"} and "split all but test" in markdown(result)
+    manifest.write_text(manifest.read_text().replace("x1,gone.npy", "x1,m.npy"))
+    result = evaluate(Request(manifest, "test", classifier=False), baselines("zero"), CONFIG)
+    assert {one.session for one in result.scores} == {"x"} and "split test (held back" in markdown(result)
+    manifest.write_text("volume_id,path,phase,split\na1,m.npy,e1.npy,test\n")
+    assert main(["evaluate", "phase", "--real", str(manifest), "--generators", "zero", "--no-classifier"]) == 2
+    assert "add --split test" in capsys.readouterr().err
+
+
+def test_withheld_facts_are_hidden_from_the_generators_but_not_from_the_tables(manifest):
+    row = list(read_manifest(manifest))[2]
+    told, untold = read_real(row, 0), read_real(row, 0, None, ("sequence", "te_ms"))
+    assert (told.family, told.conditions.sequence, told.conditions.dephasing_ms) == ("spin-echo", "spin-echo", 0.0)
+    assert (
+        untold.family == "spin-echo" and untold.conditions.sequence is None and untold.conditions.dephasing_ms is None
     )
-
-
-def test_closed_gap_is_the_part_of_the_way_to_the_floor():
-    table = [made("a", "smooth", 11.0), made("a", FLOOR, 1.0), made("a", "model", 3.0), made("a", "bad", 16.0)]
-    found = {(one.metric, one.generator): one.percent for one in closed_gaps(table, CONFIG)}
-    assert found["gradient", "model"] == pytest.approx(80) and found["residues", "bad"] == pytest.approx(-50)
-    assert ("spectrum", "model") not in found
-    level = [made("a", "smooth", 1.0), made("a", FLOOR, 1.0), made("a", "model", 3.0)]
-    assert {one.percent for one in closed_gaps(level, CONFIG)} == {None}
-
-
-def test_differences_have_signs_and_intervals_only_with_enough_sessions():
-    few = [made(f"s{i}", name, value + i) for i in range(7) for name, value in (("model", 1.0), ("smooth", 3.0))]
-    line = compare(few, CONFIG, "model", "smooth")[0]
-    assert set(line.by_session.values()) == {-2.0} and line.mean == -2.0 and line.low is None
-    many = [*few, made("s7", "model", 5.0), made("s7", "smooth", 3.0)]
-    line = compare(many, CONFIG, "model", "smooth")[0]
-    assert line.mean == -1.5 and -2.0 <= line.low < -1.5 < line.high <= 0.0
-
-
-def test_descriptive_sessions_are_reported_but_do_not_decide():
-    table = [made("a", "model", 1.0), made("a", "smooth", 3.0)]
-    table += [made("head", "model", 9.0, True), made("head", "smooth", 3.0, True)]
-    line = compare(table, CONFIG, "model", "smooth")[0]
-    assert line.by_session == {"a": -2.0, "head": 6.0} and line.mean == -2.0
-    assert all(one.no_worse for one in noninferiority(table, CONFIG, "model", "smooth"))
-
-
-def test_with_few_sessions_each_must_be_within_the_margin():
-    margin = CONFIG.noninferiority.margins["gradient"]
-    table = [
-        made("a", "fast", 1.0),
-        made("a", "slow", 2.0),
-        made("b", "fast", 1.0 + 2 * margin),
-        made("b", "slow", 1.0),
-    ]
-    found = {one.metric: one for one in noninferiority(table, CONFIG, "fast", "slow")}
-    assert found["gradient"].no_worse is False and found["residues"].no_worse is True
-    assert found["gradient"].worst == pytest.approx(2 * margin) and found["gradient"].difference < 0
-
-
-def test_ties_with_baselines_are_listed():
-    table = [made("a", "model", 1.0), made("a", "smooth", 30.0, gradient=1.005), made("a", "zero", 30.0, residues=-1.0)]
-    lines = find_ties(table, CONFIG, ["model"], ["smooth", "zero"])
-    assert len(lines) == 2
-    assert lines[0].startswith("smooth ties with model on gradient") and lines[1].startswith(
-        "zero beats model on resid"
+    text = markdown(
+        evaluate(Request(manifest, "val", withheld=("te_ms",), classifier=False), baselines("zero"), CONFIG)
     )
+    assert "withheld from the generators: te_ms" in text
+
+
+def test_baselines_nearer_than_the_model_are_listed(manifest):
+    def listed(model, baseline):
+        pair = [Candidate("m", make_generator(model), role="model"), *baselines(baseline)]
+        text = markdown(evaluate(Request(manifest, "val", classifier=False), pair, CONFIG))
+        return text.split("## Baselines nearer than the model")[1].split("##")[0]
+
+    assert "| spin-echo | structure | m | zero |" in listed("white", "zero") and "| b |" in listed("white", "zero")
+    assert "| gradient | m | white |" not in listed("zero", "white")
 
 
 def test_folder_holds_json_tables_and_a_page_with_every_picture(manifest, tmp_path, capsys):
@@ -219,12 +263,13 @@ def test_folder_holds_json_tables_and_a_page_with_every_picture(manifest, tmp_pa
     ]
     assert main(["evaluate", "phase", *words]) == 0
     text = capsys.readouterr().out
-    assert text == (out / "evaluation.md").read_text() and "| b * (3 slices) | zero |" in text
+    assert text == (out / "evaluation.md").read_text() and "| b (3 slices) | spin-echo | zero |" in text
     data = json.loads((out / "evaluation.json").read_text())
     assert data["machine"]["torch"] and len(data["settings"]["manifest_sha256"]) == 64
     assert {one["generator"] for one in data["scores"]} == {"real", FLOOR, "smooth", "zero"}
     page = (out / "evaluation.html").read_text()
     assert len(re.findall(r"<figure>", page)) == 2 * (2 + 2)  # sessions x (magnitude, real, generators)
+    assert page.count('class="chart"') == 2 * len(CURVES) and "nan" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -251,7 +296,7 @@ def test_magnitude_that_is_not_finite_is_skipped(manifest, capsys):
     magnitude = np.load(manifest.parent / "m.npy")
     magnitude[0, 3, 3] = np.inf
     np.save(manifest.parent / "inf.npy", magnitude)
-    manifest.write_text(manifest.read_text() + "i1,inf.npy,e1.npy,i,val,,q\n")
+    manifest.write_text(manifest.read_text() + "i1,inf.npy,e1.npy,i,val,,,q\n")
     words = ["--real", str(manifest), "--split", "val", "--generators", "zero", "--no-classifier"]
     assert main(["evaluate", "phase", *words]) == 1
     assert "inf.npy" in capsys.readouterr().out
@@ -278,6 +323,7 @@ def test_phase_that_is_not_finite_ends_an_evaluation(manifest):
         (["--config", "gone.toml"], "gone.toml"),
         (["--max-slices", "-1"], "--max-slices"),
         (["--group-column", "nothere"], "nothere"),
+        (["--withhold", "weather"], "weather"),
     ],
 )
 def test_a_wrong_request_ends_with_2(manifest, words, expected, capsys):
@@ -310,23 +356,17 @@ def test_a_folder_that_is_a_file_is_a_wrong_request(manifest, tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("seeds = 0", "seeds"), ("nonsense = 1", "nonsense"), ("[noninferiority.margins]\ngradient = 1", "missing")],
+    [("seeds = 0", "seeds"), ("nonsense = 1", "nonsense"), ("interval = { groups = 0 }", "groups")],
 )
 def test_a_configuration_is_checked(tmp_path, line, expected):
-    text = DEFAULT.read_text()
     path = tmp_path / "c.toml"
-    path.write_text(
-        re.sub(r"\[noninferiority.margins\][^\[]*", line + "\n", text)
-        if "margins" in line
-        else f"{line}\n" + re.sub(r"(?m)^seeds.*$", "", text)
-    )
+    path.write_text(f"{line}\n")
     with pytest.raises(RequestError, match=expected):
         read_config(path, EvaluationConfig)
 
 
 def test_the_package_configuration_holds_the_defaults_of_the_classes():
-    assert CONFIG.classifier == type(CONFIG.classifier)()
-    assert CONFIG.max_slices == 8 and set(CONFIG.noninferiority.margins) == set(METRIC_NAMES)
+    assert EvaluationConfig() == CONFIG
 
 
 def test_models_are_labelled_by_their_evaluations_and_known_by_their_hash():
@@ -339,4 +379,4 @@ def test_models_are_labelled_by_their_evaluations_and_known_by_their_hash():
 
 def test_table_without_a_model(manifest):
     result = evaluate(Request(manifest, "val", classifier=False), baselines("zero", "smooth"), CONFIG)
-    assert "No model took part" in markdown(result) and "Paired differences" in markdown(result)
+    assert "No model was compared" in markdown(result) and "Paired differences" in markdown(result)

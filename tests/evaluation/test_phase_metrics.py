@@ -3,6 +3,16 @@ import pytest
 import torch
 
 from rephase.diffusion.fourier import fft2c
+from rephase.evaluation.kspace_statistics import (
+    NUM_RINGS,
+    homodyne,
+    homodyne_errors,
+    middle_shares,
+    radial_spectrum,
+    symmetry_defects,
+    zero_filled_errors,
+    zero_filling_mask,
+)
 from rephase.evaluation.metrics import (
     METRIC_NAMES,
     circular_distance,
@@ -16,20 +26,15 @@ from rephase.evaluation.statistics import (
     BENDS,
     LAGS,
     NUM_BINS,
-    NUM_RINGS,
     PhaseVolume,
     curvature_function,
     diversity,
     gradient_quantiles,
-    homodyne,
-    homodyne_errors,
     phase_density,
-    radial_spectrum,
     residue_density,
     resultant_lengths,
     steepness_map,
     structure_function,
-    symmetry_defects,
     through_slice_quantiles,
 )
 from rephase.pipeline.magnitude import object_support
@@ -131,6 +136,49 @@ def test_global_and_linear_phase_do_not_change_what_is_measured_without_gauge():
     for name in ("resultant", "density", "spectrum", "symmetry", "homodyne"):
         assert distances(measure_phase([plain]), measure_phase([moved]))[name] < 0.02, name
     assert distances(measure_phase([plain]), measure_phase([moved]))["gradient"] > 0.1
+
+
+def test_a_ramp_is_removed_where_the_name_says_so():
+    magnitude, bend = blob(), 0.4 * np.sin(ramp(0.2, 0.1, (2, 64, 64)))
+    plain = measure_phase([volume(bend, magnitude=magnitude)])
+    moved = measure_phase([volume(bend + 1.0 + ramp(0.3, -0.2, (2, 64, 64)), magnitude=magnitude)])
+    apart = distances(plain, moved)
+    assert apart["gradient"] > 0.1 and apart["structure"] > 0.1
+    assert apart["gradient_no_ramp"] < 0.01 and apart["structure_no_ramp"] < 0.01
+    assert plain["structure_no_ramp"].shape == (5,)
+
+
+def test_energy_in_the_middle_is_that_of_the_central_columns():
+    """One wave along width: all energy in its column, 4 of 50 columns are the middle."""
+    flat = np.ones((1, 20, 50), np.float32)
+    for cycles, share in ((0, 1.0), (1, 1.0), (-2, 1.0), (2, 0.0), (9, 0.0)):
+        wave = ramp(0.0, 2 * np.pi * cycles / 50, (1, 20, 50))
+        assert middle_shares([volume(wave, magnitude=flat)])[0] == pytest.approx(share, abs=1e-5), cycles
+    assert middle_shares([volume(white((1, 64, 200)))])[0] == pytest.approx(0.08, abs=0.02)
+    assert np.isnan(middle_shares([volume(white((1, 8, 8)), magnitude=np.zeros((1, 8, 8), np.float32))])).all()
+
+
+def test_zero_filling_keeps_a_quarter_of_the_columns_and_the_error_is_that_of_the_rest():
+    mask = zero_filling_mask(200).numpy()
+    assert mask.sum() == pytest.approx(50, abs=1) and mask[92:108].all() and set(mask) == {0.0, 1.0}
+    flat = np.ones((1, 20, 200), np.float32)
+    for cycles in (0, 3, 40, 41, 42, 43):  # a single wave is kept or lost
+        wave = ramp(0.0, 2 * np.pi * cycles / 200, (1, 20, 200))
+        kept = mask[100 + cycles]
+        assert zero_filled_errors([volume(wave, magnitude=flat)])[0] == pytest.approx(1 - kept, abs=1e-4), cycles
+    # of white phase about a quarter of the energy is kept; the definition, by NumPy
+    phase, magnitude = white((1, 20, 200)), np.repeat(blob(1, 20), 10, axis=2)
+    image = magnitude * np.exp(1j * phase)
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image[0]))) * mask
+    made = np.abs(np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace))))
+    expected = ((made - magnitude[0]) ** 2).sum() / (magnitude[0] ** 2).sum()
+    assert zero_filled_errors([volume(phase, magnitude=magnitude)])[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 51, 128])
+def test_narrow_matrices_have_a_mask_too(width):
+    assert zero_filling_mask(width).shape == (width,)
+    assert np.isfinite(middle_shares([volume(white((1, 4, width)))])).all()
 
 
 def test_resultant_length_is_one_for_no_phase_and_none_for_white_phase():
