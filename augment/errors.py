@@ -65,6 +65,21 @@ class RequestError(RephaseError):
         self.data = dict(data or {})
 
 
+class LeaseLostError(RequestError):
+    """The lease of a corpus was lost: this builder must not write any more."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(
+            f"{root}: another builder took the lease over, or its file was removed; this one stops; if no other is "
+            "active, run the same command again to resume"
+        )
+        self.root = root
+
+    def __reduce__(self) -> tuple[type[LeaseLostError], tuple[str]]:
+        """Keep the corpus when the error is pickled."""
+        return type(self), (self.root,)
+
+
 def unwritable(root: str, error: OSError) -> RequestError:
     """Return the error for a corpus that cannot be created or written at a path or URL."""
     why = one_line(error.strerror or error)

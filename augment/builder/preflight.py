@@ -20,8 +20,10 @@ from rephase.pipeline.sampling import exam_of
 from rephase.pipeline.task import Task
 
 
-def find_corpus(root: str) -> CorpusStore | None:
+def find_corpus(root: str, token: str = "") -> CorpusStore | None:
     """Open the corpus; return None if one can be created, as far as can be checked without writing.
+
+    It can be written under the lease of `token`.
 
     Raises
     ------
@@ -29,9 +31,9 @@ def find_corpus(root: str) -> CorpusStore | None:
         If the path is a file or a folder with other content, or cannot be read.
     """
     try:
-        storage = open_storage(root)
+        storage = open_storage(root, token)
         if (document := storage.get("zarr.json")) is not None:
-            return CorpusStore(storage, parse_attributes(storage, document))
+            return CorpusStore(storage, parse_attributes(storage, document), token)
         if storage.is_local and Path(storage.root).is_file():
             raise RequestError(f"{root}: is a file; expected a corpus or an empty path; choose another path")
         foreign = [name for name in storage.children("") if name not in ("index", "volumes")]
@@ -67,18 +69,18 @@ def check_recipe(store: CorpusStore, recipe: Recipe, overwrite: bool) -> None:
     )
 
 
-def open_corpus(root: str, recipe: Recipe, overwrite: bool) -> CorpusStore:
-    """Open the corpus, or create it.
+def open_corpus(root: str, recipe: Recipe, overwrite: bool, token: str = "") -> CorpusStore:
+    """Open the corpus, or create it, under the lease of this token.
 
     Raises
     ------
     RequestError
         As `find_corpus` and `check_recipe`, or if it cannot be written.
     """
-    store = find_corpus(root)
+    store = find_corpus(root, token)
     try:
         if store is None:
-            return CorpusStore.begin(open_storage(root), recipe.attributes())
+            return CorpusStore.begin(open_storage(root, token), recipe.attributes(), token)
         check_recipe(store, recipe, overwrite)
         if store.attributes.get("recipe_hash") != recipe.hash:
             store.write_attributes(recipe.attributes())

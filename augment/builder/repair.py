@@ -89,7 +89,7 @@ def repair_corpus(
         return _Repair(root, options, progress).summary
     root_attributes(open_storage(root))  # check that the corpus exists before anything is written next to it
     with Lease(root, options.build.break_lease) as lease:
-        repair = _Repair(root, options, progress)
+        repair = _Repair(root, options, progress, lease.token)
         try:
             repair.run(lease, say, bar)
         except OSError as error:
@@ -100,10 +100,10 @@ def repair_corpus(
 class _Repair:
     """One repair: the problems found, the records of the damaged volumes, and the steps of the repair."""
 
-    def __init__(self, root: str, options: RepairOptions, progress: Progress | None) -> None:
+    def __init__(self, root: str, options: RepairOptions, progress: Progress | None, token: str = "") -> None:
         self._options = options
         attributes, self._recovered = root_attributes(open_storage(root))
-        self._store = CorpusStore(open_storage(root), attributes)
+        self._store = CorpusStore(open_storage(root, token), attributes, token)
         self._found = verify_store(self._store, progress=progress)
         found = self._found
         documents = [ROOT_KEY, *found.documents] if self._recovered else found.documents

@@ -47,7 +47,7 @@ INDEX_EVERY_S = 60.0
 _SHOWN_FAILURES = 10
 
 Say = Callable[[str], None]
-Prepare = Callable[[Connection, ResolvedBuild], tuple[WorkerSetup, CorpusStore]]
+Prepare = Callable[[Connection, ResolvedBuild, str], tuple[WorkerSetup, CorpusStore]]
 
 
 def build(
@@ -130,7 +130,7 @@ def run_tasks(
     clear_timeouts(build.root)
     with ExitStack() as stack:
         with connected(build, say) as connection:
-            setup, store = prepare(connection, build)
+            setup, store = prepare(connection, build, lease.token)
             say(f"dashboard: {connection.dashboard}")
             for line in setup.lines():
                 say(line)
@@ -171,7 +171,7 @@ class _Run:
         self._finished = False
         try:
             self._index = IndexBuilder(self._store)
-            self._log = RunLog(setup.root, self._facts())
+            self._log = RunLog(setup.root, self._facts(), lease.token)
         except OSError as error:
             raise unwritable(setup.root, error) from None
 

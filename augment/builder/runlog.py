@@ -42,13 +42,14 @@ class Strike:
 class RunLog:
     """Writes the log of one run, until closed.
 
-    On a disk every line is written immediately; to an object store, which cannot append, at intervals.
+    On a disk every line is written immediately; to an object store, which cannot append, at intervals. `token` is
+    that of the lease under which it is written.
     """
 
-    def __init__(self, root: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, root: str, facts: Mapping[str, Any], token: str = "") -> None:
         self.failures = read_failures(root)
         self.strikes = _read_entries(root, "strikes.json", Strike)
-        self._storage = open_run_folder(root)
+        self._storage = open_run_folder(root, token)
         self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
         self._pending = b""
         self._written = 0.0

@@ -39,8 +39,9 @@ from rephase.pipeline.worker import WorkerContext, open_worker
 class WorkerSetup:
     """Settings from which every worker process prepares its context.
 
-    `state` names the context in the workers, for this run alone: another build may use the same cluster. `devices`
-    counts the workers per device at the start, `differences` lists packages whose version differs in a worker.
+    `state` names the context in the workers, for this run alone: another build may use the same cluster. `token` is
+    that of the lease. `devices` counts the workers per device at the start, `differences` lists packages whose version
+    differs in a worker.
     """
 
     state: str
@@ -54,6 +55,7 @@ class WorkerSetup:
     limits: MemoryLimits
     overwrite: bool
     time_limit: float | None = None
+    token: str = ""
     devices: dict[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
 
@@ -80,6 +82,7 @@ def prepare_worker(setup: WorkerSetup) -> WorkerContext:
         limits=setup.limits,
         overwrite=setup.overwrite,
         allow_mixed=setup.allow_mixed,
+        token=setup.token,
         watchdog=Watchdog(TimeLimit(setup.time_limit, setup.recipe.nfe), timeout_folder(setup.root)),
     )
     warm_up(worker)
@@ -107,8 +110,8 @@ def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractConte
     return build.cluster.connect(build.options.cluster, request)
 
 
-def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
-    """Compare the workers, open or create the corpus, and set up every worker.
+def prepare_workers(connection: Connection, build: ResolvedBuild, token: str) -> tuple[WorkerSetup, CorpusStore]:
+    """Compare the workers, open or create the corpus, and set up every worker, under the lease of this token.
 
     Raises
     ------
@@ -120,7 +123,7 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
     device = common_device(machines, build.uses_model)
     classes = common_classes(machines, device, options.allow_mixed_devices)
     recipe = build.recipe(device)
-    store = open_corpus(build.root, recipe, options.overwrite)
+    store = open_corpus(build.root, recipe, options.overwrite, token)
     check_environment(store, classes, options)
     threads = max(connection.num_threads() // max(connection.num_workers(), 1), 1)
     setup = WorkerSetup(
@@ -135,6 +138,7 @@ def prepare_workers(connection: Connection, build: ResolvedBuild) -> tuple[Worke
         limits=magnitude_limits(connection.memory_limit(), threads),
         overwrite=options.overwrite,
         time_limit=options.time_limit,
+        token=token,
         devices=count_devices(machines),
         differences=tuple(version_differences(machines)),
     )

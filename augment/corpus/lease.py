@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-from rephase.corpus.storage.open import open_run_folder
-from rephase.errors import RequestError, unwritable
+from rephase.corpus.storage.open import open_run_folder, open_storage
+from rephase.errors import LeaseLostError, RequestError, unwritable
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
@@ -100,12 +100,14 @@ class Lease:
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
         self._beats = 0
+        self.token = uuid.uuid4().hex
+        self._corpus = open_storage(self._root)
         self._holder: dict[str, Any] = {
             **_this_machine(),
             "pid": os.getpid(),
             "process_started": _process_started(os.getpid()),
             "started": time.time(),
-            "token": uuid.uuid4().hex,
+            "token": self.token,
         }
         self._tag = ""
         self._renewed = 0.0
@@ -134,14 +136,12 @@ class Lease:
                     "another builder may take it over, so this one stops; run the same command again to resume"
                 ) from None
         if self.lost:
-            raise RequestError(
-                f"{self._root}: another builder took the lease over, or its file was removed; this one stops; if no "
-                "other is active, run the same command again to resume"
-            )
+            raise LeaseLostError(self._root)
 
     def __enter__(self) -> Lease:
         try:
             self._take()
+            self._corpus.admit(self.token)
         except OSError as error:
             raise unwritable(self._root, error) from None
         self._thread = threading.Thread(target=self._beat, name="lease heartbeat", daemon=True)
@@ -156,6 +156,7 @@ class Lease:
             self._thread.join()
         try:
             if not self.lost:
+                self._corpus.dismiss(self.token)
                 self._storage.delete_if(_KEY, self._tag)
         except OSError:  # the lease remains, as after a kill: the next builder finds this process dead
             pass
@@ -223,6 +224,22 @@ class Lease:
     def _document(self) -> bytes:
         self._beats += 1
         return json.dumps(self._holder | {"renewed": time.time(), "beat": self._beats}, indent=2).encode() + b"\n"
+
+
+def check_holder(root: str, token: str) -> None:
+    """Check that the lease of a corpus is held with this token. Called by workers before they change a corpus.
+
+    Raises
+    ------
+    LeaseLostError
+        If another builder holds it, or none.
+    OSError
+        If that cannot be found out.
+    """
+    document = open_run_folder(root).get(_KEY)
+    holder = None if document is None else _parse(document)
+    if holder is None or holder.get("token") != token:
+        raise LeaseLostError(root)
 
 
 def _parse(document: bytes) -> dict[str, Any] | None:

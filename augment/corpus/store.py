@@ -33,21 +33,33 @@ from rephase.corpus.layout import (
     unfinished_names,
     volume_prefix,
 )
+from rephase.corpus.lease import check_holder
 from rephase.corpus.receipt import STORE_KEYS, check_receipt, is_volume_name
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.storage.open import open_storage
-from rephase.errors import RequestError, VolumeError
+from rephase.errors import LeaseLostError, RequestError, VolumeError
 from rephase.files import sha256
 
 __all__ = ["CorpusStore", "encode_array"]
 
 
 class CorpusStore:
-    """A corpus that is built, checked or repaired. Cheap to open and to pickle: every worker has its own."""
+    """A corpus that is built, checked or repaired. Cheap to open and to pickle: every worker has its own.
 
-    def __init__(self, storage: Storage, attributes: dict[str, Any]) -> None:
+    Parameters
+    ----------
+    storage
+        Storage of the corpus, opened with the same token.
+    attributes
+        Attributes of its root.
+    token
+        Token of the lease under which it is written: nothing is committed once that is lost. Empty to write without.
+    """
+
+    def __init__(self, storage: Storage, attributes: dict[str, Any], token: str = "") -> None:
         self.storage = storage
         self.attributes = attributes
+        self._token = token
 
     @property
     def root(self) -> str:
@@ -81,25 +93,25 @@ class CorpusStore:
         return cls.begin(storage, attributes)
 
     @classmethod
-    def begin(cls, storage: Storage, attributes: Mapping[str, Any]) -> CorpusStore:
+    def begin(cls, storage: Storage, attributes: Mapping[str, Any], token: str = "") -> CorpusStore:
         """Write the documents of a new corpus; the caller has checked that none exists."""
-        store = cls(storage, {})
+        store = cls(storage, {}, token)
         storage.put("index/zarr.json", group_document({}))
         storage.put("volumes/zarr.json", group_document({}))
         store.write_attributes(attributes)
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str]) -> CorpusStore:
-        """Open a corpus.
+    def open(cls, root: str | os.PathLike[str], token: str = "") -> CorpusStore:
+        """Open a corpus, to write it under the lease of this token.
 
         Raises
         ------
         RequestError
             If there is no corpus, or one of another format.
         """
-        storage = open_storage(root)
-        return cls(storage, open_attributes(storage))
+        storage = open_storage(root, token)
+        return cls(storage, open_attributes(storage), token)
 
     def write_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Replace the attributes of the corpus; `format` and `conventions` are added."""
@@ -134,10 +146,6 @@ class CorpusStore:
         """List the volumes that were started and not committed, sorted."""
         return unfinished_names(self.storage)
 
-    def clear_partials(self) -> None:
-        """Remove unfinished files of killed writers. Only for the builder that holds the lease, when it starts."""
-        self.storage.clear_partials()
-
     def discard(self, name: str) -> None:
         """Remove a volume, its receipt first; do nothing if it does not exist."""
         self.storage.delete(receipt_key(name))
@@ -149,8 +157,9 @@ class CorpusStore:
     ) -> dict[str, Any]:
         """Write a volume, read it back, and write its receipt last.
 
-        An existing volume of this name is replaced unless its bytes are identical. Two processes that commit the same
-        volume at once write the same bytes, so they do not conflict.
+        An existing volume of this name is replaced unless its bytes are identical. On a disk, the new one is written
+        beside it and switched with it; in an object store, the receipt is removed first. Two processes that commit the
+        same volume at once write the same bytes, so they do not conflict.
 
         Parameters
         ----------
@@ -170,6 +179,8 @@ class CorpusStore:
         ------
         VolumeError
             If arrays or attributes violate format 1; the store is unchanged.
+        LeaseLostError
+            If the lease under which this store was opened is no longer held.
         OSError
             If the disk is full, or does not return the bytes that were written; the volume is not committed.
         """
@@ -178,13 +189,41 @@ class CorpusStore:
         there = self.storage.get(receipt_key(name))
         if there is not None and self._is_committed(there, name, plain, arrays):
             return self.receipt(name) or {}
+        if there is not None and (replaced := self._write_beside(name, arrays, plain)) is not None:
+            return replaced
         self._clear(name, layouts, there is not None)
+        return self._write_volume(name, arrays, plain)
+
+    def _write_beside(
+        self, name: str, arrays: Mapping[str, NDArray[Any]], plain: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Write a volume beside the present one and switch the two; None if this storage cannot."""
+        staged = self.storage.staging()
+        if staged is None:
+            return None
+        try:
+            receipt = CorpusStore(staged, self.attributes)._write_volume(name, arrays, plain)
+            self._check_lease()
+            self.storage.switch(staged, volume_prefix(name))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return None  # the corpus is a separate mount
+        finally:
+            staged.delete_tree("")
+        return receipt
+
+    def _write_volume(self, name: str, arrays: Mapping[str, NDArray[Any]], plain: Mapping[str, Any]) -> dict[str, Any]:
         facts = StoredFacts()
-        for key, layout in layouts.items():
-            self._write_array(layout, arrays[key], key, facts)
-        plain |= facts.of_receipt(plain)
-        self._write_receipt(name, group_document(plain))
-        return plain
+        for key in sorted(arrays):
+            self._write_array(ArrayLayout.of(key, arrays[key].shape, name), arrays[key], key, facts)
+        receipt = {**plain, **facts.of_receipt(plain)}
+        self._write_receipt(name, group_document(receipt))
+        return receipt
+
+    def _check_lease(self) -> None:
+        if self._token:
+            check_holder(self.root, self._token)
 
     def _check(self, name: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> dict[str, Any]:
         where = f"{self.root}: volume {name}"
@@ -232,6 +271,7 @@ class CorpusStore:
         The others remain: another process may be committing them, with the same bytes. So does a receipt that did not
         exist a moment ago: it is the valid one of that process.
         """
+        self._check_lease()
         if has_receipt:
             self.storage.delete(receipt_key(name))
         keep = {f"{layout.prefix}/zarr.json" for layout in layouts.values()}
@@ -256,6 +296,7 @@ class CorpusStore:
 
         It is read back last, after the disk has had time to read ahead.
         """
+        self._check_lease()
         self.storage.put(key, data)
         if layout is not None and values is not None:
             try:
@@ -270,5 +311,14 @@ class CorpusStore:
             self._write(receipt_key(name), document)
         except OSError:
             with contextlib.suppress(OSError):  # a receipt makes a volume exist, so no damaged receipt may remain
+                self._check_lease()
                 self.storage.delete(receipt_key(name))
+            raise
+        try:
+            self._check_lease()
+        except LeaseLostError:
+            # A disk shuts out a writer that was stopped before its put; an object store cannot.
+            found = self.storage.get_tagged(receipt_key(name))
+            if found is not None and found[0] == document and not self.storage.is_local:
+                self.storage.delete_if(receipt_key(name), found[1])
             raise

@@ -57,8 +57,11 @@ def open_worker(
     overwrite: bool = False,
     allow_mixed: bool = False,
     watchdog: Watchdog | None = None,
+    token: str = "",
 ) -> WorkerContext:
     """Prepare a process for building volumes: set threads, load the weights and compare them with the recipe.
+
+    It commits under the lease of `token`, see `rephase.corpus.store.CorpusStore`.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def open_worker(
                 f"{recipe.checkpoint_sha256}; copy the same file, or install the same version, on all workers"
             )
     return WorkerContext(
-        CorpusStore.open(root),
+        CorpusStore.open(root, token),
         recipe,
         generator,
         environment,

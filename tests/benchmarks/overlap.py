@@ -133,8 +133,10 @@ def _row(
     return count, work.num_volumes, *map(rounded, figures)
 
 
-def _prepare(seconds_per_slice: float, connection: Connection, build: ResolvedBuild) -> tuple[WorkerSetup, CorpusStore]:
-    setup, store = prepare_workers(connection, build)
+def _prepare(
+    seconds_per_slice: float, connection: Connection, build: ResolvedBuild, token: str
+) -> tuple[WorkerSetup, CorpusStore]:
+    setup, store = prepare_workers(connection, build, token)
     sleeping = replace(setup, state=f"{setup.state}-asleep")
     install_state(connection.client, sleeping.state, prepare_sleeper, (setup, seconds_per_slice))
     return sleeping, store

@@ -79,7 +79,7 @@ def commit_with(disk: Path, pages: int) -> str:
     filler = fill(disk, pages)
     stopped_at = ""
     try:
-        store.commit_volume("v", arrays, make_attributes(arrays))
+        store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
         write_index(store, [])
     except OSError as error:
         assert error.errno == errno.ENOSPC
@@ -88,7 +88,7 @@ def commit_with(disk: Path, pages: int) -> str:
     assert not any(path.suffix == ".partial" for path in root.rglob("*"))
     assert list((disk / "c.zarr.run/partial").glob("*")) == []
     filler.unlink()
-    store.commit_volume("v", arrays, make_attributes(arrays))
+    store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
     write_index(store, [])
     reference = disk.with_name("reference")
     if not reference.exists():
@@ -136,13 +136,13 @@ def test_a_disk_that_is_full_just_then(tmp_path, monkeypatch, key, record_proper
         store = CorpusStore.create(disk / "c", ROOT_ATTRIBUTES)
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device") as caught:
             full_at(disk, key, patch)
-            store.commit_volume("v", arrays, make_attributes(arrays))
+            store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
             write_index(store, [])
             store.write_attributes(ROOT_ATTRIBUTES)
         assert caught.value.filename == f"{disk}/c/{key}"
         assert store.names() == ([] if "volumes" in key else ["v"])
         (disk / "filler").unlink()
-        store.commit_volume("v", arrays, make_attributes(arrays))
+        store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
         write_index(store, [])
         write_index(make_corpus(tmp_path / "reference", v={}), [])
         assert contents(disk / "c") == contents(tmp_path / "reference")
@@ -188,7 +188,7 @@ def commit_repeatedly(root: Path, seed: int, start: Barrier) -> None:
     store = CorpusStore.open(root)
     start.wait()
     for _ in range(4):
-        store.commit_volume("v", arrays, make_attributes(arrays))
+        store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
         assert store.receipt("v") is not None, "a volume that was committed is gone"
 
 
@@ -245,7 +245,7 @@ def test_a_corpus_that_may_only_be_read_is_read_and_not_built(rephase, tmp_path,
         store = CorpusStore.open(shelf / "c.zarr")
         arrays = make_arrays(seed=5)
         with pytest.raises(OSError, match="Read-only file system") as caught:
-            store.commit_volume("v", arrays, make_attributes(arrays))
+            store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
         assert caught.value.errno == errno.EROFS
     assert rephase("verify", shelf / "c.zarr").status == 0
 

@@ -53,7 +53,7 @@ def test_builder_writes_the_same_bytes_as_a_rebuild_from_receipts(tmp_path):
     builder = IndexBuilder(store)
     for seed, name in enumerate(["c", "a", "b"]):
         arrays = make_arrays(seed=seed)
-        builder.add(name, store.commit_volume(name, arrays, make_attributes(arrays)))
+        builder.add(name, store.commit_volume(name, arrays, make_attributes(arrays, name=name)))
     builder.write(["a", "b", "c"])
     incremental = store.storage.get(INDEX_KEY)
     write_index(store, ["a", "b", "c"])

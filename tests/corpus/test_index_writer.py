@@ -121,7 +121,7 @@ def next_index(store, names: list[str]) -> bytes:
 def test_a_hundred_thousand_rows_take_less_than_200_megabytes(tmp_path):
     store = make_corpus(tmp_path / "c")
     arrays = make_arrays(num_slices=1, height=8, width=8)
-    document = json.dumps(index_row("v", store.commit_volume("v", arrays, make_attributes(arrays))))
+    document = json.dumps(index_row("v", store.commit_volume("v", arrays, make_attributes(arrays, name="v"))))
     rows, count = IndexRows(), 20_000
     tracemalloc.start()
     for number in range(count):  # parsed anew, as receipts come: no value is shared

@@ -94,7 +94,7 @@ def test_s3_holds_the_bytes_of_a_disk_and_zarr_reads_them(proxy, tmp_path):
     assert contents(remote.root) == local_contents(tmp_path / "c")
     assert verify_corpus(remote.root).problems == []
     before = len(proxy.seen)
-    remote.commit_volume("a", make_arrays(), make_attributes(make_arrays()))
+    remote.commit_volume("a", make_arrays(), make_attributes(make_arrays(), name="a"))
     assert [method for method, _, _ in proxy.seen[before:] if method in ("PUT", "DELETE")] == []
     remote.discard("a")
     assert (remote.names(), remote.unfinished()) == (["b"], [])
@@ -142,7 +142,7 @@ def test_a_volume_is_committed_through_every_fault(proxy, tmp_path, fault, recor
     arrays = make_arrays(num_slices=6)
     rate = 0.25 if fault == "stall" else 0.5
     proxy.schedule = seeded(1, rate, (fault,))
-    store.commit_volume("v", arrays, make_attributes(arrays))
+    store.commit_volume("v", arrays, make_attributes(arrays, name="v"))
     proxy.schedule = lambda number, method, path: ""
     assert proxy.faults() == {fault}
     assert contents(root) == local_contents(tmp_path / "c")
@@ -161,7 +161,7 @@ def commit_broken(proxy: Proxy, tmp_path: Path, after: int, fault: str) -> tuple
     failed = False
     break_for_good(proxy, after, fault)
     try:
-        quick(root).commit_volume("v", arrays, make_attributes(arrays)) if after > 0 else None
+        quick(root).commit_volume("v", arrays, make_attributes(arrays, name="v")) if after > 0 else None
     except OSError as error:
         failed = True
         assert "\n" not in str(error) and root in str(error)
@@ -170,7 +170,7 @@ def commit_broken(proxy: Proxy, tmp_path: Path, after: int, fault: str) -> tuple
         assert "cannot be read" in str(error)
     proxy.schedule = lambda number, method, path: ""
     num_receipts = assert_receipts_have_their_data(root)
-    CorpusStore.open(root).commit_volume("v", arrays, make_attributes(arrays))
+    CorpusStore.open(root).commit_volume("v", arrays, make_attributes(arrays, name="v"))
     reference = tmp_path / "reference"
     if not reference.exists():
         make_corpus(reference, v={"num_slices": 6})
@@ -211,7 +211,7 @@ def test_many_volumes_through_mixed_faults(proxy, tmp_path, seed, record_propert
 
     def commit(name: str) -> None:
         arrays = make_arrays(**volumes[name])
-        remote.commit_volume(name, arrays, make_attributes(arrays))
+        remote.commit_volume(name, arrays, make_attributes(arrays, name=name))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(commit, volumes))

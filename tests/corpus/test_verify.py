@@ -10,6 +10,7 @@ import pytest
 from phantom_corpus import ROOT_ATTRIBUTES, make_arrays, make_attributes, make_corpus
 
 import rephase.corpus.encoding
+from rephase.corpus.decoding import chunk_crcs
 from rephase.corpus.encoding import encode_array
 from rephase.corpus.index import INDEX_KEY
 from rephase.corpus.index_writer import write_index
@@ -43,13 +44,11 @@ def edit_receipt(root: Path, name: str, change: Any) -> None:
 def replace_values(root: Path, name: str, array: str, values: np.ndarray) -> None:
     """Write other values with right checksums: only the rules for values can find them."""
     layout = ArrayLayout.of(array, values.shape)
-    for key, _, data in encode_array(layout, values):
+    for key, chunks, data in encode_array(layout, values):
         (root / "volumes" / name / key).write_bytes(data)
-        edit_receipt(
-            root,
-            name,
-            lambda found, key=key, data=data: found["checksums"].update({key: hashlib.sha256(data).hexdigest()}),
-        )
+        digest, crcs = hashlib.sha256(data).hexdigest(), chunk_crcs(data, layout, len(chunks))
+        edit_receipt(root, name, lambda found, key=key, digest=digest: found["checksums"].update({key: digest}))
+        edit_receipt(root, name, lambda found, crcs=crcs: found["chunk_crc32c"].update({array: crcs}))
     write_index(CorpusStore.open(root), ["a", "b"])
 
 
@@ -135,7 +134,7 @@ def test_a_noisy_volume_is_not_held_to_the_plain_rule(tmp_path):
     arrays["kspace"] = arrays["kspace"] + np.complex64(0.1)
     store = CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
     store.commit_volume("noisy", arrays, make_attributes(arrays, noise_sigma=0.1))
-    store.commit_volume("plain", arrays, make_attributes(arrays))
+    store.commit_volume("plain", arrays, make_attributes(arrays, name="plain"))
     write_index(store, [])
     assert {name for name, _ in faults_of(tmp_path / "c")} == {"plain"}
 

@@ -106,7 +106,7 @@ def test_a_transform_gets_fastmris_arguments_and_a_stored_mask(tmp_path):
     arrays = make_arrays(coils=2)
     masked = {**arrays, "mask": (np.arange(12) % 2).astype(np.float32)}
     store = CorpusStore.create(tmp_path / "c", ROOT_ATTRIBUTES)
-    store.commit_volume("full", arrays, make_attributes(arrays))
+    store.commit_volume("full", arrays, make_attributes(arrays, name="full"))
     store.commit_volume("masked", masked, make_attributes(masked))
     write_index(store, ["full", "masked"])
 

@@ -112,7 +112,7 @@ def test_a_second_run_writes_changed_volumes_only(tmp_path, corpus):
     from phantom_corpus import make_arrays, make_attributes
 
     arrays = make_arrays(**(ODD | {"seed": 9}))
-    store.commit_volume("odd", arrays, make_attributes(arrays))
+    store.commit_volume("odd", arrays, make_attributes(arrays, name="odd"))
     write_index(store, [])
     for kind in ("fastmri", "bart", "ismrmrd"):
         again = export_corpus(corpus, out / kind, ExportOptions(file_format=kind))

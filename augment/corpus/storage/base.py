@@ -101,8 +101,33 @@ class Storage(Protocol):
         """Return the free space in bytes; None if it is unknown or unlimited."""
         ...
 
-    def clear_partials(self) -> None:
-        """Remove the unfinished files of killed writers. Call it only while no other process writes."""
+    def staging(self) -> Storage | None:
+        """Return an empty storage in which a volume can be written that `switch` then puts in its place.
+
+        None if this storage cannot switch; then a volume can only be replaced in place.
+        """
+        ...
+
+    def switch(self, staged: Storage, prefix: str) -> None:
+        """Replace all objects under a prefix by those of a storage of `staging`, so that there is never a half of both.
+
+        Raises
+        ------
+        OSError
+            `EXDEV`, without any change, if the two are on different file systems.
+        """
+        ...
+
+    def admit(self, token: str) -> None:
+        """Admit the writer of this token and shut all others out, whose unfinished files are removed.
+
+        Called by the holder of the lease when it takes it. On a disk, others can no longer rename a file into the
+        corpus, not even one that they wrote before; an object store offers nothing of the kind.
+        """
+        ...
+
+    def dismiss(self, token: str) -> None:
+        """Remove what `admit` made for this token."""
         ...
 
 

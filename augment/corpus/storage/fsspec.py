@@ -64,7 +64,7 @@ class FsspecStorage:
     def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:  # noqa: ANN401 - any write
         raise OSError(errno.EROFS, "only a local disk and s3:// can be written", self.root)
 
-    put = put_blocks = put_if = append = delete = delete_if = delete_tree = _refuse
+    put = put_blocks = put_if = append = delete = delete_if = delete_tree = switch = admit = dismiss = _refuse
 
     def holds(self, key: str, data: bytes) -> bool:
         """Read an object and check that it is `data`."""
@@ -106,5 +106,6 @@ class FsspecStorage:
         """Return None: the space is unknown."""
         return None
 
-    def clear_partials(self) -> None:
-        """Do nothing: this storage is read-only."""
+    def staging(self) -> None:
+        """Return None: this storage is read-only."""
+        return

@@ -1,7 +1,10 @@
 """Objects as files on a local disk, written atomically: temporary file, `fsync`, rename, `fsync` of the directory.
 
 Temporary files are in `<corpus>.run/partial` next to the corpus, so that a killed process never leaves a file inside
-the hierarchy, where another Zarr reader would find it.
+the hierarchy, where another Zarr reader would find it. Those of the builder that holds the lease are in a folder of
+their own there, named by the lease's token. A builder that takes the lease over removes that folder: every change of
+the corpus is a rename from or to it, so that the builder before, even if it was stopped in the middle of a write,
+cannot change anything any more.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
-from rephase.corpus.storage.base import run_folder
+from rephase.corpus.storage.base import Storage, run_folder
+from rephase.errors import LeaseLostError
 from rephase.files import open_file, replacing, sha256
 
 _BLOCK = 1 << 20
@@ -63,14 +67,19 @@ class LocalStorage:
         The directory. It need not exist.
     partials
         Directory for temporary files. Default: in the folder next to the root, see `rephase.corpus.storage.base`.
+    token
+        Token of the lease under which this storage is written; empty for a writer without one.
     """
 
     is_local = True
 
-    def __init__(self, root: str, partials: Path | None = None) -> None:
+    def __init__(self, root: str, partials: Path | None = None, token: str = "", corpus: str = "") -> None:
         self.root = str(Path(root).absolute())
         self._base = Path(self.root)
-        self._partials = partials or Path(run_folder(self.root)) / "partial"
+        self._all_partials = partials or Path(run_folder(self.root)) / "partial"
+        self._partials = self._all_partials / token
+        self._token = token
+        self._staged_for = corpus
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None if it does not exist."""
@@ -105,7 +114,7 @@ class LocalStorage:
     def put_blocks(self, key: str, blocks: Iterable[bytes]) -> None:
         """Write an object block by block, as `put` does; only one block is in memory."""
         path = self._base / key
-        with _naming(path):
+        with self._fenced(), _naming(path):
             partial = self._partial(path)
             try:
                 _write_flushed(partial, blocks)
@@ -128,7 +137,7 @@ class LocalStorage:
             found = self.get_tagged(key)
             if (None if found is None else found[1]) != tag:
                 return None
-            with replacing(path, path.with_suffix(f".{uuid.uuid4().hex}")) as fresh:
+            with replacing(path, self._partial(path)) as fresh:
                 fresh.write_bytes(data)
         return sha256(data)
 
@@ -150,15 +159,18 @@ class LocalStorage:
                         return False
                     position += len(block)
         except FileNotFoundError:
+            with self._fenced():
+                self._check_admitted()
             return False
         return position == len(data)
 
     def delete(self, key: str) -> None:
         """Remove a file and the directories that it leaves empty."""
         path = self._base / key
-        if not path.exists():
+        if not os.path.lexists(path):
             return
-        path.unlink(missing_ok=True)
+        with self._fenced():
+            self._remove(path)
         with contextlib.suppress(FileNotFoundError):  # another process may be removing the directory
             sync_folder(path.parent)  # the removal of a receipt must be durable before its shards change
         for folder in path.parents:
@@ -220,20 +232,96 @@ class LocalStorage:
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
-    def clear_partials(self) -> None:
-        """Remove the temporary files of killed writers."""
-        for partial in self._partials.glob("*"):
-            partial.unlink(missing_ok=True)
+    def staging(self) -> LocalStorage:
+        """Return a storage in a new folder among the temporary files."""
+        with self._fenced():
+            folder = self._partial(self._base)
+            folder.mkdir()
+        return LocalStorage(str(folder), self._all_partials, self._token, corpus=self.root)
+
+    def switch(self, staged: Storage, prefix: str) -> None:
+        """Move the folder that is there among the temporary files, and the staged one to its place."""
+        fresh, path, old = Path(staged.root) / prefix, self._base / prefix, self._partial(self._base)
+        with self._fenced(), _naming(path):
+            try:
+                for last in (False, False, True):
+                    with contextlib.suppress(FileNotFoundError):
+                        path.rename(old)
+                    try:
+                        fresh.rename(path)
+                        break
+                    except OSError as error:  # another process, which builds the same volume, was faster
+                        if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                            raise
+                        old = self._partial(self._base)
+                sync_folder(path.parent)
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(staged.root, ignore_errors=True)
+
+    def admit(self, token: str) -> None:
+        """Remove all temporary files, each folder by one rename, and make the folder of this token."""
+        self._all_partials.mkdir(parents=True, exist_ok=True)
+        for found in [path for path in self._all_partials.iterdir() if path.name != token]:
+            gone = self._all_partials / f"gone-{uuid.uuid4().hex}"
+            with contextlib.suppress(FileNotFoundError):
+                found.rename(gone)
+            if gone.is_dir() and not gone.is_symlink():
+                shutil.rmtree(gone, ignore_errors=True)
+            else:
+                gone.unlink(missing_ok=True)
+        (self._all_partials / token).mkdir(exist_ok=True)
+        if self._base.is_mount():  # then unfinished files may be inside, see `_move`
+            for found in self._base.rglob(".*.partial"):
+                found.unlink(missing_ok=True)
+
+    def dismiss(self, token: str) -> None:
+        """Remove the folder of this token."""
+        shutil.rmtree(self._all_partials / token, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _fenced(self) -> Iterator[None]:
+        """Tell the error of a writer that was shut out from others."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self._token and not self._partials.is_dir():
+                raise LeaseLostError(self._staged_for or self.root) from error
+            raise
+
+    def _remove(self, path: Path) -> None:
+        if not self._token:
+            path.unlink(missing_ok=True)
+            return
+        gone = self._partial(path)
+        try:
+            path.rename(gone)
+        except FileNotFoundError:
+            if not self._partials.is_dir():
+                raise
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._check_admitted()
+            path.unlink(missing_ok=True)
+        gone.unlink(missing_ok=True)
+
+    def _check_admitted(self) -> None:
+        if self._token:
+            self._partials.stat()
 
     def _make_folder(self, folder: Path) -> None:
         missing = [folder, *folder.parents]
         missing = missing[: next(i for i, parent in enumerate(missing) if parent.is_dir())]
+        if self._base in missing and self._staged_for:  # else a writer that was shut out would let itself in again
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.root)
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
             sync_folder(new.parent)
 
     def _partial(self, path: Path) -> Path:
-        self._partials.mkdir(parents=True, exist_ok=True)
+        if not self._token:  # the folder of a token is the right to write, which only `admit` gives
+            self._partials.mkdir(parents=True, exist_ok=True)
         return self._partials / f"{path.name}.{uuid.uuid4().hex}"
 
     def _move(self, partial: Path, path: Path) -> None:
@@ -249,11 +337,13 @@ class LocalStorage:
                 if error.errno != errno.EXDEV:
                     raise
                 # The corpus is a separate mount, so the temporary file must be inside it.
+                self._check_admitted()
                 with (
                     replacing(path, path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")) as inside,
                     partial.open("rb", buffering=0) as written,
                 ):
                     _write_flushed(inside, iter(lambda: written.read(_BLOCK), b""))
+                    self._check_admitted()
                 return
 
 

@@ -10,8 +10,10 @@ from rephase.corpus.storage.local import LocalStorage
 from rephase.text import is_url
 
 
-def open_storage(root: str | os.PathLike[str]) -> Storage:
+def open_storage(root: str | os.PathLike[str], token: str = "") -> Storage:
     """Open a local path, `s3://BUCKET/NAME`, or another URL (read-only), without creating it.
+
+    With the `token` of a lease, a local storage can only be written while that lease is held.
 
     Raises
     ------
@@ -27,11 +29,11 @@ def open_storage(root: str | os.PathLike[str]) -> Storage:
         from rephase.corpus.storage.fsspec import FsspecStorage
 
         return FsspecStorage(text)
-    return LocalStorage(text)
+    return LocalStorage(text, token=token)
 
 
-def open_run_folder(root: str | os.PathLike[str]) -> Storage:
-    """Open the folder next to a corpus for its lease, logs and unfinished files."""
+def open_run_folder(root: str | os.PathLike[str], token: str = "") -> Storage:
+    """Open the folder next to a corpus for its lease, logs and unfinished files; `token` as for `open_storage`."""
     corpus = open_storage(root)  # its errors name the corpus
     folder = run_folder(corpus.root)
-    return LocalStorage(folder, partials=Path(folder) / "partial") if corpus.is_local else open_storage(folder)
+    return LocalStorage(folder, Path(folder) / "partial", token) if corpus.is_local else open_storage(folder)

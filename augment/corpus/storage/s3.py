@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from rephase.corpus.storage.base import Storage
 from rephase.errors import RequestError
 from rephase.text import install_hint, one_line
 
@@ -257,8 +258,19 @@ class S3Storage:
         """Return None: an object store reports no limit."""
         return None
 
-    def clear_partials(self) -> None:
-        """Do nothing: an object store drops incomplete uploads."""
+    def staging(self) -> None:
+        """Return None: an object store cannot rename."""
+        return
+
+    def switch(self, staged: Storage, prefix: str) -> None:
+        """Refuse: there is no staging."""
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self._url(prefix))
+
+    def admit(self, token: str) -> None:
+        """Do nothing: an object store drops incomplete uploads, and cannot shut out a writer."""
+
+    def dismiss(self, token: str) -> None:
+        """Do nothing."""
 
     def _folder(self, prefix: str) -> str:
         return f"{self._prefix}/{prefix}".rstrip("/") + "/"
