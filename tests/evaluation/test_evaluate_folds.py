@@ -51,6 +51,18 @@ def test_a_fold_is_the_manifest_with_another_split_and_absolute_paths(manifest, 
     assert rows["b1"].path == str(manifest.parent / "m.npy") and rows["b1"].extra == (("person", "q"),)
 
 
+def test_rows_of_the_test_split_are_in_no_fold(manifest, tmp_path):
+    text = (
+        manifest.read_text()
+        .replace("person\n", "person,split\n")
+        .replace("p\n", "p,train\n")
+        .replace(",q\n", ",q,test\n")
+    )
+    manifest.write_text(text)
+    path = write_fold(Request(manifest), frozenset({"a"}), tmp_path / "m.csv")
+    assert [row.volume_id for row in read_manifest(path)] == ["a1", "a2"]
+
+
 def test_every_row_is_sampled_by_a_model_trained_without_its_group(manifest, tmp_path, capsys):
     recipe, out = tmp_path / "recipe.toml", tmp_path / "out"
     recipe.write_text(RECIPE)
