@@ -7,6 +7,7 @@ standard error if it is a terminal or a notebook.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import io
 import os
@@ -212,7 +213,7 @@ def add_phase(
         `(height width)` or `(slice height width)`, finite, >= 0, any scale; height is readout, width is phase encoding.
         Slices of one call are slices of one volume.
     spacing_mm
-        (height, width) or (slice, height, width).
+        (height, width), or (slice, height, width), which makes the phase of contiguous slices coherent.
     te_ms
         Echo time.
     field_t
@@ -239,9 +240,10 @@ def add_phase(
     import numpy as np
     import torch
 
-    from rephase.diffusion.generators import Conditions, SliceKey
+    from rephase.diffusion.generators import Conditions, SliceKey, WholeVolume
     from rephase.diffusion.registry import generator_for
     from rephase.pipeline.magnitude import prepare_magnitude
+    from rephase.pipeline.sampling import CONTIGUOUS_MM
     from rephase.sequences import SEQUENCES, assume_sequence, dephasing_time_ms
 
     values = np.asarray(magnitude, dtype=np.float32)
@@ -265,6 +267,9 @@ def add_phase(
         spacing[0] if spacing is not None and len(spacing) == 3 else None,
         family,
     )
+    if spacing is not None and len(spacing) == 3 and len(volume) > 1 and spacing[0] <= CONTIGUOUS_MM:
+        whole = WholeVolume(torch.from_numpy(prepared.stored), (spacing[0], spacing[1], spacing[2]))
+        conditions = dataclasses.replace(conditions, volume=whole)
     sampler = generator_for(_generator(generator) if isinstance(generator, str) else generator, family)
     keys = [SliceKey(seed, "volume", 0, slice_index) for slice_index in range(len(volume))]
     phasor = sampler.sample_phase(torch.from_numpy(prepared.stored), keys, conditions).cpu().numpy()

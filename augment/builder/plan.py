@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rephase.builder.coverage import Coverage, examine
 from rephase.builder.estimate import Shape, collect_notes, measure_reading, measure_sizes, measure_work
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus
@@ -44,6 +45,10 @@ class Plan:
         its slices. None if no size is known.
     free_bytes
         Free space on the disk of the corpus, None if unknown.
+    coverage
+        Pulse sequences, and rows outside of what the weights have seen.
+    licence
+        Licence of the weights; None if not stated or without any.
     unreadable
         (volume, reason) of the headers that could not be read.
     notes
@@ -63,6 +68,8 @@ class Plan:
     num_workers: int
     worker_bytes: int | None
     needed_bytes: int
+    coverage: Coverage = field(default_factory=Coverage)
+    licence: str | None = None
     too_large: list[Shape] = field(default_factory=list)
     seconds: float | None = None
     seconds_per_slice: float | None = None
@@ -101,6 +108,9 @@ class Plan:
             f"memory:   about {format_bytes(self.needed_bytes)} for the largest volume{self._describe_limit()}",
             f"time:     {self._describe_time()}",
         ]
+        lines += self.coverage.lines()
+        if self.licence is not None:
+            lines.append(f"licence:  {self.licence} (of the weights)")
         if self.missing_bytes:
             lines.append(
                 f"WARNING:  the disk lacks {format_bytes(self.missing_bytes)}; free space or choose another disk"
@@ -179,6 +189,8 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         num_workers=shape.num_workers if local else options.workers or 1,
         worker_bytes=shape.memory_limit if local else None,
         needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
+        coverage=examine(manifest, build.seen),
+        licence=build.licence,
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),
         free_bytes=open_storage(root).free_bytes(),
         unreadable=sizes.unreadable,

@@ -14,6 +14,7 @@ from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.registry import make_generator
+from rephase.diffusion.seen import Seen
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
@@ -46,6 +47,8 @@ class ResolvedBuild:
         SHA-256 of the checkpoint, or of the weights that a phase needs without `--checkpoint`; None without any.
     licence
         Licence of the weights or of fitted statistics; None if not stated or without any.
+    seen
+        What the weights have seen in training; None if not stated or without any.
     algorithm
         One of `rephase.pipeline.recipe.ALGORITHMS`: that of a corpus that is resumed, else the latest.
     """
@@ -58,6 +61,7 @@ class ResolvedBuild:
     nfe: int
     weights_sha256: str | None
     licence: str | None = None
+    seen: Seen | None = None
     algorithm: int = ALGORITHM
 
     @property
@@ -119,13 +123,14 @@ def resolve_build(
     phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else default_phase())
     if options.steps is not None and not PHASES[phase].any_steps:
         raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
-    nfe, weights_sha256, licence = 0, None, None
+    nfe, weights_sha256, licence, seen = 0, None, None, None
     try:
         if PHASES[phase].learned:
             checkpoint = checkpoint or _load(phase, options)
         if PHASES[phase].generator is not None:
             generator = make_generator(phase, checkpoint, options.steps)
             nfe, weights_sha256, licence = generator.nfe, generator.weights_sha256, generator.licence
+            seen = generator.seen
     except ValueError as error:
         raise RequestError(str(error)) from None
     algorithm = ALGORITHM
@@ -138,7 +143,7 @@ def resolve_build(
             f"{root}: begun with algorithm {algorithm}, which has no --share-field-by; omit it, or build into another "
             "corpus"
         )
-    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, algorithm)
+    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, seen, algorithm)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

@@ -140,6 +140,8 @@ def _described(receipt: Mapping[str, Any], kspace: tuple[int, ...]) -> Iterator[
     yield "Contrast", receipt["contrast"] or UNKNOWN
     assumed = receipt.get("sequence_assumed")
     yield "Pulse sequence", receipt.get("sequence") or (f"{assumed} (assumed)" if assumed else UNKNOWN)
+    yield "Range of the training data", _familiarity(receipt.get("out_of_distribution"))
+    yield "Licence of the weights", receipt.get("weights_licence") or UNKNOWN
     yield "Split", receipt["split"] or UNKNOWN
     yield "Anatomy", receipt["anatomy"] or UNKNOWN
     yield "Field strength", UNKNOWN if receipt["field_t"] is None else f"{receipt['field_t']:.3g} T"
@@ -157,8 +159,16 @@ def _measured(receipt: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "Slice distance (mm)", receipt["spacing_mm"][0]
     yield "Pixel height (mm)", receipt["spacing_mm"][1]
     yield "Pixel width (mm)", receipt["spacing_mm"][2]
+    if receipt.get("out_of_distribution") is not None:
+        yield "Out-of-distribution score", receipt["out_of_distribution"]
     if receipt["te_ms"] is not None:
         yield "Echo time (ms)", receipt["te_ms"]
+
+
+def _familiarity(score: float | None) -> str:
+    if score is None:
+        return UNKNOWN
+    return "inside" if score == 0 else "outside, score below 1" if score < 1 else "outside, score 1 or more"
 
 
 def describe_generator(receipt: Mapping[str, Any]) -> str:

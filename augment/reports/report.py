@@ -38,6 +38,7 @@ _TITLES = {
 _DESCRIBED = (
     "Contrast",
     "Pulse sequence",
+    "Range of the training data",
     "Split",
     "Anatomy",
     "Field strength",

@@ -19,7 +19,8 @@ BEST = "best"
 """Name of the checkpoint with the lowest validation loss."""
 _RUN_FILES = (BEST, "state", "ema", "recipe")
 _WRITTEN_BY_TRAINING = {
-    "format", "process", "network", "training", "data", "made_with", "distillation", "initial", BEST, *PROCESSES,
+    "format", "process", "network", "training", "data", "seen", "made_with", "distillation", "initial", BEST,
+    *PROCESSES,
 }  # fmt: skip
 """Keys of a model card that a configuration must not set."""
 

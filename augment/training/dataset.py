@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from tqdm import tqdm
 from rephase.diffusion.devices import one_thread
 from rephase.diffusion.physics.gauge import estimate_ramp
 from rephase.diffusion.physics.source import FatEstimate
+from rephase.diffusion.seen import Seen, seen_in
 from rephase.errors import RequestError, VolumeError
 from rephase.files import file_sha256
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.manifests.splits import rows_of_split
 from rephase.pipeline.magnitude import prepare_magnitude
-from rephase.pipeline.sampling import conditions_of
+from rephase.pipeline.sampling import conditions_of, facts_of
 from rephase.readers.registry import read_with_phase
 from rephase.readers.sources import join_digests
 from rephase.readers.volume import Volume
@@ -35,11 +36,12 @@ from rephase.training.simulated.phase import simulate_on
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Slices of one split. `gauge` is that of `measure_gauge`; `facts` go into the model card."""
+    """Slices of one split. `gauge` is that of `measure_gauge`; `facts` and `seen` go into the model card."""
 
     slices: list[TrainingSlice]
     gauge: torch.Tensor
     facts: dict[str, Any]
+    seen: Seen = field(default_factory=Seen)
 
 
 def read_training_set(
@@ -74,7 +76,7 @@ def read_training_set(
     """
     slices: list[TrainingSlice] = []
     anatomies: list[Volume] = []
-    gauges, sources, found = [], [], Counter[str]()
+    gauges, sources, acquired, found = [], [], [], Counter[str]()
     rows = list(read_manifest(manifest))
     chosen = rows_of_split(rows, split)
     for row, volume in _read([row for row in chosen if not licences or row.licence in licences]):
@@ -84,6 +86,7 @@ def read_training_set(
             anatomies.append(volume)
         gauges.append(measure_gauge(volume))
         sources.append(volume.source_sha256)
+        acquired.append(facts_of(volume, conditions_of(volume), row.anatomy or volume.anatomy))
         found[row.licence or "not stated"] += len(whole)
     if not slices:
         raise RequestError(_nothing(manifest, split, licences, rows))
@@ -94,7 +97,7 @@ def read_training_set(
         simulated = [one for volume in _simulate(simulation, anatomies, fat) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
-    return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts)
+    return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts, seen_in(acquired))
 
 
 def _nothing(manifest: Path, split: str, licences: Collection[str], rows: list[ManifestRow]) -> str:

@@ -185,5 +185,6 @@ def _describe(config: RunConfig, data: TrainingSet, device: str) -> dict[str, An
         **config.card,
         "training": asdict(config.training) | {"noise_augmentation": config.noise_augmentation},
         "data": data.facts,
+        "seen": data.seen.to_json(),
         "made_with": {"torch": torch.__version__, "device": device, "machine": platform.machine()},
     }

@@ -70,6 +70,7 @@ def test_training_makes_a_checkpoint_with_its_card(config, capfd):
     assert checkpoint.card["training"]["seed"] == 5
     assert checkpoint.card["data"]["slices"] == 3  # the row without phase, the missing one and val are not in it
     assert checkpoint.card["data"]["licences"] == {"CC0-1.0": 3}
+    assert checkpoint.seen is not None and checkpoint.seen.spacing_mm is not None
     assert checkpoint.gauge.shape == (1, 5) and float(checkpoint.gauge[0, 0]) == pytest.approx(4.6)
     err = capfd.readouterr().err
     assert "skipped: b" in err and "gone.npy" in err
