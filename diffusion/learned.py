@@ -15,10 +15,11 @@ from rephase.diffusion.devices import from_scalars, one_thread
 from rephase.diffusion.generators import Conditions, SliceKey, WholeVolume
 from rephase.diffusion.networks.inference import for_inference
 from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
-from rephase.diffusion.noise import Stream, complex_normals
+from rephase.diffusion.noise import Stream, complex_normals, uniforms
 from rephase.diffusion.physics.gauge import ramp_phasor
 from rephase.diffusion.physics.gauge_pool import sample_gauge
 from rephase.diffusion.physics.grid import GRID_MM, from_grid, grid_size, to_grid
+from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
 from rephase.sequences import REFOCUSED, SEQUENCES
 
@@ -105,6 +106,8 @@ class LearnedGenerator(ABC):
         sigma = estimate_sigma(on_grid)
         sampled = self._sample(TileInputs(on_grid, weight, sigma, known, conditions.slice_mm, conditions.volume), keys)
         phasor = _unit(from_grid(sampled.image, height, width))
+        if self.gain == 0.0:
+            return self._noisy(sampled, phasor, magnitude, keys, conditions)
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # few steps average noise away, and a coarser grid does not represent all of it
         own = sigma if on_grid is magnitude else estimate_sigma(magnitude)
@@ -113,6 +116,18 @@ class LearnedGenerator(ABC):
         if sampled.rim_phase is not None:
             noisy = noisy * from_grid(sampled.rim_phase, height, width)
         return _unit(noisy * self._gauges(keys, conditions, height, width))
+
+    def _noisy(
+        self, sampled: SampledImage, phasor: Tensor, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions
+    ) -> Tensor:
+        """Add all noise to a sample that has none; the phase error then has the distribution of a measured one."""
+        height, width = magnitude.shape[-2:]
+        drawn = uniforms(keys, Stream.NOISE, height * width, self.device).reshape(magnitude.shape)
+        angle = noise_angle(magnitude, measure_noise(magnitude), drawn)
+        image = phasor * torch.polar(torch.ones_like(angle), angle)
+        if sampled.rim_phase is not None:
+            image = image * from_grid(sampled.rim_phase, height, width)
+        return _unit(image * self._gauges(keys, conditions, height, width))
 
     @abstractmethod
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rephase.diffusion.fourier import fft2c, ifft2c, resize_kspace
+from rephase.diffusion.physics.phase_noise import measure_noise
 from rephase.diffusion.physics.grid import from_grid, grid_size
 from rephase.diffusion.processes.objective import Batch
 from rephase.pipeline.sampling import conditions_of
@@ -118,8 +119,8 @@ class TrainingSlices:
             augment_slice(self.slices[random.choice(alike, p=shares)], random, matrix, crop, transposed, self.noisy)
             for _ in range(count)
         ]
-        images, conditions, places = zip(*rows, strict=True)
-        return Batch(torch.stack(images), torch.stack(conditions), torch.stack(places))
+        images, conditions, places, sigmas = zip(*rows, strict=True)
+        return Batch(torch.stack(images), torch.stack(conditions), torch.stack(places), torch.stack(sigmas))
 
 
 def augment_slice(
@@ -129,7 +130,7 @@ def augment_slice(
     crop: tuple[int, int] | None,
     transposed: bool,
     noisy: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Augment a slice by coarser resolution, field of view, flips, transposition, conjugation, noise.
 
     Flips and `transposed` together include all rotations by 90 degrees. Global and linear phase are not changed, since
@@ -137,12 +138,16 @@ def augment_slice(
 
     Returns
     -------
-    image, conditions, place_mm
-        Complex `(height width)`, `(4)`, and the offset of its centre in the slice along height and width, `(2)`.
+    image, conditions, place_mm, sigma
+        Complex `(height width)`, `(4)`, the offset of its centre in the slice along height and width, `(2)`, and the
+        noise of real and imaginary part, `()`.
     """
     image, (dy, dx), (y, x) = one.image, one.spacing_mm, (0.0, 0.0)
+    # of the whole slice: a crop may have no air
+    sigma = float(measure_noise(image.abs()[None]))
     if coarse is not None:
         dy, dx = dy * image.shape[0] / coarse[0], dx * image.shape[1] / coarse[1]
+        sigma *= math.sqrt(coarse[0] * coarse[1] / image.numel())
         image = ifft2c(resize_kspace(fft2c(image), *coarse))
     if crop is not None:
         image, y, x = _crop_with_signal(image, crop, random)
@@ -155,19 +160,20 @@ def augment_slice(
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
     if random.random() < noisy:
-        noisy_image = _add_noise(image, random)
+        noisy_image, level = _add_noise(image, random)
+        sigma = math.hypot(sigma, level)
         image = torch.polar(noisy_image.abs(), image.angle()) if one.labelled else noisy_image
     conditions = torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
-    return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32)
+    return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32), torch.tensor(sigma)
 
 
-def _add_noise(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Add complex noise, as in a shorter acquisition; it acts on magnitude and phase."""
+def _add_noise(image: Tensor, random: np.random.Generator) -> tuple[Tensor, float]:
+    """Add complex noise, as in a shorter acquisition, to magnitude and phase; return its level, too."""
     level = math.exp(random.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]))) * float(
         image.abs().quantile(0.99)
     )
     normals = torch.from_numpy(random.standard_normal((*image.shape, 2), dtype=np.float32))
-    return image + level * torch.view_as_complex(normals)
+    return image + level * torch.view_as_complex(normals), level
 
 
 def _crop_size(random: np.random.Generator, height: int, width: int) -> tuple[int, int] | None:

@@ -41,6 +41,8 @@ class RunConfig:
     """Only rows under these licences; any licence if empty."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     """Simulated volumes in addition to the rows."""
+    magnitudes: Path | None = None
+    """Manifest of volumes whose magnitudes also get simulated phases; those of the rows alone if not given."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimisation."""
     noise_augmentation: Share = 0.25

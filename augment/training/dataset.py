@@ -6,7 +6,7 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from rephase.manifests.record import ManifestRow
 from rephase.manifests.splits import rows_of_split
 from rephase.pipeline.magnitude import prepare_magnitude
 from rephase.pipeline.sampling import conditions_of, facts_of
-from rephase.readers.registry import read_with_phase
+from rephase.readers.registry import read_volume, read_with_phase
 from rephase.readers.sources import join_digests
 from rephase.readers.volume import Volume
 from rephase.training.batches import TrainingSlice, complex_image, on_grid, slices_of
@@ -51,6 +51,7 @@ def read_training_set(
     simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
     grid_mm: float = 0.0,
     fat: FatEstimate | None = None,
+    magnitudes: Path | None = None,
 ) -> TrainingSet:
     """Read the rows of a split that have real phase, and simulate; skipped rows are reported on standard error.
 
@@ -68,6 +69,8 @@ def read_training_set(
         Slices at least 25 % finer than this are resampled to it; 0 for none.
     fat
         Estimates the fat fraction for simulated phase on magnitudes of the rows; by brightness if None.
+    magnitudes
+        Manifest of further volumes for simulated phase.
 
     Raises
     ------
@@ -93,6 +96,10 @@ def read_training_set(
     digest = file_sha256(manifest)
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
     facts["sources_sha256"] = join_digests(sources)
+    if magnitudes is not None and simulation.phases:
+        others = [volume for _, volume in _read(list(read_manifest(magnitudes)), read_volume)]
+        anatomies += others
+        facts["magnitudes_sha256"] = join_digests([volume.source_sha256 for volume in others])
     if simulation.volumes or simulation.phases:
         simulated = [one for volume in _simulate(simulation, anatomies, fat) for one in volume]
         slices += simulated
@@ -161,10 +168,16 @@ def _estimate_fat(fat: FatEstimate, magnitude: torch.Tensor, volume: Volume) -> 
         return torch.cat([fat(one[None], known) for one in magnitude])
 
 
-def _read(rows: list[ManifestRow]) -> Iterator[tuple[ManifestRow, Volume]]:
+def _with_phase(row: ManifestRow) -> Volume:
+    return read_with_phase(row)[0]
+
+
+def _read(
+    rows: list[ManifestRow], read: Callable[[ManifestRow], Volume] = _with_phase
+) -> Iterator[tuple[ManifestRow, Volume]]:
     for row in tqdm(rows, desc="reading", unit="volume", disable=None):
         try:
-            volume, _ = read_with_phase(row)
+            volume = read(row)
             if not (volume.magnitude > 0).any():
                 raise VolumeError("unsupported", f"{row.path}: is zero; expected an image; remove the row")
             # scaled: squares of very large or small values overflow or vanish in float32

@@ -19,6 +19,8 @@ from rephase.diffusion.networks.layout import BLOCKS
 NUM_CONDITIONS = 4
 """Spacing along height and width in mm, echo time in ms, field strength in T."""
 _TYPICAL = (2.0, 2.0, 5.0, 3.0)
+_LEAST = (0.0, 0.0, 0.5, 0.0)
+"""Shorter dephasing times act like none: that of a spin echo is 0."""
 _Size = Annotated[int, Ge(1), Le(4096)]
 
 
@@ -159,9 +161,10 @@ def embed_time(t: Tensor) -> Tensor:
 def embed_conditions(conditions: Tensor) -> Tensor:
     """Return logarithms relative to typical values, 0 if unknown, and flags of the known ones: `(batch 8)`.
 
-    Only positive numbers count as known: headers contain 0 for missing values.
+    Only positive numbers count as known, and an echo time of 0, which is that of a refocused echo.
     """
-    known = torch.isfinite(conditions) & (conditions > 0.0)
+    least = from_scalars(_LEAST, conditions.device)
+    known = torch.isfinite(conditions) & ((conditions > 0.0) | (least > 0.0))
     typical = from_scalars(_TYPICAL, conditions.device)
-    logs = torch.log(torch.where(known, conditions, typical) / typical)
+    logs = torch.log(torch.where(known, torch.maximum(conditions, least), typical) / typical)
     return torch.cat((logs, known.to(logs.dtype)), dim=1)

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rephase.diffusion.physics.measurement import estimate_sigma
+from rephase.diffusion.physics.measurement import bright_level, estimate_sigma
 
 _BLOCK = 8
 _LEAST_BLOCKS = 8
 _NEAR = 1.4
+_TISSUE = 0.1
+_PHASE_FACTOR = 1.6
+_FLOOR = 0.001
 _RAYLEIGH_VARIATION = math.sqrt(4.0 / math.pi - 1.0)
 _TOLERANCE = 0.08
 _LEAST_KAPPA, _MOST_KAPPA = 1e-2, 50.0
@@ -47,8 +50,7 @@ def background_sigma(magnitude: Tensor) -> Tensor:
     unknown = torch.full(magnitude.shape[:1], torch.nan, device=magnitude.device)
     if height * width < 4 * _LEAST_BLOCKS * _BLOCK**2:
         return unknown
-    parts = magnitude[:, :height, :width].reshape(len(magnitude), height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
-    blocks = parts.transpose(2, 3).reshape(len(magnitude), -1, _BLOCK**2)
+    blocks = _blocks(magnitude[:, :height, :width])
     means = blocks.mean(dim=-1)
     darkest = means.sort(dim=-1).values[:, : max(means.shape[1] // 20, 4)].mean(dim=-1)
     for _ in range(3):  # the darkest blocks are dark partly by chance, so their level is too low
@@ -60,8 +62,46 @@ def background_sigma(magnitude: Tensor) -> Tensor:
     return torch.where(is_rayleigh, (power / 2.0).sqrt(), unknown)
 
 
+def tissue_sigma(magnitude: Tensor) -> Tensor:
+    """Estimate the noise of real and imaginary part from the most homogeneous tissue.
+
+    The second difference along a diagonal removes smooth structure; its root mean square over blocks of 8 x 8 pixels is
+    smallest where there is no other texture. The lowest tenth of the blocks is below the noise of the phase, by a
+    factor of 1.2 to 2.2 in 26 volumes with real phase (median 1.6): images combined from several coils are smoother in
+    the magnitude than in the phase.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(batch height width)`.
+
+    Returns
+    -------
+    sigma
+        `(batch)`, in units of the magnitude; that of `estimate_sigma` for slices with fewer than 8 blocks of tissue.
+    """
+    texture = estimate_sigma(magnitude)
+    height, width = ((size - 1) // _BLOCK * _BLOCK for size in magnitude.shape[-2:])
+    if height * width < _LEAST_BLOCKS * _BLOCK**2:
+        return texture
+    corners = [magnitude[:, i : i + height, j : j + width] for i in (0, 1) for j in (0, 1)]
+    a, b, c, d = (_blocks(part) for part in corners)
+    bright = torch.minimum(torch.minimum(a, b), torch.minimum(c, d)) > _TISSUE * bright_level(magnitude)
+    rough = ((a - b - c + d) / 2.0).square().mean(dim=-1).sqrt()
+    tissue = torch.where(bright.float().mean(dim=-1) > 0.99, rough, torch.nan)
+    lowest = torch.nanquantile(tissue, 0.1, dim=-1) * _PHASE_FACTOR
+    return torch.where(tissue.isfinite().sum(dim=-1) >= _LEAST_BLOCKS, lowest, texture)
+
+
+def _blocks(image: Tensor) -> Tensor:
+    """Divide `(batch height width)` into blocks: `(batch block pixel)`."""
+    count, height, width = image.shape
+    parts = image.reshape(count, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
+    return parts.transpose(2, 3).reshape(count, -1, _BLOCK**2)
+
+
 def measure_noise(magnitude: Tensor) -> Tensor:
-    """Estimate the noise of real and imaginary part: from air if present, else from the texture of tissue.
+    """Estimate the noise of real and imaginary part: from air if present, else from homogeneous tissue.
 
     Parameters
     ----------
@@ -74,7 +114,9 @@ def measure_noise(magnitude: Tensor) -> Tensor:
         `(batch)`, in units of the magnitude.
     """
     air = background_sigma(magnitude)
-    return torch.where(air.isnan(), estimate_sigma(magnitude), air)
+    sigma = torch.where(air.isnan(), tissue_sigma(magnitude), air)
+    # never 0, so that the phase of air is random
+    return torch.maximum(sigma, _FLOOR * bright_level(magnitude)[:, 0, 0])
 
 
 def noise_angle(magnitude: Tensor, sigma: Tensor, uniforms: Tensor) -> Tensor:
@@ -123,7 +165,8 @@ def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
     upper = torch.lerp(table[top, left], table[top, left + 1], across)
     lower = torch.lerp(table[top + 1, left], table[top + 1, left + 1], across)
     angle = torch.lerp(upper, lower, down)
-    normal = torch.special.ndtri(0.5 + 0.5 * half.clamp(max=1.0 - 2.0**-24)) / kappa.clamp(min=_MOST_KAPPA).sqrt()
+    # the uniform number 0 would have an infinite quantile; half of 1 - 2^-23 is exact in float32
+    normal = torch.special.ndtri(0.5 + 0.5 * half.clamp(max=1.0 - 2.0**-23)) / kappa.clamp(min=_MOST_KAPPA).sqrt()
     return torch.where(kappa > _MOST_KAPPA, normal, angle) * torch.where(uniforms < 0.5, -1.0, 1.0)
 
 

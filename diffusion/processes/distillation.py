@@ -16,9 +16,10 @@ from torch import Tensor
 
 from rephase.config import NonNegative, Whole
 from rephase.diffusion.checkpoint import MOST_STEPS
-from rephase.diffusion.networks.layers import pad_to_multiple, to_complex
+from rephase.diffusion.networks.layers import pad_to_multiple, to_complex, to_real
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.measurement import compress_magnitude, estimate_sigma, noise_modulus
+from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatEstimate, training_source
 from rephase.diffusion.processes.energy import (
     calm_places,
@@ -81,8 +82,17 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow.source, self._estimate_once())
-        return tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow, self._estimate_once())
+        prepared = tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
+        return prepared if self.flow.noise else (*prepared, self._noise(batch, generator, multiple))
+
+    def _noise(self, batch: Batch, generator: torch.Generator, multiple: int) -> Tensor:
+        """Sample the noise of the phase for each draw: phasors as real blocks, padded."""
+        magnitude = batch.image.abs()
+        sigma = measure_noise(magnitude) if batch.sigma is None else batch.sigma
+        drawn = torch.rand((self.config.draws, *magnitude.shape), generator=generator)
+        angle = torch.cat([noise_angle(magnitude, sigma, one) for one in drawn])
+        return to_real(pad_to_multiple(torch.polar(torch.ones_like(angle), angle), multiple)[:, None])
 
     def _estimate_once(self) -> FatEstimate | None:
         """Return a fat fraction estimate for a batch that contains each slice `draws` times."""
@@ -98,10 +108,11 @@ class EnergyObjective(Objective):
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute the energy score of each slice and the weighted terms of `DistillationConfig`, `(batch)`."""
-        x_0, x_1, weight, _, conditions = tensors
+        x_0, x_1, weight, _, conditions, *noise = tensors
         ends = integrate(network, x_0, weight, time_grid(self.config.evaluations), conditions)
         count = len(x_0) // self.config.draws
-        samples = torch.split(to_modulus(ends, weight), count)
+        drawn = to_modulus(ends, weight)
+        samples = torch.split(_times(drawn, noise[0]) if noise else drawn, count)
         real, scale = x_1[:count], weight[:count]
         calm = calm_places(real, scale, self.config.near).repeat(self.config.draws, 1, 1)
         lost = modulus_error(ends, weight, calm).reshape(-1, count).mean(dim=0)
@@ -122,8 +133,17 @@ class EnergyObjective(Objective):
 
     def measure(self, student: ComplexUNet, batches: Iterable[Batch], seed: int) -> dict[str, Any]:
         """Return the entries of the model card on a finished student; see `measure_noise_gain`."""
+        if not self.flow.noise:
+            return {"noise_gain": 0.0}
         gain = measure_noise_gain(student, batches, self.config.evaluations, seed, self.flow.source, self.fat)
         return {"noise_gain": gain}
+
+
+def _times(one: Tensor, other: Tensor) -> Tensor:
+    """Multiply real blocks `(batch 2 height width)`."""
+    return torch.stack(
+        (one[:, 0] * other[:, 0] - one[:, 1] * other[:, 1], one[:, 0] * other[:, 1] + one[:, 1] * other[:, 0]), dim=1
+    )
 
 
 _BRIGHT = 0.2

@@ -58,6 +58,8 @@ class FlowConfig:
     """Source phase that the flow starts from: narrow, scales, field or tissue."""
     grid_mm: Annotated[float, Ge(0), Le(_COARSEST_MM)] = GRID_MM
     """Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each."""
+    noise: bool = True
+    """Whether the source contains measurement noise; without, the samples are smooth and all noise is added to them."""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -166,7 +168,7 @@ def prepare_batch(
     dropout: float,
     generator: torch.Generator,
     multiple: int,
-    source: str = DEFAULT_SOURCE,
+    config: FlowConfig,
     fat: FatEstimate | None = None,
 ) -> Tensors:
     """Prepare a batch: fix its gauge, compress and pad it, and sample source phases, times and dropped conditions."""
@@ -175,9 +177,10 @@ def prepare_batch(
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
     known = known_to_source(batch.conditions, conditions)
-    x_0 = weight * training_source(magnitude, known, generator, source, batch.place_mm, fat)
-    normals = torch.randn((*magnitude.shape, 2), generator=generator)
-    x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
+    x_0 = weight * training_source(magnitude, known, generator, config.source, batch.place_mm, fat)
+    if config.noise:
+        normals = torch.randn((*magnitude.shape, 2), generator=generator)
+        x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
     blocks = [to_real(pad_to_multiple(image, multiple)[:, None]) for image in (x_0, target, weight.to(torch.complex64))]
     return Tensors(blocks[0], blocks[1], blocks[2], t, conditions)
 
@@ -191,7 +194,7 @@ class FlowObjective(Objective):
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """Return the tensors of `prepare_batch`."""
-        return prepare_batch(batch, dropout, generator, multiple, self.config.source, self.fat)
+        return prepare_batch(batch, dropout, generator, multiple, self.config, self.fat)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute `flow_loss` of a prepared batch, `(batch)`."""
@@ -250,8 +253,10 @@ class FlowGenerator(LearnedGenerator):
         source = source_phasors(
             keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat, slices.volume
         )
-        source_noise = _source_noise(keys, slices, height, width)
-        x_0 = weight * source.phasor + noise_modulus(slices.magnitude, weight, slices.sigma) * source_noise
+        x_0 = weight * source.phasor
+        if self.flow.noise:
+            source_noise = _source_noise(keys, slices, height, width)
+            x_0 = x_0 + noise_modulus(slices.magnitude, weight, slices.sigma) * source_noise
         conditions = slices.conditions.expand(self.tile, -1)
         x_1 = sample_flow(self.network, self._fill(x_0), self._fill(weight), self.times, conditions)
         return SampledImage(self._cut(x_1, weight.shape) * source.gauge, source.rim_phase)

@@ -20,12 +20,13 @@ class Batch(NamedTuple):
     """Complex slices of one size, `(batch height width)`, with conditions `(batch 4)`, NaN if unknown.
 
     `place_mm`, `(batch 2)`, is the position of each centre, in mm from the centre of the slice that it was cropped
-    from; None means 0.
+    from; None means 0. `sigma`, `(batch)`, is the noise of real and imaginary part; None: estimated from the images.
     """
 
     image: Tensor
     conditions: Tensor
     place_mm: Tensor | None = None
+    sigma: Tensor | None = None
 
 
 _ERROR_FLOOR = 1e-3

@@ -40,16 +40,15 @@ class SimulationConfig:
     volumes: Whole = 0
     """Number of volumes with simulated anatomy and phase."""
     phases: Whole = 0
-    """Number of simulated phases, each on the magnitude of a random row."""
+    """Number of simulated phases, each on the magnitude of a random volume."""
     seed: Whole = 0
     """Random seed of the simulation."""
 
 
 class Echo(NamedTuple):
-    """Dephasing time (ms; 0 for a spin echo), echo time known to the network (ms; NaN: unknown), field strength (T)."""
+    """Dephasing time (ms; 0 for a spin echo) and field strength (T)."""
 
     te_ms: float
-    te_known: float
     field_t: float
 
     @property
@@ -114,7 +113,7 @@ def simulate_volume(random: np.random.Generator) -> list[TrainingSlice]:
     image = image + level * torch.view_as_complex(white_noise((*image.shape, 2), random))
     inner = range(_EVERY, len(image) - _EVERY, _EVERY)
     chosen = [image[index].clone() for index in inner]
-    return [TrainingSlice(one, spacing[1:], echo.te_known, echo.field_t, "simulated") for one in chosen]
+    return [TrainingSlice(one, spacing[1:], echo.te_ms, echo.field_t, "simulated") for one in chosen]
 
 
 def sample_echo(random: np.random.Generator) -> Echo:
@@ -122,7 +121,7 @@ def sample_echo(random: np.random.Generator) -> Echo:
     field_t = float(random.choice((1.5, 3.0)))
     te_ms = float(math.exp(random.uniform(math.log(1.5), math.log(15.0))))
     refocused = random.random() < 0.25
-    return Echo(0.0 if refocused else te_ms, math.nan if refocused else te_ms, field_t)
+    return Echo(0.0 if refocused else te_ms, field_t)
 
 
 def sample_strength(random: np.random.Generator) -> float:
@@ -197,9 +196,18 @@ def acquire(anatomy: Anatomy, field_ppm: Tensor, echo: Echo) -> Tensor:
     The phase is 2 pi times off-resonance times TE. The field gradient along the slice axis dephases a voxel: its signal
     is multiplied by the sinc of the cycles across it.
     """
-    across = echo.cycles_per_ppm * torch.gradient(field_ppm, dim=0)[0]
-    signal = anatomy.signal * torch.exp(-anatomy.rate * echo.te_ms * 1e-3) * torch.sinc(across).abs()
+    signal = anatomy.signal * torch.exp(-anatomy.rate * echo.te_ms * 1e-3) * dephased(field_ppm, echo)
     return signal * _precess(field_ppm, anatomy.fat, echo)
+
+
+def dephased(field_ppm: Tensor, echo: Echo, thickness: float = 1.0) -> Tensor:
+    """Return the share of the signal that is left where the field differs across a slice, of the shape of the field.
+
+    `thickness` is that of a slice, in slice distances.
+    """
+    if len(field_ppm) < 2:
+        return torch.ones_like(field_ppm)
+    return torch.sinc(echo.cycles_per_ppm * thickness * torch.gradient(field_ppm, dim=0)[0]).abs()
 
 
 def phase_phasor(field_ppm: Tensor, fat: Tensor, echo: Echo) -> Tensor:

@@ -21,6 +21,7 @@ from rephase.training.batches import TrainingSlice
 from rephase.training.simulated.anatomy import (
     AIR,
     FAT,
+    dephased,
     dipole_field,
     magnet_field,
     phase_phasor,
@@ -35,6 +36,9 @@ from rephase.training.simulated.anatomy import (
 _EXTENT_MM = 160.0
 """Extent to which the slab is continued through the slices: a body does not end with the field of view."""
 _MARGIN = 0.25
+_MOST_SLICES = 30
+_FINEST_MM = (1.4, 2.4)
+_NEARLY_CUBIC = 1.7
 
 
 def simulate_on(
@@ -59,8 +63,10 @@ def simulate_on(
     Returns
     -------
     slices
-        Slices with signal; their magnitude is the given one with noise.
+        Slices with signal, at most about 60, no finer than 2.4 mm; their magnitude is the given one with noise, dark
+        where the phase is steep through the slice.
     """
+    magnitude, spacing_mm = _turn(*_coarsen(magnitude, spacing_mm, random), random)
     air, fat = estimate_tissues(magnitude, spacing_mm[1:], random, fat_fraction)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
@@ -72,12 +78,48 @@ def simulate_on(
     inner = tuple(slice(margin, margin + size) for margin, size in zip(margins, magnitude.shape, strict=True))
     field = sample_strength(random) * shim(field[inner], magnitude, random.uniform(0.7, 1.0))
     echo = sample_echo(random)
+    # a gradient echo is dark where its phase is steep through the slice
+    thickness = max(random.uniform(1.0, 5.0) / spacing_mm[0], 1.0)
+    magnitude = magnitude * dephased(field, echo, thickness)
     coils = receive(magnitude.shape, spacing_mm, echo.field_t, random, magnitude=False)
     image = magnitude * phase_phasor(field, fat, echo) * coils
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
-    kept = [one for one, whole in zip(image, magnitude, strict=True) if bool((whole > 0).any())]
-    return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_known, echo.field_t, "simulated phase") for one in kept]
+    every = max(1, len(image) // _MOST_SLICES)
+    kept = [one for one, whole in zip(image[::every], magnitude[::every], strict=True) if bool((whole > 0).any())]
+    return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_ms, echo.field_t, "simulated phase") for one in kept]
+
+
+def _coarsen(
+    magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
+) -> tuple[Tensor, tuple[float, float, float]]:
+    """Crop the k-space of a volume that is finer than most gradient echoes, to a random resolution."""
+    finest = random.uniform(*_FINEST_MM)
+    sizes = [
+        max(1, round(size * step / finest)) if step < finest else size
+        for size, step in zip(magnitude.shape, spacing_mm, strict=True)
+    ]
+    if sizes == list(magnitude.shape):
+        return magnitude, spacing_mm
+    kspace = torch.fft.fftshift(torch.fft.fftn(magnitude))
+    middle = tuple(
+        slice(size // 2 - new // 2, size // 2 - new // 2 + new)
+        for size, new in zip(magnitude.shape, sizes, strict=True)
+    )
+    coarse = torch.fft.ifftn(torch.fft.ifftshift(kspace[middle])).real * (math.prod(sizes) / magnitude.numel())
+    steps = [step * size / new for step, size, new in zip(spacing_mm, magnitude.shape, sizes, strict=True)]
+    return coarse.clamp(min=0.0), (steps[0], steps[1], steps[2])
+
+
+def _turn(
+    magnitude: Tensor, spacing_mm: tuple[float, float, float], random: np.random.Generator
+) -> tuple[Tensor, tuple[float, float, float]]:
+    """Exchange the axes of a volume with nearly cubic voxels at random: sagittal slices become axial or coronal."""
+    if max(spacing_mm) > _NEARLY_CUBIC * min(spacing_mm):
+        return magnitude, spacing_mm
+    first, second, third = (int(axis) for axis in random.permutation(3))
+    turned = magnitude.permute(first, second, third).contiguous()
+    return turned, (spacing_mm[first], spacing_mm[second], spacing_mm[third])
 
 
 def estimate_tissues(
@@ -91,7 +133,8 @@ def estimate_tissues(
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = estimate_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
     if fat_fraction is None:
-        fat = torch.sigmoid((magnitude / bright - random.uniform(0.3, 1.0)) / 0.06)
+        # the brightest tissue: fat in most T1-weighted images
+        fat = torch.sigmoid((magnitude / bright - random.uniform(0.6, 1.1)) / 0.06)
     else:
         fat = sharpen_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
