@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -108,12 +109,7 @@ class NoisySmoothPhase(SmoothPhase):
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Evaluate the polynomial and add noise: strong noise at weak magnitude, random phase in air."""
-        height, width = magnitude.shape
-        noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
-        smooth = super().slice_phasor(magnitude, key, conditions)
-        return _phasor(
-            add_noise(smooth[None], magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle()
-        )
+        return _noisy(super().slice_phasor(magnitude, key, conditions), magnitude, key, conditions)
 
 
 class SpinEchoPhase(SmoothPhase):
@@ -132,10 +128,7 @@ class SpinEchoPhase(SmoothPhase):
         """Evaluate the polynomial and add von Mises noise: uniform phase without signal."""
         height, width = magnitude.shape
         smooth = self.model.phase(key, height, width, conditions).to(magnitude.device)
-        drawn = uniform(key, Stream.NOISE, height * width, magnitude.device).reshape(1, height, width)
-        with one_thread(magnitude.device):
-            noise = noise_angle(magnitude[None], measure_noise(magnitude[None]), drawn)[0]
-        return _phasor(smooth + noise)
+        return _noisy(_phasor(smooth), magnitude, key, replace(conditions, gaussian_noise=False))
 
 
 _SPIN_ECHO_RAD = {(1, 0): 3.0, (0, 1): 1.5}
@@ -167,7 +160,6 @@ class FieldPhase(_Baseline):
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Sample the off-resonance phase of air, magnet and shim, coil phase, and noise."""
-        height, width = magnitude.shape
         known = from_scalars(conditions.numbers(), magnitude.device)
         with one_thread(magnitude.device):
             estimate = fat_estimator(self.name, magnitude.device)
@@ -175,10 +167,7 @@ class FieldPhase(_Baseline):
             source = source_phasors(
                 [key], magnitude[None], known, conditions.slice_mm, self.name, fat, conditions.volume
             )
-        noise = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
-        return _phasor(
-            add_noise(source.whole(), magnitude[None], estimate_sigma(magnitude[None]), noise[None])[0].angle()
-        )
+        return _noisy(source.whole()[0], magnitude, key, conditions)
 
 
 class TissuePhase(FieldPhase):
@@ -192,6 +181,19 @@ class TissuePhase(FieldPhase):
     def __init__(self) -> None:
         self.weights_sha256 = shipped_fat_estimator(torch.device("cpu")).sha256
         self.licence = WEIGHTS["fat"].licence
+
+
+def _noisy(phasor: Tensor, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
+    """Add measurement noise to the phase of a slice: phasors, uniform without signal."""
+    height, width = magnitude.shape
+    if conditions.gaussian_noise:
+        normals = complex_normal(key, Stream.NOISE, height, width, magnitude.device)
+        sigma = estimate_sigma(magnitude[None])
+        return _phasor(add_noise(phasor[None], magnitude[None], sigma, normals[None])[0].angle())
+    drawn = uniform(key, Stream.NOISE, height * width, magnitude.device).reshape(1, height, width)
+    with one_thread(magnitude.device):
+        noise = noise_angle(magnitude[None], measure_noise(magnitude[None]), drawn)[0]
+    return phasor * _phasor(noise)
 
 
 def _phasor(angle: Tensor) -> Tensor:

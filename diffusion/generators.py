@@ -55,7 +55,8 @@ class Conditions:
 
     `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices. `dephasing_ms` is the time over
     which off-resonance adds phase (`rephase.sequences.dephasing_time_ms`), `sequence` one of
-    `rephase.sequences.SEQUENCES`.
+    `rephase.sequences.SEQUENCES`. With `gaussian_noise` all noise is that of
+    recipes before algorithm 11: added to the measured magnitude, at the level of its texture.
     """
 
     spacing_mm: tuple[float, float] | None = None
@@ -64,6 +65,7 @@ class Conditions:
     slice_mm: float | None = None
     sequence: str | None = None
     volume: WholeVolume | None = field(default=None, repr=False, compare=False)
+    gaussian_noise: bool = False
 
     def numbers(self) -> list[float]:
         """Return spacing along height and width (mm), dephasing time (ms) and field strength (T); NaN for None."""

@@ -19,8 +19,8 @@ from rephase.diffusion.noise import Stream, complex_normals, uniforms
 from rephase.diffusion.physics.gauge import ramp_phasor
 from rephase.diffusion.physics.gauge_pool import sample_gauge
 from rephase.diffusion.physics.grid import GRID_MM, from_grid, grid_size, to_grid
-from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
+from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.sequences import REFOCUSED, SEQUENCES
 
 GPU_TILE = 16
@@ -106,7 +106,7 @@ class LearnedGenerator(ABC):
         sigma = estimate_sigma(on_grid)
         sampled = self._sample(TileInputs(on_grid, weight, sigma, known, conditions.slice_mm, conditions.volume), keys)
         phasor = _unit(from_grid(sampled.image, height, width))
-        if self.gain == 0.0:
+        if self.gain == 0.0 and not conditions.gaussian_noise:
             return self._noisy(sampled, phasor, magnitude, keys, conditions)
         noise = complex_normals(keys, Stream.NOISE, height, width, self.device)
         # few steps average noise away, and a coarser grid does not represent all of it

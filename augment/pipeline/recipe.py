@@ -11,7 +11,7 @@ from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
-ALGORITHM = 10
+ALGORITHM = 11
 """Incremented whenever a code change affects the bytes of a recipe."""
 
 LATER = {
@@ -20,10 +20,11 @@ LATER = {
     "corpus to have them",
     10: "the field is that of single slices, not of the volume; build into a new corpus to have phase that is coherent "
     "through slices",
+    11: "phase noise has the level of the texture; build into a new corpus to have that of the measurement",
 }
 """What a corpus that was begun before an algorithm lacks."""
 
-ALGORITHMS = (7, 8, 9, ALGORITHM)
+ALGORITHMS = (7, 8, 9, 10, ALGORITHM)
 """Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")

@@ -84,13 +84,15 @@ def conditions_of(
     slice_mm, *in_plane = volume.spacing_mm
     spacing_mm = (in_plane[0], in_plane[1])
     if algorithm < 8:  # earlier versions treated every echo as a gradient echo
-        return Conditions(spacing_mm, volume.te_ms or None, volume.field_t, slice_mm)
+        return Conditions(spacing_mm, volume.te_ms or None, volume.field_t, slice_mm, gaussian_noise=True)
     sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
     dephasing_ms = dephasing_time_ms(sequence, volume.te_ms)
     whole = None
     if magnitude is not None and algorithm >= 10 and len(magnitude) > 1 and slice_mm <= CONTIGUOUS_MM:
         whole = WholeVolume(torch.from_numpy(magnitude), volume.spacing_mm, main_field_of(volume))
-    return Conditions(spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole)
+    return Conditions(
+        spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole, gaussian_noise=algorithm < 11
+    )
 
 
 def exam_of(row: ManifestRow, column: str | None) -> str | None:

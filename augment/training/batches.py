@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rephase.diffusion.fourier import fft2c, ifft2c, resize_kspace
-from rephase.diffusion.physics.phase_noise import measure_noise
 from rephase.diffusion.physics.grid import from_grid, grid_size
+from rephase.diffusion.physics.phase_noise import measure_noise
 from rephase.diffusion.processes.objective import Batch
 from rephase.pipeline.sampling import conditions_of
 from rephase.readers.volume import Volume

@@ -52,7 +52,13 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         raise RequestError(f"{config.teacher}: process {teacher.process!r}; expected {known}; name another teacher")
     objective = process.distil(teacher.settings(process.config), config.distillation)
     data = read_training_set(
-        config.manifest, config.split, config.licences, config.simulation, objective.grid_mm, objective.fat, config.magnitudes
+        config.manifest,
+        config.split,
+        config.licences,
+        config.simulation,
+        objective.grid_mm,
+        objective.fat,
+        config.magnitudes,
     )
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config

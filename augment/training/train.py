@@ -69,7 +69,13 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
             )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
     data = read_training_set(
-        config.manifest, config.split, config.licences, config.simulation, objective.grid_mm, objective.fat, config.magnitudes
+        config.manifest,
+        config.split,
+        config.licences,
+        config.simulation,
+        objective.grid_mm,
+        objective.fat,
+        config.magnitudes,
     )
     if process.labels is not None:
         try:

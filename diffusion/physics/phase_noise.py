@@ -23,6 +23,7 @@ _NEAR = 1.4
 _TISSUE = 0.1
 _PHASE_FACTOR = 1.6
 _FLOOR = 0.001
+_MOST_AIR = 1.5
 _RAYLEIGH_VARIATION = math.sqrt(4.0 / math.pi - 1.0)
 _TOLERANCE = 0.08
 _LEAST_KAPPA, _MOST_KAPPA = 1e-2, 50.0
@@ -114,6 +115,8 @@ def measure_noise(magnitude: Tensor) -> Tensor:
         `(batch)`, in units of the magnitude.
     """
     air = background_sigma(magnitude)
+    # a background that is noisier than tissue is not that of this image
+    air = torch.where(air <= _MOST_AIR * estimate_sigma(magnitude), air, torch.nan)
     sigma = torch.where(air.isnan(), tissue_sigma(magnitude), air)
     # never 0, so that the phase of air is random
     return torch.maximum(sigma, _FLOOR * bright_level(magnitude)[:, 0, 0])
@@ -154,7 +157,7 @@ def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
     uniforms
         Uniform numbers on [0, 1), same shape.
     """
-    table = _quantile_table().to(kappa.device)
+    table = _quantile_table(kappa.device)
     half = (2.0 * uniforms - 1.0).abs()  # |angle| from |2 u - 1|: the density is even
     place = 1.0 - (1.0 - half).pow(1.0 / 3.0)  # quantiles are dense where the tail is
     column = place * (_QUANTILES - 1)
@@ -171,7 +174,7 @@ def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
 
 
 @cache
-def _quantile_table() -> Tensor:
+def _quantile_table(device: torch.device) -> Tensor:
     """Compute quantiles of `|angle|`, float32 `(kappa quantile)`, by numerical integration of the density."""
     kappa = torch.logspace(
         math.log10(_LEAST_KAPPA), math.log10(_MOST_KAPPA), _KAPPAS, dtype=torch.float64
@@ -185,4 +188,4 @@ def _quantile_table() -> Tensor:
     after = torch.searchsorted(distribution, wanted).clamp(1, _ANGLES - 1)
     low, high = distribution.gather(1, after - 1), distribution.gather(1, after)
     share = ((wanted - low) / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
-    return ((after - 1 + share) * (math.pi / (_ANGLES - 1))).float()
+    return ((after - 1 + share) * (math.pi / (_ANGLES - 1))).float().to(device)

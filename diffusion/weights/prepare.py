@@ -1,24 +1,18 @@
-"""Write the two manifests that the shipped weights are trained on: `python diffusion/weights/prepare.py DATA OUT`.
+"""Write the manifests that the Apache-2.0 weights are trained on: `python diffusion/weights/prepare.py DATA OUT`.
 
-`pairs.csv` has permissively licensed volumes with real phase, `magnitudes.csv` magnitudes for simulated phase. All files
-are checked against the hashes below. `DATA` holds them in folders named as in the tables; volumes in the nibabel package
-are added. The phase of the Philips head at echo time 0, as of a spin echo, is extrapolated from its two gradient echoes.
+`pairs.csv` has permissively licensed volumes with real phase, `magnitudes.csv` magnitudes for simulated phase. `DATA`
+holds the files in folders named as in `FILES`, whose hashes are checked; volumes of the nibabel package are added. The
+phase of the Philips head at echo time 0, that of a spin echo, is extrapolated from its two gradient echoes.
 
-Sources (commits as of the hashes):
-
-- `brain/philips_*`, `philips_mprage_classic`: neurolabusc/dcm_qa_philips_enh, BSD-2-Clause
-- `siemens_xa30_enhanced`: neurolabusc/dcm_qa_xa30, BSD-2-Clause
-- `siemens_mosaic_transfer_syntaxes`: neurolabusc/dcm_qa_ts, BSD-2-Clause
-- `ulf`: bispmri/Ultra-low-field-MRI-Scanner, CC0-1.0
-- `knee`: LarsonLab/MRI-education-resources, MIT
-- `nifti_spine`: spinalcordtoolbox/sct_testing_data, MIT
+Sources: neurolabusc/dcm_qa_philips_enh, dcm_qa_xa30 and dcm_qa_ts (BSD-2-Clause; `brain`, `philips_mprage_classic`,
+`siemens_xa30_enhanced`, `siemens_mosaic_transfer_syntaxes`), bispmri/Ultra-low-field-MRI-Scanner (CC0-1.0; `ulf`),
+LarsonLab/MRI-education-resources (MIT; `knee`), spinalcordtoolbox/sct_testing_data (MIT; `nifti_spine`).
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,18 +21,21 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-PAIRS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("brain/philips_brain_fieldmap_e1", {"sequence": "gradient-echo", "te_ms": 2.3, "field_t": 3, "subject_id": "philips"}),
-    ("brain/philips_brain_fieldmap_e2", {"sequence": "gradient-echo", "te_ms": 4.6, "field_t": 3, "subject_id": "philips"}),
-    ("ulf/ulf_gre_cor", {"sequence": "gradient-echo", "field_t": 0.055, "subject_id": "volunteer"}),
-    ("ulf/ulf_gre_sag", {"sequence": "gradient-echo", "field_t": 0.055, "subject_id": "volunteer"}),
-    ("ulf/ulf_6a_gre", {"sequence": "gradient-echo", "field_t": 0.055, "subject_id": "6a"}),
-    ("ulf/ulf_fse_cor", {"sequence": "spin-echo", "field_t": 0.055, "subject_id": "volunteer-se"}),
-    ("ulf/ulf_6a_fse", {"sequence": "spin-echo", "field_t": 0.055, "subject_id": "6a-se"}),
-    ("ulf/ulf_6a_flair", {"sequence": "spin-echo", "field_t": 0.055, "subject_id": "6a-se"}),
-    ("knee/larson_knee_fatsat", {"sequence": "spin-echo", "field_t": 3, "subject_id": "larson"}),
-)  # fmt: skip
-"""Volumes with phase: name without `_mag.nii.gz` and `_phase.nii.gz`, columns. Families are sessions of their own."""
+GRADIENT, SPIN = "gradient-echo", "spin-echo"
+PAIRS: tuple[tuple[str, str, float | None, float, str, str], ...] = (
+    ("brain/philips_brain_fieldmap_e1", GRADIENT, 2.3, 3.0, "philips", "BSD-2-Clause"),
+    ("brain/philips_brain_fieldmap_e2", GRADIENT, 4.6, 3.0, "philips", "BSD-2-Clause"),
+    ("ulf/ulf_gre_cor", GRADIENT, None, 0.055, "volunteer", "CC0-1.0"),
+    ("ulf/ulf_gre_sag", GRADIENT, None, 0.055, "volunteer", "CC0-1.0"),
+    ("ulf/ulf_6a_gre", GRADIENT, None, 0.055, "6a", "CC0-1.0"),
+    ("ulf/ulf_fse_cor", SPIN, None, 0.055, "volunteer-spin-echo", "CC0-1.0"),
+    ("ulf/ulf_6a_fse", SPIN, None, 0.055, "6a-spin-echo", "CC0-1.0"),
+    ("ulf/ulf_6a_flair", SPIN, None, 0.055, "6a-spin-echo", "CC0-1.0"),
+    ("knee/larson_knee_fatsat", SPIN, None, 3.0, "larson", "MIT"),
+)
+"""Name without `_mag.nii.gz` and `_phase.nii.gz`; family, TE (ms), field strength (T), session, licence.
+
+Families are sessions of their own, since training samples sessions."""
 MAGNITUDES = (
     "philips_mprage_classic",
     "siemens_xa30_enhanced",
@@ -46,40 +43,74 @@ MAGNITUDES = (
     "nifti_spine/t2.nii.gz",
     "nifti_spine/t2s_uncropped.nii.gz",
 )
-PACKAGED = (("nibabel", "tests/data/example4d.nii.gz"), ("nibabel", "tests/data/functional.nii"))
+PACKAGED = ("example4d.nii.gz", "functional.nii")
 _SMOOTH_MM = 6.0
+HASHES = {
+    "complex/brain/philips_brain_fieldmap_e1_mag.nii.gz": "b6ab8d082e5e740c",
+    "complex/brain/philips_brain_fieldmap_e1_phase.nii.gz": "7901dfbd742b74bf",
+    "complex/brain/philips_brain_fieldmap_e2_mag.nii.gz": "b2f5087ccd1e5908",
+    "complex/brain/philips_brain_fieldmap_e2_phase.nii.gz": "ac6c593e13549cf5",
+    "complex/ulf/ulf_gre_cor_mag.nii.gz": "6420de9a12bb2625",
+    "complex/ulf/ulf_gre_cor_phase.nii.gz": "7b4ae3931244058b",
+    "complex/ulf/ulf_gre_sag_mag.nii.gz": "5c1d236c1a87cec3",
+    "complex/ulf/ulf_gre_sag_phase.nii.gz": "f85cc1577e6df6f4",
+    "complex/ulf/ulf_6a_gre_mag.nii.gz": "245b32e01a6a9e10",
+    "complex/ulf/ulf_6a_gre_phase.nii.gz": "32a6c8aa502de311",
+    "complex/ulf/ulf_fse_cor_mag.nii.gz": "7ff66bda9484fe86",
+    "complex/ulf/ulf_fse_cor_phase.nii.gz": "8a55ed7ad481d224",
+    "complex/ulf/ulf_6a_fse_mag.nii.gz": "df95f818528d8db5",
+    "complex/ulf/ulf_6a_fse_phase.nii.gz": "34dce1040159ed4b",
+    "complex/ulf/ulf_6a_flair_mag.nii.gz": "d79ee1d25b0061d1",
+    "complex/ulf/ulf_6a_flair_phase.nii.gz": "22d766deb731a8ae",
+    "complex/knee/larson_knee_fatsat_mag.nii.gz": "7cdc4977175e26af",
+    "complex/knee/larson_knee_fatsat_phase.nii.gz": "7ce330564488b3db",
+    "magnitude/philips_mprage_classic": "9dc751e91191e067",
+    "magnitude/siemens_xa30_enhanced": "0b25b37cd6b3ec25",
+    "magnitude/siemens_mosaic_transfer_syntaxes/1.dcm": "76a6b67c8fac186c",
+    "magnitude/nifti_spine/t2.nii.gz": "8a70ae4e77f4f4b3",
+    "magnitude/nifti_spine/t2s_uncropped.nii.gz": "b5f408c3614d84eb",
+}
+"""First 16 digits of the SHA-256 of the joined SHA-256 of the files, in the order of their names."""
 
 
 def main(data: Path, out: Path) -> None:
     """Check the files in `data` and write the manifests to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, columns in PAIRS:
-        paths = [data / "complex" / f"{name}_{part}.nii.gz" for part in ("mag", "phase")]
-        rows.append({"volume_id": Path(name).name, "path": paths[0], "phase": paths[1], **columns})
+    for name, sequence, te_ms, field_t, session, licence in PAIRS:
+        magnitude, phase = (_checked(data, f"complex/{name}_{part}.nii.gz") for part in ("mag", "phase"))
+        rows.append(
+            {
+                "volume_id": Path(name).name,
+                "path": magnitude,
+                "phase": phase,
+                "subject_id": session,
+                "split": "train",
+                "sequence": sequence,
+                "te_ms": te_ms or "",
+                "field_t": field_t,
+                "licence": licence,
+            }
+        )
     rows.append(_extrapolated(rows[0], rows[1], out))
-    digest = hashlib.sha256()
-    for row in rows:
-        for path in (row["path"], row["phase"]):
-            digest.update(Path(path).read_bytes())
-    columns = ["volume_id", "path", "phase", "subject_id", "split", "sequence", "te_ms", "field_t", "licence"]
-    licences = {"brain": "BSD-2-Clause", "ulf": "CC0-1.0", "knee": "MIT", out.name: "BSD-2-Clause"}
-    for row in rows:
-        row |= {"split": "train", "licence": licences[Path(row["path"]).parent.name]}
-    _write(out / "pairs.csv", columns, rows)
-    others = [data / "magnitude" / name for name in MAGNITUDES]
-    for package, name in PACKAGED:
-        found = importlib.util.find_spec(package)
-        assert found is not None and found.origin is not None  # noqa: S101
-        others.append(Path(found.origin).parent / name)
-    _write(
-        out / "magnitudes.csv",
-        ["volume_id", "path", "frame"],
-        [
-            {"volume_id": f"m{number}", "path": path, "frame": 0 if "functional" in path.name or "4d" in path.name else ""}
-            for number, path in enumerate(others)
-        ],
-    )
+    _write(out / "pairs.csv", rows)
+    others = [{"path": _checked(data, f"magnitude/{name}"), "frame": ""} for name in MAGNITUDES]
+    package = Path(nibabel.__file__).parent
+    others += [{"path": package / "tests" / "data" / name, "frame": 0} for name in PACKAGED]
+    _write(out / "magnitudes.csv", [{"volume_id": f"m{number}", **one} for number, one in enumerate(others)])
+
+
+def _checked(data: Path, name: str) -> Path:
+    """Return the path of a file or folder whose hash is that of `HASHES`."""
+    path = data / name
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    digests = [hashlib.sha256(one.read_bytes()).hexdigest() for one in files] if path.exists() else []
+    found = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    if found != HASHES[name]:
+        raise SystemExit(
+            f"{path}: hash {found if digests else 'of nothing'}; expected {HASHES[name]}; see the sources above"
+        )
+    return path
 
 
 def _extrapolated(first: dict[str, Any], second: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -92,8 +123,14 @@ def _extrapolated(first: dict[str, Any], second: dict[str, Any], out: Path) -> d
     angle = np.angle(_blur(product, sizes))
     path = out / "philips_refocused_phase.nii.gz"
     nibabel.save(nibabel.Nifti1Image(angle.astype(np.float32), image.affine), path)
-    return {**first, "volume_id": "philips_refocused", "phase": path, "path": first["path"], "sequence": "spin-echo",
-            "te_ms": "", "subject_id": "philips-se"}  # fmt: skip
+    changed = {
+        "volume_id": "philips_refocused",
+        "phase": path,
+        "sequence": SPIN,
+        "te_ms": "",
+        "subject_id": "philips-se",
+    }
+    return {**first, **changed}
 
 
 def _complex(row: dict[str, Any]) -> NDArray[np.complex64]:
@@ -110,11 +147,11 @@ def _blur(image: NDArray[np.complex64], deviations: list[float]) -> NDArray[np.c
     return np.fft.ifftn(kspace)
 
 
-def _write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: row.get(name, "") for name in columns} for row in rows)
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

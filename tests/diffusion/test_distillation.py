@@ -6,6 +6,7 @@ from tiny_network import TINY
 
 from rephase.config import ConfigError, from_mapping
 from rephase.diffusion.checkpoint import Checkpoint
+from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.processes.distillation import (
     DistillationConfig,
@@ -84,6 +85,27 @@ def test_a_student_is_sampled_with_its_own_number_of_evaluations_and_the_noise_o
     assert FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card)).gain == 0.3
     with pytest.raises(ValueError, match="distilled for 2"):
         FlowGenerator(Checkpoint(teacher(), "flow", gauge, "0" * 64, card), 4)
+
+
+def test_a_student_without_noise_in_its_source_gets_that_of_a_measurement():
+    objective = EnergyObjective(FlowConfig(noise=False), DistillationConfig(1))
+    quiet = batch()._replace(sigma=torch.tensor([1e-6, 1e-6]))
+    noisy = batch()._replace(sigma=torch.tensor([0.2, 0.2]))
+    least, most = (
+        objective.prepare(one, 0.0, torch.Generator().manual_seed(0), TINY.multiple)[-1] for one in (quiet, noisy)
+    )
+    assert least.shape == most.shape == (4, 2, 16, 16)
+    assert torch.allclose(least[:, 0, 4:12, 4:12], torch.ones(4, 8, 8), atol=1e-3)
+    assert 0.01 < float(1.0 - most[:, 0, 4:12, 4:12].mean()) < 0.2
+    assert objective.measure(teacher(), [], 0) == {"noise_gain": 0.0}
+    card = {"steps": 1, "flow": {"noise": False}, "distillation": {"noise_gain": 0.0}}
+    student = FlowGenerator(Checkpoint(teacher(), "flow", torch.tensor([[2.0, 1.0, 0.0, 0.0, 0.0]]), "0" * 64, card))
+    disc = batch().image.abs()[:1] * 100.0
+    air = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.01
+    air[:, 24:40, 24:40] = disc
+    one, two = (student.sample_phase(air, [SliceKey(seed, "a", 0, 0)], Conditions()) for seed in (0, 1))
+    assert bool(((one.abs() - 1.0).abs() < 1e-5).all()) and not torch.equal(one, two)
+    assert float(one[:, :20, :20].mean().abs()) < 0.2  # random in air
 
 
 class Fixed(torch.nn.Module):

@@ -127,7 +127,7 @@ def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
         assert torch.equal(phasor, other) == (generator.name == "zero"), generator.name
 
 
-def test_an_echo_time_of_zero_is_unknown(checkpoint):
+def test_a_dephasing_time_of_zero_is_not_unknown(checkpoint):
     checkpoint.network.requires_grad_(True)
     with torch.no_grad():
         for value in checkpoint.network.parameters():
@@ -137,7 +137,7 @@ def test_an_echo_time_of_zero_is_unknown(checkpoint):
         generator.sample_phase(magnitude, keys(3), Conditions((2.0, 2.0), dephasing_ms=time))
         for time in (0.0, None, 9.0)
     )
-    assert torch.equal(zero, unknown) and not torch.equal(zero, known)
+    assert not torch.equal(zero, unknown) and not torch.equal(zero, known)
 
 
 def test_output_that_is_not_finite_does_not_become_a_phase(checkpoint):

@@ -152,10 +152,13 @@ def test_conditions_that_never_varied_in_training_have_no_effect_before_it():
     assert torch.equal(network(*inputs, known), network(*inputs, UNKNOWN))
 
 
-def test_conditions_of_zero_and_below_are_not_known():
-    known = embed_conditions(torch.tensor([[2.0, 2.0, 0.0, -1.0], [2.0, 2.0, float("nan"), float("inf")]]))
+def test_conditions_of_zero_and_below_are_not_known_but_a_dephasing_time_of_0_is_that_of_a_spin_echo():
+    nan = float("nan")
+    known = embed_conditions(torch.tensor([[2.0, 0.0, 5.0, -1.0], [2.0, nan, 5.0, float("inf")]]))
+    spin, short, unknown = embed_conditions(torch.tensor([[nan, nan, te, nan] for te in (0.0, 0.5, nan)]))
+    assert torch.equal(spin, short) and not torch.equal(spin, unknown)
     assert torch.equal(known[0], known[1]) and bool(torch.isfinite(known).all())
-    assert known[0].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert known[0].tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def test_quantiles_of_von_mises_have_its_moments(kappa):
     assert float(angle.abs().max()) <= math.pi + 1e-5
 
 
+def test_the_least_and_the_largest_uniform_number_are_finite_angles():
+    uniforms = torch.tensor([0.0, 2.0**-24, 0.5, 1.0 - 2.0**-24])
+    for kappa in (0.0, 10.0, 1e4, 1e30):
+        assert bool(torch.isfinite(von_mises(torch.full((4,), kappa), uniforms)).all())
+
+
 @pytest.mark.parametrize("sigma", [0.5, 3.0])
 def test_noise_is_read_off_the_air(sigma):
     magnitude, _ = noisy_disc(sigma)
@@ -52,6 +58,26 @@ def test_a_masked_background_says_nothing_of_noise():
     masked = torch.where(magnitude < 12.0, 0.0, magnitude)
     assert math.isnan(float(background_sigma(masked)))
     assert float(measure_noise(masked)) > 0
+
+
+def test_without_air_the_noise_is_read_off_homogeneous_tissue_whatever_the_texture_elsewhere():
+    magnitude, _ = noisy_disc(1.0, level=100.0, size=160)
+    masked = torch.where(magnitude < 40.0, 0.0, magnitude)
+    plain = float(measure_noise(masked))
+    rough = masked.clone()
+    rough[:, :, :80] *= 1.0 + 0.2 * torch.rand(1, 160, 80, generator=torch.Generator().manual_seed(1))
+    assert plain == pytest.approx(1.5, rel=0.2)  # 1.6 times the lowest tenth, which is below the mean
+    assert float(measure_noise(rough)) == pytest.approx(plain, rel=0.2)
+
+
+def test_a_background_noisier_than_tissue_is_no_background_of_this_image():
+    magnitude, _ = noisy_disc(0.5, level=40.0)
+    other, _ = noisy_disc(5.0, level=40.0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
+    radius = torch.hypot(x, y)[None]
+    mixed = torch.where(radius > 0.7, other, torch.where(radius < 0.35, magnitude + 40.0, magnitude))
+    assert float(background_sigma(mixed)) == pytest.approx(5.0, rel=0.2)
+    assert float(measure_noise(mixed)) < 2.0
 
 
 def test_a_small_slice_has_no_background():

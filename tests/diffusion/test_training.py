@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_network import TINY
 
-from rephase.diffusion.processes.flow import FlowObjective, prepare_batch
+from rephase.diffusion.processes.flow import FlowConfig, FlowObjective, prepare_batch
 from rephase.diffusion.processes.regression import RegressionObjective
 from rephase.diffusion.training.trainer import Trainer, TrainingConfig, learning_rate
 from rephase.readers.volume import Volume
@@ -71,7 +71,7 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_its_noise():
     generator = torch.Generator().manual_seed(0)
     settings = config()
-    tensors = prepare_batch(data(settings)(0), 1.0, generator, 16)
+    tensors = prepare_batch(data(settings)(0), 1.0, generator, 16, FlowConfig())
     modulus = [x.square().sum(1).sqrt() for x in (tensors.x_0, tensors.x_1, tensors.weight)]
     assert torch.allclose(modulus[1], modulus[2], atol=1e-5)
     assert not modulus[0][modulus[2] == 0].any()
@@ -84,7 +84,7 @@ def test_prepared_targets_have_the_modulus_of_the_magnitude_and_the_source_has_i
 def test_augmentation_keeps_the_set_of_magnitudes_and_swaps_spacing_with_the_axes():
     one = training_slice(24, 20)
     for seed in range(8):
-        image, conditions, _ = augment_slice(one, np.random.default_rng(seed), None, None, transposed=True, noisy=0.0)
+        image, conditions, *_ = augment_slice(one, np.random.default_rng(seed), None, None, transposed=True, noisy=0.0)
         assert image.shape == (20, 24)
         assert torch.allclose(image.abs().flatten().sort().values, one.image.abs().flatten().sort().values)
         assert conditions[:3].tolist() == pytest.approx([3.0, 2.0, 4.6]) and bool(conditions[3].isnan())
@@ -99,7 +99,7 @@ def test_added_noise_is_complex_and_as_strong_as_its_range_says(monkeypatch):
 
 
 def test_coarser_resolution_changes_the_spacing_of_the_network():
-    image, conditions, _ = augment_slice(
+    image, conditions, *_ = augment_slice(
         training_slice(), np.random.default_rng(0), (12, 16), None, transposed=False, noisy=0.5
     )
     assert image.shape == (12, 16)
@@ -113,11 +113,24 @@ def test_a_crop_has_its_position_in_the_slice_whatever_is_flipped(transposed):
     one = replace(training_slice(), image=in_mm, spacing_mm=(2.0, 3.0))
     for seed in range(20):
         random = np.random.default_rng(seed)
-        image, _, found = augment_slice(one, random, None, (16, 16), transposed=transposed, noisy=0.0)
+        image, _, found, _ = augment_slice(one, random, None, (16, 16), transposed=transposed, noisy=0.0)
         for axis, part in enumerate((image.imag, image.real) if transposed else (image.real, image.imag)):
             mm = part.abs()  # a conjugate has the imaginary part below 0
             step = float(mm.diff(dim=axis).mean())
             assert float(found[axis]) == pytest.approx((float(mm.mean()) - 100.0) * math.copysign(1.0, step), abs=1e-3)
+
+
+def test_the_noise_level_follows_the_augmentation():
+    """A coarser image has less of it, by the share of k-space that is kept; added noise adds in squares."""
+    size, sigma = 64, 0.02
+    random = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    noise = sigma * torch.view_as_complex(torch.randn(size, size, 2, generator=random))
+    one = TrainingSlice((torch.hypot(x, y) < 0.5) + noise, (1.0, 1.0), 4.6, 3.0)
+    for coarse, noisy in ((None, 0.0), ((40, 40), 0.0), (None, 1.0)):
+        image, _, _, level = augment_slice(one, np.random.default_rng(1), coarse, None, transposed=False, noisy=noisy)
+        air = float(image[:6].abs().square().mean() / 2.0) ** 0.5
+        assert float(level) == pytest.approx(air, rel=0.15)
 
 
 def test_learning_rate_warms_up_and_decays():

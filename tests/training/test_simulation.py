@@ -26,7 +26,7 @@ MM = (2.0, 2.0, 2.0)
 
 
 def echo(te_ms: float) -> Echo:
-    return Echo(te_ms, te_ms, 3.0)
+    return Echo(te_ms, 3.0)
 
 
 def sphere(size: int, radius_mm: float) -> torch.Tensor:

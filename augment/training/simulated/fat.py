@@ -109,7 +109,7 @@ def incoherence(image: Tensor, fraction: Tensor, te_ms: float, field_t: float) -
 
 def _cycles(te_ms: float, field_t: float) -> float:
     """Return the cycles by which fat lags behind water at the echo."""
-    return -FAT_SHIFT_PPM * Echo(te_ms, te_ms, field_t).cycles_per_ppm
+    return -FAT_SHIFT_PPM * Echo(te_ms, field_t).cycles_per_ppm
 
 
 def _alike(slices: Sequence[TrainingSlice]) -> Iterator[list[TrainingSlice]]:

@@ -39,6 +39,7 @@ _MARGIN = 0.25
 _MOST_SLICES = 30
 _FINEST_MM = (1.4, 2.4)
 _NEARLY_CUBIC = 1.7
+_EMPTY = 1e-4
 
 
 def simulate_on(
@@ -86,8 +87,20 @@ def simulate_on(
     sigma = estimate_sigma(magnitude).median()
     image = image + sigma * torch.view_as_complex(white_noise((*image.shape, 2), random))
     every = max(1, len(image) // _MOST_SLICES)
-    kept = [one for one, whole in zip(image[::every], magnitude[::every], strict=True) if bool((whole > 0).any())]
+    least = _EMPTY * float(magnitude.amax())
+    kept = [one for one, whole in zip(image[::every], magnitude[::every], strict=True) if float(whole.amax()) > least]
     return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_ms, echo.field_t, "simulated phase") for one in kept]
+
+
+def near(air: Tensor, spacing_mm: tuple[float, float], depth_mm: float) -> Tensor:
+    """Return 1 within a distance of air in the plane of a slice, else 0, of the shape of `air`."""
+    reach = [max(1, round(depth_mm / step)) for step in spacing_mm]
+    outside = (air > 0.5).float()[:, None]
+    for axis, away in enumerate(reach):
+        window, pad = [1, 1], [0, 0]
+        window[axis], pad[axis] = 2 * away + 1, away
+        outside = functional.max_pool2d(outside, window, 1, pad)
+    return outside[:, 0]
 
 
 def _coarsen(
@@ -133,8 +146,11 @@ def estimate_tissues(
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = estimate_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
     if fat_fraction is None:
-        # the brightest tissue: fat in most T1-weighted images
-        fat = torch.sigmoid((magnitude / bright - random.uniform(0.6, 1.1)) / 0.06)
+        # the brightest tissue, in most volumes only under the skin
+        fat = torch.sigmoid((magnitude / bright - random.uniform(0.5, 1.0)) / 0.06)
+        depth_mm = random.uniform(5.0, 20.0)
+        if random.random() < 0.7:
+            fat = fat * near(air, spacing_mm, depth_mm)
     else:
         fat = sharpen_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
