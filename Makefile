@@ -9,7 +9,7 @@ PIP_INSTALL = $(if $(wildcard $(BIN)/uv),$(BIN)/uv pip install --quiet --compile
 # the CI adds --durations and --cpu-limit
 TEST_OPTIONS ?=
 
-.PHONY: help demo test check links format conformance reliability fuzz bench scale figures clean
+.PHONY: help demo test check links format conformance reliability fuzz bench scale weights figures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -74,6 +74,12 @@ bench: $(VENV)/.base  ## measure sampling, building and loading on this machine
 
 scale: $(VENV)/.base  ## measure the overhead per volume and the planning of a million rows
 	$(BIN)/python -m tests.benchmarks.scale
+
+# DATA is a folder with the files that tests/benchmarks/weights_data.py names
+weights: $(VENV)/.test  ## train the Apache-2.0 weights from nothing, within an hour or two (DATA=FOLDER)
+	$(BIN)/python -m tests.benchmarks.weights_data $(DATA) runs/data
+	OMP_NUM_THREADS=1 $(BIN)/rephase train diffusion/weights/permissive-teacher.toml
+	OMP_NUM_THREADS=1 $(BIN)/rephase distill diffusion/weights/permissive.toml
 
 # AGAINST=REVISION for a second column
 figures: $(VENV)/.test  ## print sizes, imports and start-up times of the code

@@ -1,4 +1,4 @@
-"""Write the manifests that the Apache-2.0 weights are trained on: `python diffusion/weights/prepare.py DATA OUT`.
+"""Write the manifests that the Apache-2.0 weights are trained on: `python -m tests.benchmarks.weights_data DATA OUT`.
 
 `pairs.csv` has permissively licensed volumes with real phase, `magnitudes.csv` magnitudes for simulated phase. `DATA`
 holds the files in folders named as in `FILES`, whose hashes are checked; volumes of the nibabel package are added. The
@@ -107,9 +107,7 @@ def _checked(data: Path, name: str) -> Path:
     digests = [hashlib.sha256(one.read_bytes()).hexdigest() for one in files] if path.exists() else []
     found = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
     if found != HASHES[name]:
-        raise SystemExit(
-            f"{path}: hash {found if digests else 'of nothing'}; expected {HASHES[name]}; see the sources above"
-        )
+        raise SystemExit(f"{path}: hash {found if digests else 'of nothing'}; expected {HASHES[name]}; get it anew")
     return path
 
 
@@ -135,7 +133,8 @@ def _extrapolated(first: dict[str, Any], second: dict[str, Any], out: Path) -> d
 
 def _complex(row: dict[str, Any]) -> NDArray[np.complex64]:
     magnitude, phase = (np.asarray(nibabel.load(row[part]).get_fdata(), np.float32) for part in ("path", "phase"))
-    return (magnitude * np.exp(1j * phase)).astype(np.complex64)
+    image: NDArray[np.complex64] = (magnitude * np.exp(1j * phase)).astype(np.complex64)
+    return image
 
 
 def _blur(image: NDArray[np.complex64], deviations: list[float]) -> NDArray[np.complex64]:
@@ -144,7 +143,7 @@ def _blur(image: NDArray[np.complex64], deviations: list[float]) -> NDArray[np.c
     for axis, deviation in enumerate(deviations):
         frequency = np.fft.fftfreq(image.shape[axis]).reshape([-1 if i == axis else 1 for i in range(3)])
         kspace = kspace * np.exp(-2.0 * (np.pi * deviation * frequency) ** 2)
-    return np.fft.ifftn(kspace)
+    return np.fft.ifftn(kspace).astype(np.complex64)
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
