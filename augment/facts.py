@@ -122,6 +122,7 @@ class VolumeFacts:
         in_manifest=False,
     )
     weights_licence: str | None = _fact("text", "licence of the weights that the phase depends on", in_manifest=False)
+    coil_array: str | None = _fact("text", "array of receive coils that was simulated", in_manifest=False)
     licence: str | None = _fact("text", "licence of the source", in_index=False, always=True)
 
 

@@ -34,6 +34,8 @@ class Stream(IntEnum):
     GAUGE = 2
     BASELINE = 3
     SOURCE_NOISE = 4
+    RECEIVER = 6
+    COILS = 7
 
 
 def threefry2x32(key: tuple[int, int], counter_0: Tensor, counter_1: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,18 +34,20 @@ MAY_IMPORT = {
     "manifests": GROUND,
     "diffusion": GROUND,
     "cluster": GROUND,
+    # what a scanner does to an image
+    "scanner": GROUND | {"diffusion"},
     # formats: a reader knows no corpus, a corpus does not know who wrote it
     "hdf5_files": GROUND,
     "ismrmrd_header": GROUND,
     "readers": GROUND | {"manifests", "hdf5_files", "ismrmrd_header"},
-    "corpus": GROUND | {"diffusion"},
+    "corpus": GROUND | {"diffusion", "scanner"},
     # a loader needs torch and the format, nothing else
     "data": GROUND | {"corpus", "diffusion", "hdf5_files", "ismrmrd_header"},
     "exports": GROUND | {"corpus", "hdf5_files", "ismrmrd_header"},
     # what happens to one volume knows no Dask and no run
-    "pipeline": GROUND | {"manifests", "readers", "corpus", "diffusion"},
+    "pipeline": GROUND | {"manifests", "readers", "corpus", "diffusion", "scanner"},
     "pictures": GROUND | {"pipeline"},
-    "builder": GROUND | {"manifests", "readers", "corpus", "diffusion", "cluster", "pipeline"},
+    "builder": GROUND | {"manifests", "readers", "corpus", "diffusion", "cluster", "pipeline", "scanner"},
     # a report does not need the judge
     "reports": GROUND | {"corpus", "diffusion", "pictures", "builder"},
     # training needs no corpus

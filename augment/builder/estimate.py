@@ -21,6 +21,7 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import open_worker
+from rephase.readers.nifti.write import write_axial
 from rephase.readers.registry import describe_row, describe_volume, read_volume
 from rephase.text import is_url
 
@@ -192,9 +193,10 @@ def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> 
         )
         times = []
         for number, num_slices in enumerate((few, few, many)):  # the first one is a warm-up
-            path = Path(folder) / f"{number}.npy"
+            path = Path(folder) / f"{number}.nii"
             noise = np.random.default_rng(number).rayleigh(size=(num_slices, *matrix))
-            np.save(path, noise.astype(np.float32))
+            # in the field of view of every array of coils
+            write_axial(path, noise.astype(np.float32), (1.0, 200 / matrix[0], 200 / matrix[1]))
             start = time.perf_counter()
             build_volume(Task(ManifestRow(line=number, volume_id=f"v{number}", path=str(path))), worker)
             times.append(time.perf_counter() - start)

@@ -13,6 +13,7 @@ from rephase.diffusion.phases import PHASES, learned_phases
 from rephase.diffusion.shipped import WEIGHTS, find_checkpoint
 from rephase.errors import RequestError
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from rephase.scanner.arrays import parse_coils
 from rephase.text import parse_count, parse_names, parse_size
 
 if TYPE_CHECKING:  # imports NumPy, which `--help` must not
@@ -20,12 +21,13 @@ if TYPE_CHECKING:  # imports NumPy, which `--help` must not
 
 MAX_TIME_LIMIT_S = 1e6
 
-Group = Literal["phase", "source", "execution", "run"]
+Group = Literal["phase", "scanner", "source", "execution", "run"]
 """Heading of an option in `--help`. `rephase plan` has all but `run`, `rephase repair` only `execution` and `run`."""
 
 EXAM_COLUMNS = ("subject_id", "series", "source")
 """Columns with a meaning of their own that may name the exam of a row."""
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
+STORAGES = ("image+maps", "kspace")
 _NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # `fat` does not sample phase
 
 
@@ -68,8 +70,8 @@ def _argument(
 class BuildOptions:
     """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
-    `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, `negative` and `keep_columns` change the bytes of a
-    corpus, and `replicas` its volumes. The others change neither.
+    `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, `coils`, `storage`, `negative` and `keep_columns` change
+    the bytes of a corpus, and `replicas` its volumes. The others change neither.
 
     Raises
     ------
@@ -128,6 +130,24 @@ class BuildOptions:
             "negative magnitude: refuse, or clip values above -5 %% of the maximum to zero (default: refuse)",
             "RULE",
             choices=_NEGATIVE,
+        ),
+    )
+    coils: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            "multi-coil k-space: a number of coils, an array such as brain16, or bank:FILE (default: single-coil)",
+            "N",
+            parse_coils,
+        ),
+    )
+    storage: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            "of multi-coil data: image+maps, expanded when it is read, or kspace (default: image+maps)",
+            "FORM",
+            choices=STORAGES,
         ),
     )
     keep_columns: tuple[str, ...] = field(
@@ -226,6 +246,15 @@ class BuildOptions:
                 f"--share-field-by {self.share_field_by}: this column has a meaning of its own; expected "
                 f"{', '.join(EXAM_COLUMNS)} or an additional column that names the exam of each row"
             )
+        if self.storage is not None and self.coils is None:
+            raise RequestError(f"--storage {self.storage}: requires --coils; omit it for single-coil k-space")
+        if self.storage is not None and self.storage not in STORAGES:
+            raise RequestError(f"--storage {self.storage}: expected one of {', '.join(STORAGES)}")
+        if self.coils is not None:
+            try:
+                parse_coils(self.coils)
+            except ValueError as error:
+                raise RequestError(f"--coils {error}") from None
         if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
             raise RequestError(f"--replicas {self.replicas}: {equal_replicas(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:

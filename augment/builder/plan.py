@@ -12,16 +12,34 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
 from rephase.cluster.local import local_shape
+from rephase.corpus.expansion import LAZY
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.devices import choose_device
 from rephase.manifests.manifest import Manifest
-from rephase.pipeline.memory import PROCESS_BYTES, VOLUME_FACTOR, MemoryLimits, magnitude_limits
+from rephase.pipeline.memory import PROCESS_BYTES, MemoryLimits, magnitude_limits, volume_factor
+from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import requested_names
 from rephase.text import format_bytes, format_seconds
 
 BYTES_PER_VOXEL = 10.2
 """On disk: complex64 k-space compresses by 1.1, the float32 target by 1.5 or more."""
+
+_IMAGE_BYTES_PER_VOXEL = 10.2
+"""Of image and target: as k-space and target, since air is as noisy in both."""
+
+_TARGET_BYTES_PER_VOXEL = 2.7
+_COIL_BYTES_PER_VOXEL = 8.0
+"""The k-space of a coil is not compressed."""
+
+
+def bytes_per_voxel(recipe: Recipe) -> float:
+    """Return the bytes on disk per voxel of the magnitude; the few kB of coil coefficients are not counted."""
+    if recipe.coils is None:
+        return BYTES_PER_VOXEL
+    if recipe.storage == LAZY:
+        return _IMAGE_BYTES_PER_VOXEL
+    return _COIL_BYTES_PER_VOXEL * recipe.num_coils + _TARGET_BYTES_PER_VOXEL
 
 
 @dataclass
@@ -102,6 +120,7 @@ class Plan:
         lines = [
             f"corpus:   {self.corpus}",
             f"phase:    {self.recipe['phase']}{model}, seed {self.recipe['seed']}, {tile['slices']} slice(s) per call",
+            *self._describe_coils(),
             f"volumes:  {self.num_volumes}, {self.num_committed} of them committed",
             f"slices:   {exact}{self.num_slices} (sizes from {self.sizes_from})",
             f"disk:     about {format_bytes(self.num_bytes)}{self._describe_free()}",
@@ -130,6 +149,11 @@ class Plan:
         if self.job_script:
             lines += ["job script:", *(f"  {line}" for line in self.job_script.splitlines())]
         return lines
+
+    def _describe_coils(self) -> list[str]:
+        if "coils" not in self.recipe:
+            return []
+        return [f"coils:    {self.recipe['num_coils']} ({self.recipe['coils']}), stored as {self.recipe['storage']}"]
 
     def _describe_free(self) -> str:
         return "" if self.free_bytes is None else f" in total; {format_bytes(self.free_bytes)} free"
@@ -176,19 +200,19 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     shape = local_shape(options.workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)
-    limits = magnitude_limits(shape.memory_limit, shape.threads) if local else MemoryLimits()
+    limits = magnitude_limits(shape.memory_limit, shape.threads, volume_factor(recipe)) if local else MemoryLimits()
     plan = Plan(
         corpus=root,
         recipe=recipe.to_json(),
         num_volumes=sizes.num_volumes,
         num_committed=0 if store is None else _count_committed(manifest, store, options.replicas),
         num_slices=round(sizes.num_slices),
-        num_bytes=round(sizes.num_voxels * BYTES_PER_VOXEL),
+        num_bytes=round(sizes.num_voxels * bytes_per_voxel(recipe)),
         sizes_from=sizes.source,
         exact=sizes.exact,
         num_workers=shape.num_workers if local else options.workers or 1,
         worker_bytes=shape.memory_limit if local else None,
-        needed_bytes=PROCESS_BYTES + VOLUME_FACTOR * _magnitude_bytes(sizes.largest),
+        needed_bytes=PROCESS_BYTES + volume_factor(recipe) * _magnitude_bytes(sizes.largest),
         coverage=examine(manifest, build.seen),
         licence=build.licence,
         too_large=sorted(one for one in sizes.shapes if _magnitude_bytes(one) > (limits.exclusive or float("inf"))),

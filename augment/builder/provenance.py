@@ -19,6 +19,8 @@ from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_check
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.shipped import WEIGHTS, shipped_weights
 from rephase.errors import RequestError, VolumeError
+from rephase.files import file_sha256
+from rephase.scanner.arrays import BANK
 
 _RECEIPTS_READ = 16
 """Receipts that are read to find the recipe."""
@@ -91,11 +93,24 @@ def options_of(
     recipe = attributes["recipe"]
     names = {one.name for one in fields(BuildOptions)} & set(recipe)
     options = {name: tuple(recipe[name]) if isinstance(recipe[name], list) else recipe[name] for name in names}
+    if isinstance(recipe.get("coils"), str) and recipe["coils"].startswith(BANK):
+        options["coils"] = f"{BANK}{_find_bank(recipe['coils'].removeprefix(BANK), root)}"
     phase = PHASES.get(recipe.get("phase", ""))
     if phase is not None and phase.learned and recipe.get("checkpoint_sha256") is not None:
         options["steps"] = recipe["nfe"] if phase.any_steps else None
         return options, _find_weights(recipe["checkpoint_sha256"], checkpoint, root)
     return options, None
+
+
+def _find_bank(wanted: str, root: str) -> Path:
+    logged = dict.fromkeys(Path(str(run["bank"])) for run in past_runs(root) if run.get("bank"))
+    for path in logged:
+        if path.is_file() and file_sha256(path) == wanted:
+            return path
+    searched = ", ".join(map(str, logged)) or "nowhere"
+    raise RequestError(
+        f"{root}: was built with a bank of coils of hash {wanted[:12]}...; expected it at {searched}; put it back"
+    )
 
 
 def _find_weights(wanted: str, given: Path | None, root: str) -> Checkpoint:

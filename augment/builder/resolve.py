@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rephase.builder.options import BuildOptions
 from rephase.cluster.kinds import ClusterModule, find_cluster
+from rephase.corpus.expansion import LAZY
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.checkpoint import Checkpoint, load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
@@ -18,6 +20,8 @@ from rephase.diffusion.seen import Seen
 from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
+from rephase.scanner.arrays import BANK, split_coils
+from rephase.scanner.bank import CoilBank, read_bank
 
 
 def default_phase() -> str:
@@ -51,6 +55,8 @@ class ResolvedBuild:
         What the weights have seen in training; None if not stated or without any.
     algorithm
         One of `rephase.pipeline.recipe.ALGORITHMS`: that of a corpus that is resumed, else the latest.
+    bank
+        The bank of coils that `--coils` names; None without one.
     """
 
     root: str
@@ -63,6 +69,13 @@ class ResolvedBuild:
     licence: str | None = None
     seen: Seen | None = None
     algorithm: int = ALGORITHM
+    bank: CoilBank | None = None
+
+    @property
+    def bank_path(self) -> Path | None:
+        """Absolute path of the bank of coils; None without one."""
+        coils = self.options.coils
+        return None if self.bank is None or coils is None else Path(coils.removeprefix(BANK)).absolute()
 
     @property
     def uses_model(self) -> bool:
@@ -84,8 +97,16 @@ class ResolvedBuild:
             keep_columns=tuple(sorted(set(self.options.keep_columns))),
             tile=tile,
             share_field_by=self.options.share_field_by,
+            coils=self.options.coils if self.bank is None else f"{BANK}{self.bank.sha256}",
+            storage=None if self.options.coils is None else self.options.storage or LAZY,
+            num_coils=self._num_coils(),
             algorithm=self.algorithm,
         )
+
+    def _num_coils(self) -> int:
+        if self.bank is not None:
+            return self.bank.num_coils
+        return 0 if self.options.coils is None else split_coils(self.options.coils)[1]
 
     def notes(self) -> list[str]:
         """Return notes for the user before the build starts, one per line."""
@@ -143,7 +164,10 @@ def resolve_build(
             f"{root}: begun with algorithm {algorithm}, which has no --share-field-by; omit it, or build into another "
             "corpus"
         )
-    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, seen, algorithm)
+    bank = None
+    if options.coils is not None and options.coils.startswith(BANK):
+        bank = read_bank(Path(options.coils.removeprefix(BANK)))
+    return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, seen, algorithm, bank)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

@@ -263,6 +263,7 @@ class _Run:
         return {
             "manifest": self._task_list.manifest,
             "checkpoint": None if setup.checkpoint is None else str(setup.checkpoint),
+            "bank": None if setup.bank is None else str(setup.bank),
             "num_volumes": self._task_list.num_volumes,
             "num_slices": self._task_list.num_slices,
             "recipe_hash": setup.recipe.hash,

@@ -28,7 +28,7 @@ from rephase.pipeline.environment import (
     environment_class,
     version_differences,
 )
-from rephase.pipeline.memory import MemoryLimits, magnitude_limits
+from rephase.pipeline.memory import MemoryLimits, magnitude_limits, volume_factor
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.timeout import TimeLimit, Watchdog, find_timeout, timeout_folder
@@ -51,6 +51,7 @@ class WorkerSetup:
     classes: list[dict[str, str]]
     allow_mixed: bool
     checkpoint: Path | None
+    bank: Path | None
     batch_size: int | None
     limits: MemoryLimits
     overwrite: bool
@@ -78,6 +79,7 @@ def prepare_worker(setup: WorkerSetup) -> WorkerContext:
         environment,
         device=setup.device,
         checkpoint=setup.checkpoint,
+        bank=setup.bank,
         batch_size=setup.batch_size,
         limits=setup.limits,
         overwrite=setup.overwrite,
@@ -134,8 +136,9 @@ def prepare_workers(connection: Connection, build: ResolvedBuild, token: str) ->
         classes=classes,
         allow_mixed=options.allow_mixed_devices,
         checkpoint=None if build.checkpoint is None else build.checkpoint.path,
+        bank=build.bank_path,
         batch_size=options.batch_size,
-        limits=magnitude_limits(connection.memory_limit(), threads),
+        limits=magnitude_limits(connection.memory_limit(), threads, volume_factor(recipe)),
         overwrite=options.overwrite,
         time_limit=options.time_limit,
         token=token,

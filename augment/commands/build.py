@@ -10,8 +10,11 @@ from collections.abc import Container, Iterable
 from rephase.builder.options import ARGUMENTS, BuildOptions, Group, flag
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, argument, indent
 from rephase.diffusion.phases import PHASES
+from rephase.scanner.arrays import ARRAYS
 
-_TITLES: dict[Group, str] = {"phase": "phase", "source": "source data", "execution": "execution", "run": "this run"}
+_TITLES: dict[Group, str] = {
+    "phase": "phase", "scanner": "scanner", "source": "source data", "execution": "execution", "run": "this run",
+}  # fmt: skip
 
 
 def register(commands: Commands) -> None:
@@ -27,7 +30,7 @@ def register(commands: Commands) -> None:
         "rephase plan brain.csv brain.zarr\nrephase plan brain.csv brain.zarr --phase smooth --json",
     )
     _add_build_arguments(plan)
-    add_options(plan, ("phase", "source", "execution"))
+    add_options(plan, ("phase", "scanner", "source", "execution"))
     add_json(plan)
     build = add_command(
         commands,
@@ -44,7 +47,7 @@ def register(commands: Commands) -> None:
         "rephase build brain.csv brain.zarr --retry-failed",
     )
     _add_build_arguments(build)
-    add_options(build, ("phase", "source", "execution", "run"))
+    add_options(build, ("phase", "scanner", "source", "execution", "run"))
     add_json(build)
     status = add_command(
         commands,
@@ -68,10 +71,13 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: Container[str] = ()) -> None:
     """Add the build options of some groups, except those to omit."""
     phases = indent("\n".join(f"{name:13} {phase.help}" for name, phase in PHASES.items()))
+    coils = indent("\n".join(f"{f'{name}N':13} {array.help}" for name, array in ARRAYS.items()))
+    coils += indent(
+        "\nN             the one for the volume's anatomy\nbank:FILE     arrays measured by 'coils estimate'"
+    )
     for group in groups:
-        section = parser.add_argument_group(
-            _TITLES[group], f"values of --phase:\n{phases}" if group == "phase" else None
-        )
+        values = {"phase": f"values of --phase:\n{phases}", "scanner": f"values of --coils:\n{coils}"}
+        section = parser.add_argument_group(_TITLES[group], values.get(group))
         for name, one in ARGUMENTS.items():
             if one.group != group or name in omit:
                 continue

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rephase.corpus.expansion import kspace_shape
 from rephase.corpus.layout import group_attributes, group_document, open_attributes
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError
@@ -128,7 +129,7 @@ class CorpusIndex:
 def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     """Return a volume's row, which is determined by its receipt alone."""
     arrays = receipt["arrays"]
-    kspace = arrays["kspace"]["shape"]
+    kspace = kspace_shape(receipt)
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
     spacing = receipt["spacing_mm"]
     row = {key: receipt[key] for key in _COPIED} | {key: receipt.get(key) for key in facts_where(in_index=True)}
@@ -140,7 +141,7 @@ def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
         "target": target,
         "target_height": arrays[target]["shape"][-2],
         "target_width": arrays[target]["shape"][-1],
-        "kspace_chunks_per_shard": arrays["kspace"]["chunks_per_shard"],
+        "kspace_chunks_per_shard": arrays["kspace" if "kspace" in arrays else "image"]["chunks_per_shard"],
         "target_chunks_per_shard": arrays[target]["chunks_per_shard"],
         "spacing_slice_mm": spacing[0],
         "spacing_height_mm": spacing[1],

@@ -30,14 +30,24 @@ def check_values(name: str, values: NDArray[Any]) -> Iterator[str]:
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Any]) -> list[str]:
     """List the contradictions between the shapes of a volume's arrays and its attributes."""
     problems = [f"array {name} is not part of format 1" for name in shapes if name not in DTYPES]
+    coefficients = shapes.get("coil_coefficients")
+    if coefficients is not None and (len(coefficients) != 4 or coefficients[1:] != (5, 5, 5) or coefficients[0] < 1):
+        return [*problems, f"coil_coefficients has shape {coefficients}; expected (coil, 5, 5, 5)"]
+    height, width, _ = attributes["recon_size"]
     kspace = shapes.get("kspace")
+    if attributes["storage"] == "image+maps":
+        image = shapes.get("image")
+        if coefficients is None or image is None or kspace is not None:
+            return [*problems, "storage is image+maps; expected image and coil_coefficients, and no kspace"]
+        kspace = (image[0], coefficients[0], *attributes["encoding_size"][:2])
     if kspace is None or len(kspace) not in (3, 4) or min(kspace) < 1:
         return [*problems, f"kspace has shape {kspace}; expected (slice, [coil,] height, width)"]
-    height, width, _ = attributes["recon_size"]
     target = "reconstruction_esc" if len(kspace) == 3 else "reconstruction_rss"
     expected: dict[str, tuple[int, ...]] = {
         target: (kspace[0], height, width),
         "segmentation": (kspace[0], height, width),
+        "image": (kspace[0], height, width),
+        "coil_coefficients": (*kspace[1:-2], 5, 5, 5),
         "sens_maps": kspace,
         "mask": kspace[-1:],
     }
@@ -70,6 +80,7 @@ class VolumeValues:
         fully_sampled = "mask" not in receipt["arrays"] and receipt["padding_left"] == 0
         fully_sampled = fully_sampled and receipt["padding_right"] == receipt["encoding_size"][1]
         self._plain = fully_sampled and receipt["noise_sigma"] == 0
+        self._stored = "image" if receipt["storage"] == "image+maps" else "k-space"
 
     def take_chunk(self, array: str, number: int, chunk: NDArray[Any] | None) -> None:
         """Check the values of one chunk."""
@@ -82,14 +93,14 @@ class VolumeValues:
             self._found.setdefault(array, []).append(problems[0])
 
     def take_slice(self, number: int, kspace: NDArray[Any] | None, target: NDArray[Any] | None) -> None:
-        """Compare one slice's k-space with its target."""
+        """Compare one slice's k-space, or its image if that is what is stored, with its target."""
         if target is None:
             self._whole = False
             return
         self._statistics.append(target_statistics(target[None]))
         if kspace is None or not self._plain:
             return
-        image: NDArray[np.float32] = np.abs(ifft2c_array(kspace))
+        image: NDArray[np.float32] = np.abs(kspace if self._stored == "image" else ifft2c_array(kspace))
         if image.ndim == 3:
             image = np.sqrt(np.square(image).sum(axis=0))
         error = float(np.abs(_centre_crop(image, target.shape) - target).max())
@@ -104,7 +115,9 @@ class VolumeValues:
         error, number = self._worst
         allowed = MAGNITUDE_TOLERANCE * self._receipt["max"]
         if error > allowed:
-            found.append(f"slice {number}: the magnitude of the k-space is off by {error:.3g}; allowed {allowed:.3g}")
+            found.append(
+                f"slice {number}: the magnitude of the {self._stored} is off by {error:.3g}; allowed {allowed:.3g}"
+            )
         if self._whole and self._statistics:
             maximum = max(peak for peak, _ in self._statistics)
             norm = math.sqrt(math.fsum(part * part for _, part in self._statistics))

@@ -30,6 +30,8 @@ CONVENTIONS = {
 
 DTYPES = {
     "kspace": "complex64",
+    "image": "complex64",
+    "coil_coefficients": "complex64",
     "reconstruction_esc": "float32",
     "reconstruction_rss": "float32",
     "sens_maps": "complex64",
@@ -197,7 +199,7 @@ class ArrayLayout:
         Such an array is mostly noise: compression would save a tenth of the disk, and decompressing takes longer than
         reading.
         """
-        return 0 if self.dtype == "complex64" and len(self.shape) == 4 else 5
+        return 0 if self.dtype == "complex64" and len(self.shape) >= 4 else 5
 
     @property
     def shard_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, chunk_crcs, decode_shard
 from rephase.corpus.encoding import array_document
+from rephase.corpus.expansion import kspace_shape
 from rephase.corpus.index import index_row
 from rephase.corpus.invariants import VolumeValues, check_shapes
 from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
@@ -174,14 +175,15 @@ def _check_arrays(objects: _VolumeObjects, name: str, receipt: Mapping[str, Any]
     layouts = {array: ArrayLayout.of(array, shape, name) for array, shape in shapes.items()}
     for array, layout in layouts.items():
         objects.check_document(layout, array)
-    target = "reconstruction_esc" if len(shapes["kspace"]) == 3 else "reconstruction_rss"
+    target = "reconstruction_esc" if len(kspace_shape(receipt)) == 3 else "reconstruction_rss"
     values = VolumeValues(receipt)
-    pairs = zip(objects.chunks(layouts["kspace"]), objects.chunks(layouts[target]), strict=True)
+    source = "kspace" if "kspace" in shapes else "image"
+    pairs = zip(objects.chunks(layouts[source]), objects.chunks(layouts[target]), strict=True)
     for number, (kspace, image) in enumerate(pairs):
-        values.take_chunk("kspace", number, kspace)
+        values.take_chunk(source, number, kspace)
         values.take_chunk(target, number, image)
         values.take_slice(number, kspace, image)
-    for array in sorted(set(layouts) - {"kspace", target}):
+    for array in sorted(set(layouts) - {source, target}):
         for number, chunk in enumerate(objects.chunks(layouts[array])):
             values.take_chunk(array, number, chunk)
     return objects.problems + values.problems()

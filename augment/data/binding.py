@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError
+from rephase.corpus.expansion import COILS_SHARD
 from rephase.corpus.layout import ArrayLayout, group_attributes, group_document, receipt_key
 from rephase.corpus.storage.base import Storage
 from rephase.files import sha256
 
 _UNREAD, _BOUND, _WITHOUT_CRCS = range(3)
+_SOURCES = ("kspace", "image")
 
 
 class Binding:
@@ -41,6 +43,7 @@ class Binding:
         self._starts = np.cumsum(num_slices) - num_slices
         self._crcs = np.zeros((2, int(num_slices.sum())), np.uint32)
         self._masks = np.zeros(len(num_slices), np.uint32)
+        self._coils = np.zeros((len(num_slices), 32), np.uint8)
         self._states = np.zeros(len(num_slices), np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Binding:
         volume
             Number of the volume.
         layouts
-            Layouts of its arrays by the index; `kspace` first, then the target.
+            Layouts of its arrays by the index; `kspace` or `image` first, then the target.
         array, index
             The array, and the number of its chunk.
 
@@ -77,7 +80,16 @@ class Binding:
             return None
         if array == "mask":
             return int(self._masks[volume])
-        return int(self._crcs[0 if array == "kspace" else 1, self._starts[volume] + index])
+        if array == "sens_maps":
+            return None
+        return int(self._crcs[0 if array in _SOURCES else 1, self._starts[volume] + index])
+
+    def coils_sha256(self, volume: int, layouts: dict[str, ArrayLayout]) -> str:
+        """Return the SHA-256 of the shard of a volume's coil coefficients by its receipt; errors as in `crc`."""
+        if self._states[volume] == _UNREAD:
+            self._bind(volume, layouts)
+        digest: bytes = self._coils[volume].tobytes()
+        return digest.hex()
 
     def _bind(self, volume: int, layouts: dict[str, ArrayLayout]) -> None:
         name = next(iter(layouts.values())).prefix.split("/")[1]
@@ -86,16 +98,21 @@ class Binding:
         for array, layout in layouts.items():
             if not isinstance(entries, dict) or entries.get(array) != layout.entry:
                 raise ShardError(f"its receipt describes another {array} than the index")
+        digest = receipt.get("checksums", {}).get(COILS_SHARD)
+        if digest is not None:
+            self._coils[volume] = np.frombuffer(bytes.fromhex(digest), np.uint8)
         if recorded is None:
             self._states[volume] = _WITHOUT_CRCS
             return
         start = int(self._starts[volume])
         for array, layout in layouts.items():
+            if array == "sens_maps":  # of corpora by other writers: its chunks have their own checksums
+                continue
             crcs = _numbers(recorded, array, layout.num_chunks)
             if array == "mask":
                 self._masks[volume] = crcs[0]
             else:
-                self._crcs[0 if array == "kspace" else 1, start : start + len(crcs)] = crcs
+                self._crcs[0 if array in _SOURCES else 1, start : start + len(crcs)] = crcs
         self._states[volume] = _BOUND
 
     def _receipt(self, name: str, digest: str) -> dict[str, Any]:

@@ -8,14 +8,16 @@ for kspace, mask, target, attrs, fname, slice_index in loader:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
-from rephase.corpus.layout import DTYPES, ArrayLayout, volume_prefix
+from rephase.corpus.expansion import LAZY, Expander, Scan
+from rephase.corpus.layout import DTYPES, ArrayLayout, chunks_per_shard, volume_prefix
 from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.corpus.storage.open import open_storage
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
@@ -70,6 +72,10 @@ class KSpaceSlices(VolumeSlices):
         Appended to every `fname`. With ".h5" it is the name that fastMRI's data set returns for an export of the
         corpus, so that masks seeded with the name are the same.
 
+    maps
+        Add the coil sensitivity maps of the slice to `attrs`, `sens_maps`, complex64 `(coil, height, width)` of the
+        image; an error for volumes without maps.
+
     Raises
     ------
     RequestError
@@ -92,6 +98,7 @@ class KSpaceSlices(VolumeSlices):
         without_audit: Words | None = None,
         where: Callable[[Mapping[str, Any]], bool] | None = None,
         suffix: str = "",
+        maps: bool = False,
         **facts: Words,
     ) -> None:
         self.root, columns = open_columns(root)
@@ -108,13 +115,12 @@ class KSpaceSlices(VolumeSlices):
         if where is not None:
             kept = [position for position in range(len(columns)) if where(columns.row(position))]
             columns = _taken(self.root, columns, np.array(kept, np.intp), "for which 'where' is true")
-        if columns.different("storage") != ["kspace"]:
-            raise RequestError(f"{self.root}: some volumes are stored as image+maps, which this loader cannot expand")
         super().__init__(columns.number("num_slices"), transform)
         self.suffix = suffix
         self._columns = columns
+        self._maps = maps
         storage = open_storage(self.root)
-        self._reader = SliceReader(storage)
+        self._reader, self._expander = SliceReader(storage), Expander(storage)
         self._binding = Binding(storage, columns.digests(), self.volume_slices)
 
     @property
@@ -177,14 +183,54 @@ class KSpaceSlices(VolumeSlices):
             index names; the message names volume and slice.
         """
         layouts = self._layouts(volume)
-        kspace, target = (self._read(volume, layouts, array, slice_index) for array in list(layouts)[:2])
+        source, target_name = list(layouts)[:2]
+        kspace = self._read(volume, layouts, source, slice_index)
+        if source == "image":
+            with self._explained(volume, slice_index, "coil_coefficients"):
+                kspace = self._expander.kspace(self._scan(volume, layouts), kspace, slice_index)
+        target = self._read(volume, layouts, target_name, slice_index)
         mask = self._read(volume, layouts, "mask", 0) if "mask" in layouts else None
-        return Parts(kspace, mask, target, self.volume_attributes(volume))
+        attributes = self.volume_attributes(volume)
+        if self._maps:
+            attributes["sens_maps"] = self.read_maps(volume, slice_index)
+        return Parts(kspace, mask, target, attributes)
+
+    def read_maps(self, volume: int, slice_index: int) -> NDArray[np.complex64]:
+        """Return the coil sensitivity maps of one slice of a volume by its number, complex64 `(coil, height, width)`.
+
+        Raises
+        ------
+        VolumeError
+            If the volume has none, or they are damaged.
+        """
+        layouts = self._layouts(volume)
+        if "sens_maps" in layouts:
+            return self._read(volume, layouts, "sens_maps", slice_index)
+        if not self._columns.value("coil_array", volume):
+            name = self._columns.value("name", volume)
+            fix = "build the corpus with --coils, or open it without maps"
+            raise VolumeError("unsupported", f"{self.root}: volume {name}: has no coil maps; expected some; {fix}")
+        with self._explained(volume, slice_index, "coil_coefficients"):
+            return self._expander.maps(self._scan(volume, layouts), slice_index)
+
+    def _scan(self, volume: int, layouts: dict[str, ArrayLayout]) -> Scan:
+        value = self._columns.value
+        num_coils, num_slices, height, width = (
+            int(value(column, volume)) for column in ("num_coils", "num_slices", "target_height", "target_width")
+        )
+        digest = self._binding.coils_sha256(volume, layouts)
+        return Scan(value("name", volume), num_coils, num_slices, height, width, digest)
 
     def _read(self, volume: int, layouts: dict[str, ArrayLayout], array: str, slice_index: int) -> NDArray[Any]:
-        try:
+        with self._explained(volume, slice_index, array):
             crc = self._binding.crc(volume, layouts, array, slice_index)
             return self._reader.read_slice(layouts[array], slice_index, crc)
+
+    @contextmanager
+    def _explained(self, volume: int, slice_index: int, array: str) -> Iterator[None]:
+        """Raise VolumeError, which names volume, slice and array, for errors of reading it."""
+        try:
+            yield
         except (ShardError, OSError) as error:
             name = self._columns.value("name", volume)
             where = f"{self.root}: volume {name}, slice {slice_index}, {array}"
@@ -201,11 +247,16 @@ class KSpaceSlices(VolumeSlices):
         def layout(array: str, shape: tuple[int, ...], per_shard: int) -> ArrayLayout:
             return ArrayLayout(f"{prefix}/{array}", shape, DTYPES[array], per_shard)
 
-        kspace = (count, *((coils,) if coils else ()), height, width)
+        source, shape = "kspace", (count, *((coils,) if coils else ()), height, width)
+        if value("storage", volume) == LAZY:
+            source, shape = "image", (count, target_height, target_width)
         layouts = {
-            "kspace": layout("kspace", kspace, int(value("kspace_chunks_per_shard", volume))),
+            source: layout(source, shape, int(value("kspace_chunks_per_shard", volume))),
             target: layout(target, (count, target_height, target_width), int(value("target_chunks_per_shard", volume))),
         }
+        if value("has_sens_maps", volume):
+            maps = (count, coils, height, width)
+            layouts["sens_maps"] = layout("sens_maps", maps, chunks_per_shard("sens_maps", maps))
         return layouts | ({"mask": layout("mask", (width,), 1)} if value("has_mask", volume) else {})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.expansion import Expander, Scan, kspace_shape
 from rephase.corpus.invariants import check_shapes
 from rephase.corpus.layout import ArrayLayout, group_document
 from rephase.corpus.receipt import check_receipt, chunk_crc
@@ -30,8 +31,8 @@ class CommittedVolume:
         Attributes of the volume's group.
     receipt_sha256
         Identifies the volume's exact bytes, since the receipt contains the checksum of every object.
-    store, reader
-        Read the arrays.
+    store, reader, expander
+        Read the arrays, and expand those of volumes with coil coefficients.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CommittedVolume:
     receipt_sha256: str
     store: CorpusStore
     reader: SliceReader
+    expander: Expander
 
     @classmethod
     def open(cls, store: CorpusStore, name: str, receipt_sha256: str) -> CommittedVolume:
@@ -47,8 +49,8 @@ class CommittedVolume:
         Raises
         ------
         VolumeError
-            If it is not committed, its receipt does not have this SHA-256, which the index names, or is not one of
-            format 1, or its coils are not expanded.
+            If it is not committed, or its receipt does not have this SHA-256, which the index names, or is not one of
+            format 1.
         """
         where = f"{store.root}: volume {name}"
         receipt = store.receipt(name)
@@ -66,17 +68,15 @@ class CommittedVolume:
             problems = check_shapes(shapes, receipt)
         if problems:
             raise VolumeError("unreadable", f"{where}: {problems[0]}; {store.how_to_fix(name)}")
-        if receipt["storage"] != "kspace":
-            raise VolumeError(
-                "unsupported",
-                f"{where}: is stored as {receipt['storage']}; expected kspace; build it with the k-space stored",
-            )
-        return cls(name, receipt, receipt_sha256, store, SliceReader(store.storage, keep=16))
+        return cls(name, receipt, receipt_sha256, store, SliceReader(store.storage, keep=16), Expander(store.storage))
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the volume's arrays, `kspace` first."""
-        return sorted(self.receipt["arrays"], key=lambda name: (name != "kspace", name))
+        """Names of the volume's arrays, `kspace` first: coil coefficients are expanded to `sens_maps`."""
+        names = set(self.receipt["arrays"])
+        if "coil_coefficients" in names:
+            names = (names - {"coil_coefficients", "image"}) | {"kspace", "sens_maps"}
+        return sorted(names, key=lambda name: (name != "kspace", name))
 
     @property
     def num_bytes(self) -> int:
@@ -91,6 +91,10 @@ class CommittedVolume:
 
     def shape(self, array: str) -> tuple[int, ...]:
         """Return the shape of an array."""
+        if array == "kspace":
+            return kspace_shape(self.receipt)
+        if array == "sens_maps" and array not in self.receipt["arrays"]:
+            return (*kspace_shape(self.receipt)[:2], *self.receipt["recon_size"][:2])
         return tuple(int(size) for size in self.receipt["arrays"][array]["shape"])
 
     def dtype(self, array: str) -> np.dtype[Any]:
@@ -105,13 +109,23 @@ class CommittedVolume:
         VolumeError
             If a chunk is missing or damaged.
         """
-        layout = self._layout(array)
-        for number in range(layout.num_chunks):
+        for number in range(self._layout(array).num_chunks):
             try:
-                yield self.reader.read_slice(layout, number, chunk_crc(self.receipt, array, number))
+                yield self._slice(array, number)
             except (ShardError, OSError) as error:
                 where = f"{self.store.root}: volume {self.name}, slice {number}, {array}"
                 raise VolumeError("unreadable", f"{where}: {error}; {self.store.how_to_fix(self.name)}") from error
+
+    def _slice(self, array: str, number: int) -> NDArray[Any]:
+        if array in self.receipt["arrays"]:
+            return self._stored(array, number)
+        scan = Scan.of(self.name, self.receipt)
+        if array == "sens_maps":
+            return self.expander.maps(scan, number)
+        return self.expander.kspace(scan, self._stored("image", number), number)
+
+    def _stored(self, array: str, number: int) -> NDArray[Any]:
+        return self.reader.read_slice(self._layout(array), number, chunk_crc(self.receipt, array, number))
 
     def _layout(self, array: str) -> ArrayLayout:
         return ArrayLayout.of(array, self.shape(array), self.name)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rephase.corpus.decoding import decode_shard
 from rephase.corpus.layout import ArrayLayout
@@ -23,10 +22,11 @@ from rephase.facts import known_facts, receipt_facts
 from rephase.pipeline.audit import audit_volume
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
-from rephase.pipeline.memory import VOLUME_FACTOR
+from rephase.pipeline.memory import volume_factor
 from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.resume import check_restored, find_committed
 from rephase.pipeline.sampling import conditions_of, facts_of, sample_phasor, timed
+from rephase.pipeline.scan import ScannedVolume, scan_volume
 from rephase.pipeline.task import Outcome, Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
@@ -37,7 +37,12 @@ _PLANES = {"S": "AX", "I": "AX", "R": "SAG", "L": "SAG", "A": "COR", "P": "COR"}
 
 
 def make_attributes(
-    task: Task, volume: Volume, prepared: PreparedMagnitude, audit: dict[str, Any], worker: WorkerContext
+    task: Task,
+    volume: Volume,
+    prepared: PreparedMagnitude,
+    scanned: ScannedVolume,
+    audit: dict[str, Any],
+    worker: WorkerContext,
 ) -> dict[str, Any]:
     """Return the receipt's attributes except those added by the store; only pseudonyms and hashes of the source."""
     row, recipe = task.row, worker.recipe
@@ -47,6 +52,7 @@ def make_attributes(
     known["sequence_assumed"] = None if known["sequence"] else conditions.sequence
     if recipe.algorithm < 8:  # receipts of earlier versions lack it
         known["sequence"] = None
+    known["coil_array"] = scanned.coil_array
     generator = worker.generator_for(conditions.sequence)
     if recipe.algorithm >= 10:
         known["weights_licence"] = None if generator is None else generator.licence
@@ -84,6 +90,7 @@ def make_attributes(
         "num_slices": num_slices,
         "seed": recipe.seed,
         "replica": task.replica,
+        **scanned.attributes,
     }
     if recipe.algorithm >= 9:
         attributes["name"] = task.name
@@ -183,7 +190,7 @@ def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outc
 
 def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
     with timed(seconds, "read"):
-        volume = read_volume(task.row, None if limit_bytes is None else VOLUME_FACTOR * limit_bytes)
+        volume = read_volume(task.row, None if limit_bytes is None else volume_factor(worker.recipe) * limit_bytes)
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
     num_slices, height, width = volume.magnitude.shape
     worker.watchdog.allow(num_slices, height, width)
@@ -192,12 +199,12 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
         audit = audit_volume(volume, prepared.clipped)
     phasor = sample_phasor(task, volume, prepared.stored, worker, seconds)
     with timed(seconds, "kspace"):
-        arrays: dict[str, NDArray[Any]] = {"kspace": make_kspace(prepared.stored, phasor)}
+        scanned = scan_volume(task, volume, prepared.stored, phasor, worker)
         del phasor
-        arrays["reconstruction_esc"] = prepared.stored
+        arrays = scanned.arrays
         if volume.segmentation is not None:
             arrays["segmentation"] = volume.segmentation
-        attributes = make_attributes(task, volume, prepared, audit, worker)
+        attributes = make_attributes(task, volume, prepared, scanned, audit, worker)
     with timed(seconds, "commit"):
         check_restored(task, worker, arrays, attributes)
         receipt = worker.store.commit_volume(task.name, arrays, attributes)

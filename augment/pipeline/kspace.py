@@ -42,13 +42,22 @@ def make_kspace(magnitude: NDArray[np.float32], phasor: NDArray[np.complex64]) -
     for slice_index in range(len(magnitude)):
         image = torch.from_numpy(make_image(magnitude[slice_index], phasor[slice_index]))
         transformed = fft2c(image)
-        _check_magnitude(magnitude[slice_index], transformed, limit, slice_index)
+        refuse_magnitude(magnitude[slice_index], ifft2c(transformed).abs().numpy(), limit, slice_index)
         kspace[slice_index] = positive_zeros(transformed.numpy())
     return kspace
 
 
-def _check_magnitude(magnitude: NDArray[np.float32], kspace: torch.Tensor, limit: float, slice_index: int) -> None:
-    error = float(np.abs(ifft2c(kspace).abs().numpy() - magnitude).max())
+def refuse_magnitude(
+    magnitude: NDArray[np.float32], reproduced: NDArray[np.float32], limit: float, slice_index: int
+) -> None:
+    """Check that a slice's magnitude is reproduced to within a limit; both `(height width)`.
+
+    Raises
+    ------
+    VolumeError
+        `not_finite` or `failed`.
+    """
+    error = float(np.abs(reproduced - magnitude).max())
     if error <= limit:
         return
     if not np.isfinite(error):

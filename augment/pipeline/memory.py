@@ -6,12 +6,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rephase.pipeline.recipe import Recipe
 
 PROCESS_BYTES = 500 * 2**20
 """Memory of a worker without a volume: interpreter, torch, the model."""
 
 VOLUME_FACTOR = 11
 """Peak memory of a build per byte of its float32 magnitude: image, phase, k-space, the shard and its copy."""
+
+_PER_COIL = 5
+"""The same for every coil whose k-space is stored: k-space, and most of the shard and its copy."""
+
+
+def volume_factor(recipe: Recipe) -> int:
+    """Return the peak memory of a build by a recipe, per byte of the float32 magnitude."""
+    coils = recipe.num_coils if recipe.storage != "image+maps" else 0
+    return VOLUME_FACTOR + _PER_COIL * coils
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class MemoryLimits:
     exclusive: int | None = None
 
 
-def magnitude_limits(memory_limit: int | None, threads: int) -> MemoryLimits:
+def magnitude_limits(memory_limit: int | None, threads: int, factor: int = VOLUME_FACTOR) -> MemoryLimits:
     """Compute the largest volume that a worker accepts.
 
     Parameters
@@ -34,10 +47,12 @@ def magnitude_limits(memory_limit: int | None, threads: int) -> MemoryLimits:
         Bytes of the worker, None for no limit.
     threads
         Tasks that the worker runs at once.
+    factor
+        `volume_factor` of the recipe.
     """
     if memory_limit is None:
         return MemoryLimits()
-    exclusive = max(memory_limit - PROCESS_BYTES, memory_limit // 4) // VOLUME_FACTOR
+    exclusive = max(memory_limit - PROCESS_BYTES, memory_limit // 4) // factor
     return MemoryLimits(exclusive // threads, exclusive)
 
 

@@ -44,12 +44,25 @@ class Tile:
     threads: int = 1
 
 
+_OPTIONAL = ("coils", "storage", "num_coils")
+"""Options of the recipe that it omits if they are not set."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that changes the bytes of a corpus apart from its sources.
 
     Equal recipes produce equal arrays on machines of one environment class, whatever the batch size, the number of
     workers, the order of the rows or the number of restarts.
+
+    Attributes
+    ----------
+    coils
+        Value of `--coils`, with the SHA-256 of a bank instead of its path; None for single-coil k-space.
+    storage
+        Value of `--storage`, None for single-coil k-space.
+    num_coils
+        Coils of `coils`; 0 without.
     """
 
     phase: str
@@ -60,6 +73,9 @@ class Recipe:
     keep_columns: tuple[str, ...]
     tile: Tile
     share_field_by: str | None = None
+    coils: str | None = None
+    storage: str | None = None
+    num_coils: int = 0
     format: int = FORMAT
     algorithm: int = ALGORITHM
 
@@ -68,7 +84,8 @@ class Recipe:
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.algorithm < 10:  # recipes of earlier versions lack it
             del document["share_field_by"]
-        return document
+        # recipes without these options keep the hash that they had before the options existed
+        return {key: value for key, value in document.items() if value or key not in _OPTIONAL}
 
     @property
     def hash(self) -> str:

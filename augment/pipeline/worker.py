@@ -18,6 +18,8 @@ from rephase.errors import RequestError
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.timeout import Watchdog
+from rephase.scanner.arrays import BANK
+from rephase.scanner.bank import CoilBank, read_bank
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class WorkerContext:
     recipe: Recipe
     generator: PhaseGenerator | None
     environment: dict[str, str]
+    bank: CoilBank | None = None
     batch_size: int | None = None
     limits: MemoryLimits = field(default_factory=MemoryLimits)
     overwrite: bool = False
@@ -52,6 +55,7 @@ def open_worker(
     *,
     device: str = "cpu",
     checkpoint: Checkpoint | Path | None = None,
+    bank: CoilBank | Path | None = None,
     batch_size: int | None = None,
     limits: MemoryLimits | None = None,
     overwrite: bool = False,
@@ -79,11 +83,18 @@ def open_worker(
                 f"{path or f'weights {row.weights!r}'}: not the weights of the recipe; expected SHA-256 "
                 f"{recipe.checkpoint_sha256}; copy the same file, or install the same version, on all workers"
             )
+    if isinstance(bank, Path):
+        bank = read_bank(bank)
+    if bank is not None and recipe.coils != f"{BANK}{bank.sha256}":
+        raise RequestError(
+            f"the bank of coils is not that of the recipe, {recipe.coils}; copy the same file to all workers"
+        )
     return WorkerContext(
         CorpusStore.open(root, token),
         recipe,
         generator,
         environment,
+        bank,
         batch_size,
         limits or MemoryLimits(),
         overwrite,

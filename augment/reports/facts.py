@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rephase.builder.runlog import read_failures
+from rephase.corpus.expansion import kspace_shape
 from rephase.corpus.layout import DTYPES
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
@@ -118,7 +119,7 @@ def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None
 
 
 def _count(facts: CorpusFacts, name: str, receipt: Mapping[str, Any]) -> None:
-    kspace = tuple(receipt["arrays"]["kspace"]["shape"])
+    kspace = kspace_shape(receipt)
     facts.num_volumes += 1
     facts.num_slices += kspace[0]
     facts.array_bytes += sum(_array_bytes(key, entry["shape"]) for key, entry in receipt["arrays"].items())
@@ -149,6 +150,8 @@ def _described(receipt: Mapping[str, Any], kspace: tuple[int, ...]) -> Iterator[
     yield "Orientation", receipt["orientation"]
     yield "Phase encoding", receipt["phase_encode"]
     yield "Licence", receipt["licence"] or UNKNOWN
+    if "coil_array" in receipt:
+        yield "Receive coils (simulated)", receipt["coil_array"]
     yield "Phase", describe_generator(receipt)
     yield "Replica", str(receipt["replica"])
     yield "Environment", json.dumps(receipt["environment"], sort_keys=True)

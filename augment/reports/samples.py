@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
+from rephase.corpus.expansion import Expander, Scan
 from rephase.corpus.layout import ArrayLayout, volume_prefix
 from rephase.corpus.receipt import chunk_crc
 from rephase.corpus.store import CorpusStore
@@ -83,12 +84,10 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
     receipt = store.receipt(name)
     if receipt is None:
         raise VolumeError("missing", f"volume {name}: is no longer committed")
-    if receipt["storage"] != "kspace":
-        raise VolumeError("unsupported", f"volume {name}: is stored as {receipt['storage']}; expected kspace")
     reader = _VolumeReader(store, name, receipt)
     try:
         slice_index, kspace = reader.most_signal()
-        maps = reader.read("sens_maps", slice_index) if "sens_maps" in receipt["arrays"] else None
+        maps = reader.maps(slice_index)
     except (ShardError, OSError) as error:
         fix = f"run 'rephase verify {store.root}'"
         raise VolumeError("unreadable", f"volume {name}: {error}; {fix}") from error
@@ -112,6 +111,8 @@ class _VolumeReader:
     def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
         self._arrays: Mapping[str, Any] = receipt["arrays"]
         self._receipt = receipt
+        self._scan = Scan.of(name, receipt) if "coil_coefficients" in receipt["arrays"] else None
+        self._expander = Expander(store.storage)
         self._name = name
         self._reader = SliceReader(store.storage)
 
@@ -122,9 +123,15 @@ class _VolumeReader:
         layout = ArrayLayout(prefix, tuple(entry["shape"]), entry["dtype"], entry["chunks_per_shard"])
         return self._reader.read_slice(layout, slice_index, chunk_crc(self._receipt, array, slice_index))
 
+    def maps(self, slice_index: int) -> NDArray[np.complex64] | None:
+        """Return the coil maps of one slice, None without any."""
+        if "sens_maps" in self._arrays:
+            return self.read("sens_maps", slice_index)
+        return None if self._scan is None else self._expander.maps(self._scan, slice_index)
+
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
         """Return the slice of highest energy among a few of the middle third; among all if those are empty."""
-        count = self._arrays["kspace"]["shape"][0]
+        count = self._source_shape[0]
         middle = list(range(count // 3, count - count // 3))
         few = middle[:: -(-len(middle) // _MOST_LOOKED_AT)]
         best = self._best(few)
@@ -132,10 +139,20 @@ class _VolumeReader:
             best = max(best, self._best([number for number in range(count) if number not in few]), key=_energy)
         return best[1], best[2]
 
+    @property
+    def _source_shape(self) -> list[int]:
+        shape: list[int] = self._arrays["kspace" if "kspace" in self._arrays else "image"]["shape"]
+        return shape
+
+    def _read_kspace(self, number: int) -> NDArray[np.complex64]:
+        if "kspace" in self._arrays or self._scan is None:
+            return self.read("kspace", number)
+        return self._expander.kspace(self._scan, self.read("image", number), number)
+
     def _best(self, numbers: Sequence[int]) -> tuple[float, int, NDArray[np.complex64]]:
         best: tuple[float, int, NDArray[np.complex64]] = (-1.0, -1, np.empty((0, 0), np.complex64))
-        for number in sorted(numbers, key=lambda number: abs(number - (self._arrays["kspace"]["shape"][0] - 1) / 2)):
-            kspace = self.read("kspace", number)
+        for number in sorted(numbers, key=lambda number: abs(number - (self._source_shape[0] - 1) / 2)):
+            kspace = self._read_kspace(number)
             energy = float(np.sum(np.square(np.abs(kspace), dtype=np.float64)))
             if energy > best[0]:
                 best = (energy, number, kspace)
