@@ -12,6 +12,7 @@ from rephase.evaluation.intervals import Estimate
 from rephase.evaluation.metrics import METRICS
 from rephase.evaluation.scores import FLOOR, REAL
 from rephase.manifests.splits import HELD_BACK
+from rephase.pages import counted
 
 _TITLES = tuple(f"{metric.title} ({metric.unit})" if metric.unit else metric.title for metric in METRICS)
 
@@ -61,16 +62,18 @@ def headline(result: Evaluation) -> str:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, device {machine['device']}, torch {machine['torch']}; manifest "
         f"SHA-256 {settings['manifest_sha256'][:12]}, {split}{withheld}, seed {settings['seed']}, "
-        f"{settings['slices']} slices of {settings['volumes']} volumes in {settings['sessions']} sessions."
+        f"{counted(settings['slices'], 'slice')} of {counted(settings['volumes'], 'volume')} in "
+        f"{counted(settings['sessions'], 'session')}."
     )
 
 
 def _family(result: Evaluation, family: str) -> Section:
     members = [one for one in result.families if one.family == family]
     words = (
-        f"Distances from the real phase of the session, mean over the {members[0].sessions} sessions "
-        f"({members[0].groups} groups, {members[0].slices} slices) of the family {family}; lower is better. In "
-        "brackets, the bootstrap interval over groups where there are enough. The first row is the real phase: the "
+        f"Distances from the real phase of the session, mean over {counted(members[0].sessions, 'session')} "
+        f"({counted(members[0].groups, 'group')}, {counted(members[0].slices, 'slice')}) of the family {family}; lower "
+        "is better. In brackets, the bootstrap interval over groups where there are enough. The first row is the real "
+        "phase: the "
         f"value of each statistic. `{FLOOR}` is another echo or run of the session, where there is one. The last two "
         "columns also show the generator's own value, after the distance."
     )
@@ -91,8 +94,8 @@ def _classifier(found: FamilySeparation) -> Section:
     verdict = "" if found.measurable else f"**Not measurable**: {found.reason}. The figures do not count. "
     words = (
         f"{verdict}AUROC of a classifier of generated against real slices, in groups that it was not trained on "
-        f"({found.slices} slices, {found.groups} groups), with the bootstrap interval over groups. What counts is its "
-        "distance from 0.5, on either side. "
+        f"({counted(found.slices, 'slice')}, {counted(found.groups, 'group')}), with the bootstrap interval over "
+        "groups. What counts is its distance from 0.5, on either side. "
         f"{', '.join(CONTROLS[:-1])} and {CONTROLS[-1]} phase show that it can tell; real against real phase: "
         f"{found.null:.3f}."
     )
@@ -184,7 +187,7 @@ def _values(result: Evaluation) -> Section:
 
 
 def _session(name: str, family: str, slices: int) -> tuple[str, str]:
-    return f"{name} ({slices} slices)", family
+    return f"{name} ({counted(slices, 'slice')})", family
 
 
 def _figures(values: Mapping[str, float]) -> list[str]:
