@@ -51,7 +51,7 @@ class SeriesHeader(VolumeFacts):
 
     Attributes
     ----------
-    path, format, series, echo, frame, dataset
+    path, format, series, part, echo, frame, dataset
         The cells of a manifest row that select this volume; None if the file has only one.
     segmentation
         The only label map that belongs to this volume.
@@ -80,6 +80,7 @@ class SeriesHeader(VolumeFacts):
     pair_key: str | None = None
     paired_by_name: bool = False
     series: str | None = None
+    part: str | None = None
     echo: int | None = None
     frame: int | None = None
     dataset: str | None = None

@@ -8,8 +8,8 @@ from rephase.facts import VolumeFacts, facts_where
 
 REQUIRED_COLUMNS = ("volume_id", "path")
 OPTIONAL_COLUMNS = (
-    "format", "subject_id", *facts_where(in_manifest=True), "slice_axis", "series", "echo", "frame", "dataset", "phase",
-    "kspace", "segmentation", "replicas", "num_slices", "height", "width", "source",
+    "format", "subject_id", *facts_where(in_manifest=True), "slice_axis", "series", "part", "echo", "frame", "dataset",
+    "phase", "kspace", "segmentation", "replicas", "num_slices", "height", "width", "source",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class ManifestRow(VolumeFacts):
     subject_id: str | None = None
     slice_axis: int | None = None
     series: str | None = None
+    part: str | None = None
     echo: int | None = None
     frame: int | None = None
     dataset: str | None = None

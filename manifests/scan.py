@@ -228,7 +228,7 @@ def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, 
 def _selectors(header: SeriesHeader) -> tuple[str, str, str, int, int]:
     """Return the cells that select a volume, as a sort key; -1 and empty texts for absent ones."""
     echo, frame = (-1 if number is None else number for number in (header.echo, header.frame))
-    return str(header.path), header.series or "", header.dataset or "", echo, frame
+    return str(header.path), header.series or "", header.part or header.dataset or "", echo, frame
 
 
 class _Pseudonyms:

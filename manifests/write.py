@@ -12,7 +12,7 @@ from rephase.manifests.record import REQUIRED_COLUMNS
 from rephase.manifests.scan import ScannedVolume, ScanResult
 
 _COLUMNS = (
-    "volume_id", "path", "format", "series", "echo", "frame", "dataset", "phase", "kspace", "segmentation",
+    "volume_id", "path", "format", "series", "part", "echo", "frame", "dataset", "phase", "kspace", "segmentation",
     "subject_id", *facts_where(in_manifest=True), "slice_axis", "num_slices", "height", "width",
 )  # fmt: skip
 

@@ -90,6 +90,7 @@ def enhanced(frames: list[dict[str, Any]], cosines: tuple[float, ...] = AXIAL, *
     """Return an Enhanced MR image; a frame may have index, type, component, te, time, slope, intercept, unit, add."""
     dataset = header(EnhancedMRImageStorage)
     dataset.ImageType, dataset.NumberOfFrames = ["ORIGINAL", "PRIMARY", "T1", "MIXED"], len(frames)
+    dataset.Manufacturer, dataset.InstanceNumber = "Philips", 1
     shared = Dataset()
     shared.MRFOVGeometrySequence = _item(
         InPlanePhaseEncodingDirection="ROW", MRAcquisitionFrequencyEncodingSteps=6,
@@ -99,6 +100,7 @@ def enhanced(frames: list[dict[str, Any]], cosines: tuple[float, ...] = AXIAL, *
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=list(cosines))
     dataset.SharedFunctionalGroupsSequence = Items([shared])
     dataset.PerFrameFunctionalGroupsSequence = Items([_functional_groups(frame, cosines) for frame in frames])
+    _index(dataset, frames)
     values = [plane(slice_position(frame["index"], cosines), cosines) + frame.get("add", 0) for frame in frames]
     set_pixels(dataset, np.rint(np.stack(values)))
     _update(dataset, elements)
@@ -165,6 +167,23 @@ def _functional_groups(frame: dict[str, Any], cosines: tuple[float, ...]) -> Dat
         RescaleType=frame.get("unit", "US"),
     )  # fmt: skip
     return group
+
+
+def _index(dataset: Dataset, frames: list[dict[str, Any]]) -> None:
+    """Number the frames along each dimension, as the standard requires."""
+    types, times = (list(dict.fromkeys(frame.get(*key) for frame in frames)) for key in (("type", "M"), ("te", 5.0)))
+    for frame, group in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        content = group.FrameContentSequence[0]
+        content.StackID, content.InStackPositionNumber = "1", frame["index"] + 1
+        content.DimensionIndexValues = [
+            1, frame["index"] + 1, frame.get("time", 1), sorted(times).index(frame.get("te", 5.0)) + 1,
+            types.index(frame.get("type", "M")) + 1,
+        ]  # fmt: skip
+    pointers = ((0x00209056, 0x00209111), (0x00209057, 0x00209111), (0x00209128, 0x00209111), (0x00189082, 0x00189114),
+                (0x00089208, 0x00189226))  # fmt: skip
+    dataset.DimensionIndexSequence = Items(
+        [_item(DimensionIndexPointer=pointer, FunctionalGroupPointer=group)[0] for pointer, group in pointers]
+    )
 
 
 def _item(**elements: Any) -> Items:

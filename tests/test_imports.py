@@ -75,7 +75,7 @@ PLACES = {
     ),
     "pydantic": ("rephase.config",),
     "jinja2": ("rephase.pages",),
-    "gdcm": ("rephase.readers.dicom",),
+    "dcm2niix": ("rephase.readers.dicom.convert",),
     "zarr": ("rephase.corpus.encoding", "rephase.bench"),
     "dask": ("rephase.builder", "rephase.cluster"),
     "distributed": ("rephase.builder", "rephase.cluster"),
@@ -228,8 +228,8 @@ def test_every_library_is_declared_and_every_declared_one_is_needed():
             found = {one.lower().replace("_", "-") for one in installed.get(name, [name])} & declared
             assert found, f"{module} imports {library}, which pyproject.toml does not declare"
             used |= found
-    # pydicom decodes compressed pixels with gdcm; distributed makes temporary certificates with cryptography
-    assert declared - used == {"python-gdcm", "cryptography"}
+    # distributed makes temporary certificates with cryptography
+    assert declared - used == {"cryptography"}
 
 
 HEAVY = {"torch", "numpy", "zarr", "dask", "distributed", "pydantic", "pydicom", "nibabel", "h5py"}

@@ -104,6 +104,7 @@ def row_hash(row: ManifestRow, source_sha256: str) -> str:
     """
     columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS} | hashed_facts(row)
     columns |= {name: getattr(row, name) is not None for name in COMPANION_COLUMNS}
+    columns |= {} if row.part is None else {"part": row.part}  # hashes of rows without it are those of earlier versions
     return canonical_hash({"columns": columns, "source_sha256": source_sha256})
 
 

@@ -93,14 +93,14 @@ def arrange_axes(affine: Affine, shape: Sequence[int], slice_axis: int, phase_ax
     if transposed:
         axes, flips = (axes[0], axes[2], axes[1]), (flips[0], flips[2], flips[1])
     phase_encode: PhaseEncode = "assumed" if not known else "column" if transposed else "row"
-    return _arrangement(affine, shape, axes, flips, transposed, phase_encode)
+    return arrangement_of(affine, shape, axes, flips, transposed, phase_encode)
 
 
 def _flipped(direction: NDArray[np.float64], flip: bool) -> NDArray[np.float64]:
     return -direction if flip else direction
 
 
-def _arrangement(
+def arrangement_of(
     affine: Affine,
     shape: Sequence[int],
     axes: tuple[int, int, int],
@@ -108,6 +108,7 @@ def _arrangement(
     transposed: bool,
     phase_encode: PhaseEncode,
 ) -> Arrangement:
+    """Return the arrangement that takes these axes of the file as slice, height and width, and flips these of them."""
     moved = np.eye(4)
     moved[:3, :3] = affine[:3, list(axes)]
     moved[:3, 3] = affine[:3, 3]
@@ -148,7 +149,7 @@ def as_displayed(
     affine = np.zeros((4, 4))
     affine[2, slice_axis], affine[1, height_axis], affine[0, width_axis] = spacing_mm
     affine[3, 3] = 1
-    return _arrangement(affine, shape, (slice_axis, height_axis, width_axis), (False,) * 3, False, phase_encode)
+    return arrangement_of(affine, shape, (slice_axis, height_axis, width_axis), (False,) * 3, False, phase_encode)
 
 
 def orientation_of(affine: Affine) -> str:

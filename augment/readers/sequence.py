@@ -107,3 +107,57 @@ def sequence_of_bids_name(stem: str) -> str | None:
     """Return the family determined by the suffix of a BIDS name, such as `sub-01_T2w` or `sub-01_task-rest_bold`."""
     parts = stem.lower().split("_")
     return _OF_SUFFIX.get(parts[-1]) if len(parts) > 1 or parts[-1] in _OF_SUFFIX else None
+
+
+_ACQUISITION_CONTRASTS = {
+    "T1": "T1", "T2": "T2", "T2_STAR": "T2star", "PROTON_DENSITY": "PD", "FLUID_ATTENUATED": "FLAIR",
+    "DIFFUSION": "DWI", "TOF": "MRA", "STIR": "IR",
+}  # fmt: skip
+_IMAGE_CONTRASTS = {"DIFFUSION": "DWI", "SWI": "SWI", "ASL": "ASL", "FMRI": "BOLD"}
+
+
+def contrast_of_words(
+    image_type: Iterable[str],
+    scanning_sequence: Iterable[str] = (),
+    *,
+    stated: str = "",
+    diffusion: bool = False,
+    angiography: bool = False,
+    prepared: bool = False,
+    te_ms: float | None = None,
+    tr_ms: float | None = None,
+    ti_ms: float | None = None,
+) -> str | None:
+    """Return the contrast where a DICOM header is unambiguous, else the sequence family, else None.
+
+    Parameters
+    ----------
+    image_type, scanning_sequence
+        Words of ImageType (FrameType), and of ScanningSequence: SE, GR, IR.
+    stated
+        AcquisitionContrast.
+    diffusion, angiography, prepared
+        Whether a b-value, a time of flight or a magnetisation preparation is stated.
+    te_ms, tr_ms, ti_ms
+        Times in milliseconds.
+    """
+    words = {word.upper() for word in image_type}
+    named = next((contrast for word, contrast in _IMAGE_CONTRASTS.items() if word in words), None)
+    if diffusion or named is not None:
+        return "DWI" if diffusion else named
+    if stated in _ACQUISITION_CONTRASTS:
+        return _ACQUISITION_CONTRASTS[stated]
+    sequence = set(scanning_sequence)
+    if angiography:
+        return "MRA"
+    if "GR" in sequence:  # prepared, with an inversion time, it is an MPRAGE
+        return "T1" if prepared and ti_ms and 400 <= ti_ms <= 1500 and (te_ms or 99) < 10 else "GRE"
+    if "IR" in sequence:
+        return "FLAIR" if te_ms and ti_ms and te_ms > 60 and ti_ms > 1500 else "IR"
+    if "SE" not in sequence:
+        return None
+    if te_ms and tr_ms and tr_ms < 800 and te_ms < 30:
+        return "T1"
+    if te_ms and tr_ms and tr_ms > 2000:
+        return "T2" if te_ms > 70 else "PD" if te_ms < 35 else "SE"
+    return "SE"

@@ -4,7 +4,7 @@ import pydicom
 import pytest
 
 from rephase.facts import CONTRASTS
-from rephase.readers.dicom.headers import header_facts
+from rephase.readers.dicom.facts import header_facts
 from rephase.readers.dicom.kinds import computed_word, frame_kind
 
 
@@ -106,4 +106,6 @@ def test_kinds(image_type, kind):
 def test_a_computed_quantity_is_named():
     assert computed_word(["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]) == "ADC"
     assert computed_word(["ORIGINAL", "PRIMARY", "R2_STAR_MAP"]) == "R2_STAR_MAP"
+    assert computed_word(["ORIGINAL", "PRIMARY", "DIXON", "FAT_FRACTION"]) == "FAT_FRACTION"
+    assert computed_word(["ORIGINAL", "PRIMARY", "PHASE MAP"]) is None
     assert computed_word(["DERIVED", "SECONDARY", "MPR"]) is None

@@ -334,11 +334,11 @@ def test_dicom_that_contradicts_itself_is_refused(tmp_path, elements, reason):
 
 
 def test_a_mosaic_of_a_million_slices_is_refused(tmp_path):
-    for rows, columns, count in ((0, 0, 2**31 - 1), (1024, 1024, 1024**2)):
+    for rows, columns, count in ((64, 64, 2**31 - 1), (1024, 1024, 1024**2)):
         dataset = phantom_dicom.mosaic(4)
         dataset[0x29, 0x1010].value = phantom_dicom._csa({"NumberOfImagesInMosaic": ("US", [str(count)])})
-        dataset.Rows, dataset.Columns, dataset.PixelData = rows, columns, bytes(2 * rows * columns) or b"\0\0"
-        refused(save(dataset, tmp_path / "x.dcm"), "unsupported", "mosaic")
+        dataset.Rows, dataset.Columns, dataset.PixelData = rows, columns, bytes(2 * rows * columns)
+        refused(save(dataset, tmp_path / "x.dcm"), "unsupported" if rows > 64 else "unreadable", "x.dcm")
 
 
 @pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"])

@@ -1,25 +1,28 @@
-"""Read DICOM data sets from files, with or without pixels, and turn errors in their values into `VolumeError`."""
+"""Read DICOM headers from files, and turn errors in their values into `VolumeError`."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
+import os
+import shutil
+import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import fsspec
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from fsspec.implementations.local import LocalFileSystem
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
 
 from rephase.errors import VolumeError
 from rephase.formats import READERS
@@ -29,35 +32,62 @@ from rephase.text import one_line
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# The length of a DICOM element has 32 bits, so no sound file unpacks to more than this and some header.
-UNPACK_LIMIT = 4 << 30
+Stamp: TypeAlias = tuple[Any, ...]
 
-
-# The functional groups of some ten thousand frames, and private blocks, stay far below.
 HEADER_LIMIT = 256 << 20
-
+"""Bytes of a header: those of ten thousand frames, and private blocks, stay far below."""
+UNPACK_LIMIT = 4 << 30
+"""Bytes of a file: the length of a DICOM element has 32 bits."""
 
 _PIECE_BYTES = 1 << 20
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+# raised by pydicom when it reads or converts damaged values
+_HEADER_ERRORS = (
+    EOFError, OSError, zlib.error, struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    NotImplementedError, OverflowError, RecursionError, pydicom.errors.InvalidDicomError,
+    pydicom.errors.BytesLengthException,
+)  # fmt: skip
+_LOCAL = LocalFileSystem()
+_quiet_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """One file on a file system of fsspec; messages show its `str()`."""
+    """One file on a file system of fsspec; messages show its `str()`. `stamp` changes when the file does."""
 
     filesystem: Any
     path: str
+    stamp: Stamp = ()
 
     def __str__(self) -> str:
         return self.path
+
+    @property
+    def folder(self) -> str:
+        """Path of its folder."""
+        return self.path.rpartition("/")[0]
 
     @property
     def has_dicom_name(self) -> bool:
         """Whether the name has a suffix of DICOM, so that other content is an error."""
         return self.path.lower().endswith(READERS["dicom"].suffixes)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a local disk."""
+        protocol = self.filesystem.protocol
+        return "file" in ([protocol] if isinstance(protocol, str) else protocol)
 
-def list_files(path: str) -> tuple[list[DicomFile], bool]:
-    """List the file that `path` names, or the files directly in the folder that it names, by name.
+
+def list_files(path: str, deep: bool = False) -> tuple[list[DicomFile], bool]:
+    """List the file that `path` names, or the files of the folder that it names, by name.
+
+    Parameters
+    ----------
+    path
+        A file, a folder, or a URL of one.
+    deep
+        Also the files of the folders below.
 
     Returns
     -------
@@ -69,45 +99,64 @@ def list_files(path: str) -> tuple[list[DicomFile], bool]:
     Raises
     ------
     VolumeError
-        `missing` where the path does not exist, `unreadable` where it cannot be listed.
+        `missing` or `unreadable` for `path` itself; `incomplete` for a link to a missing file that may be a slice.
     """
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         if not filesystem.exists(inner):
             raise VolumeError("missing", f"{path}: no such file or folder; expected DICOM; correct the column path")
+        local = DicomFile(filesystem, inner).is_local
+        if local:
+            check_local(inner)
         if not filesystem.isdir(inner):
-            if _is_local(filesystem):
-                check_local(inner)
-            return [DicomFile(filesystem, inner)], False
-        entries = [entry for entry in filesystem.ls(inner, detail=True) if not _is_bookkeeping(entry["name"])]
-        found = [entry["name"] for entry in entries if _is_file(filesystem, entry)]
+            return [local_file(inner) if local else _remote_file(filesystem, inner)], False
+        if local:
+            folders = [folder for folder, _, _ in os.walk(inner)] if deep else [inner]
+            found = [file for folder in folders for file in _in_folder(folder)]
+        else:
+            names = filesystem.find(inner, maxdepth=None if deep else 1)
+            found = [_remote_file(filesystem, name) for name in names if not _is_bookkeeping(name.rsplit("/", 1)[-1])]
     except OSError as error:
         raise VolumeError(
             "unreadable", f"{path}: cannot be listed ({error.strerror or error}); expected a readable folder; check it"
         ) from error
-    return [DicomFile(filesystem, name) for name in sorted(found)], True
+    return sorted(found, key=lambda file: file.path), True
 
 
-def _is_local(filesystem: Any) -> bool:  # noqa: ANN401 - fsspec has no types
-    return "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+def local_file(path: str) -> DicomFile:
+    """Return a file of a local disk."""
+    return _stamped(path, os.stat(path))  # noqa: PTH116 - called for every file of a series and every volume
 
 
-def _is_file(filesystem: Any, entry: Mapping[str, Any]) -> bool:  # noqa: ANN401
-    """Whether an entry of a folder is a file, or a link to one, which fsspec's listing does not call a file.
+def _stamped(path: str, status: os.stat_result) -> DicomFile:
+    return DicomFile(_LOCAL, path, (status.st_size, status.st_mtime_ns, status.st_ino))
 
-    Raises
-    ------
-    VolumeError
-        `incomplete` for a link whose target is gone and that may have been a slice.
-    """
-    if not entry.get("islink"):
-        return bool(entry["type"] == "file")
-    name = str(entry["name"])
-    if filesystem.exists(name):
-        return bool(filesystem.info(name)["type"] == "file")
-    if DicomFile(filesystem, name).has_dicom_name or "." not in name.rsplit("/", 1)[-1]:
-        raise VolumeError("incomplete", f"{name}: is a link to a missing file; expected a slice; restore it")
-    return False
+
+def _remote_file(filesystem: Any, name: str) -> DicomFile:  # noqa: ANN401 - fsspec has no types
+    known = filesystem.info(name)
+    keys = ("size", "mtime", "ETag", "LastModified", "last_modified", "updated", "created")
+    return DicomFile(filesystem, name, tuple(str(known[key]) for key in keys if key in known))
+
+
+def _in_folder(folder: str) -> Iterator[DicomFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_bookkeeping(entry.name):
+                continue
+            try:
+                status = entry.stat()
+            except OSError:
+                if entry.name.lower().endswith(READERS["dicom"].suffixes) or "." not in entry.name:
+                    raise VolumeError(
+                        "incomplete", f"{entry.path}: is a link to a missing file; expected a slice; restore it"
+                    ) from None
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield _stamped(entry.path, status)
+
+
+def _is_bookkeeping(name: str) -> bool:
+    return name.startswith(".") or name.upper() == "DICOMDIR"
 
 
 def hash_file(file: DicomFile) -> bytes:
@@ -119,9 +168,49 @@ def hash_file(file: DicomFile) -> bytes:
         raise broken(file, error) from error
 
 
-def combine_digests(digests: Sequence[bytes]) -> str:
-    """Return one SHA-256 for the files of a volume: that of a single file, else the one over all digests in order."""
-    return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
+def stage(file: DicomFile, target: Path, limit_bytes: int | None) -> int:
+    """Place the contents of a file at a local path, unpacked; return their size.
+
+    Raises
+    ------
+    VolumeError
+        `too_large`, `missing`, `unreadable`.
+    """
+    limit = UNPACK_LIMIT if limit_bytes is None else limit_bytes
+    try:
+        with file.filesystem.open(file.path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if packed or not file.is_local:
+                with unpacked(raw, file, limit) as stream, target.open("wb") as copy:
+                    shutil.copyfileobj(stream, copy, _PIECE_BYTES)
+            else:
+                target.symlink_to(Path(file.path).absolute())
+        size = target.stat().st_size
+    except (OSError, EOFError, zlib.error) as error:
+        raise broken(file, error) from error
+    if size > limit:
+        raise too_large(file, limit)
+    return size
+
+
+def check_unchanged(files: Iterable[DicomFile]) -> None:
+    """Check that files are those that were listed.
+
+    Raises
+    ------
+    VolumeError
+        `changed`.
+    """
+    for file in files:
+        try:
+            now = local_file(file.path) if file.is_local else _remote_file(file.filesystem, file.path)
+        except OSError as error:
+            raise broken(file, error) from error
+        if now.stamp != file.stamp:
+            raise VolumeError(
+                "changed", f"{file}: changed while it was read; run again when no other program writes it"
+            )
 
 
 class _Bounded(io.RawIOBase):
@@ -164,7 +253,7 @@ def unpacked(raw: BinaryIO, file: DicomFile, limit: int) -> io.BufferedReader:
 def not_dicom(file: DicomFile, start: bytes) -> VolumeError:
     """Return the error of a file that is not DICOM."""
     if not start:
-        return VolumeError("unreadable", f"{file}: the file is empty; expected DICOM; copy it again")
+        return VolumeError("unreadable", f"{file}: is empty; expected DICOM; copy it again")
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
     found = "text" if printable > 0.9 * len(start) else "other data"
     return VolumeError(
@@ -184,38 +273,15 @@ def too_large(file: DicomFile, limit: int) -> VolumeError:
     return VolumeError("too_large", f"{file}: unpacks to more than {limit} bytes, the limit; give workers more memory")
 
 
-def _is_bookkeeping(name: str) -> bool:
-    last = name.rsplit("/", 1)[-1]
-    return last.startswith(".") or last.upper() == "DICOMDIR"
-
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-_MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.4{suffix}" for suffix in ("", ".1", ".3", ".4")}
-# raised by pydicom when it reads or converts damaged values
-_HEADER_ERRORS = (
-    InvalidDicomError, BytesLengthException, EOFError, OSError, zlib.error, struct.error, ValueError, TypeError,
-    KeyError, IndexError, AttributeError, NotImplementedError, OverflowError, RecursionError,
-)  # fmt: skip
-_quiet_lock = threading.RLock()
-
-
 @contextmanager
-def tolerant_headers() -> Iterator[None]:
-    """Silence pydicom's warnings on odd header values; errors pass.
+def looking_into(file: DicomFile) -> Iterator[None]:
+    """Access values of a file's header: warnings of pydicom are silenced, its errors become a `VolumeError`.
 
     Values are converted on first access, so both reading and access belong inside. The lock is needed because warning
     filters are global: two threads that restore them in the wrong order would leave them off.
     """
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-@contextmanager
-def looking_into(file: DicomFile) -> Iterator[None]:
-    """Access values of a file's header: warnings of pydicom are silenced, its errors become a `VolumeError`."""
-    with tolerant_headers():
         try:
             yield
         except VolumeError:
@@ -224,100 +290,22 @@ def looking_into(file: DicomFile) -> Iterator[None]:
             raise broken(file, error) from error
 
 
-def read_header(file: DicomFile) -> pydicom.Dataset | None:
-    """Read a file up to its pixels; None where it is no DICOM image and has no suffix of one.
-
-    Raises
-    ------
-    VolumeError
-        The file has a suffix or the first bytes of DICOM, but cannot be read or has no pixels.
-    """
+@contextmanager
+def opened(file: DicomFile) -> Iterator[tuple[io.BufferedReader, bytes]]:
+    """Open a file, unpacked; yield the stream at its start, and its first bytes, none where it cannot be unpacked."""
     start = b""
     try:
         with file.filesystem.open(file.path, "rb") as raw, unpacked(raw, file, HEADER_LIMIT) as stream:
-            start = stream.read(1024)
-            if not looks_like_dicom(start):
+            try:
+                start = stream.read(1024)
+            except (EOFError, OSError, zlib.error):
                 if file.has_dicom_name:
-                    raise not_dicom(file, start)
-                return None
-            stream.seek(0)
-            dataset = _parse(stream, file, header_only=True)
-            if "Rows" in dataset and stream.read(4) not in _PIXEL_TAGS:
-                raise VolumeError(
-                    "unreadable", f"{file}: no pixel data after the header; it is truncated; copy it again"
-                )
-    except (OSError, EOFError, zlib.error) as error:
-        if start or file.has_dicom_name:
-            raise broken(file, error) from error
-        return None  # a damaged file of some other kind
-    if "Rows" in dataset:
-        return dataset
-    with looking_into(file):
-        may_be_slice = _may_be_slice(dataset)
-    if may_be_slice:
-        raise VolumeError(
-            "unreadable",
-            f"{file}: its header describes neither an image nor another object; it is truncated or damaged; "
-            "copy it again",
-        )
-    return None  # DICOMDIR, report, presentation state, spectrum: nothing that could be a slice
-
-
-def read_series_uid(file: DicomFile) -> str | None:
-    """Read only the SeriesInstanceUID; None where the file is not readable as DICOM up to it."""
-    try:
-        with file.filesystem.open(file.path, "rb") as raw, unpacked(raw, file, HEADER_LIMIT) as stream:
-            start = stream.read(1024)
-            if not looks_like_dicom(start):
-                return None
-            stream.seek(0)
-            dataset = _parse(stream, file, header_only=True, tags=("SeriesInstanceUID",))
-        with looking_into(file):
-            return str(dataset.get("SeriesInstanceUID") or "")
-    except (OSError, EOFError, zlib.error, VolumeError):
-        return None
-
-
-def read_whole(file: DicomFile, limit_bytes: int | None) -> tuple[pydicom.Dataset, bytes]:
-    """Read a file with its pixels, still encoded.
-
-    Parameters
-    ----------
-    file
-        The file.
-    limit_bytes
-        Of the unpacked file; None for the largest size of DICOM.
-
-    Returns
-    -------
-    dataset
-        With its pixel data.
-    digest
-        SHA-256 of the bytes on disk.
-
-    Raises
-    ------
-    VolumeError
-        `unreadable`, or `too_large`.
-    """
-    limit = UNPACK_LIMIT if limit_bytes is None else limit_bytes
-    try:
-        size = file.filesystem.size(file.path)
-        if size is not None and size > limit:
-            raise too_large(file, limit)
-        content: bytes = file.filesystem.cat_file(file.path)
-        with unpacked(io.BytesIO(content), file, limit) as stream:
-            data = stream.read()
+                    raise
+            else:
+                stream.seek(0)
+            yield stream, start
     except (OSError, EOFError, zlib.error) as error:
         raise broken(file, error) from error
-    if not looks_like_dicom(data[:1024]):
-        raise not_dicom(file, data[:1024])
-    dataset = _parse(io.BytesIO(data), file)
-    if "PixelData" not in dataset:  # pydicom drops encapsulated data that ends too early
-        raise VolumeError(
-            "unreadable", f"{file}: no pixel data, or its end is missing; the file is truncated; copy it again"
-        )
-    return dataset, hashlib.sha256(content).digest()
 
 
 def looks_like_dicom(start: bytes) -> bool:
@@ -326,12 +314,8 @@ def looks_like_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM" or bare
 
 
-def _parse(
-    stream: BinaryIO | io.BufferedReader,
-    file: DicomFile,
-    header_only: bool = False,
-    tags: Sequence[str] | None = None,
-) -> pydicom.Dataset:
+def parse_header(stream: io.BufferedReader, file: DicomFile, tags: Sequence[Any] | None = None) -> pydicom.Dataset:
+    """Read a data set up to its pixels, where the stream then stands; `tags` alone if given."""
     with looking_into(file):
         has_preamble = read_preamble(stream, force=True) is not None
         meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
@@ -341,17 +325,15 @@ def _parse(
             )
         stream.seek(0)
         return pydicom.dcmread(
-            stream, stop_before_pixels=header_only, force=not has_preamble, specific_tags=list(tags) if tags else None
+            stream, stop_before_pixels=True, force=not has_preamble, specific_tags=None if tags is None else list(tags)
         )
+
+
+def read_dataset_of(file: DicomFile) -> pydicom.Dataset:
+    """Read the whole header of a file that was found to be DICOM."""
+    with opened(file) as (stream, _):
+        return parse_header(stream, file)
 
 
 def _behind_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
     return bool(tag.group != 2)
-
-
-def _may_be_slice(dataset: pydicom.Dataset) -> bool:
-    """Whether a file without an image may be a damaged image: other objects state their SOP class."""
-    stated = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")))
-    if stated in _MR_IMAGES or not stated.is_valid:
-        return True
-    return not stated.is_private and stated.type not in ("SOP Class", "Meta SOP Class")

@@ -28,9 +28,21 @@ _COMPUTED = frozenset({
     "MAX IP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "SUB", "SUBTRACT", "RATIO",
     "SUBTRACTION", "MEAN", "STDDEV", "CBF", "CBV", "RCBF", "RCBV", "RELCBF", "RELCBV", "RELCMTT", "MTT", "TTP",
     "TMAX", "PBP", "GBP", "KTRANS", "T_TEST", "TTEST", "ZSCORE", "ACTIVATION", "SPM", "QSM", "SUSCEPTIBILITY",
-    "SCREEN", "SCREEN SAVE", "CSA BLACK IMAGE",
+    "SCREEN", "SCREEN SAVE", "CSA BLACK IMAGE", "FF", "PDFF", "FATFRAC", "R2STAR", "R2_STAR",
 })  # fmt: skip
+_COMPUTED_ENDS = ("MAP", "FRACTION", "FRAC", "RATIO")
 _SURVEY = re.compile(r"\b(locali[sz]er|scout|survey|3[ _-]?plane[ _-]?loc)", re.IGNORECASE)
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+MR_CLASSES = f"{_IMAGES}4"
+_OBJECTS: dict[str, Kind] = {
+    f"{_IMAGES}4.2": "spectroscopy", f"{_IMAGES}30": "parametric map", f"{_IMAGES}66.4": "label map",
+    f"{_IMAGES}66.7": "label map", f"{_IMAGES}66.5": "surface", f"{_IMAGES}66": "raw data",
+}  # fmt: skip
+
+
+def object_kind(sop_class: str) -> Kind | None:
+    """Return what an object of this SOP class is, if it is no image of measured values."""
+    return _OBJECTS.get(sop_class)
 
 
 def frame_kind(
@@ -78,6 +90,6 @@ def computed_word(image_type: Sequence[str]) -> str | None:
     """Return the word of ImageType that names a computed quantity (a map, a projection), None where there is none."""
     words = [word.strip().upper() for word in image_type]
     for word in words[2:]:
-        if word in _COMPUTED or word.endswith((" MAP", "_MAP")):
+        if word in _COMPUTED or word.endswith(_COMPUTED_ENDS):
             return word if word not in _WORDS else None
     return None

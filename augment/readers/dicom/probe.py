@@ -1,213 +1,135 @@
-"""Describe the volumes in the DICOM files of one folder, from headers alone."""
+"""Describe the volumes in the DICOM files of an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import pydicom
-from fsspec.implementations.local import LocalFileSystem
 
 from rephase.errors import VolumeError
 from rephase.facts import known_facts
-from rephase.manifests.header import Kind, Probed, SeriesHeader
-from rephase.readers.dicom.files import DicomFile, looking_into, read_header
-from rephase.readers.dicom.frames import Frame, frames_of, is_mr
-from rephase.readers.dicom.geometry import SliceStack, stack_frames
-from rephase.readers.dicom.headers import number
-from rephase.readers.dicom.kinds import frame_kind
-from rephase.readers.dicom.pixels import check_encoding
-from rephase.readers.dicom.select import VolumeFrames, split_volumes
+from rephase.manifests.header import KINDS, Kind, Passed, Probed, SeriesHeader
+from rephase.readers.dicom.files import local_file
+from rephase.readers.dicom.header import Header
+from rephase.readers.dicom.index import BELOW, Index, index_files, series_id
+from rephase.readers.dicom.phase import acquired_at
+from rephase.readers.dicom.read import DicomVolume, check_series, volumes_of
+from rephase.readers.dicom.series import Part, grouped, split_series
 
-# split by echo and time like magnitude, as they may be its pair
-_PAIRED: tuple[Kind, ...] = ("magnitude", "phase", "real", "imaginary")
+_PAIRED: tuple[Kind, ...] = ("magnitude", "phase")
 
 
-@dataclass(frozen=True)
-class _File:
-    """One readable image file: its frames, or none and the kind for which it is skipped."""
-
-    file: DicomFile
-    series: str
-    subject: str
-    study: str
-    frames: tuple[Frame, ...]
-    skipped_as: Kind | None
-    shape: tuple[int, int, int]
-
-
-def probe_dicom(folder: Path, files: Sequence[Path]) -> Probed:
+def probe_dicom(files: Iterable[Path]) -> Probed:
     """Describe the volumes that the DICOM files among `files` hold.
 
-    Slices in many files are one volume with the folder as its path; a volume in one file (Enhanced object, mosaic,
-    single slice) has the path of the file. `series` is set where the folder has anything beside the series.
+    A series in many files has their folder as its path, or, where it lies in several folders, the one above them all;
+    a series in one file has the path of the file.
 
     Parameters
     ----------
-    folder
-        The folder of the files.
     files
-        Any files in it; those that are no DICOM images are ignored.
-
-    Returns
-    -------
-    probed
-        Headers of every kind, in the order of the file names; and files or series that form no volume, with the reason.
+        Any files; those that are no DICOM are returned in `others`.
     """
     probed = Probed()
-    images: list[_File] = []
-    for path in sorted(files):
-        file = DicomFile(LocalFileSystem(), str(path))
-        try:
-            dataset = read_header(file)
-            if dataset is not None:
-                images.append(_open(dataset, file))
-            else:
-                probed.others.append(path)
-        except VolumeError as error:
-            probed.unreadable.append((path, str(error)))
-    series = {image.series for image in images if image.skipped_as != "non_mr"}
-    must_name = len(series) > 1 or bool(probed.unreadable)
-    for group in _groups(images):
-        headers, problems = _describe(folder, group, must_name)
-        probed.headers.extend(headers)
-        probed.unreadable.extend(problems)
-    probed.headers[:] = _distinct(probed.headers)
+    index = index_files(local_file(str(path)) for path in files)
+    probed.others.extend(Path(file.path) for file in index.others)
+    probed.unreadable.extend((Path(file.path), str(error)) for file, error in index.lost.items())
+    probed.notes.extend(
+        (Path(file.path), f"{file}: is a copy of {original}, byte for byte; it is left out")
+        for file, original in index.copies
+    )
+    for headers in grouped(index.headers, lambda header: header.series).values():
+        _probe_series(index, headers, probed)
     return probed
 
 
-def _open(dataset: pydicom.Dataset, file: DicomFile) -> _File:
-    frames: tuple[Frame, ...] = ()
-    skipped_as: Kind | None = None
-    with looking_into(file):
-        if not is_mr(dataset):
-            skipped_as = "non_mr"
-        else:
+def _probe_series(index: Index, headers: Sequence[Header], probed: Probed) -> None:
+    images = [header for header in headers if header.is_image]
+    where = _place(images or headers)
+    for header in headers:
+        if not header.is_image and header.kind != "non_mr":
+            why = f"{header.file}: is {KINDS[header.kind]}; expected an MR image"
+            probed.passed.append(Passed(Path(header.file.path), header.kind, why))
+    if any(header.kind == "non_mr" for header in headers):
+        probed.headers.append(_counted(headers, "non_mr", where))
+    if not images:
+        return
+    kinds = {frame.kind for header in images for frame in header.frames} | {header.kind for header in images}
+    for kind in sorted(kinds):
+        if kind not in _PAIRED:
+            probed.headers.append(_counted(images, kind, where))
+    try:
+        check_series(index, headers, str(where))
+    except VolumeError as error:
+        probed.unreadable.append((where, str(error)))
+        return
+    for kind in _PAIRED:
+        lost: list[VolumeError] = []
+        for part in split_series(images, kind, str(where), lost.append):
+            probed.unreadable.extend((where, f"{where}: {note}") for note in part.notes if kind == "magnitude")
             try:
-                check_encoding(dataset, file)
-                frames = tuple(frames_of(dataset, file))
-            except VolumeError:
-                skipped_as = _kind_without_geometry(dataset)
-                if skipped_as == "magnitude":
-                    raise
-        sizes = [int(number(dataset.get(keyword)) or 0) for keyword in ("NumberOfFrames", "Rows", "Columns")]
-        return _File(
-            file=file,
-            series=str(dataset.get("SeriesInstanceUID") or ""),
-            subject=_subject(dataset),
-            study=str(dataset.get("StudyInstanceUID") or ""),
-            frames=frames,
-            skipped_as=skipped_as,
-            shape=(sizes[0] or 1, sizes[1], sizes[2]),
-        )
+                probed.headers.extend(_headers(part, where, volumes_of(part, str(where))))
+            except VolumeError as error:
+                lost.append(error)
+        if kind == "magnitude":
+            probed.unreadable.extend((where, str(error)) for error in lost)
+        elif lost:
+            probed.headers.append(_counted(images, kind, where))
 
 
-def _kind_without_geometry(dataset: pydicom.Dataset) -> Kind:
-    """Return the kind of an image without geometry: a screen save, report or coloured map is no error."""
-    image_type = dataset.get("ImageType") or []
-    words = [image_type] if isinstance(image_type, str) else list(image_type)
-    component = dataset.get("ComplexImageComponent")
-    return frame_kind(words, component, description=str(dataset.get("SeriesDescription") or ""))
+def _place(headers: Sequence[Header]) -> Path:
+    """Return the path of the rows of a series: its file, its folder, or the folder above its folders."""
+    if len(headers) == 1:
+        return Path(headers[0].file.path)
+    return Path(os.path.commonpath({header.file.folder for header in headers}))
 
 
-def _subject(dataset: pydicom.Dataset) -> str:
-    """Return the best identification of the person: the id, else name and birth date, else the study."""
-    number = str(dataset.get("PatientID") or "")
-    if number:
-        return number
-    named = f"{dataset.get('PatientName') or ''}|{dataset.get('PatientBirthDate') or ''}"
-    return named if named.strip("|") else str(dataset.get("StudyInstanceUID") or "")
+def _counted(headers: Sequence[Header], kind: Kind, where: Path) -> SeriesHeader:
+    first = next((header for header in headers if header.kind == kind), headers[0])
+    kinds = [frame.kind for header in headers for frame in header.frames]
+    kinds += [header.kind for header in headers if not header.frames]
+    key = f"{first.series}|{first.instance}|{kind}"
+    rows, columns = first.matrix or (0, 0)
+    return SeriesHeader(where, "dicom", kind, key, kinds.count(kind), rows, columns, subject_key=first.subject or None)
 
 
-def _groups(images: Sequence[_File]) -> list[list[_File]]:
-    """Group files into volumes: a file with several planes is alone, single planes are grouped by series."""
-    groups: dict[tuple[str, str], list[_File]] = {}
-    for image in images:
-        alone = str(image.file) if len(image.frames) > 1 else ""
-        key = "skipped" if image.skipped_as else alone
-        groups.setdefault((image.series, key), []).append(image)
-    return list(groups.values())
-
-
-def _describe(
-    folder: Path, group: Sequence[_File], must_name: bool
-) -> tuple[list[SeriesHeader], list[tuple[Path, str]]]:
-    first = group[0]
-    path = Path(str(first.file)) if len(group) == 1 else folder
-    base = SeriesHeader(
-        path=path, format="dicom", kind="unsupported", series_key=first.series,
-        num_slices=sum(image.shape[0] for image in group), height=first.shape[1], width=first.shape[2],
-        subject_key=first.subject or None,
-        series=first.series or None if must_name and path == folder else None,
-    )  # fmt: skip
-    if first.skipped_as:
-        return [replace(base, kind=first.skipped_as)], []
-    headers: list[SeriesHeader] = []
-    problems: list[tuple[Path, str]] = []
-    by_kind: dict[Kind, list[Frame]] = {}
-    for image in group:
-        for frame in image.frames:
-            by_kind.setdefault("derived" if frame.computed else frame.kind, []).append(frame)
-    for kind, frames in by_kind.items():
-        try:
-            if kind not in _PAIRED:
-                raise VolumeError("not_magnitude", "")
-            headers.extend(_volume_headers(base, kind, frames, first.study))
-        except VolumeError as error:
-            if kind == "magnitude":
-                problems.append((path, str(error)))
-            else:  # skipped in any case: one entry, to be counted
-                lump = replace(base, kind=kind, num_slices=len(frames), height=frames[0].rows, width=frames[0].columns)
-                headers.append(replace(lump, series_key=f"{first.series}|{frames[0].instance}|{kind}"))
-    return headers, problems
-
-
-def _volume_headers(base: SeriesHeader, kind: Kind, frames: Sequence[Frame], study: str) -> list[SeriesHeader]:
+def _headers(part: Part, where: Path, volumes: Sequence[DicomVolume]) -> list[SeriesHeader]:
+    first = part.headers[0]
+    alone = first.file.path == str(where)
+    below = BELOW if any(header.file.folder != str(where) for header in part.headers) else ""
     headers = []
-    for volume in split_volumes(frames, str(base.path)):
-        stack = stack_frames(volume.frames, str(base.path))
-        first = stack.frames[0]
-        facts = first.facts
+    for time, volume in enumerate(volumes):
+        num_slices, height, width = volume.shape
+        key = "|".join([first.series, first.instance if len(part.headers) == 1 else "", part.kind, part.label or "",
+                        str(part.echo), str(time)])  # fmt: skip
         headers.append(
-            replace(
-                base,
-                kind=kind,
-                series_key=_series_key(volume, kind),
-                pair_key=_pair_key(volume, stack, study),
-                num_slices=stack.shape[0], height=stack.shape[1], width=stack.shape[2],
-                echo=volume.echo if volume.several_echoes else None,
-                frame=volume.time if volume.several_times else None,
-                **known_facts(replace(facts, te_ms=volume.te_ms or None)),
-                spacing_mm=stack.spacing_mm,
+            SeriesHeader(
+                path=where,
+                format="dicom",
+                kind=part.kind,
+                series_key=key,
+                pair_key=_pair_key(volume, time),
+                num_slices=num_slices,
+                height=height,
+                width=width,
+                subject_key=first.subject or None,
+                series=None if alone else below + series_id(first.series),
+                part=part.label,
+                echo=part.echo if part.several_echoes else None,
+                frame=time if len(volumes) > 1 else None,
+                spacing_mm=volume.arrangement.spacing_mm,
+                **known_facts(volume.facts),
             )
-        )  # fmt: skip
+        )
     return headers
 
 
-def _series_key(volume: VolumeFrames, kind: Kind) -> str:
-    first = volume.frames[0]
-    one_file = all(frame.file == first.file for frame in volume.frames)
-    return "|".join([first.series, first.instance if one_file else "", kind, str(volume.echo), str(volume.time)])
-
-
-def _pair_key(volume: VolumeFrames, stack: SliceStack, study: str) -> str:
-    """Return a key of the time, position and echo time of an acquisition, equal for its magnitude and phase.
+def _pair_key(volume: DicomVolume, time: int) -> str:
+    """Return a key of the time, grid and echo time of an acquisition, equal for its magnitude and phase.
 
     Vendors store them in one series or two, with one acquisition time. Without a time, the series identifies them.
     """
-    first = stack.frames[0]
-    when = min(frame.acquired for frame in volume.frames) or first.series
-    where = ",".join(f"{component:.2f}" for component in (*first.position, *stack.spacing_mm))
-    shape = "x".join(str(length) for length in stack.shape)
-    return "|".join([study, when, f"{volume.te_ms or 0:.3f}", where, shape, str(volume.time)])
-
-
-def _distinct(headers: Sequence[SeriesHeader]) -> list[SeriesHeader]:
-    """Make the keys of copies distinct: in some exports several files share one instance UID."""
-    seen: dict[str, int] = {}
-    distinct = []
-    for header in headers:
-        count = seen[header.series_key] = seen.get(header.series_key, 0) + 1
-        distinct.append(header if count == 1 else replace(header, series_key=f"{header.series_key}|{count}"))
-    return distinct
+    first = volume.part.headers[0]
+    when = acquired_at(volume.part) or first.series
+    grid = ",".join(f"{value + 0.0:.2f}" for line in volume.arrangement.affine for value in line)
+    return "|".join([first.study, when, f"{volume.part.te_ms or 0:.3f}", grid, str(volume.shape), str(time)])

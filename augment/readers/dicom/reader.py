@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from rephase.manifests.header import Probed
 from rephase.manifests.record import ManifestRow
 from rephase.readers.dicom.phase import hash_dicom_phase, read_dicom_phase
-from rephase.readers.dicom.probe import probe_dicom
-from rephase.readers.dicom.read import describe_dicom, read_dicom
-from rephase.readers.dicom.read import hash_dicom as digest
+from rephase.readers.dicom.probe import probe_dicom as probe
+from rephase.readers.dicom.read import describe_dicom as describe
+from rephase.readers.dicom.read import digest_dicom as digest
+from rephase.readers.dicom.read import read_dicom
 from rephase.readers.geometry import Arrangement
-from rephase.readers.volume import Description, Volume
+from rephase.readers.volume import Volume
 
 __all__ = ["describe", "digest", "digest_associated", "probe", "read", "read_associated"]
-
-
-def probe(files: Iterable[Path]) -> Probed:
-    """Describe the volumes in the files of an archive, folder by folder."""
-    probed = Probed()
-    for folder, members in groupby(files, key=lambda file: file.parent):
-        more = probe_dicom(folder, list(members))
-        probed.extend(more)
-        probed.others.extend(more.others)
-    return probed
-
-
-def describe(row: ManifestRow) -> Description:
-    """Describe the volume that a row names, from headers alone; see `describe_dicom`."""
-    return Description(describe_dicom(row))
 
 
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement | None]:
@@ -45,7 +27,7 @@ def read_associated(
     location: str, row: ManifestRow, volume: Volume, arrangement: Arrangement | None, limit_bytes: int | None
 ) -> tuple[NDArray[Any], str]:
     """Read the phase that belongs to the magnitude, in radians; see `read_dicom_phase`."""
-    return read_dicom_phase(row, volume, limit_bytes)
+    return read_dicom_phase(row, limit_bytes)
 
 
 def digest_associated(location: str, row: ManifestRow) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import pydicom
 from rephase.facts import VolumeFacts
 from rephase.manifests.header import Kind
 from rephase.readers.dicom.kinds import frame_kind
-from rephase.readers.sequence import sequence_of_words
+from rephase.readers.sequence import contrast_of_words, sequence_of_words
 from rephase.readers.volume import PhaseEncode
 
 HeaderValue: TypeAlias = Any  # of an element in pydicom: a number, a string, several of them, items
@@ -23,11 +23,7 @@ _BODY_PARTS = frozenset({
     "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "SHOULDER", "SPINE", "TSPINE",
     "UTERUS", "WRIST",
 })  # fmt: skip
-_VENDORS = ("siemens", "philips", "ge", "toshiba", "canon", "hitachi", "fujifilm", "united", "bruker", "esaote")
-_ACQUISITION_CONTRASTS = {
-    "T1": "T1", "T2": "T2", "T2_STAR": "T2star", "PROTON_DENSITY": "PD", "FLUID_ATTENUATED": "FLAIR",
-    "DIFFUSION": "DWI", "TOF": "MRA", "STIR": "IR",
-}  # fmt: skip
+_VENDORS = ("siemens", "philips", "ge", "toshiba", "canon", "hitachi", "fujifilm", "uih", "united", "bruker", "esaote")
 _SEQUENCE_NAMES = ((0x2001, 0x1020), (0x2005, 0x106E), (0x0019, 0x109C), (0x0019, 0x109E))
 """Private elements that name the pulse sequence: two of Philips, two of GE."""
 _NUMBERS = {
@@ -78,10 +74,18 @@ def find(
     shared = dataset.get("SharedFunctionalGroupsSequence") if group is not None else None
     for place in (group, shared[0] if shared else None):
         items = place.get(sequence) if place is not None and sequence else None
-        value = _in_item(items[0], keyword) if items else None
+        value = items[0].get(keyword) if items else None
         if value is not None:
             return value
     return dataset.get(keyword)
+
+
+def private(dataset: pydicom.Dataset, group: int, creator: str, element: int) -> HeaderValue:
+    """Return a private value; None without it."""
+    try:
+        return dataset.private_block(group, creator)[element].value
+    except KeyError:
+        return None
 
 
 def number(value: HeaderValue) -> float | None:
@@ -95,6 +99,30 @@ def number(value: HeaderValue) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def as_list(value: HeaderValue) -> list[HeaderValue]:
+    """Return the values of an element as a list, whether it has none, one or more."""
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return [] if value is None or value == "" else [value]
+    return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def first_int(value: HeaderValue) -> int | None:
+    """Return the first value as an integer, None where there is none."""
+    items = [number(item) for item in as_list(value)]
+    return int(items[0]) if items and items[0] is not None else None
+
+
+def numbers(value: HeaderValue) -> tuple[float, ...]:
+    """Return the values of an element that are numbers."""
+    return tuple(found for item in as_list(value) if (found := number(item)) is not None)
+
+
+def words_of(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> list[str]:
+    """Return ImageType, or FrameType in an Enhanced object."""
+    value = find(dataset, group, "FrameType", "MRImageFrameTypeSequence") or dataset.get("ImageType")
+    return [str(word) for word in as_list(value)]
+
+
 def header_facts(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Facts:
     """Collect the facts of one frame.
 
@@ -105,21 +133,24 @@ def header_facts(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_
     image_type
         ImageType, or FrameType in an Enhanced object.
     """
-    te_ms = number(find(dataset, group, "EffectiveEchoTime", "MREchoSequence"))
-    te_ms = number(dataset.get("EchoTime")) if te_ms is None else te_ms
+    te_ms = echo_time(dataset, group)
     phase_encode = _phase_encode(find(dataset, group, "InPlanePhaseEncodingDirection", "MRFOVGeometrySequence"))
+    syntax = getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
     acquisition: dict[str, Any] = {
         "image_type": [*image_type, *_extended_type(group)],
         "acquired_matrix": _acquired_matrix(dataset, group, phase_encode),
         "bits_stored": int(dataset.get("BitsStored") or 0) or None,
         "lossy_compression": str(dataset.get("LossyImageCompression") or "00") == "01",
         "vendor": _vendor(str(dataset.get("Manufacturer") or "")),
+        "transfer_syntax": (syntax.keyword or syntax.name) if syntax is not None and not syntax.is_private else None,
     }
     for name, (keyword, sequence) in _NUMBERS.items():
         acquisition[name] = number(find(dataset, group, keyword, sequence))
-    acquisition["ti_ms"] = _inversion_time(dataset, group)
+    times = numbers(find(dataset, group, "InversionTimes", "MRModifierSequence") or dataset.get("InversionTime"))
+    acquisition["ti_ms"] = (times[0] if times else None) or None
     for name, (keyword, place) in _WORDS.items():
-        acquisition[name] = _words(find(dataset, group, keyword, place))
+        found = [str(word) for word in as_list(find(dataset, group, keyword, place))]
+        acquisition[name] = found[0] if len(found) == 1 else found
     kept = {name: value for name, value in acquisition.items() if value not in (None, "", [])}
     return Facts(
         te_ms=te_ms if te_ms and te_ms > 0 else None,
@@ -132,6 +163,12 @@ def header_facts(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_
     )
 
 
+def echo_time(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> float | None:
+    """Return the echo time in milliseconds."""
+    te_ms = number(find(dataset, group, "EffectiveEchoTime", "MREchoSequence"))
+    return number(dataset.get("EchoTime")) if te_ms is None else te_ms
+
+
 def _sequence(dataset: pydicom.Dataset, group: pydicom.Dataset | None, facts: dict[str, Any]) -> str | None:
     """Return the family of the pulse sequence; the vendors' own elements name it where the standard's do not."""
 
@@ -142,7 +179,7 @@ def _sequence(dataset: pydicom.Dataset, group: pydicom.Dataset | None, facts: di
     names = [word("PulseSequenceName"), word("SequenceName"), *(str(element.value) for element in own if element)]
     train = number(dataset.get("RFEchoTrainLength")) or number(dataset.get("EchoTrainLength"))
     return sequence_of_words(
-        _listed(facts, "scanning_sequence"),
+        as_list(facts.get("scanning_sequence")),
         names=names,
         echo_pulse=word("EchoPulseSequence"),
         echo_planar=word("EchoPlanarPulseSequence"),
@@ -152,13 +189,31 @@ def _sequence(dataset: pydicom.Dataset, group: pydicom.Dataset | None, facts: di
     )
 
 
-def _in_item(item: pydicom.Dataset, keyword: str) -> HeaderValue:
-    if keyword in item:
-        return item.get(keyword)
-    for nested in ("DiffusionGradientDirectionSequence",):  # the one value that is two levels down
-        if nested in item and item[nested].value:
-            return item[nested].value[0].get(keyword)
-    return None
+def _contrast(
+    dataset: pydicom.Dataset,
+    group: pydicom.Dataset | None,
+    image_type: Sequence[str],
+    te_ms: float | None,
+    facts: dict[str, Any],
+) -> str | None:
+    stated = find(dataset, group, "AcquisitionContrast", "MRImageFrameTypeSequence")
+    if not stated:  # Philips stores Enhanced elements of classic objects in a private sequence
+        items = as_list(private(dataset, 0x2005, "Philips MR Imaging DD 005", 0x0F))
+        stated = items[0].get("AcquisitionContrast") if items and hasattr(items[0], "get") else None
+    sequence, variant = (as_list(facts.get(name)) for name in ("scanning_sequence", "sequence_variant"))
+    if str(dataset.get("EchoPulseSequence") or "") == "GRADIENT":
+        sequence = [*sequence, "GR"]
+    return contrast_of_words(
+        image_type,
+        sequence,
+        stated=str(stated or "").upper(),
+        diffusion=bool(number(find(dataset, group, "DiffusionBValue", "MRDiffusionSequence"))),
+        angiography=str(dataset.get("AngioFlag") or "") == "Y" or "TOF" in variant,
+        prepared="MP" in variant or str(find(dataset, group, "InversionRecovery", "MRModifierSequence")) == "YES",
+        te_ms=te_ms,
+        tr_ms=facts.get("tr_ms"),
+        ti_ms=facts.get("ti_ms"),
+    )
 
 
 def _phase_encode(value: HeaderValue) -> PhaseEncode:
@@ -176,7 +231,7 @@ def _acquired_matrix(
     AcquisitionMatrix is (frequency rows, frequency columns, phase rows, phase columns), where "rows" counts samples
     along a row. Where the phase-encoding direction is known, height is frequency and width is phase.
     """
-    matrix = [int(item) for item in (dataset.get("AcquisitionMatrix") or []) if number(item) is not None]
+    matrix = [int(item) for item in numbers(dataset.get("AcquisitionMatrix"))]
     if len(matrix) == 4 and sum(value > 0 for value in matrix) == 2:
         frequency, phase = max(matrix[:2]), max(matrix[2:])
         if phase_encode == "assumed":
@@ -194,27 +249,7 @@ def _acquired_matrix(
 def _extended_type(group: pydicom.Dataset | None) -> list[str]:
     """Read the names of filters (DIS2D, NORM) that Siemens XA stores in a private element of the frame type."""
     items = group.get("MRImageFrameTypeSequence") if group is not None else None
-    try:
-        value = items[0].private_block(0x21, "SIEMENS MR SDI 02")[0x78].value if items else None
-    except KeyError:
-        return []
-    words = _words(value) or []
-    return [words] if isinstance(words, str) else words
-
-
-def _philips_contrast(dataset: pydicom.Dataset) -> str:
-    """Read the contrast from the private sequence in which Philips stores Enhanced elements in classic objects."""
-    try:
-        items = dataset.private_block(0x2005, "Philips MR Imaging DD 005")[0x0F].value
-        return str(items[0].get("AcquisitionContrast") or "").upper()
-    except (KeyError, IndexError, TypeError, AttributeError):  # of another vendor, or damaged
-        return ""
-
-
-def _words(value: HeaderValue) -> list[str] | str | None:
-    if value is None or isinstance(value, str):
-        return value or None
-    return [str(word) for word in value]
+    return [str(word) for word in as_list(private(items[0], 0x21, "SIEMENS MR SDI 02", 0x78))] if items else []
 
 
 def _vendor(manufacturer: str) -> str | None:
@@ -233,74 +268,12 @@ def _anatomy(body_part: str) -> str | None:
     return word.lower() if word in _BODY_PARTS else None
 
 
-def _inversion_time(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> float | None:
-    times = find(dataset, group, "InversionTimes", "MRModifierSequence")
-    if times is not None and not isinstance(times, (int, float)):
-        times = times[0] if len(times) else None
-    found = number(times) if times is not None else number(dataset.get("InversionTime"))
-    return found or None
-
-
-def _contrast(
-    dataset: pydicom.Dataset,
-    group: pydicom.Dataset | None,
-    image_type: Sequence[str],
-    te_ms: float | None,
-    facts: dict[str, Any],
-) -> str | None:
-    """Return the contrast where the header is unambiguous, else the sequence family, else None."""
-    stated = str(find(dataset, group, "AcquisitionContrast", "MRImageFrameTypeSequence") or "").upper()
-    stated = stated or _philips_contrast(dataset)
-    words = {word.upper() for word in image_type}
-    b_value = number(find(dataset, group, "DiffusionBValue", "MRDiffusionSequence"))
-    if "DIFFUSION" in words or b_value:
-        return "DWI"
-    if "SWI" in words:
-        return "SWI"
-    if "ASL" in words:
-        return "ASL"
-    if "FMRI" in words:
-        return "BOLD"
-    if stated in _ACQUISITION_CONTRASTS:
-        return _ACQUISITION_CONTRASTS[stated]
-    sequence, variant = set(_listed(facts, "scanning_sequence")), set(_listed(facts, "sequence_variant"))
-    if str(dataset.get("AngioFlag") or "") == "Y" or "TOF" in variant:
-        return "MRA"
-    if "GR" in sequence or str(dataset.get("EchoPulseSequence") or "") == "GRADIENT":
-        # a magnetisation-prepared gradient echo with an inversion time is an MPRAGE
-        prepared = "MP" in variant or str(find(dataset, group, "InversionRecovery", "MRModifierSequence")) == "YES"
-        ti_ms = facts.get("ti_ms")
-        return "T1" if prepared and ti_ms and 400 <= ti_ms <= 1500 and (te_ms or 99) < 10 else "GRE"
-    if "SE" in sequence or "IR" in sequence:
-        return _spin_echo_contrast("IR" in sequence, te_ms, facts.get("tr_ms"), facts.get("ti_ms"))
-    return None
-
-
-def _spin_echo_contrast(inversion: bool, te_ms: float | None, tr_ms: float | None, ti_ms: float | None) -> str:
-    if inversion:
-        return "FLAIR" if te_ms and ti_ms and te_ms > 60 and ti_ms > 1500 else "IR"
-    if not te_ms or not tr_ms:
-        return "SE"
-    if tr_ms < 800 and te_ms < 30:
-        return "T1"
-    if tr_ms > 2000 and te_ms > 70:
-        return "T2"
-    return "PD" if tr_ms > 2000 and te_ms < 35 else "SE"
-
-
-def _listed(facts: dict[str, Any], name: str) -> list[str]:
-    value = facts.get(name) or []
-    return [value] if isinstance(value, str) else value
-
-
 def kind_of(dataset: pydicom.Dataset, group: pydicom.Dataset | None, image_type: Sequence[str]) -> Kind:
     """Return what the pixels of a frame are, from all parts of its header."""
     component = find(dataset, group, "ComplexImageComponent", "MRImageFrameTypeSequence")
-    ge_type = dataset.private_block(0x43, "GEMS_PARM_01")[0x2F].value if _has_ge_type(dataset) else None
-    ge_number = first_int(ge_type)
-    return frame_kind(
-        image_type, component, unit_of_values(dataset, group), ge_number, str(dataset.get("SeriesDescription") or "")
-    )
+    ge_number = first_int(private(dataset, 0x43, "GEMS_PARM_01", 0x2F))
+    description = str(dataset.get("SeriesDescription") or "")
+    return frame_kind(image_type, component, unit_of_values(dataset, group), ge_number, description)
 
 
 def unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
@@ -310,60 +283,3 @@ def unit_of_values(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> s
     if mapping and unit in ("US", "NORMALIZED", "UNSPECIFIED"):
         unit = str(mapping[0].get("CodeValue") or "").upper()
     return "" if unit in ("US", "1", "NORMALIZED", "UNSPECIFIED") else unit
-
-
-def _has_ge_type(dataset: pydicom.Dataset) -> bool:
-    try:
-        return 0x2F in dataset.private_block(0x43, "GEMS_PARM_01")
-    except KeyError:
-        return False
-
-
-def counted_slices(dataset: pydicom.Dataset) -> int | None:
-    """Return the number of slices of the volume by a classic Philips header; other headers do not have it."""
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        return None
-    try:
-        return first_int(dataset.private_block(0x2001, "Philips Imaging DD 001")[0x18].value)
-    except KeyError:
-        return None
-
-
-def acquisition_order(get: Callable[..., HeaderValue]) -> tuple[tuple[float, ...], ...]:
-    """Return everything that may differ between two images of one position and echo, most specific first."""
-    direction = get("DiffusionGradientOrientation", "MRDiffusionSequence")
-    when = f"{get('AcquisitionDate') or ''}{get('AcquisitionTime') or ''}" or str(get("AcquisitionDateTime") or "")
-    return (
-        _key(get("AcquisitionNumber")),
-        _key(get("DiffusionBValue", "MRDiffusionSequence")),
-        _key(direction),
-        _key(get("InversionTimes", "MRModifierSequence") or get("InversionTime")),
-        _key(get("NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence") or get("TriggerTime")),
-        _key(get("FrameAcquisitionNumber", "FrameContentSequence")),
-        _key("".join(c for c in when if c.isdigit() or c == ".")),
-        _key(get("DimensionIndexValues", "FrameContentSequence")),
-    )
-
-
-def _key(value: HeaderValue) -> tuple[float, ...]:
-    return tuple(found for item in as_list(value) if (found := number(item)) is not None)
-
-
-def acquired_at(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> str:
-    """Return date and time of acquisition as text, empty where they were removed."""
-    frame_time = find(dataset, group, "FrameAcquisitionDateTime", "FrameContentSequence")
-    parts = (dataset.get("AcquisitionDate"), dataset.get("AcquisitionTime"))
-    return str(frame_time or dataset.get("AcquisitionDateTime") or "".join(str(part) for part in parts if part))
-
-
-def as_list(value: HeaderValue) -> list[HeaderValue]:
-    """Return the values of an element as a list, whether it has none, one or more."""
-    if value is None or isinstance(value, (str, bytes, int, float)):
-        return [] if value is None or value == "" else [value]
-    return list(value) if hasattr(value, "__iter__") else [value]
-
-
-def first_int(value: HeaderValue) -> int | None:
-    """Return the first value as an integer, None where there is none."""
-    items = [number(item) for item in as_list(value)]
-    return int(items[0]) if items and items[0] is not None else None
