@@ -62,7 +62,7 @@ READERS: dict[str, Reader] = {
             name="nifti",
             module="rephase.readers.nifti.read",
             suffixes=(".nii", ".nii.gz", ".hdr"),
-            help="NIfTI-1 or NIfTI-2 in one file",
+            help="NIfTI-1 or NIfTI-2, one file or a pair .hdr and .img",
             has_signature=_is_nifti,
             associated=("phase", "segmentation"),
         ),

@@ -98,6 +98,11 @@ class Passed(NamedTuple):
     why: str
 
 
+def is_annex_link(path: Path) -> bool:
+    """Check whether a link leads to the store of git-annex, where contents that were not fetched are missing."""
+    return "annex/objects/" in path.readlink().as_posix()
+
+
 def not_fetched(path: Path) -> Passed:
     """Return the entry of a file that git-annex or Git LFS has not fetched."""
     fix = "fetch them (git annex get, git lfs pull, datalad get)"

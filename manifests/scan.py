@@ -9,10 +9,11 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from rephase.manifests.columns import writable
-from rephase.manifests.header import Kind, Passed, Probe, SeriesHeader, not_fetched
+from rephase.manifests.header import Kind, Passed, Probe, SeriesHeader, is_annex_link, not_fetched
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ __all__ = ["Lost", "ScanResult", "ScannedVolume", "scan_folder", "walk"]
 
 ID_DIGITS = 16
 _MOST_DIGITS = 64
-_ANNEX = "annex/objects/"
 
 
 def scan_folder(
@@ -172,7 +172,7 @@ def _sorted_out(entries: list[os.DirEntry[str]], lost: Lost) -> tuple[list[Path]
                 else:
                     folders.append(path)
             elif entry.is_symlink():
-                if _ANNEX in path.readlink().as_posix():
+                if is_annex_link(path):
                     lost.passed.append(not_fetched(path))
                 else:
                     why = "is a dangling link; expected a file; restore its target or remove it"
@@ -246,7 +246,8 @@ class _Pseudonyms:
     def unique(self, identity: str) -> str:
         """Return a unique pseudonym: with more digits for a collision, and a number for a repeated identity."""
         digits = self._digits(identity)
-        for name in (digits[:ID_DIGITS], digits[:_MOST_DIGITS], *(f"{digits[:ID_DIGITS]}-{k}" for k in range(2, 1000))):
+        numbered = (f"{digits[:ID_DIGITS]}-{k}" for k in range(2, 1000))
+        for name in chain((digits[:ID_DIGITS], digits[:_MOST_DIGITS]), numbered):
             if name not in self._given:
                 self._given[name] = identity
                 return name

@@ -29,9 +29,9 @@ def register(commands: Commands) -> None:
         "scan",
         scan_manifest,
         "make a manifest of the images in a folder",
-        "Walk a folder and write a row for every magnitude volume: each series, echo and time point is one. Phase,\n"
-        "real, imaginary and derived images, field maps, localizers and other modalities are skipped and counted.\n"
-        "Volume and subject ids are salted hashes.\n\n"
+        "Walk a folder and write a row for every magnitude volume: each series, echo and time point is one. All else\n"
+        "(phase, derived images, label maps, other formats, ...) is counted by its kind. Label maps of images become\n"
+        "their segmentation. Volume and subject ids are salted hashes.\n\n"
         "formats:\n" + "\n".join(f"  {reader.name:<6}  {reader.help}" for reader in scanned),
         "rephase manifest scan /archive/brain -o brain.csv\n"
         "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes with measured phase",

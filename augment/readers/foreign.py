@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rephase.formats import READERS
+from rephase.formats import READERS, match_suffix
 from rephase.manifests.header import Kind, Passed, not_fetched
 
 START_BYTES = 1024
@@ -111,9 +111,14 @@ _POINTER = re.compile(rb"\s*(/annex/objects/|version https://git-lfs\.github\.co
 
 
 def foreign_by_name(name: str) -> Foreign | None:
-    """Return the format that a file name denotes; None if none of these does."""
+    """Return the format that a file name denotes; None if none of these does, or a reader has its suffix.
+
+    CIFTI ends in `.nii`, and macOS writes `._x.nii` beside `x.nii`: neither is an image.
+    """
     lower = name.lower()
-    return next((foreign for foreign, matches in _NAMES if matches.fullmatch(lower)), None)
+    found = next((foreign for foreign, matches in _NAMES if matches.fullmatch(lower)), None)
+    known = match_suffix(name) is not None
+    return None if found is None or (known and found.kind not in ("surface", "no image")) else found
 
 
 def foreign_by_start(start: bytes) -> Foreign | None:

@@ -252,7 +252,7 @@ def labels_of_values(values: NDArray[Any]) -> str | None:
     if share < (_EQUAL_SHARE if unit_share > _SOME_UNIT_STEPS else _EQUAL_SHARE_OF_MANY):
         return None
     levels: NDArray[Any] = np.unique(values)
-    if levels.size < 2 or (pairs == 0 and levels.size > 2):
+    if levels[0] < 0 or levels.size < 2 or (pairs == 0 and levels.size > 2):
         return None
     if levels.size > _FEW_LEVELS and share < _NEARLY_ALL and unit_share > _MOSTLY_UNIT_STEPS:
         return None

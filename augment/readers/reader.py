@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from rephase.errors import VolumeError
 from rephase.formats import FALLBACK, READERS, match_suffix
 from rephase.manifests.header import Probed
 from rephase.manifests.record import ManifestRow
+from rephase.readers.foreign import START_BYTES, foreign_by_name, foreign_by_start, unpacked_start
 from rephase.readers.geometry import Arrangement
 from rephase.readers.sources import local_path
 from rephase.readers.volume import Description, Volume
@@ -123,25 +123,28 @@ def format_of(location: str) -> str:
     Raises
     ------
     VolumeError
-        `missing` or `unreadable`. A URL is fetched only if its suffix is not conclusive.
+        `missing` or `unreadable`; `unsupported` for the formats of `rephase.readers.foreign`. A URL is fetched only if
+        its suffix is not conclusive.
     """
     if is_url(location) and (found := match_suffix(location.rstrip("/"))):
         return found[0].name
     with local_path(location) as path:
         if path.is_dir():
             return FALLBACK
+        if foreign := foreign_by_name(path.name):
+            raise VolumeError("unsupported", foreign.message(location))
         if found := match_suffix(path.name):
             return found[0].name
+        if path.name.lower().endswith(".img") and any(path.with_suffix(one).exists() for one in (".hdr", ".HDR")):
+            return "nifti"  # the values of a pair
         try:
             with path.open("rb") as file:
-                start = file.read(1024)
+                start = unpacked_start(file.read(START_BYTES))
         except OSError as error:
             raise VolumeError(
                 "unreadable", f"{path}: {error.strerror or error}; expected a readable file; check it"
             ) from error
-    if start.startswith(b"\x1f\x8b"):
-        try:
-            start = zlib.decompressobj(wbits=31).decompress(start, 1024)
-        except zlib.error:
-            start = b""
-    return next((reader.name for reader in READERS.values() if reader.has_signature(start)), FALLBACK)
+    known = next((reader.name for reader in READERS.values() if reader.has_signature(start)), None)
+    if known is None and (foreign := foreign_by_start(start)):
+        raise VolumeError("unsupported", foreign.message(location))
+    return known or FALLBACK

@@ -153,7 +153,7 @@ def probe(files: Iterable[Path]) -> Probed:
         foreign = foreign_by_name(file.name)
         if file.stat().st_size == 0:
             _tell(probed, file)
-        elif foreign is not None and (found is None or foreign.kind in ("surface", "no image")):
+        elif foreign is not None:
             probed.passed.append(Passed(file, foreign.kind, foreign.message(file)))
         elif found is not None and not found[0].scanned:
             why = f"{file}: is {found[0].name}, which has no header of an image; expected one; add its row by hand"

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
 from rephase.files import sha256
+from rephase.manifests.header import is_annex_link, not_fetched
+from rephase.readers.foreign import START_BYTES, is_pointer
 from rephase.text import is_url, one_line
 
 _BLOCK_BYTES = 1 << 20
@@ -47,11 +49,14 @@ def check_local(location: str) -> None:
     Raises
     ------
     VolumeError
-        `missing`; `unreadable` if access is denied, or it is neither.
+        `missing`, also for contents that were not fetched; `unreadable` if access is denied, or it is neither or empty.
     """
+    path = Path(location)
     try:
-        mode = Path(location).stat().st_mode
+        status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        if _is_unfetched_link(path):
+            raise VolumeError("missing", not_fetched(path).why) from None
         code = error.errno if isinstance(error, OSError) else errno.ENOENT
         if code in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             raise VolumeError(
@@ -60,10 +65,30 @@ def check_local(location: str) -> None:
         raise VolumeError(
             "unreadable", f"{location}: cannot be accessed ({one_line(error)}); expected a readable file; check it"
         ) from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if not stat.S_ISREG(status.st_mode):
         raise VolumeError(
             "unreadable", f"{location}: is a pipe, a socket or a device; expected a file or folder; correct the path"
         )
+    if status.st_size == 0:
+        raise VolumeError("unreadable", f"{location}: is empty (0 bytes); expected an image; fetch it again")
+    if status.st_size < START_BYTES and _is_pointer_file(path):
+        raise VolumeError("missing", not_fetched(path).why)
+
+
+def _is_unfetched_link(path: Path) -> bool:
+    try:
+        return path.is_symlink() and is_annex_link(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_pointer_file(path: Path) -> bool:
+    try:
+        return is_pointer(path.read_bytes())
+    except OSError:  # the reader reports it
+        return False
 
 
 def _fetch(location: str, folder: Path) -> Path:

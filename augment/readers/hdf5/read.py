@@ -16,7 +16,7 @@ from rephase.errors import VolumeError
 from rephase.facts import known_facts
 from rephase.hdf5_files import open_hdf5
 from rephase.ismrmrd_header import FastmriFacts, fastmri_facts
-from rephase.manifests.header import Kind, Probed, SeriesHeader
+from rephase.manifests.header import Kind, Passed, Probed, SeriesHeader
 from rephase.manifests.record import ManifestRow
 from rephase.readers.geometry import Arrangement, as_displayed
 from rephase.readers.hdf5.fastmri import (
@@ -28,6 +28,7 @@ from rephase.readers.hdf5.fastmri import (
     read_image,
     read_magnitude,
 )
+from rephase.readers.hdf5.foreign import kind_of_file
 from rephase.readers.hdf5.links import chunk_bytes, find_object, lies_elsewhere, named_dataset
 from rephase.readers.npy import as_volume, plain_volume
 from rephase.readers.sources import hash_file, hash_location, local_path
@@ -120,10 +121,9 @@ def _chosen(file: h5py.File, row: ManifestRow) -> h5py.Dataset:
         return named_dataset(file, "reconstruction_esc" if single else known[0], row.path)
     if find_object(file, KSPACE, row.path) is not None:
         return named_dataset(file, KSPACE, row.path)
-    keys = ", ".join(sorted(map(str, file.keys()))[:8]) or "nothing"
+    kind, what = kind_of_file(file)
     raise VolumeError(
-        "ambiguous",
-        f"{row.path}: has {keys}; expected reconstruction_rss or _esc; name a dataset in the column dataset",
+        "ambiguous" if kind in ("other image format", "no image") else "unsupported", f"{row.path}: {what}"
     )
 
 
@@ -145,7 +145,7 @@ def _empty(dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def probe(files: Iterable[Path]) -> Probed:
-    """Describe the volumes in fastMRI files; in other HDF5 files, it is unknown which dataset is an image."""
+    """Describe the volumes in fastMRI files; of other HDF5 files, tell what they are."""
     found = Probed()
     for path in files:
         row = ManifestRow(line=0, volume_id="", path=str(path))
@@ -153,6 +153,9 @@ def probe(files: Iterable[Path]) -> Probed:
             with _opened(path, str(path)) as file:
                 if any(find_object(file, key, row.path) is not None for key in (*RECONSTRUCTIONS, KSPACE)):
                     found.headers.extend(_headers(path, file, row))
+                else:
+                    kind, what = kind_of_file(file)
+                    found.passed.append(Passed(path, kind, f"{path}: {what}"))
         except VolumeError as error:
             found.unreadable.append((path, str(error)))
     return found

@@ -20,8 +20,10 @@ from rephase.readers.kinds import (
     labels_of_values,
 )
 from rephase.readers.nifti.header import NiftiHeader
+from rephase.readers.nifti.survey import Frame
 
 _LABEL_FOLDER = re.compile(r"(labels?|masks|segmentations)(Tr|Ts|Val)?", re.IGNORECASE)
+_MOST_LABEL = 255
 _SURE = ("by its intent code", "by its fifth dimension, which holds vectors", "by its description")
 
 
@@ -46,17 +48,21 @@ def kind_of_sample(header: NiftiHeader, sample: NDArray[Any]) -> tuple[Kind, str
     """Return the image type by a sample `(plane, y, x)` of scaled values, and the evidence."""
     if header.dtype.kind == "c":
         return "magnitude", "complex"
-    return kind_of_values(sample) or ("magnitude", "no other evidence")
+    first = max(0, len(sample) // 2 - 3)
+    return kind_of_values(sample[first : first + 6]) or ("magnitude", "no other evidence")
 
 
-def kind_of_labels(sample: NDArray[Any]) -> tuple[Kind, str] | None:
-    """Return `label map` and the evidence if a sample of scaled values is one; None if not.
+def kind_of_labels(frame: Frame, sample: NDArray[Any]) -> tuple[Kind, str] | None:
+    """Return `label map` and the evidence if an image is one, by all values of a frame and a sample; None if not.
 
     A row that names such an image by hand is trusted: a phantom without noise looks the same.
     """
-    if np.iscomplexobj(sample) or not np.isfinite(sample).all():
+    if np.iscomplexobj(sample) or frame.num_bad or frame.least == frame.most:
         return None
     found = labels_of_values(sample)
+    few = frame.most <= (_MOST_LABEL if sample.min() == sample.max() else 1)
+    if found is None and frame.whole and frame.least >= 0 and few:  # a small object off the sample
+        found = f"whole numbers from {frame.least:g} to {frame.most:g}, nearly all of them {frame.least:g}"
     return None if found is None else ("label map", f"by its values: {found}")
 
 

@@ -52,7 +52,7 @@ def _look(path: Path, file: NiftiFile, found: Probed, images: list[Image], label
     seen = survey(file)
     kind, evidence = stated or kind_of_sample(header, seen.sample)
     if kind == "magnitude":
-        kind, evidence = kind_of_labels(seen.sample) or (kind, evidence)
+        kind, evidence = kind_of_labels(seen.frames[0], seen.sample) or (kind, evidence)
     if kind == "magnitude" and seen.is_blank and len(seen.frames) == header.num_frames:
         kind = "blank"
     if kind == "label map":

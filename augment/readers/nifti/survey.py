@@ -15,7 +15,7 @@ from rephase.readers.volume import CLIP_LIMIT
 
 _BLOCK_BYTES = 8 << 20
 _MOST_BYTES = 64 << 20
-_SAMPLED_PLANES = 24
+_SAMPLED_PLANES = 12
 
 
 @dataclass
