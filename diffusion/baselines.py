@@ -133,8 +133,9 @@ class SpinEchoPhase(SmoothPhase):
 
 _SPIN_ECHO_RAD = {(1, 0): 3.0, (0, 1): 1.5}
 """Standard deviation of the linear coefficients along readout and phase encoding: the echo is off-centre in readout."""
-_SPIN_ECHO_BEND_RAD = 1.0
-"""Standard deviation of all other coefficients, at `LENGTH_MM` from the centre."""
+_SPIN_ECHO_BEND_RAD = {2: 0.8, 3: 1.9}
+"""Standard deviation of the coefficients of second and third order, at `LENGTH_MM` from the centre. In five volumes of
+heads at 0.055 T their root mean squares are 0.4 and 1.9."""
 _SPIN_ECHO_WITHIN = 0.15
 """Standard deviation of slices within a volume, as a fraction of that between volumes."""
 _SPIN_ECHO_STEP_RAD_PER_MM = 0.003
@@ -142,7 +143,7 @@ _SPIN_ECHO_STEP_RAD_PER_MM = 0.003
 
 
 def _spin_echo_model() -> LowOrderModel:
-    deviations = [_SPIN_ECHO_RAD.get(term, _SPIN_ECHO_BEND_RAD) for term in TERMS]
+    deviations = [_SPIN_ECHO_RAD.get(term) or _SPIN_ECHO_BEND_RAD[sum(term)] for term in TERMS]
 
     def diagonal(scale: float) -> tuple[tuple[float, ...], ...]:
         return tuple(

@@ -20,7 +20,8 @@ LATER = {
     "corpus to have them",
     10: "the field is that of single slices, not of the volume; build into a new corpus to have phase that is coherent "
     "through slices",
-    11: "phase noise has the level of the texture; build into a new corpus to have that of the measurement",
+    11: "phase noise has the level of the texture (spin echoes have that of this version); build into a new corpus to "
+    "have that of the measurement",
 }
 """What a corpus that was begun before an algorithm lacks."""
 

@@ -128,7 +128,8 @@ def noise_angle(magnitude: Tensor, sigma: Tensor, uniforms: Tensor) -> Tensor:
     Parameters
     ----------
     magnitude
-        float32 `(batch height width)`; its mean square over 3 x 3 pixels yields the noise-free modulus.
+        float32 `(batch height width)`; its mean square over 3 x 3 pixels yields the noise-free modulus, at most the
+        magnitude itself: a pixel darker than its neighbours is the rim of something.
     sigma
         Noise of real and imaginary part, `(batch)`.
     uniforms
@@ -144,7 +145,7 @@ def noise_angle(magnitude: Tensor, sigma: Tensor, uniforms: Tensor) -> Tensor:
     excess = square - 2.0 * variance
     # the mean of nine pixels of noise has a relative deviation of 1/3: a smaller excess is not signal
     signal = torch.where(excess > 2.0 / 3.0 * variance, excess, 0.0).sqrt()
-    return von_mises(magnitude * signal / variance, uniforms)
+    return von_mises(magnitude * torch.minimum(signal, magnitude) / variance, uniforms)
 
 
 def von_mises(kappa: Tensor, uniforms: Tensor) -> Tensor:
