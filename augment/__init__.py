@@ -6,6 +6,10 @@ nor Dask. A wing of the package must not have the name of a function here: once 
 
 from __future__ import annotations
 
+# isort: off
+from rephase import startup as _startup  # noqa: F401 -- first: it decides where the others come from
+
+# isort: on
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import spawn
+from multiprocessing import spawn, util
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -26,6 +27,7 @@ from rephase.cluster.access import TOKEN, GatedNanny, GatedScheduler, dashboard_
 from rephase.cluster.connect import ClusterRequest, Connection, open_client, wait_for_workers
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.interrupts import interrupts_blocked, interrupts_held, quiet
+from rephase.startup import safe_environment
 from rephase.text import one_line
 
 WORKER_ENVIRON = {
@@ -56,7 +58,8 @@ MEMORY_SHARE = 0.9
 CLOSE_S, CLOSE_AT_ONCE_S = 30.0, 10.0
 """Seconds that workers have to stop; the latter after Ctrl-C."""
 _ADDRESS = {"protocol": "tls://", "host": "127.0.0.1", "port": 0}
-_PREPARE = spawn.get_preparation_data
+_PREPARE, _FLAGS = spawn.get_preparation_data, util._args_from_interpreter_flags  # type: ignore[attr-defined]
+_PACKAGE = Path(__file__).absolute().parents[1]
 STRIKES = 2
 """Number of workers that one task may kill before it fails: one among other tasks, one on its own."""
 
@@ -180,7 +183,7 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRON,
         "distributed.worker.profile.interval": "100ms",  # at Dask's 10 ms it takes a millisecond of every small volume
     }
-    with dask.config.set(config), quiet(), _main_module_kept_out(), ExitStack() as stack:
+    with dask.config.set(config), quiet(), _imports_confined(), ExitStack() as stack:
         if forks:
             # after Dask has set its own list
             get_mp_context().set_forkserver_preload(["rephase.cluster.access", *preload])
@@ -206,25 +209,38 @@ def start_local(shape: LocalShape, dashboard_address: str, preload: Sequence[str
 
 
 @contextmanager
-def _main_module_kept_out() -> Iterator[None]:
-    """Start workers without running the user's script in them.
+def _imports_confined() -> Iterator[None]:
+    """Start workers that import neither the user's script nor anything in the working folder.
 
     `multiprocessing` imports the main module of the program in every process that it starts, so that functions of it
     can be unpickled. Tasks of workers are functions of importable modules, so they do not need it; and a script
-    that builds outside of `if __name__ == "__main__":` would start a build in each of its workers.
+    that builds outside of `if __name__ == "__main__":` would start a build in each of its workers. Its helpers are
+    `python -c`, which looks for modules in the working folder first, and an interactive program does, too.
     """
 
-    def prepare(name: str) -> dict[str, object]:
-        data: dict[str, object] = _PREPARE(name)
-        if name.startswith("Dask Worker process"):
+    def prepare(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = _PREPARE(name)
+        if name.startswith(("Dask Worker process", "ignore")):  # the latter is the process from which they are forked
             data = {key: value for key, value in data.items() if not key.startswith("init_main_from")}
+            data["sys_path"] = [entry for entry in sys.path if entry]
+            if _PACKAGE.name == __name__.partition(".")[0]:  # found through the working folder, perhaps
+                data["sys_path"].append(str(_PACKAGE.parent))
         return data
 
+    before = {name: os.environ.get(name) for name in safe_environment()}
     spawn.get_preparation_data = prepare
+    util._args_from_interpreter_flags = lambda: [*_FLAGS(), "-P"]  # type: ignore[attr-defined]
+    os.environ.update(safe_environment())
     try:
         yield
     finally:
         spawn.get_preparation_data = _PREPARE
+        util._args_from_interpreter_flags = _FLAGS  # type: ignore[attr-defined]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def first_cause(error: BaseException) -> BaseException:

@@ -157,7 +157,7 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "processes": config.processes,
         "memory": config.memory,
         "job_name": "rephase",
-        "python": f"{config.container} {python}".strip(),
+        "python": f"{config.container} {python} -P".strip(),
         "job_extra_directives": [*gres, *config.directives],
         "job_script_prologue": [_WAIT, *exports, *config.prologue],
         "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0", *_GATED],

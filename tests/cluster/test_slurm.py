@@ -53,7 +53,7 @@ def test_the_script_of_a_gpu_job_asks_for_what_the_file_says(tmp_path):
         assert f"export {name}={value}" in script
     assert script.index("module load cuda") > script.index("export OMP_NUM_THREADS=1")
     (worker,) = [line for line in script if "distributed.cli.dask_worker" in line]
-    assert worker.startswith("apptainer exec --nv image.sif /opt/python -m distributed.cli.dask_worker tls://")
+    assert worker.startswith("apptainer exec --nv image.sif /opt/python -P -m distributed.cli.dask_worker tls://")
     words = worker.split()
     assert words[words.index("--nthreads") + 1] == "4" and "--nworkers" not in words
     # a worker leaves five minutes before the 93,600 s of its job are over
