@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LONGEST_NAME = 255
+
 
 def open_file(path: str | os.PathLike[str]) -> int:
     """Open a regular file for reading and return its descriptor.
@@ -33,10 +35,10 @@ def open_file(path: str | os.PathLike[str]) -> int:
 
 @contextmanager
 def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path to write to, which then replaces `path` atomically.
+    """Yield a temporary path to write to, which is flushed and then replaces `path` atomically.
 
-    Readers of `path` see the old file or the new one. If the block raises, the temporary file is removed and `path`
-    stays as it is.
+    Readers of `path` see the old file or the new one, also after a power cut. If the block raises, the temporary file
+    is removed and `path` stays as it is.
 
     Parameters
     ----------
@@ -46,13 +48,28 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
         The temporary path, on the same file system. Default: `<path>.partial`; choose another if two processes may
         write at once.
     """
-    partial = path.with_name(f"{path.name}.partial") if partial is None else partial
+    partial = path.with_name(_partial_name(path.name)) if partial is None else partial
     try:
         yield partial
+        _flush(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _partial_name(name: str) -> str:
+    """Return the name of the temporary file, at most 255 bytes, the limit of file systems."""
+    partial = f"{name}.partial"
+    return partial if len(os.fsencode(partial)) <= _LONGEST_NAME else f".{sha256(os.fsencode(name))[:32]}.partial"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(data: bytes) -> str:

@@ -18,9 +18,9 @@ from rephase.config import ConfigError, Share, from_mapping
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.physics.gauge_pool import COLUMNS
 from rephase.diffusion.seen import Seen
-from rephase.diffusion.shipped import WEIGHTS, describe_missing
+from rephase.diffusion.shipped import FOLDER, WEIGHTS, describe_missing
 from rephase.errors import RephaseError
-from rephase.files import replacing
+from rephase.files import replacing, sha256
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -153,23 +153,31 @@ class Checkpoint:
 def save_checkpoint(network: ComplexUNet, gauge: torch.Tensor, card: dict[str, Any], path: Path) -> None:
     """Write `path` (safetensors) and the model card next to it (`.json`).
 
-    The architecture is added to the card, and the process "flow" unless the card names another.
+    The architecture is added to the card, the process "flow" unless the card names another, and the hash of weights and
+    card, `Checkpoint.sha256`, by which damage is found later.
     """
     card = {"format": 1, "process": "flow", "network": asdict(network.config)} | card
-    text = json.dumps(card, indent=2) + "\n"  # raises for a card that is not JSON, before anything is written
+    data = _serialized(network.state_dict() | {"gauge": gauge.to(torch.float32)})
+    # raises for a card that is not JSON, before anything is written
+    text = json.dumps(card | {"sha256": _digest(data, card)}, indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(network.state_dict() | {"gauge": gauge.to(torch.float32)}, path)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
     with replacing(path.with_suffix(".json")) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file atomically.
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, notes: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically; `notes` go into its header.
 
     Without `save_file`, whose files only the owner may read, and whose error names no file and hides a full disk.
     """
     with replacing(path) as partial:
-        partial.write_bytes(save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}))
+        partial.write_bytes(_serialized(tensors, notes))
+
+
+def _serialized(tensors: Mapping[str, torch.Tensor], notes: dict[str, str] | None = None) -> bytes:
+    return save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, notes)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -209,7 +217,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if bad or not bool(torch.isfinite(gauge[:, 2:]).all()):
         raise CheckpointError(f"{path}: {(bad or ['gauge'])[0]} holds NaN or infinity; train again or take another one")
     network.requires_grad_(False).eval()
-    return Checkpoint(network, card["process"], gauge, _digest(data, card), card, path)
+    digest = _digest(data, card)
+    _check_hash(data, card, digest, path)
+    return Checkpoint(network, card["process"], gauge, digest, card, path)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -245,6 +255,28 @@ def _check_size(config: NetworkConfig, path: Path) -> None:
         raise CheckpointError(
             f"{path}: weights do not fit the architecture: {stored} bytes where {needed} are needed; get both again"
         )
+
+
+def _check_hash(data: bytes, card: dict[str, Any], digest: str, path: Path) -> None:
+    """Compare with the hash in the card, a file `NAME.safetensors.sha256` of sha256sum, and the table of weights.
+
+    Weights with one wrong bit give a finite phase, and a plausible corpus.
+    """
+    found = sha256(data)
+    sidecar = path.with_name(f"{path.name}.sha256")
+    listed = [sidecar.read_text(encoding="utf-8", errors="replace").split()[:1]] if sidecar.is_file() else []
+    shipped = WEIGHTS.get(path.stem) if path.resolve().parent == FOLDER.resolve() else None
+    expected = [
+        (path.with_suffix(".json").name, card.get("sha256", digest), digest),
+        *((sidecar.name, "".join(words).lower(), found) for words in listed),
+        *([("the table of weights", shipped.sha256, found)] if shipped is not None else []),
+    ]
+    for where, wanted, seen in expected:
+        if wanted != seen:
+            raise CheckpointError(
+                f"{path}: SHA-256 {seen[:16]}... where {where} has {str(wanted)[:16]}...; weights or card are "
+                "damaged or were edited; get both again (after an edit of yours, remove sha256 from the card)"
+            )
 
 
 def _digest(data: bytes, card: dict[str, Any]) -> str:

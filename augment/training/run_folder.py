@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from rephase.diffusion.training.trainer import STATES
 from rephase.errors import RequestError
+from rephase.files import replacing, sha256
 
 RECIPE = "recipe.json"
 _FREE = ("steps", "save_every", "prefetch")
@@ -44,7 +48,7 @@ def claim_folder(folder: Path, card: dict[str, Any]) -> Iterator[None]:
         raise _unusable(folder, error) from error
     try:
         _lock(descriptor, folder)
-        _note(folder, _recipe(card))
+        _note(folder, recipe_of(card))
         yield
     finally:
         os.close(descriptor)
@@ -64,21 +68,47 @@ def _lock(descriptor: int, folder: Path) -> None:
 def _note(folder: Path, recipe: dict[str, Any]) -> None:
     path = folder / RECIPE
     try:
-        if (folder / "state.safetensors").exists() and path.exists():
-            old = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(old, dict):
-                raise ValueError("not a JSON object")
-            _compare(old, recipe, folder)
-        path.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        recorded = _recorded(folder)
+        if recorded is not None:
+            old = _read(path)
+            if old is not None:
+                _compare(old, recipe, folder)
+            elif recorded not in ("", recipe_hash(recipe)):
+                raise RequestError(
+                    f"{folder}: holds a run with another recipe; expected that of the configuration; choose "
+                    "another output"
+                )
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise _unusable(folder, error) from error
-    except ValueError as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{path}: not a recipe ({error}); remove the run folder or choose another output") from error
 
 
-def _recipe(card: dict[str, Any]) -> dict[str, Any]:
+def _recorded(folder: Path) -> str | None:
+    """Return the hash of the recipe in the state of a run; "" if it has none, None without a state."""
+    states = [folder / name for name in STATES if (folder / name).exists()]
+    for path in states:
+        with contextlib.suppress(SafetensorError, OSError), safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("recipe", ""))
+    return "" if states else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read the recipe of a run; None if it is missing or was torn, since the state names its recipe, too."""
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def recipe_hash(recipe: dict[str, Any]) -> str:
+    """Return the SHA-256 of a recipe."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode())
+
+
+def recipe_of(card: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a model card on which the weights depend."""
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
     data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
     sources = {_SOURCES: card["data"][_SOURCES]}
@@ -96,6 +126,6 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
     differences = [_WORDS.get(key, key) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differences:
         raise RequestError(
-            f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; remove "
-            "the folder or choose another output"
+            f"{folder}: holds a run with another {', '.join(differences)}; expected that of the configuration; choose "
+            "another output"
         )

@@ -24,7 +24,7 @@ from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
 from rephase.training.config import BEST, RunConfig, TrainConfig
 from rephase.training.dataset import TrainingSet, read_training_set
-from rephase.training.run_folder import claim_folder
+from rephase.training.run_folder import claim_folder, recipe_hash, recipe_of
 from rephase.training.validation import read_scores
 from rephase.training.watch import training_progress, watch
 
@@ -109,10 +109,13 @@ def run_training(
     ranks = _ranks()
     if ranks.first and config.training.precision == "bfloat16" and device == "cpu":
         _warn_slow_type()
+    recipe = recipe_hash(recipe_of(card))
     with claim_folder(config.output, card) if ranks.first else nullcontext():
         with joined(ranks, device) as own:
             try:
-                trainer = Trainer(network, config.training, batches, config.output, own, start, objective, ranks)
+                trainer = Trainer(
+                    network, config.training, batches, config.output, own, start, objective, ranks, recipe
+                )
             except ValueError as error:  # batches that cannot be divided, or a state that cannot be read
                 raise RequestError(str(error)) from error
             watchers = watch(config, data, trainer, card) if ranks.first else []

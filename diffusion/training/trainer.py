@@ -73,13 +73,17 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 Progress = Callable[[int, float], None]
 
 
+STATES = ("state.safetensors", "state.previous.safetensors")
+"""The last saved state of a run, and the one before."""
+
+
 class Trainer:
     """Network, moving average and optimiser of one run, stored in a run folder.
 
     `batches(number)` returns a batch; step n uses `config.batches` of them, from number `n * config.batches` on.
     `initial` is a network to start from; `objective` is that of the flow if None; `ranks` are the processes that train
-    together. The folder contains `state.safetensors` (for resuming), `ema.safetensors` (the weights to use) and
-    `loss.jsonl`.
+    together; `recipe` is noted in the state. The folder contains `state.safetensors` (for resuming), the state before
+    it, `ema.safetensors` (the weights to use) and `loss.jsonl`.
     """
 
     def __init__(
@@ -92,8 +96,9 @@ class Trainer:
         initial: ComplexUNet | None = None,
         objective: Objective | None = None,
         ranks: Ranks | None = None,
+        recipe: str = "",
     ) -> None:
-        self.objective, self.ranks = objective or FlowObjective(), ranks or Ranks()
+        self.objective, self.ranks, self.recipe = objective or FlowObjective(), ranks or Ranks(), recipe
         if config.batches % self.ranks.count:
             raise ValueError(f"batches = {config.batches}: expected a multiple of the {self.ranks.count} processes")
         self.config, self.batches, self.folder, self.device = config, batches, folder, device
@@ -107,7 +112,7 @@ class Trainer:
         )
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "state.safetensors").exists():
+        if any((folder / name).exists() for name in STATES):
             self._load()
 
     def run(
@@ -189,19 +194,27 @@ class Trainer:
         names = [name for name, _ in self.network.named_parameters()]
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{names[index]}.{key}": torch.as_tensor(value) for key, value in state.items()}
-        write_tensors(tensors | {"step": torch.tensor(self.step)}, self.folder / "state.safetensors")
+        state, previous = (self.folder / name for name in STATES)
+        if state.exists():  # kept until the new one is complete, and after it in case that one is damaged
+            state.replace(previous)
+        write_tensors(tensors | {"step": torch.tensor(self.step)}, state, {"recipe": self.recipe})
         write_tensors(self.average.state_dict(), self.folder / "ema.safetensors")
         with (self.folder / "loss.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in losses)
 
     def _load(self) -> None:
-        path = self.folder / "state.safetensors"
-        try:
-            self._restore(load_file(path, device=self.device))
-        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        error: Exception | None = None
+        for path in (self.folder / name for name in STATES):
+            try:
+                self._restore(load_file(path, device=self.device))
+                break
+            except (SafetensorError, OSError, KeyError, RuntimeError) as found:
+                error = error or found
+        else:
+            where = self.folder / STATES[0]
             raise ValueError(
-                f"{path}: cannot be resumed ({one_line(error)}); expected the state of a run of this network; "
-                "remove the run folder or choose another output"
+                f"{where}: cannot be resumed ({one_line(error or '')}); expected the state of a run of this network; "
+                "choose another output"
             ) from error
         if self.step > self.config.steps:
             raise ValueError(

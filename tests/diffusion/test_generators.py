@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,6 +237,35 @@ def test_the_hash_covers_weights_but_not_descriptions(saved):
     assert load_checkpoint(saved).sha256 == before
     save_checkpoint(ComplexUNet(TINY), GAUGE, {"name": "tiny"}, saved)
     assert load_checkpoint(saved).sha256 != before
+
+
+@pytest.mark.parametrize("part", ["weights", "card", "sidecar"])
+def test_one_wrong_bit_is_found_before_anything_is_built(saved, tmp_path, part):
+    path = tmp_path / "copy.safetensors"  # under a name of its own
+    data, card = bytearray(saved.read_bytes()), json.loads(saved.with_suffix(".json").read_text())
+    if part == "weights":
+        data[-3] ^= 1
+    elif part == "card":
+        card["flow"] = {"source": "uniform"} if card.get("flow") != {"source": "uniform"} else {}
+    else:
+        Path(f"{path}.sha256").write_text(f"{'0' * 64}  copy.safetensors\n")
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=r"copy\.safetensors: SHA-256 .* damaged") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    if part == "card":  # an edit that is meant
+        del card["sha256"]
+        path.with_suffix(".json").write_text(json.dumps(card))
+        load_checkpoint(path)
+
+
+def test_a_card_without_a_hash_is_of_an_earlier_version(saved):
+    card = saved.with_suffix(".json")
+    entries = json.loads(card.read_text())
+    digest = entries.pop("sha256")
+    card.write_text(json.dumps(entries))
+    assert load_checkpoint(saved).sha256 == digest
 
 
 def truncate(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from paths import PROJECT
 from rephase import cli
 from rephase.config import read_config
 from rephase.diffusion import shipped
-from rephase.diffusion.checkpoint import load_checkpoint
+from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
 from rephase.diffusion.shipped import FOLDER, WEIGHTS, find_checkpoint, shipped_weights
 from rephase.files import file_sha256
 from rephase.training.config import DistillConfig, TrainConfig
@@ -47,6 +48,7 @@ def test_the_table_of_weights_is_that_of_the_files(name):
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert (path.stat().st_size, file_sha256(path)) == (row.num_bytes, row.sha256)
     assert card["licence"] == row.licence and card["name"] == name
+    assert load_checkpoint(path).sha256 == card["sha256"]
     cells = f"| `{name}` | {row.help} | {row.licence} | {row.num_bytes:,} | {'yes' if row.in_wheel else 'no'} |"
     assert f"{cells} `{row.sha256}` |" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
@@ -87,3 +89,11 @@ def test_recipes_can_be_run(path):
 
 def test_there_are_recipes():
     assert {"default", "teacher", "permissive", "ddpm"} <= {path.stem for path in RECIPES}
+
+
+def test_shipped_weights_must_be_those_of_the_table(monkeypatch):
+    """Weights and card may have been damaged or replaced together."""
+    row = replace(WEIGHTS["fat"], sha256="0" * 64)
+    monkeypatch.setitem(WEIGHTS, "fat", row)
+    with pytest.raises(CheckpointError, match="table of weights has 0000"):
+        load_checkpoint(FOLDER / "fat.safetensors")

@@ -289,12 +289,36 @@ def test_a_state_that_cannot_be_read_is_refused(config, content):
         train(read_config(config, TrainConfig))
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", None])
-def test_a_recipe_that_cannot_be_read_is_refused(config, content):
+@pytest.mark.parametrize("content", ["[1]", "{", "", None])
+def test_a_torn_recipe_does_not_cost_the_training(config, content):
+    """The state names its recipe, too, so another one is still refused."""
+    train(read_config(config, TrainConfig))
+    recipe = config.parent / "run" / "recipe.json"
+    whole = recipe.read_text()
+    recipe.unlink() if content is None else recipe.write_text(content)
+    config.write_text(CONFIG.replace("seed = 5", "seed = 6"))
+    with pytest.raises(RequestError, match=r"another recipe.*choose another output"):
+        train(read_config(config, TrainConfig))
+    config.write_text(CONFIG)
+    train(read_config(config, TrainConfig))
+    assert recipe.read_text() == whole
+
+
+def test_a_damaged_state_costs_only_what_came_after_the_one_before(config):
+    config.write_text(CONFIG.replace("steps = 3", "steps = 2"))
+    train(read_config(config, TrainConfig))
+    config.write_text(CONFIG)
+    expected = train(read_config(config, TrainConfig)).read_bytes()
+    state = config.parent / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-40])
+    assert train(read_config(config, TrainConfig)).read_bytes() == expected
+
+
+def test_a_recipe_that_cannot_be_written_is_refused(config):
     train(read_config(config, TrainConfig))
     recipe = config.parent / "run" / "recipe.json"
     recipe.unlink()
-    recipe.mkdir() if content is None else recipe.write_text(content)
+    recipe.mkdir()
     with pytest.raises(RequestError, match="choose another output"):
         train(read_config(config, TrainConfig))
 
