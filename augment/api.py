@@ -309,7 +309,7 @@ def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> N
 def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOptions, keep: bool) -> Manifest:
     """Read a manifest. Rows are written as one first: next to the corpus if `keep`, for `repair`, else temporarily."""
     from rephase.corpus.storage.base import run_folder
-    from rephase.files import replacing, sha256
+    from rephase.files import private_folder, replacing, sha256
     from rephase.manifests.manifest import Manifest
     from rephase.manifests.parse import read_manifest
     from rephase.text import is_url
@@ -330,7 +330,7 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
         raise RequestError(f"{corpus}: rows need a local corpus, beside which they are kept; write a manifest CSV")
     # named by its content, so that the rows of an earlier run, which its log names, stay as they are
     path = Path(folder) / f"rows-{sha256(text.encode())[:12]}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return read_manifest(path, options.read_columns)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -19,9 +20,11 @@ from typing import NoReturn
 from rephase.commands import bench, build, corpus, demo, export, manifest, model
 from rephase.commands.result import CommandResult
 from rephase.errors import RephaseError, RequestError, is_disk_full
+from rephase.redaction import without_secrets
 
 GROUPS = (manifest, build, corpus, export, model, bench, demo)
 
+FAILED = 1
 WRONG_REQUEST = 2
 INTERRUPTED = 130
 
@@ -86,9 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "handler"):
         parser.print_help()
         return WRONG_REQUEST
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        print(f"the working folder cannot be used ({error.strerror}); expected one that exists; cd", file=sys.stderr)
+        return WRONG_REQUEST
     arguments.argv, arguments.run = words, main
     with _Signals():
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        except Exception:  # an error of the program: its traceback, which may show a URL
+            print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+            return FAILED
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not is_disk_full(error) and not (error.filename and error.errno in _PATH_ERRORS):
             raise
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # the error of a write has no name
-        fix = "expected a writable path with free space; choose another path"
+        fix = "expected a path that this user may read and write, with free space; choose another"
         return _refuse(RequestError(f"{where}{error.strerror}; {fix}"), arguments)
 
 
@@ -123,10 +135,10 @@ def _refuse(error: RephaseError, arguments: argparse.Namespace) -> int:
 
 def _print(result: CommandResult, as_json: bool) -> None:
     if as_json and result.data is not None:
-        print(json.dumps(result.data, indent=2))
+        print(without_secrets(json.dumps(result.data, indent=2)))
     else:
         for line in result.lines:
-            print(line)
+            print(without_secrets(line))
     sys.stdout.flush()
 
 

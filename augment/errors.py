@@ -6,6 +6,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from rephase.redaction import without_secrets
 from rephase.text import one_line, printable
 
 Reason = Literal[
@@ -32,7 +33,10 @@ _LONGEST = 1000
 
 
 class RephaseError(ValueError):
-    """Base of all errors of this package. The message is shown to the user unchanged."""
+    """Base of all errors of this package. The message is shown to the user unchanged; it has no secrets of URLs."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 class VolumeError(RephaseError):

@@ -6,8 +6,9 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LONGEST_NAME = 255
@@ -56,6 +57,28 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def private_folder(path: Path) -> None:
+    """Create a folder that its owner alone may read, or make it so if it is ours; those above it are ordinary ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        found = path.stat()
+        if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o077:
+            path.chmod(0o700)
+
+
+def user_folder() -> Path:
+    """Return a folder for temporary files of this user, in which nobody else can put or read any."""
+    path = Path(tempfile.gettempdir()) / f"rephase-{os.geteuid()}"
+    with suppress(OSError):
+        private_folder(path)
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+            return path
+    return Path(tempfile.mkdtemp(prefix="rephase-"))  # somebody else has taken the name
 
 
 def _partial_name(name: str) -> str:

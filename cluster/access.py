@@ -17,6 +17,8 @@ from tornado import web
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.routing import Router
 
+from rephase.files import user_folder
+
 TOKEN = "rephase.dashboard-token"  # noqa: S105 -- its name in Dask's configuration
 """Key of Dask's configuration (`DASK_REPHASE__DASHBOARD_TOKEN` as a variable) with the token of the web pages."""
 _ROLES = ("client", "scheduler", "worker")
@@ -101,7 +103,11 @@ class GatedWorker(_Gated, Worker):  # type: ignore[misc]
 
 
 class GatedNanny(Nanny):  # type: ignore[misc]
-    """A nanny of a `GatedWorker`."""
+    """A nanny of a `GatedWorker`.
+
+    Dask's own folder for temporary files has one name for all users of a machine, and workers import from it.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(*arguments, **{"worker_class": GatedWorker, **options})
+        more = {"worker_class": GatedWorker, "local_directory": str(user_folder())}
+        super().__init__(*arguments, **{**more, **options})

@@ -177,7 +177,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, notes: dict[s
 
 
 def _serialized(tensors: Mapping[str, torch.Tensor], notes: dict[str, str] | None = None) -> bytes:
-    return save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, notes)
+    data: bytes = save({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, notes)
+    return data
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

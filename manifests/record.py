@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rephase.facts import VolumeFacts, facts_where
 
@@ -24,7 +24,7 @@ class ManifestRow(VolumeFacts):
 
     line: int
     volume_id: str
-    path: str
+    path: str = field(repr=False)
     format: str = "auto"
     subject_id: str | None = None
     slice_axis: int | None = None
@@ -33,9 +33,9 @@ class ManifestRow(VolumeFacts):
     echo: int | None = None
     frame: int | None = None
     dataset: str | None = None
-    phase: str | None = None
-    kspace: str | None = None
-    segmentation: str | None = None
+    phase: str | None = field(default=None, repr=False)
+    kspace: str | None = field(default=None, repr=False)
+    segmentation: str | None = field(default=None, repr=False)
     replicas: int | None = None
     num_slices: int | None = None
     height: int | None = None

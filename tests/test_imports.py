@@ -17,11 +17,16 @@ from paths import PROJECT
 from volumes import phantom
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
-GROUND = {"errors", "text", "sequences", "facts", "files", "counters", "formats", "config", "numpy_fourier", "pages"}
+GROUND = {
+    "errors", "text", "redaction", "startup", "sequences", "facts", "files", "counters", "formats", "config",
+    "numpy_fourier", "pages",
+}  # fmt: skip
 MAY_IMPORT = {
     # the ground floor
-    "errors": {"text"},
+    "errors": {"redaction", "text"},
     "text": set(),
+    "redaction": {"text"},
+    "startup": set(),
     "sequences": set(),
     "facts": {"sequences"},
     "files": {"errors", "text"},

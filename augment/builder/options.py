@@ -208,6 +208,12 @@ class BuildOptions:
         default=False,
         metadata=_argument("run", "allow workers that differ in device, instruction set or version of torch"),
     )
+    log_paths: bool = field(
+        default=False,
+        metadata=_argument(
+            "run", "log the paths of failed volumes, which are logged by their row in the manifest otherwise"
+        ),
+    )
     insecure: bool = field(
         default=False,
         metadata=_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rephase.builder.options import BuildOptions
+from rephase.builder.request import noted_manifest, noted_places
 from rephase.builder.runlog import read_run, run_names
 from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attributes
 from rephase.corpus.storage.base import Storage
@@ -36,7 +37,8 @@ def past_runs(root: str) -> Iterator[dict[str, Any]]:
 
 def recorded_manifest(root: str) -> str | None:
     """Return the manifest of the latest run; None if no log names one."""
-    return next((str(run["manifest"]) for run in past_runs(root) if run.get("manifest")), None)
+    in_logs = (str(run["manifest"]) for run in past_runs(root) if run.get("manifest"))  # of earlier versions
+    return noted_manifest(root) or next(in_logs, None)
 
 
 def root_attributes(storage: Storage) -> tuple[dict[str, Any], bool]:
@@ -103,7 +105,7 @@ def options_of(
 
 
 def _find_bank(wanted: str, root: str) -> Path:
-    logged = dict.fromkeys(Path(str(run["bank"])) for run in past_runs(root) if run.get("bank"))
+    logged = dict.fromkeys(Path(path) for path in noted_places(root, "banks"))
     for path in logged:
         if path.is_file() and file_sha256(path) == wanted:
             return path
@@ -114,7 +116,8 @@ def _find_bank(wanted: str, root: str) -> Path:
 
 
 def _find_weights(wanted: str, given: Path | None, root: str) -> Checkpoint:
-    logged = [Path(str(run["checkpoint"])) for run in past_runs(root) if run.get("checkpoint")]
+    in_logs = [str(run["checkpoint"]) for run in past_runs(root) if run.get("checkpoint")]  # of earlier versions
+    logged = [Path(path) for path in (*noted_places(root, "checkpoints"), *in_logs)]
     candidates = [given] if given is not None else [*map(shipped_weights, WEIGHTS), *dict.fromkeys(logged)]
     for path in candidates:
         if path is None or not path.is_file():

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from tqdm import tqdm
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus, split_failed
+from rephase.builder.request import note_request
 from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
@@ -42,6 +43,7 @@ from rephase.manifests.manifest import Manifest
 from rephase.pipeline.recipe import row_fingerprint
 from rephase.pipeline.task import Outcome, Task, TaskList, task_list
 from rephase.pipeline.timeout import clear_timeouts
+from rephase.redaction import redact
 
 INDEX_EVERY_S = 60.0
 _SHOWN_FAILURES = 10
@@ -171,7 +173,9 @@ class _Run:
         self._finished = False
         try:
             self._index = IndexBuilder(self._store)
-            self._log = RunLog(setup.root, self._facts(), lease.token)
+            self._log = RunLog(setup.root, self._facts(), lease.token, options.log_paths)
+            places = {"checkpoints": setup.checkpoint, "banks": setup.bank}
+            note_request(setup.root, self._task_list.manifest, places, lease.token)
         except OSError as error:
             raise unwritable(setup.root, error) from None
 
@@ -220,9 +224,9 @@ class _Run:
     def _progress(self) -> dict[str, object]:
         """Return the progress, for the dashboard."""
         summary = self._summary
-        last = list(summary.failed.items())[-_SHOWN_FAILURES:]
+        last = [(name, self._log.failures[name]) for name in list(summary.failed)[-_SHOWN_FAILURES:]]
         return {
-            "corpus": summary.corpus,
+            "corpus": corpus_name(summary.corpus),
             "total": summary.num_volumes,
             "done": summary.built + summary.skipped,
             "failed": len(summary.failed),
@@ -242,7 +246,7 @@ class _Run:
                 self._summary.vanished = self._index.vanished()
                 self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
                 self._summary.sort(self._task_list.names())
-                self._log.end(self._summary.to_json())
+                self._log.end(self._public_summary())
             except OSError as error:  # a full disk: committed volumes remain, and the next run writes the index
                 self._summary.stopped = self._summary.stopped or self._describe_unwritten(error)
 
@@ -250,6 +254,14 @@ class _Run:
         fix = "free space and run" if is_disk_full(error) else "run"
         where = error.filename or run_folder(self._setup.root)
         return f"{where}: {error.strerror or error}; {fix} the same command again"
+
+    def _public_summary(self) -> dict[str, object]:
+        """Return the summary for the log: without paths, unless they are asked for."""
+        summary, root = self._summary, self._setup.root
+        stopped = summary.stopped if summary.stopped is None else redact(summary.stopped, (root,), corpus_name(root))
+        public = replace(summary, corpus=corpus_name(root), stopped=stopped)
+        public.failed = {name: self._log.failures.get(name, one) for name, one in summary.failed.items()}
+        return summary.to_json() if self._options.log_paths else public.to_json()
 
     def _count_missed(self) -> None:
         """Count committed volumes whose outcome was not received, because the run ended first."""
@@ -261,9 +273,6 @@ class _Run:
     def _facts(self) -> dict[str, object]:
         setup = self._setup
         return {
-            "manifest": self._task_list.manifest,
-            "checkpoint": None if setup.checkpoint is None else str(setup.checkpoint),
-            "bank": None if setup.bank is None else str(setup.bank),
             "num_volumes": self._task_list.num_volumes,
             "num_slices": self._task_list.num_slices,
             "recipe_hash": setup.recipe.hash,
@@ -273,7 +282,7 @@ class _Run:
             "num_workers": self._connection.num_workers(),
             "num_threads": self._connection.num_threads(),
             "limits": asdict(setup.limits),
-            "cluster": self._options.cluster,
+            "cluster": self._options.cluster.partition(":")[0],
         }
 
     def _tasks(self) -> Iterator[Task]:
@@ -313,9 +322,9 @@ class _Run:
             summary.stopped = f"{outcome.message}; free space and run the same command again"
             return
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
-        self._log.record(outcome, fingerprint, self._setup.recipe.hash)
+        self._log.record(outcome, fingerprint, self._setup.recipe.hash, task.row.line)
         if outcome.status == "failed":
-            summary.failed[outcome.name] = self._log.failures[outcome.name]
+            summary.failed[outcome.name] = replace(self._log.failures[outcome.name], message=outcome.message or "")
         if outcome.receipt is not None:
             self._index.add(outcome.name, outcome.receipt)
         elapsed = bar.format_dict["elapsed"]
@@ -337,6 +346,11 @@ class _Run:
         self._index.write(self._task_list.order())
         self._indexed = time.monotonic()
         self._index_every = max(INDEX_EVERY_S, 20 * (self._indexed - start))
+
+
+def corpus_name(root: str) -> str:
+    """Return the name of a corpus without the folders above it."""
+    return root.rstrip("/").rpartition("/")[2]
 
 
 def _say(line: str) -> None:

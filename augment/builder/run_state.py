@@ -96,7 +96,7 @@ class RunState:
         status = str(line.get("status"))
         self.counts[status] += 1
         if status == "failed":
-            failure = (str(line.get("name")), str(line.get("reason")), str(line.get("message")))
+            failure = (str(line.get("name")), str(line.get("reason")), str(line.get("detail") or line.get("message")))
             self.failures = [*self.failures, failure][-_LAST_FAILURES:]
         if status == "built":
             self.num_slices += int(line.get("num_slices", 0))

@@ -23,12 +23,23 @@ _Entry = TypeVar("_Entry")
 
 @dataclass(frozen=True)
 class Failure:
-    """A volume that was not built. `row` is the fingerprint of its row: an edited row is retried."""
+    """A volume that was not built. `row` is the fingerprint of its row: an edited row is retried.
+
+    `message` names the row by its line in the manifest, `line`, and no file; 0 in logs of earlier versions, whose
+    messages have paths. `detail` is the message with paths, which only `--log-paths` logs.
+    """
 
     reason: str
     message: str
     row: str
     recipe_hash: str
+    line: int = 0
+    detail: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The message for the user of the corpus."""
+        return self.detail or self.message
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,11 @@ class RunLog:
     """Writes the log of one run, until closed.
 
     On a disk every line is written immediately; to an object store, which cannot append, at intervals. `token` is
-    that of the lease under which it is written.
+    that of the lease under which it is written. With `log_paths`, messages are logged with paths, too.
     """
 
-    def __init__(self, root: str, facts: Mapping[str, Any], token: str = "") -> None:
+    def __init__(self, root: str, facts: Mapping[str, Any], token: str = "", log_paths: bool = False) -> None:
+        self._log_paths = log_paths
         self.failures = read_failures(root)
         self.strikes = _read_entries(root, "strikes.json", Strike)
         self._storage = open_run_folder(root, token)
@@ -66,17 +78,20 @@ class RunLog:
         """Write the buffered lines."""
         self.flush()
 
-    def record(self, outcome: Outcome, row: str, recipe_hash: str) -> None:
-        """Log the outcome of a volume."""
+    def record(self, outcome: Outcome, row: str, recipe_hash: str, line: int = 0) -> None:
+        """Log the outcome of a volume, whose row has this fingerprint and line."""
+        detail = (outcome.message or "") if self._log_paths else ""
         if outcome.status == "failed":
-            message = outcome.message or ""
-            self.failures[outcome.name] = Failure(outcome.reason or "failed", message, row, recipe_hash)
+            self.failures[outcome.name] = Failure(
+                outcome.reason or "failed", outcome.public or "", row, recipe_hash, line, detail
+            )
         else:
             self.failures.pop(outcome.name, None)
         if self.strikes.pop(outcome.name, None) is not None:
             self._write_strikes()
         facts = asdict(outcome)
-        del facts["receipt"]
+        del facts["receipt"], facts["public"]
+        facts |= {"message": outcome.public} | ({"detail": detail} if detail else {})
         facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
         self._line({"event": "volume", **facts})
         if time.monotonic() - self._written > self._write_every_s:

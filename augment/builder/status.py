@@ -66,7 +66,7 @@ class CorpusStatus:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
             lines.append(f"failed:    {len(self.failures)} volumes: {reasons}")
             for name, failure in list(self.failures.items())[:_SHOWN]:
-                lines.append(f"  {name}: {failure.reason}: {failure.message}")
+                lines.append(f"  {name}: {failure.reason}: {failure.shown}")
             if len(self.failures) > _SHOWN:
                 lines.append(f"  and {len(self.failures) - _SHOWN} more, all of them with --json")
         return lines

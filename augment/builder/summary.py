@@ -148,7 +148,7 @@ def listed(failures: dict[str, Failure], what: str) -> list[str]:
     lines = [
         f"{len(failures)} volumes {what} {', '.join(f'{count} {reason}' for reason, count in counts.most_common())}"
     ]
-    lines += [f"  {name}: {failure.reason}: {failure.message}" for name, failure in list(failures.items())[:_SHOWN]]
+    lines += [f"  {name}: {failure.reason}: {failure.shown}" for name, failure in list(failures.items())[:_SHOWN]]
     if len(failures) > _SHOWN:
         lines.append(f"  and {len(failures) - _SHOWN} more, all of them with 'rephase status CORPUS --json'")
     return lines

@@ -30,7 +30,7 @@ from rephase.pipeline.environment import (
 )
 from rephase.pipeline.memory import MemoryLimits, magnitude_limits, volume_factor
 from rephase.pipeline.recipe import Recipe
-from rephase.pipeline.task import Outcome, Task
+from rephase.pipeline.task import Outcome, Task, failed_outcome
 from rephase.pipeline.timeout import TimeLimit, Watchdog, find_timeout, timeout_folder
 from rephase.pipeline.worker import WorkerContext, open_worker
 
@@ -166,7 +166,7 @@ def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:
     if finished.worker_lost:
         return _quarantined(root, task)
     message = f"{task.where}: unexpected {type(finished.error).__name__}: {finished.error}"
-    return Outcome(task.name, "failed", "failed", " ".join(message.split()))
+    return failed_outcome(task, "failed", " ".join(message.split()))
 
 
 def _quarantined(root: str, task: Task) -> Outcome:
@@ -178,9 +178,9 @@ def _quarantined(root: str, task: Task) -> Outcome:
             f"{timeout.place}; expected it to finish; check whether the file makes its reader hang, or run again with "
             "--retry-failed --time-limit SECONDS"
         )
-        return Outcome(task.name, "failed", "timeout", message)
+        return failed_outcome(task, "timeout", message)
     message = (
         f"{task.where}: its worker died twice, the second time with no other task; expected it to fit "
         f"into memory; {RETRY_WITH_MEMORY}, or check whether the file crashes its reader"
     )
-    return Outcome(task.name, "failed", "worker_lost", message)
+    return failed_outcome(task, "worker_lost", message)

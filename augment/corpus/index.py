@@ -12,6 +12,7 @@ from typing import Any
 
 from rephase.corpus.expansion import kspace_shape
 from rephase.corpus.layout import group_attributes, group_document, open_attributes
+from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError
 from rephase.facts import facts_where
@@ -197,4 +198,8 @@ def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
             verify_checksum(document)
         except ValueError as error:
             raise RequestError(f"{where}: {error}; {fix}") from None
+        # a checksum is no signature: a corpus may come from somebody else, and a name leads to files
+        for name in columns["name"]:
+            if not isinstance(name, str) or not is_volume_name(name):
+                raise RequestError(f"{where}: {str(name)[:80]!r} cannot be the name of a volume; {fix}")
     return CorpusIndex(storage.root, attributes, columns)

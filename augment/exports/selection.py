@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from rephase.corpus.index import CorpusIndex
 from rephase.errors import RequestError
 
+_FOLDER = re.compile(r"[\w .,+@-]{1,128}")
 NO_SPLIT = "none"
 """Sub-directory of volumes without a split."""
 
@@ -75,6 +77,13 @@ def _keep(index: CorpusIndex, rows: list[int], column: str, words: set[str]) -> 
 
 def _targets(index: CorpusIndex, folder: Path, suffix: str, by_split: bool) -> list[Path]:
     splits = index.columns["split"]
+    if by_split:
+        for split in {str(split) for split in splits if split}:
+            if split in (".", "..") or not _FOLDER.fullmatch(split):
+                raise RequestError(
+                    f"{index.root}: --by-split: split {split[:80]!r} cannot be the name of a folder; expected at most "
+                    "128 letters, digits, spaces and .,_-+@; export without --by-split"
+                )
     folders = [folder / (split or NO_SPLIT) if by_split else folder for split in splits]
     return [parent / f"{name}{suffix}" for parent, name in zip(folders, index.names, strict=True)]
 

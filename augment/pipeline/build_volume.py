@@ -27,7 +27,7 @@ from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.resume import check_restored, find_committed
 from rephase.pipeline.sampling import conditions_of, facts_of, sample_phasor, timed
 from rephase.pipeline.scan import ScannedVolume, scan_volume
-from rephase.pipeline.task import Outcome, Task
+from rephase.pipeline.task import Outcome, Task, failed_outcome
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
@@ -240,7 +240,7 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
     if reason == "too_large":  # every such message ends in "give workers more memory"; this adds the option
         message = f"{message}: {RETRY_WITH_MEMORY}"
-    return Outcome(task.name, "failed", reason, message, disk_full=is_disk_full(error), seconds=seconds)
+    return failed_outcome(task, reason, message, disk_full=is_disk_full(error), seconds=seconds)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from rephase.corpus.layout import group_document
 from rephase.corpus.receipt import volume_name
 from rephase.files import sha256
-from rephase.manifests.manifest import Manifest
+from rephase.manifests.manifest import PATH_COLUMNS, Manifest
 from rephase.manifests.record import ManifestRow
+from rephase.redaction import redact, without_secrets
 from rephase.text import is_url
 
 
@@ -52,7 +53,7 @@ class Task:
     `expected` has the recorded facts of a damaged volume that is to be rebuilt.
     """
 
-    row: ManifestRow
+    row: ManifestRow = field(repr=False)
     replica: int = 0
     expected: ExpectedVolume | None = None
 
@@ -66,12 +67,18 @@ class Task:
         """Location of the row, for messages."""
         return f"volume {self.name} ({self.row.path})"
 
+    def public(self, message: str) -> str:
+        """Return a message about this volume that names its row in place of its files."""
+        places = (getattr(self.row, name) for name in PATH_COLUMNS)
+        return redact(message, [place for place in places if place], f"row {self.row.line}")
+
 
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of one volume.
 
-    `reason` and `message` are set for a failed one. `seconds` per stage; `waiting` is the wait for the sampling lock.
+    `reason` and `message` are set for a failed one; `public` is the message without paths. `seconds` per stage;
+    `waiting` is the wait for the sampling lock.
     `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt`
     contains the committed attributes, also of a skipped one.
     """
@@ -80,11 +87,17 @@ class Outcome:
     status: Status
     reason: str | None = None
     message: str | None = None
+    public: str | None = None
     num_slices: int = 0
     num_bytes: int = 0
     disk_full: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
+
+
+def failed_outcome(task: Task, reason: str, message: str, **more: Any) -> Outcome:  # noqa: ANN401
+    """Return the outcome of a volume that failed, with its message for the user and the one that is passed on."""
+    return Outcome(task.name, "failed", reason, without_secrets(message), task.public(message), **more)
 
 
 @dataclass(frozen=True)

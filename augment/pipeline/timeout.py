@@ -11,7 +11,6 @@ import faulthandler
 import json
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rephase.corpus.storage.base import run_folder
+from rephase.files import private_folder, user_folder
 from rephase.text import is_url
 
 READING_S = 1800.0
@@ -76,7 +76,8 @@ class Watchdog:
         self._lock = threading.Lock()
         self._file: FileIO | None = None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
             self._file = (folder / f"{os.getpid()}-{os.urandom(4).hex()}.txt").open("ab", buffering=0)
 
     @contextmanager
@@ -139,7 +140,7 @@ def timeout_folder(root: str) -> Path:
     folder = run_folder(root).removeprefix("file://")
     if is_url(folder):  # an object store cannot be written to by a process that hangs
         name = "".join(letter if letter.isalnum() else "_" for letter in folder)
-        return Path(tempfile.gettempdir()) / f"rephase-{os.getuid()}" / name / "hung"
+        return user_folder() / name / "hung"
     return Path(folder) / "hung"
 
 

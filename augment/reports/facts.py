@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 
 UNKNOWN = "unknown"
-_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
-_PATH = re.compile(r"(?:\b[A-Za-z][\w+.-]+://|(?<![\w.])[A-Za-z]:\\|(?<![\w.<])~?/)[^\s;,'\"()]+")
 _EXAMPLES = 8
 
 
@@ -208,19 +205,8 @@ class Failed:
 
 def list_failures(root: str) -> list[Failed]:
     """Return the volumes that failed and were not built since, sorted by reason and name."""
-    found = [Failed(name, one.reason, without_identity(name, one.message)) for name, one in read_failures(root).items()]
+    found = [
+        Failed(name, one.reason, one.message if one.line else "logged by an earlier version, whose messages have paths")
+        for name, one in read_failures(root).items()
+    ]
     return sorted(found, key=lambda one: (one.reason, one.name))
-
-
-def without_identity(name: str, message: str) -> str:
-    """Remove paths and UIDs from the message of a failure, since directories may be named after patients.
-
-    A message begins with the path, up to a colon; its remainder seldom contains a path.
-    """
-    text = message.removeprefix(f"volume {name} ")
-    if text != message and text.startswith("(") and "): " in text:
-        text = text.split("): ", 1)[1]
-    where, separator, rest = text.partition(": ")
-    if separator and ("/" in where or "\\" in where):
-        text = rest
-    return _UID.sub("[UID]", _PATH.sub("[path]", text))

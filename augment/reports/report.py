@@ -12,7 +12,7 @@ from rephase.builder.run_state import read_run_states
 from rephase.corpus.storage.base import run_folder
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError
-from rephase.files import replacing
+from rephase.files import private_folder, replacing
 from rephase.pages import render
 from rephase.pictures import colour_wheel
 from rephase.reports import sections
@@ -103,6 +103,8 @@ def write_report(
         flags=sections.flags(facts),
         now=time.time(),
     )
+    if out is None:
+        private_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")

@@ -141,6 +141,11 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
     python = config.python or sys.executable
     threads = GPU_THREADS if config.gpu else CPU_THREADS
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRON.items()]
+    # Dask's own folder has one name for all users of a node, and workers import from it
+    own_folder = [
+        f'export REPHASE_LOCAL="$(mktemp -d "{config.local_folder}/rephase-XXXXXXXX")"',
+        "trap 'rm -rf \"$REPHASE_LOCAL\"' EXIT",
+    ]
     gres = [f"--gres=gpu:{config.gpu}"] if config.gpu else []
     lifetime = [
         "--lifetime",
@@ -159,11 +164,11 @@ def job_options(config: SlurmConfig) -> dict[str, Any]:
         "job_name": "rephase",
         "python": f"{config.container} {python} -P".strip(),
         "job_extra_directives": [*gres, *config.directives],
-        "job_script_prologue": [_WAIT, *exports, *config.prologue],
+        "job_script_prologue": [_WAIT, *exports, *own_folder, *config.prologue],
         "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0", *_GATED],
         "interface": config.interface or None,
         "log_directory": config.log_folder or None,
-        "local_directory": config.local_folder,
+        "local_directory": "$REPHASE_LOCAL",
         "death_timeout": 300,
         "shebang": "#!/usr/bin/env bash",
         "config_name": "slurm",

@@ -106,6 +106,21 @@ def test_a_damaged_index_is_one_clear_line_and_is_made_anew(tmp_path, document, 
     assert read_index(tmp_path / "c").names == ["a"]
 
 
+@pytest.mark.parametrize(
+    "name", ["/etc/x", "../v", "a/b", "..", ".hidden", "__x", "Zarr.JSON", "", "v@0", "v" * 129, 7, None]
+)
+def test_an_index_of_somebody_else_names_nothing_outside_of_the_corpus(tmp_path, name):
+    """Its checksum is right: whoever made the corpus made that, too."""
+    root = tmp_path / "c.zarr"
+    make_corpus(root, v={}, w={})
+    columns = {key: list(values) for key, values in read_index(root).columns.items()}
+    columns["name"][1] = name
+    (root / INDEX_KEY).write_bytes(b"".join(index_document(columns)))
+    with pytest.raises(RequestError, match="cannot be the name of a volume") as caught:
+        read_index(root)
+    assert "\n" not in str(caught.value)
+
+
 def test_no_corpus_is_named(tmp_path):
     with pytest.raises(RequestError, match="no corpus here"):
         read_index(tmp_path / "none")

@@ -15,13 +15,13 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
 from rephase.corpus.storage.base import Storage, run_folder
 from rephase.errors import LeaseLostError
-from rephase.files import open_file, replacing, sha256
+from rephase.files import open_file, private_folder, replacing, sha256
 
 _BLOCK = 1 << 20
 """Bytes per read when an object is read back."""
@@ -77,6 +77,7 @@ class LocalStorage:
         self.root = str(Path(root).absolute())
         self._base = Path(self.root)
         self._all_partials = partials or Path(run_folder(self.root)) / "partial"
+        self._is_private = self._base == self._all_partials.parent  # the folder beside a corpus: logs and lease
         self._partials = self._all_partials / token
         self._token = token
         self._staged_for = corpus
@@ -117,7 +118,7 @@ class LocalStorage:
         with self._fenced(), _naming(path):
             partial = self._partial(path)
             try:
-                _write_flushed(partial, blocks)
+                _write_flushed(partial, blocks, self._opener)
                 self._move(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -132,12 +133,13 @@ class LocalStorage:
             Tag of the new version; None, without writing, if another version was found.
         """
         path = self._base / key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_parent(path)
         with _locked(path):
             found = self.get_tagged(key)
             if (None if found is None else found[1]) != tag:
                 return None
             with replacing(path, self._partial(path)) as fresh:
+                fresh.touch(0o600 if self._is_private else 0o666)
                 fresh.write_bytes(data)
         return sha256(data)
 
@@ -145,8 +147,8 @@ class LocalStorage:
         """Append to a file, and create it if needed. Not flushed to the disk."""
         path = self._base / key
         with _naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
+            self._make_parent(path)
+            with open(path, "ab", buffering=0, opener=self._opener) as file:
                 _write_all(file, data)
 
     def holds(self, key: str, data: bytes) -> bool:
@@ -261,6 +263,7 @@ class LocalStorage:
 
     def admit(self, token: str) -> None:
         """Remove all temporary files, each folder by one rename, and make the folder of this token."""
+        private_folder(self._all_partials.parent)
         self._all_partials.mkdir(parents=True, exist_ok=True)
         for found in [path for path in self._all_partials.iterdir() if path.name != token]:
             gone = self._all_partials / f"gone-{uuid.uuid4().hex}"
@@ -310,6 +313,14 @@ class LocalStorage:
         if self._token:
             self._partials.stat()
 
+    def _make_parent(self, path: Path) -> None:
+        if self._is_private:
+            private_folder(self._base)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _opener(self, path: str, flags: int) -> int:
+        return os.open(path, flags, 0o600 if self._is_private else 0o666)
+
     def _make_folder(self, folder: Path) -> None:
         missing = [folder, *folder.parents]
         missing = missing[: next(i for i, parent in enumerate(missing) if parent.is_dir())]
@@ -321,6 +332,7 @@ class LocalStorage:
 
     def _partial(self, path: Path) -> Path:
         if not self._token:  # the folder of a token is the right to write, which only `admit` gives
+            private_folder(self._all_partials.parent)
             self._partials.mkdir(parents=True, exist_ok=True)
         return self._partials / f"{path.name}.{uuid.uuid4().hex}"
 
@@ -352,8 +364,8 @@ def _read(path: Path) -> bytes:
         return file.readall()
 
 
-def _write_flushed(path: Path, blocks: Iterable[bytes]) -> None:
-    with path.open("wb", buffering=0) as file:
+def _write_flushed(path: Path, blocks: Iterable[bytes], opener: Callable[[str, int], int] | None = None) -> None:
+    with open(path, "wb", buffering=0, opener=opener) as file:
         for block in blocks:
             _write_all(file, block)
         os.fsync(file.fileno())
