@@ -17,9 +17,8 @@ from rephase.diffusion.physics.low_order import TERMS, LowOrderModel, read_model
 from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
 from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.source import source_phasors
-from rephase.diffusion.processes.fat import fat_estimator, shipped_fat_estimator
 from rephase.diffusion.seen import Seen
-from rephase.diffusion.shipped import WEIGHTS
+from rephase.sequences import REFOCUSED, SEQUENCES
 
 
 class _Baseline(ABC):
@@ -158,30 +157,15 @@ class FieldPhase(_Baseline):
     """The source phase `field` (`physics.source`) with measurement noise: physics without a network."""
 
     name = "field"
+    families = tuple(family for family in SEQUENCES if family not in REFOCUSED)
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
-        """Sample the off-resonance phase of air, magnet and shim, coil phase, and noise."""
+        """Sample the off-resonance phase of air, magnet, shim and fat, coil phase, and noise."""
         known = from_scalars(conditions.numbers(), magnitude.device)
+        kind = "field-10" if conditions.gaussian_noise else "field"
         with one_thread(magnitude.device):
-            estimate = fat_estimator(self.name, magnitude.device)
-            fat = None if estimate is None else estimate(magnitude[None], known[None])
-            source = source_phasors(
-                [key], magnitude[None], known, conditions.slice_mm, self.name, fat, conditions.volume
-            )
+            source = source_phasors([key], magnitude[None], known, conditions.slice_mm, kind, conditions.volume)
         return _noisy(source.whole()[0], magnitude, key, conditions)
-
-
-class TissuePhase(FieldPhase):
-    """The source phase `tissue` with measurement noise: a weaker `field`, and estimated fat.
-
-    Fat is estimated at the resolution of the slice.
-    """
-
-    name = "tissue"
-
-    def __init__(self) -> None:
-        self.weights_sha256 = shipped_fat_estimator(torch.device("cpu")).sha256
-        self.licence = WEIGHTS["fat"].licence
 
 
 def _noisy(phasor: Tensor, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:

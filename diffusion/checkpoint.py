@@ -282,7 +282,7 @@ def _check_hash(data: bytes, card: dict[str, Any], digest: str, path: Path) -> N
 
 def _digest(data: bytes, card: dict[str, Any]) -> str:
     """Return the SHA-256 of the weights and of the entries of the card that affect sampling."""
-    keys = ("format", "process", "network", "distillation", "fat", card["process"])
+    keys = ("format", "process", "network", "distillation", card["process"])
     followed = {key: card[key] for key in keys if key in card}
     digest = hashlib.sha256(data)
     digest.update(json.dumps(followed, sort_keys=True).encode())

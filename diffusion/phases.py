@@ -38,15 +38,14 @@ class Phase:
 _LEARNED, _FIXED = "rephase.diffusion.registry:make_learned", "rephase.diffusion.baselines"
 
 PHASES = {
-    "diffusion": Phase("sampled by the trained model", _LEARNED, learned=True, weights="default", any_steps=True),
+    "diffusion": Phase("sampled by the trained model", _LEARNED, learned=True, weights="permissive", any_steps=True),
     "real": Phase("the measured phase of the manifest row", None, varies=False),
     "smooth": Phase("random polynomial of third order, fitted to real volumes", f"{_FIXED}:SmoothPhase"),
     "smooth-noise": Phase("smooth, with the noise of the measurement", f"{_FIXED}:NoisySmoothPhase"),
     "spin-echo": Phase(
         "low-order receive and transmit phase of a refocused echo, with noise", f"{_FIXED}:SpinEchoPhase"
     ),
-    "field": Phase("off-resonance of air, magnet and shim, and coil phase, with noise", f"{_FIXED}:FieldPhase"),
-    "tissue": Phase("a weaker field, and the chemical shift of fat", f"{_FIXED}:TissuePhase", weights="fat"),
+    "field": Phase("off-resonance of air, magnet, shim and fat, and coil phase, with noise", f"{_FIXED}:FieldPhase"),
     "regression": Phase("the expected phase, by a network in one step", _LEARNED, learned=True, weights="regression"),
     "sinus": Phase("the sinusoid of the PhaseGen paper", f"{_FIXED}:SinusPhase"),
     "zero": Phase("none", f"{_FIXED}:ZeroPhase", varies=False),

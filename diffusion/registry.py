@@ -16,7 +16,6 @@ from rephase.diffusion.learned import LearnedGenerator
 from rephase.diffusion.phases import PHASES, generated_phases
 from rephase.diffusion.processes.ddpm import DdpmConfig, DdpmGenerator, DdpmObjective
 from rephase.diffusion.processes.distillation import DistillationConfig, EnergyObjective
-from rephase.diffusion.processes.fat import FatObjective
 from rephase.diffusion.processes.flow import FlowConfig, FlowGenerator, FlowObjective
 from rephase.diffusion.processes.objective import Objective
 from rephase.diffusion.processes.regression import RegressionGenerator, RegressionObjective
@@ -33,8 +32,7 @@ class Process:
     objective
         Creates the training objective of a network from its settings, if any.
     generator
-        Creates a phase generator from a checkpoint, a number of steps (or None) and a device; None if the network
-        samples no phase.
+        Creates a phase generator from a checkpoint, a number of steps (or None) and a device.
     config
         Dataclass of the settings: the section of the process's name in a training file and in a model card; None
         without settings.
@@ -43,17 +41,13 @@ class Process:
     distil
         Creates the training objective of a student from the teacher's settings and those of `rephase distill`; None if
         the process has no students.
-    labels
-        "module:attribute" of the function from training slices to those that the process is trained on; None if they
-        are the same.
     """
 
     objective: Callable[..., Objective]
-    generator: Callable[[Checkpoint, int | None, str], LearnedGenerator] | None
+    generator: Callable[[Checkpoint, int | None, str], LearnedGenerator]
     config: type[Any] | None = None
     phase: str = "diffusion"
     distil: Callable[[Any, DistillationConfig], EnergyObjective] | None = None
-    labels: str | None = None
 
     def make_objective(self, settings: object) -> Objective:
         """Return the training objective of a network; `settings` is a `config`, or None without one."""
@@ -64,7 +58,6 @@ PROCESSES = {
     "flow": Process(FlowObjective, FlowGenerator, FlowConfig, distil=EnergyObjective),
     "ddpm": Process(DdpmObjective, DdpmGenerator, DdpmConfig),
     "regression": Process(RegressionObjective, RegressionGenerator, phase="regression"),
-    "fat": Process(FatObjective, None, labels="rephase.training.simulated.fat:fat_slices"),
 }
 """By the `process` of a training file and of a model card."""
 
@@ -123,7 +116,7 @@ def make_generator(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_checkpoint(checkpoint)
     found = process_of(checkpoint)
-    if found.generator is not None and found.phase != name:  # without a generator `make_learned` raises
+    if found.phase != name:
         raise CheckpointError(
             f"{_name(checkpoint)}: weights for --phase {found.phase}; expected some for {name}; take one or the other"
         )
@@ -158,14 +151,9 @@ def make_learned(checkpoint: Checkpoint, steps: int | None = None, device: str =
     ValueError
         If the checkpoint does not support the number of steps.
     CheckpointError
-        If its process is unknown, or samples no phase.
+        If its process is unknown.
     """
-    generator = process_of(checkpoint).generator
-    if generator is None:
-        raise CheckpointError(
-            f"{_name(checkpoint)}: the process {checkpoint.process!r} samples no phase; expected one that does"
-        )
-    return generator(checkpoint, steps, device)
+    return process_of(checkpoint).generator(checkpoint, steps, device)
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -23,18 +23,11 @@ class Weights:
 
 
 WEIGHTS = {
-    "default": Weights(
-        "phase in two network evaluations per slice, from the source tissue: --phase diffusion",
-        "GPL-3.0",
-        "ebdceca230262aee696ef6105f2c3904e9a27faaa7ca8019c5e144f2d5d77a5e",
-        9_815_248,
-        in_wheel=True,
-    ),
-    "fat": Weights(
-        "fat fraction estimated from a magnitude: part of the source tissue, so of default too",
-        "GPL-3.0",
-        "7c386eb82b203bbf36bb4de5b53cfe39bf9982a745320d604e1a8b2a3ab480fb",
-        1_546_416,
+    "permissive": Weights(
+        "phase in one network evaluation per slice, from permissively licensed and simulated data: --phase diffusion",
+        "Apache-2.0",
+        "3152057f74cce3478e880bc1f5b066e3315397e4414dec42a9561356ce2f9408",
+        9_813_288,
         in_wheel=True,
     ),
     "teacher": Weights(
@@ -42,12 +35,6 @@ WEIGHTS = {
         "GPL-3.0",
         "3fb7d49458eddb6a765cb4a7e5748d4c5d417fe85430a61fa990ac46e997057c",
         9_815_248,
-    ),
-    "permissive": Weights(
-        "phase by flow matching, trained on permissively licensed and simulated data alone",
-        "Apache-2.0",
-        "3152057f74cce3478e880bc1f5b066e3315397e4414dec42a9561356ce2f9408",
-        9_813_288,
     ),
     "regression": Weights(
         "the expected phase in one network evaluation, a baseline: --phase regression",
@@ -67,7 +54,7 @@ def shipped_weights(name: str) -> Path | None:
 
 def default_checkpoint() -> Path | None:
     """Return the weights of `--phase diffusion`, or None if this installation does not have them."""
-    return shipped_weights("default")
+    return shipped_weights("permissive")
 
 
 def find_checkpoint(text: str) -> Path:

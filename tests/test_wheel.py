@@ -86,7 +86,7 @@ def test_the_wheel_holds_one_package(wheel):
         names = archive.namelist()
     top = {name.split("/")[0] for name in names}
     assert top == {"rephase", *(name for name in top if name.endswith(".dist-info"))} and len(top) == 2
-    assert {"rephase/__init__.py", "rephase/diffusion/weights/default.safetensors", "rephase/py.typed"} <= set(names)
+    assert {"rephase/__init__.py", "rephase/diffusion/weights/permissive.safetensors", "rephase/py.typed"} <= set(names)
 
 
 def test_the_wheel_is_small(wheel):

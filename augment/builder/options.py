@@ -28,7 +28,7 @@ EXAM_COLUMNS = ("subject_id", "series", "source")
 """Columns with a meaning of their own that may name the exam of a row."""
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
 STORAGES = ("image+maps", "kspace")
-_NAMES = ", ".join(name for name in WEIGHTS if name != "fat")  # `fat` does not sample phase
+_NAMES = ", ".join(WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,15 @@ from rephase.diffusion.learned import GPU_TILE
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.registry import make_generator
 from rephase.diffusion.seen import Seen
-from rephase.diffusion.shipped import default_checkpoint, describe_missing, shipped_weights
+from rephase.diffusion.shipped import describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
 from rephase.scanner.arrays import BANK, split_coils
 from rephase.scanner.bank import CoilBank, read_bank
 
-
-def default_phase() -> str:
-    """Return the phase of a build whose options name none: the phase of the installed weights, else `smooth`."""
-    return "diffusion" if default_checkpoint() is not None else "smooth"
+DEFAULT_PHASE = "field"
+"""The phase of a build whose options name neither phase nor weights: physics, nearer to real phase than a network that
+was trained on the permissively licensed data there are."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def resolve_build(
         other.
     """
     cluster = find_cluster(options.cluster)
-    phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else default_phase())
+    phase = options.phase or ("diffusion" if options.checkpoint or checkpoint else DEFAULT_PHASE)
     if options.steps is not None and not PHASES[phase].any_steps:
         raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
     nfe, weights_sha256, licence, seen = 0, None, None, None

@@ -116,14 +116,11 @@ def plan_build(arguments: argparse.Namespace) -> CommandResult:
 
 def run_build(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase build`."""
-    from rephase.builder.resolve import default_phase
     from rephase.builder.run import build
     from rephase.manifests.parse import read_manifest
 
     options = build_options(arguments)
     manifest = read_manifest(arguments.manifest, options.read_columns)
-    if options.phase is None and options.checkpoint is None and default_phase() == "smooth":
-        sys.stderr.write("phase: smooth, because no weights are installed\n")
     summary = build(manifest, arguments.corpus, options)
     lines = summary.lines()
     if summary.interrupted or summary.stopped:

@@ -28,8 +28,7 @@ class TrainingSlice:
 
     `te_ms` is the dephasing time (`rephase.sequences`), 0 for a spin echo.
 
-    `group` is its session: slices of large groups are sampled less often. If `labelled`, its phase encodes a label,
-    which noise does not change.
+    `group` is its session: slices of large groups are sampled less often.
     """
 
     image: Tensor
@@ -37,7 +36,6 @@ class TrainingSlice:
     te_ms: float
     field_t: float
     group: str = ""
-    labelled: bool = False
 
 
 def slices_of(volume: Volume, group: str = "") -> list[TrainingSlice]:
@@ -160,9 +158,8 @@ def augment_slice(
     if random.random() < 0.5:
         image = image.conj().resolve_conj()
     if random.random() < noisy:
-        noisy_image, level = _add_noise(image, random)
+        image, level = _add_noise(image, random)
         sigma = math.hypot(sigma, level)
-        image = torch.polar(noisy_image.abs(), image.angle()) if one.labelled else noisy_image
     conditions = torch.tensor([dy, dx, one.te_ms, one.field_t], dtype=torch.float32)
     return image, conditions, torch.tensor([y * dy, x * dx], dtype=torch.float32), torch.tensor(sigma)
 

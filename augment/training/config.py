@@ -93,7 +93,7 @@ class TrainConfig(RunConfig):
     """Configuration of `rephase train`; the section of a process's name has its settings."""
 
     process: str = "flow"
-    """One of `rephase.diffusion.registry.PROCESSES`: `flow`, `ddpm`, `regression`, or `fat` (estimates fat)."""
+    """One of `rephase.diffusion.registry.PROCESSES`: `flow`, `ddpm` or `regression`."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Architecture."""
     initial: Path | None = None
@@ -106,10 +106,6 @@ class TrainConfig(RunConfig):
         for name, other in PROCESSES.items():
             if name != self.process and other.config is not None and getattr(self, name) != other.config():
                 raise ValueError(f"{name}: is not used by process {self.process!r}; remove the section")
-        if PROCESSES[self.process].generator is None and (self.picture_every or self.validation_split):
-            raise ValueError(
-                f"process {self.process!r}: samples no phase; expected picture_every = 0 and no validation_split"
-            )
 
     @property
     def settings(self) -> Any:  # noqa: ANN401  # of the type that PROCESSES has for it

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rephase.diffusion.devices import one_thread
 from rephase.diffusion.physics.gauge import estimate_ramp
-from rephase.diffusion.physics.source import FatEstimate
 from rephase.diffusion.seen import Seen, seen_in
 from rephase.errors import RequestError, VolumeError
 from rephase.files import file_sha256
@@ -50,7 +48,6 @@ def read_training_set(
     licences: Collection[str] = (),
     simulation: SimulationConfig = SimulationConfig(),  # noqa: B008  # frozen
     grid_mm: float = 0.0,
-    fat: FatEstimate | None = None,
     magnitudes: Path | None = None,
 ) -> TrainingSet:
     """Read the rows of a split that have real phase, and simulate; skipped rows are reported on standard error.
@@ -67,8 +64,6 @@ def read_training_set(
         Simulated volumes to add; they do not enter the gauge.
     grid_mm
         Slices at least 25 % finer than this are resampled to it; 0 for none.
-    fat
-        Estimates the fat fraction for simulated phase on magnitudes of the rows; by brightness if None.
     magnitudes
         Manifest of further volumes for simulated phase.
 
@@ -101,7 +96,7 @@ def read_training_set(
         anatomies += others
         facts["magnitudes_sha256"] = join_digests([volume.source_sha256 for volume in others])
     if simulation.volumes or simulation.phases:
-        simulated = [one for volume in _simulate(simulation, anatomies, fat) for one in volume]
+        simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated
         facts |= {"simulated_slices": len(simulated), "simulation": asdict(simulation)}
     return TrainingSet([on_grid(one, grid_mm) for one in slices], _pool(gauges), facts, seen_in(acquired))
@@ -143,29 +138,17 @@ def _pool(gauges: list[torch.Tensor]) -> torch.Tensor:
     return known if len(known) else torch.cat((pool[:, :-1], torch.zeros(len(pool), 1)), dim=1)
 
 
-def _simulate(
-    config: SimulationConfig, anatomies: list[Volume], fat: FatEstimate | None
-) -> Iterator[list[TrainingSlice]]:
-    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies, fat))
+def _simulate(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+    made = itertools.chain(simulate(config), _simulate_phases(config, anatomies))
     yield from tqdm(made, desc="simulating", unit="volume", total=config.volumes + config.phases, disable=None)
 
 
-def _simulate_phases(
-    config: SimulationConfig, anatomies: list[Volume], fat: FatEstimate | None
-) -> Iterator[list[TrainingSlice]]:
-    """Simulate phases on magnitudes of the rows, each a function of seed, number and estimated fat alone."""
+def _simulate_phases(config: SimulationConfig, anatomies: list[Volume]) -> Iterator[list[TrainingSlice]]:
+    """Simulate phases on magnitudes of the rows, each a function of seed and number alone."""
     for number in range(config.phases):
         random = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 32) + number]))
         volume = anatomies[random.integers(len(anatomies))]
-        magnitude = torch.from_numpy(volume.magnitude)
-        share = None if fat is None else _estimate_fat(fat, magnitude, volume)
-        yield simulate_on(magnitude, volume.spacing_mm, random, share)
-
-
-def _estimate_fat(fat: FatEstimate, magnitude: torch.Tensor, volume: Volume) -> torch.Tensor:
-    known = torch.tensor([conditions_of(volume).numbers()])
-    with one_thread(magnitude.device):
-        return torch.cat([fat(one[None], known) for one in magnitude])
+        yield simulate_on(torch.from_numpy(volume.magnitude), volume.spacing_mm, random)
 
 
 def _with_phase(row: ManifestRow) -> Volume:

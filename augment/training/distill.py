@@ -57,7 +57,6 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         config.licences,
         config.simulation,
         objective.grid_mm,
-        objective.fat,
         config.magnitudes,
     )
     data = replace(data, gauge=teacher.gauge)

@@ -112,7 +112,7 @@ def recipe_of(card: dict[str, Any]) -> dict[str, Any]:
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
     data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
     sources = {_SOURCES: card["data"][_SOURCES]}
-    names = ("network", "process", card["process"], "distillation", "fat", "initial")
+    names = ("network", "process", card["process"], "distillation", "initial")
     parts = {key: card[key] for key in names if key in card}
     recipe: dict[str, Any] = json.loads(json.dumps(parts | sources | {"training": training, "data": data}))
     return recipe

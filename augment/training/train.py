@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_check
 from rephase.diffusion.devices import choose_device
 from rephase.diffusion.networks.unet import ComplexUNet, NetworkConfig
 from rephase.diffusion.processes.objective import Objective
-from rephase.diffusion.registry import PROCESSES, process_of, resolve
+from rephase.diffusion.registry import PROCESSES
 from rephase.diffusion.training.ranks import Ranks, joined, started_by_torchrun
 from rephase.diffusion.training.trainer import Trainer
 from rephase.errors import RequestError
@@ -57,11 +57,6 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     initial = None
     if config.initial is not None:
         initial = open_checkpoint(config.initial)
-        if (process_of(initial).generator is None) != (process.generator is None):
-            raise RequestError(
-                f"{config.initial}: its process is {initial.process!r}, that of the configuration {config.process!r}; "
-                "expected both to sample phase, or neither; name another checkpoint"
-            )
         if initial.network.config != config.network:
             raise RequestError(
                 f"{config.initial}: its network is {_shown(initial.network.config)}; expected that of the "
@@ -74,15 +69,8 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
         config.licences,
         config.simulation,
         objective.grid_mm,
-        objective.fat,
         config.magnitudes,
     )
-    if process.labels is not None:
-        try:
-            slices = resolve(process.labels)(data.slices)
-        except RequestError as error:
-            raise RequestError(f"{config.manifest}: {error}") from None
-        data = replace(data, slices=slices, facts=data.facts | {f"{config.process}_slices": len(slices)})
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
 
 

@@ -3,8 +3,8 @@
 A magnitude contains little of the required information: air is where it is weak over a centimetre, and an object that
 extends beyond the image is aligned with the main field. The rest is sampled per volume, in ranges narrow enough that
 most phases are about as steep as measured ones. So this is not the true phase, but it is steep where a true one is: at
-the rim of the field of view and next to air, growing with echo time and field strength. The fat fraction must be given,
-because brightness does not show it.
+the rim of the field of view and next to air, growing with echo time and field strength. Fat is guessed:
+bright tissue near the surface.
 
 The dipole field of a single slice is that of its infinite extension through the plane (kernel `1/3 - k_axis^2 / k^2` in
 the plane's k-space; Salomir et al., Concepts Magn Reson B 2003); `volume_field` computes that of contiguous slices. The
@@ -34,13 +34,15 @@ FAT_SHIFT_PPM = -3.4
 """Chemical shift of the main fat peak relative to water at body temperature."""
 MOST_FOLDED_PHASE = 3.2
 """Largest phase of folded tissue in rad/ppm, that of 4 ms at 3 T: beyond it such tissue is dephased, so not bright."""
-NUM_UNIFORMS = 18
+NUM_UNIFORMS = 19
 """Uniform numbers that `sample_field` needs per volume."""
 TYPICAL_FIELD_T, TYPICAL_SPACING_MM = 3.0, 1.5
 """Typical values, used if unknown."""
 _MARGIN = 0.25
 _SHIM_STRIDE = 4
-_FAT_STEEPNESS = 4.0
+_FAT_EDGE = 0.0125
+_NEAR_SHARE, _NEAR_DEVIATIONS = 0.1, 1.2816
+"""Share of a normal distribution beyond as many deviations."""
 
 
 class FieldSample(NamedTuple):
@@ -64,8 +66,8 @@ class FieldSample(NamedTuple):
         Sign of the phase, a convention of the scanner.
     start
         Position of the first slice in mm, from the isocentre.
-    fat
-        Offset of the logit of an uncertain fat fraction.
+    fat, fat_mm
+        Relative magnitude above which tissue counts as fat, and the depth below air down to which it can.
     fold
         Relative magnitude above which tissue far from the axis counts as folded.
     """
@@ -80,6 +82,7 @@ class FieldSample(NamedTuple):
     sign: Tensor
     start: Tensor
     fat: Tensor
+    fat_mm: Tensor
     fold: Tensor
 
 
@@ -102,7 +105,8 @@ def sample_field(uniforms: Tensor) -> FieldSample:
         coils=1.1 + 0.4 * u[13],
         sign=torch.where(u[14] < 0.5, -1.0, 1.0),
         start=FIRST_MM[0] + (FIRST_MM[1] - FIRST_MM[0]) * u[15],
-        fat=-0.5 + 2.0 * u[16],
+        fat=0.36 + 0.42 * u[16],
+        fat_mm=10.0 + 50.0 * u[18],
         fold=_log_range(u[17], 0.85, 1.4),
     )
 
@@ -172,30 +176,43 @@ def field_phase(
     return FieldAngles(phase_per_ppm * (strength * field), folded_per_ppm * strength * folded)
 
 
-def fat_phasor(share: Tensor, conditions: Tensor, sampled: FieldSample) -> Tensor:
-    """Compute the phase of fat's chemical shift: unit phasors `(batch height width)`.
-
-    Parameters
-    ----------
-    share
-        Estimated fat fraction, 0 to 1, `(batch height width)`. Whether uncertain pixels count as fat is sampled per
-        volume.
-    conditions, sampled
-        As in `field_phase`.
-    """
-    fat = sharpen_fat(share, sampled.fat[:, None, None])
+def fat_phasor(magnitude: Tensor, conditions: Tensor, sampled: FieldSample) -> Tensor:
+    """Compute the phase of fat's chemical shift: unit phasors `(batch height width)`; arguments as in `field_phase`."""
+    fat = likely_fat(magnitude, conditions, sampled)
     mixture = water_fat_signal(fat, FAT_SHIFT_PPM * _phase_per_ppm(conditions, sampled))
     return torch.polar(torch.ones_like(fat), mixture.angle())
+
+
+def likely_fat(magnitude: Tensor, conditions: Tensor, sampled: FieldSample) -> Tensor:
+    """Guess the fat fraction, `(batch height width)`: bright tissue not too deep below air is fat.
+
+    A magnitude does not determine it: brightness and depth that count are sampled per volume. Arguments as in
+    `field_phase`.
+    """
+    spacing = torch.nan_to_num(conditions[:, :2], nan=TYPICAL_SPACING_MM)
+    relative = magnitude / bright_level(magnitude)
+    air = share_below(local_mean(relative, spacing[0].tolist()), sampled.air[:, None, None])
+    bright = torch.sigmoid((relative - sampled.fat[:, None, None]) / _FAT_EDGE)
+    return bright * near_surface(air, spacing, sampled.fat_mm)
+
+
+def near_surface(air: Tensor, spacing: Tensor, depth_mm: Tensor) -> Tensor:
+    """Return about 1 within a depth below air and 0 beyond it, by a Gaussian mean: at a plane surface it is exact."""
+    deviation = depth_mm / _NEAR_DEVIATIONS
+    squares = [
+        (2.0 * math.pi * deviation / spacing[:, axis])[:, None].square()
+        * torch.fft.fftfreq(size, device=air.device).square()
+        for axis, size in enumerate(air.shape[1:])
+    ]
+    kernel = torch.exp(-0.5 * (squares[0][:, :, None] + squares[1][:, None, : air.shape[2] // 2 + 1]))
+    mean = torch.fft.irfft2(torch.fft.rfft2(air) * kernel, s=air.shape[1:])
+    near: Tensor = torch.sigmoid((mean - _NEAR_SHARE) / 0.01)
+    return near
 
 
 def water_fat_signal(share: Tensor, phase: Tensor) -> Tensor:
     """Compute the complex signal of water and a fraction of fat, whose phase relative to water is given in radians."""
     return torch.complex(1.0 - share + share * torch.cos(phase), share * torch.sin(phase))
-
-
-def sharpen_fat(share: Tensor, leaning: Tensor) -> Tensor:
-    """Sharpen a fat fraction estimate, after adding `leaning` to its logit."""
-    return torch.sigmoid(_FAT_STEEPNESS * (torch.logit(share, eps=1e-4) + leaning))
 
 
 def _phase_per_ppm(conditions: Tensor, sampled: FieldSample) -> Tensor:

@@ -8,16 +8,15 @@ by a flow of many evaluations, which becomes too smooth.
 `narrow`: a Gaussian random field with scales of 9, 3 and 1 cm, with deviations so small that few phases are far from
 its mean. `scales`: the same scales, covering the full circle. Neither depends on the slice.
 
-`field`: an off-resonance phase computed from magnitude and conditions (`rephase.diffusion.physics.field_phase`), and
-coil phase with scales of 8 and 3 cm. So much of the steep phase, which few evaluations can hardly produce, exists from
-the start. `tissue`: a weaker field and weaker coils, and the chemical shift of fat, by an estimated fat fraction
-(`rephase.diffusion.processes.fat`).
+`field`: an off-resonance phase computed from magnitude and conditions, with the chemical shift of fat
+(`rephase.diffusion.physics.field_phase`), and coil phase with scales of 8 and 3 cm. So much of the steep phase, which
+few evaluations can hardly produce, exists from the start.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,23 +39,19 @@ from rephase.diffusion.physics.field_phase import (
 from rephase.diffusion.physics.gauge import find_gauge
 from rephase.diffusion.physics.volume_field import volume_field
 
-SOURCES = ("narrow", "scales", "field", "tissue")
-OF_MAGNITUDE = ("field", "tissue")
-"""Sources that depend on the magnitude of the slice."""
+SOURCES = ("narrow", "scales", "field")
+OF_MAGNITUDE = ("field", "field-10")
+"""Sources that depend on the magnitude of the slice; `field-10` is `field` up to algorithm 10, without fat."""
 DEFAULT_SOURCE = "narrow"
-FatEstimate = Callable[[Tensor, Tensor], Tensor]
-"""Maps magnitudes `(batch height width)` and conditions `(batch 4)` to fat fractions; see `processes.fat`."""
 CORRELATION_MM = 90.0
 """Distance at which the correlation of the smooth phase has fallen to 1/e."""
 FIELDS = {
     "scales": ((CORRELATION_MM, 2.0), (30.0, 0.6), (10.0, 0.2)),
     "narrow": ((CORRELATION_MM, 0.7), (30.0, 0.4), (10.0, 0.15)),
     "field": ((80.0, 1.0), (30.0, 0.5)),
-    "tissue": ((80.0, 0.52), (30.0, 0.28)),
+    "field-10": ((80.0, 1.0), (30.0, 0.5)),
 }
 """By source: correlation length in mm and standard deviation in rad of the random fields that are added."""
-FIELD_SHARE = 0.7
-"""Fraction of the off-resonance phase in `tissue`: together with fat, a larger one is too steep."""
 TYPICAL_SLICE_MM = 5.0
 """Slice distance in mm, used if it is unknown."""
 
@@ -128,7 +123,6 @@ def source_phasors(
     conditions: Tensor,
     slice_mm: float | None,
     kind: str = DEFAULT_SOURCE,
-    fat: Tensor | None = None,
     volume: WholeVolume | None = None,
 ) -> SourcePhase:
     """Sample the source phases of slices of a volume: each depends on its own key, position and magnitude.
@@ -148,8 +142,6 @@ def source_phasors(
         Distance of neighbouring slices; `TYPICAL_SLICE_MM` if None.
     kind
         One of `SOURCES`.
-    fat
-        For `tissue`: the fat fraction, same shape as the magnitude.
     volume
         The volume of the slices: their field is that of the volume in three dimensions.
 
@@ -159,7 +151,6 @@ def source_phasors(
         Each part `(key height width)`.
     """
     device, (height, width) = magnitude.device, magnitude.shape[-2:]
-    _check_fat(kind, fat)
     places = [key.slice_index * (slice_mm or TYPICAL_SLICE_MM) for key in keys]
     white = anchored_normals(keys, places, 0.5 * CORRELATION_MM, Stream.SOURCE, height * width, device)
     angle = shape_angle(white.reshape(-1, height, width), conditions[:2], kind)
@@ -169,7 +160,7 @@ def source_phasors(
     place_mm = torch.zeros(len(keys), 3, device=device)
     place_mm[:, 0] = from_scalars(places, device) + sampled.start
     whole = None if volume is None else _slice_field(volume, keys, height, width, device)
-    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, sampled, fat, whole)
+    return _field_source(angle, magnitude, conditions.expand(len(keys), -1), place_mm, sampled, kind, whole)
 
 
 def _slice_field(
@@ -190,7 +181,6 @@ def training_source(
     generator: torch.Generator,
     kind: str = DEFAULT_SOURCE,
     place_mm: Tensor | None = None,
-    fat: FatEstimate | None = None,
 ) -> Tensor:
     """Sample source phases for training, complex64 of the shape of the magnitude.
 
@@ -207,10 +197,7 @@ def training_source(
     place_mm
         Position of the centre of each slice in the one that it was cropped from, along height and width, `(batch 2)`;
         its centre if None.
-    fat
-        For `tissue`: estimates the fat fraction.
     """
-    _check_fat(kind, fat)
     angle = shape_angle(torch.randn(magnitude.shape, generator=generator), conditions[:, :2], kind)
     if kind not in OF_MAGNITUDE:
         return torch.polar(torch.ones_like(angle), angle)
@@ -218,14 +205,8 @@ def training_source(
     in_plane = torch.zeros(len(magnitude), 2) if place_mm is None else place_mm
     # slices from anywhere in a volume, whose centre is near the isocentre
     through = sampled.start - sum(FIRST_MM) / 2.0
-    share = None if fat is None else fat(magnitude, conditions)
     place = torch.cat((through[:, None], in_plane), dim=1)
-    return _field_source(angle, magnitude, conditions, place, sampled, share).phasor
-
-
-def _check_fat(kind: str, fat: object) -> None:
-    if (kind == "tissue") != (fat is not None):
-        raise ValueError(f"source {kind!r}, fat {type(fat).__name__}: expected the fat fraction for 'tissue' alone")
+    return _field_source(angle, magnitude, conditions, place, sampled, kind).phasor
 
 
 def _field_source(
@@ -234,20 +215,19 @@ def _field_source(
     conditions: Tensor,
     place_mm: Tensor,
     sampled: FieldSample,
-    fat: Tensor | None,
+    kind: str,
     whole: SliceField | None = None,
 ) -> SourcePhase:
-    """Combine off-resonance, coil phase and, if its fraction is given, fat."""
-    share = 1.0 if fat is None else FIELD_SHARE
+    """Combine off-resonance, coil phase and fat."""
     coils = coil_deviation(conditions, sampled)[:, None, None] * angle
     field = field_phase(magnitude, conditions, place_mm, sampled, whole)
-    image = torch.polar(magnitude, share * field.plain + coils)
-    if fat is not None:
-        image = image * fat_phasor(fat, conditions, sampled)
+    image = torch.polar(magnitude, field.plain + coils)
+    if kind == "field":
+        image = image * fat_phasor(magnitude, conditions, sampled)
     gauge = find_gauge(image)
     fixed = (image * gauge.conj()).angle()
     one = torch.ones_like(fixed)
-    return SourcePhase(torch.polar(one, fixed), gauge, torch.polar(one, share * field.folded))
+    return SourcePhase(torch.polar(one, fixed), gauge, torch.polar(one, field.folded))
 
 
 def _in_no_gauge(phasor: Tensor) -> SourcePhase:

@@ -20,7 +20,7 @@ from rephase.diffusion.networks.layers import pad_to_multiple, to_complex, to_re
 from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.measurement import compress_magnitude, estimate_sigma, noise_modulus
 from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
-from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, FatEstimate, training_source
+from rephase.diffusion.physics.source import DEFAULT_SOURCE, SOURCES, training_source
 from rephase.diffusion.processes.energy import (
     calm_places,
     energy_score,
@@ -29,7 +29,6 @@ from rephase.diffusion.processes.energy import (
     spectrum_score,
     to_modulus,
 )
-from rephase.diffusion.processes.fat import fat_estimator, fat_facts
 from rephase.diffusion.processes.flow import FlowConfig, integrate, prepare_batch, sample_flow, time_grid
 from rephase.diffusion.processes.objective import Batch, Objective, drop_conditions, known_to_source
 
@@ -73,7 +72,7 @@ class EnergyObjective(Objective):
 
     def __init__(self, teacher: FlowConfig, config: DistillationConfig) -> None:
         self.config, self.flow = config, replace(teacher, source=config.source or teacher.source)
-        self.grid_mm, self.fat = self.flow.grid_mm, fat_estimator(self.flow.source, torch.device("cpu"))
+        self.grid_mm = self.flow.grid_mm
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """Return the flow's tensors, each slice `draws` times, with independent sources and the same conditions."""
@@ -82,7 +81,7 @@ class EnergyObjective(Objective):
         known = known_to_source(batch.conditions, conditions)
         place = None if batch.place_mm is None else batch.place_mm.repeat(count, 1)
         repeated = Batch(batch.image.repeat(count, 1, 1), known.repeat(count, 1), place)
-        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow, self._estimate_once())
+        tensors = prepare_batch(repeated, 0.0, generator, multiple, self.flow)
         prepared = tuple(tensors._replace(conditions=conditions.repeat(count, 1)))
         return prepared if self.flow.noise else (*prepared, self._noise(batch, generator, multiple))
 
@@ -93,18 +92,6 @@ class EnergyObjective(Objective):
         drawn = torch.rand((self.config.draws, *magnitude.shape), generator=generator)
         angle = torch.cat([noise_angle(magnitude, sigma, one) for one in drawn])
         return to_real(pad_to_multiple(torch.polar(torch.ones_like(angle), angle), multiple)[:, None])
-
-    def _estimate_once(self) -> FatEstimate | None:
-        """Return a fat fraction estimate for a batch that contains each slice `draws` times."""
-        estimate, count = self.fat, self.config.draws
-        if estimate is None:
-            return None
-
-        def once(magnitude: Tensor, known: Tensor) -> Tensor:
-            few = len(magnitude) // count
-            return estimate(magnitude[:few], known[:few]).repeat(count, 1, 1)
-
-        return once
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute the energy score of each slice and the weighted terms of `DistillationConfig`, `(batch)`."""
@@ -127,15 +114,11 @@ class EnergyObjective(Objective):
         """Return the mean, without a logarithm, since a score may be below 0."""
         return error.mean()
 
-    def facts(self) -> dict[str, Any]:
-        """Return the hash of the weights that estimate fat, if the source needs them."""
-        return fat_facts(self.flow.source)
-
     def measure(self, student: ComplexUNet, batches: Iterable[Batch], seed: int) -> dict[str, Any]:
         """Return the entries of the model card on a finished student; see `measure_noise_gain`."""
         if not self.flow.noise:
             return {"noise_gain": 0.0}
-        gain = measure_noise_gain(student, batches, self.config.evaluations, seed, self.flow.source, self.fat)
+        gain = measure_noise_gain(student, batches, self.config.evaluations, seed, self.flow.source)
         return {"noise_gain": gain}
 
 
@@ -156,7 +139,6 @@ def measure_noise_gain(
     steps: int,
     seed: int,
     source: str = DEFAULT_SOURCE,
-    fat: FatEstimate | None = None,
 ) -> float:
     """Measure the fraction of the source's noise, in amplitude, that remains in a network's samples.
 
@@ -174,8 +156,8 @@ def measure_noise_gain(
         Network evaluations per slice of the student.
     seed
         Seed of sources and noise.
-    source, fat
-        Those of the student, as in `rephase.diffusion.physics.source.training_source`.
+    source
+        That of the student, as in `rephase.diffusion.physics.source.training_source`.
 
     Returns
     -------
@@ -183,17 +165,15 @@ def measure_noise_gain(
         Median over bright pixels, at most 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    ratios = [_noise_ratios(network, batch, steps, generator, source, fat) for batch in batches]
+    ratios = [_noise_ratios(network, batch, steps, generator, source) for batch in batches]
     return min(float(torch.cat(ratios).median()) / _NORMAL_MEDIAN, 1.0)
 
 
-def _noise_ratios(
-    network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str, fat: FatEstimate | None
-) -> Tensor:
+def _noise_ratios(network: ComplexUNet, batch: Batch, steps: int, generator: torch.Generator, kind: str) -> Tensor:
     """Return angles between pairs of samples over their standard deviation at gain 1, bright pixels only, `(pixel)`."""
     magnitude = batch.image.abs()
     weight, sigma = compress_magnitude(magnitude), estimate_sigma(magnitude)
-    source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm, fat)
+    source = weight * training_source(magnitude, batch.conditions, generator, kind, batch.place_mm)
     device = next(network.parameters()).device
     multiple = network.config.multiple
     ends = []

@@ -31,11 +31,9 @@ from rephase.diffusion.physics.source import (
     DEFAULT_SOURCE,
     SOURCES,
     TYPICAL_SLICE_MM,
-    FatEstimate,
     source_phasors,
     training_source,
 )
-from rephase.diffusion.processes.fat import check_fat, fat_estimator, fat_facts
 from rephase.diffusion.processes.objective import (
     Batch,
     Objective,
@@ -55,7 +53,7 @@ class FlowConfig:
     RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"loss": ("power", "log")}
     """Entries of cards of earlier versions, with the values that sample identically in this version."""
     source: str = DEFAULT_SOURCE
-    """Source phase that the flow starts from: narrow, scales, field or tissue."""
+    """Source phase that the flow starts from: narrow, scales or field."""
     grid_mm: Annotated[float, Ge(0), Le(_COARSEST_MM)] = GRID_MM
     """Slices finer than this by a quarter are trained on and sampled at this spacing; 0 keeps the spacing of each."""
     noise: bool = True
@@ -169,7 +167,6 @@ def prepare_batch(
     generator: torch.Generator,
     multiple: int,
     config: FlowConfig,
-    fat: FatEstimate | None = None,
 ) -> Tensors:
     """Prepare a batch: fix its gauge, compress and pad it, and sample source phases, times and dropped conditions."""
     magnitude = batch.image.abs()
@@ -177,7 +174,7 @@ def prepare_batch(
     t = torch.rand(len(magnitude), generator=generator)
     conditions = drop_conditions(batch.conditions, dropout, generator)
     known = known_to_source(batch.conditions, conditions)
-    x_0 = weight * training_source(magnitude, known, generator, config.source, batch.place_mm, fat)
+    x_0 = weight * training_source(magnitude, known, generator, config.source, batch.place_mm)
     if config.noise:
         normals = torch.randn((*magnitude.shape, 2), generator=generator)
         x_0 = x_0 + noise_modulus(magnitude, weight, estimate_sigma(magnitude)) * torch.view_as_complex(normals)
@@ -190,20 +187,16 @@ class FlowObjective(Objective):
 
     def __init__(self, config: FlowConfig | None = None) -> None:
         self.config = config or FlowConfig()
-        self.grid_mm, self.fat = self.config.grid_mm, fat_estimator(self.config.source, torch.device("cpu"))
+        self.grid_mm = self.config.grid_mm
 
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:
         """Return the tensors of `prepare_batch`."""
-        return prepare_batch(batch, dropout, generator, multiple, self.config, self.fat)
+        return prepare_batch(batch, dropout, generator, multiple, self.config)
 
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute `flow_loss` of a prepared batch, `(batch)`."""
         x_0, x_1, weight, t, conditions = tensors
         return flow_loss(network, x_0, x_1, weight, t, conditions)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the hash of the weights that estimate fat, if the source needs them."""
-        return fat_facts(self.config.source)
 
     def loss(self, error: Tensor) -> Tensor:
         """Return the mean."""
@@ -241,17 +234,14 @@ class FlowGenerator(LearnedGenerator):
         self.times = time_grid((checkpoint.steps or DEFAULT_STEPS) if steps is None else steps)
         self.flow = checkpoint.settings(FlowConfig)
         super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
-        check_fat(checkpoint, self.flow.source)
-        self.fat_estimator = fat_estimator(self.flow.source, self.device)
         # A student retains about as much noise as its many-step teacher; the exact amount was measured.
         measured = checkpoint.noise_gain
         self.gain = noise_gain(time_grid(checkpoint.teacher_steps or self.nfe)) if measured is None else measured
 
     def _sample(self, slices: TileInputs, keys: Sequence[SliceKey]) -> SampledImage:
         weight, (height, width) = slices.weight, slices.weight.shape[-2:]
-        fat = None if self.fat_estimator is None else self.fat_estimator(slices.magnitude, slices.conditions)
         source = source_phasors(
-            keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, fat, slices.volume
+            keys, slices.magnitude, slices.conditions[0], slices.slice_mm, self.flow.source, slices.volume
         )
         x_0 = weight * source.phasor
         if self.flow.noise:

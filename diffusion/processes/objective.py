@@ -13,7 +13,6 @@ from rephase.diffusion.networks.unet import ComplexUNet
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.grid import GRID_MM
 from rephase.diffusion.physics.measurement import compress_magnitude
-from rephase.diffusion.physics.source import FatEstimate
 
 
 class Batch(NamedTuple):
@@ -44,12 +43,9 @@ class Objective(ABC):
     ----------
     grid_mm
         Clearly finer slices are resampled to this spacing; see `rephase.diffusion.physics.grid`.
-    fat
-        The fat fraction estimate that the source phase of simulated and real slices needs, if any.
     """
 
     grid_mm: float = GRID_MM
-    fat: FatEstimate | None = None
 
     @abstractmethod
     def prepare(self, batch: Batch, dropout: float, generator: torch.Generator, multiple: int) -> tuple[Tensor, ...]:

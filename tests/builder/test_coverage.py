@@ -51,6 +51,6 @@ def test_a_plan_tells_sequences_the_range_of_the_training_data_and_the_licence(t
     manifest = read_manifest(write_manifest(tmp_path / "m.csv", ["a,v.npy,gradient-echo,,5,toe,3"], HEADER))
     plan = make_plan(manifest, str(tmp_path / "c.zarr"), BuildOptions(phase="diffusion", workers=1))
     assert "sequence: gradient-echo 1" in plan.lines()
-    assert (plan.coverage.outside["anatomy"], plan.licence) == (1, WEIGHTS["default"].licence)
+    assert (plan.coverage.outside["anatomy"], plan.licence) == (1, WEIGHTS["permissive"].licence)
     assert f"licence:  {plan.licence} (of the weights)" in plan.lines()
     assert plan.to_json()["coverage"]["num_outside"] == 1

@@ -69,10 +69,8 @@ def test_every_option_is_explained(command):
     assert [action.dest for action in COMMANDS[command]._actions if not action.help] == []
 
 
-def test_the_help_lists_weights_that_sample_phase():
-    """The fat fraction estimate is a part of the source of other weights; a build refuses it."""
-    text = ARGUMENTS["checkpoint"].help
-    assert "default, teacher" in text and " fat" not in text
+def test_the_help_lists_the_weights():
+    assert "permissive, teacher" in ARGUMENTS["checkpoint"].help
 
 
 def test_no_command_shows_the_help(capsys):

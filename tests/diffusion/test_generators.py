@@ -330,7 +330,7 @@ def nan_weights(path):
         (other_architecture, "do not fit"),
         (other_process, "process 'walk'"),
         (unknown_field, "unknown architecture"),
-        (other_source, "source 'pink': expected one of narrow, scales, field, tissue"),
+        (other_source, "source 'pink': expected one of narrow, scales, field"),
         (flow_of_no_object, "flow: "),
         (endless_grid, "flow: grid_mm: "),
         (other_kind, "do not fit"),

@@ -22,15 +22,15 @@ from rephase.training.config import DistillConfig, TrainConfig
 
 def test_weights_are_found_by_name_unless_a_file_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_checkpoint("default") == shipped_weights("default")
-    assert find_checkpoint("default.safetensors") == Path("default.safetensors")
-    assert find_checkpoint("folder/default") == Path("folder/default")
+    assert find_checkpoint("permissive") == shipped_weights("permissive")
+    assert find_checkpoint("permissive.safetensors") == Path("permissive.safetensors")
+    assert find_checkpoint("folder/permissive") == Path("folder/permissive")
     assert find_checkpoint("none-such") == Path("none-such")
-    (tmp_path / "default").mkdir()
-    assert find_checkpoint("default") == shipped_weights("default")
-    (tmp_path / "default").rmdir()
-    (tmp_path / "default").touch()
-    assert find_checkpoint("default") == Path("default")
+    (tmp_path / "permissive").mkdir()
+    assert find_checkpoint("permissive") == shipped_weights("permissive")
+    (tmp_path / "permissive").rmdir()
+    (tmp_path / "permissive").touch()
+    assert find_checkpoint("permissive") == Path("permissive")
 
 
 def test_the_permissive_weights_saw_permissive_data_alone():
@@ -59,7 +59,7 @@ def test_the_wheel_holds_the_default_set_alone():
     ]
     listed = {name.removeprefix("weights/") for name in table["rephase.diffusion"]}
     needed = {f"{name}.{end}" for name, row in WEIGHTS.items() if row.in_wheel for end in ("safetensors", "json")}
-    assert listed - needed == {"LICENSE.GPL-3.0", "README.md", "default.md", "smooth.json"} and needed <= listed
+    assert listed - needed == {"README.md", "permissive.md", "smooth.json"} and needed <= listed
     assert {path.name for path in FOLDER.glob("*.safetensors")} == {f"{name}.safetensors" for name in WEIGHTS}
     assert sum((FOLDER / name).stat().st_size for name in listed) < 13_000_000
     assert not any("weights" in pattern or ("*" in pattern.split("/")[0] and "/" in pattern) for pattern in table["*"])
@@ -88,12 +88,12 @@ def test_recipes_can_be_run(path):
 
 
 def test_there_are_recipes():
-    assert {"default", "teacher", "permissive", "ddpm"} <= {path.stem for path in RECIPES}
+    assert {"permissive-teacher", "permissive", "teacher", "ddpm"} <= {path.stem for path in RECIPES}
 
 
 def test_shipped_weights_must_be_those_of_the_table(monkeypatch):
     """Weights and card may have been damaged or replaced together."""
-    row = replace(WEIGHTS["fat"], sha256="0" * 64)
-    monkeypatch.setitem(WEIGHTS, "fat", row)
+    row = replace(WEIGHTS["permissive"], sha256="0" * 64)
+    monkeypatch.setitem(WEIGHTS, "permissive", row)
     with pytest.raises(CheckpointError, match="table of weights has 0000"):
-        load_checkpoint(FOLDER / "fat.safetensors")
+        load_checkpoint(FOLDER / "permissive.safetensors")

@@ -84,7 +84,7 @@ def test_nothing_of_the_source_but_its_pseudonyms_is_stored(tmp_path):
     assert outcome.receipt is not None and outcome.receipt["columns"] == {"site": "north"}
 
 
-@pytest.mark.parametrize("phase", ["smooth", "smooth-noise", "field", "tissue", "sinus", "white", "zero"])
+@pytest.mark.parametrize("phase", ["smooth", "smooth-noise", "field", "sinus", "white", "zero"])
 def test_batch_size_changes_no_byte(tmp_path, phase):
     row, options = make_row(tmp_path, shape=(7, 19, 21)), BuildOptions(phase=phase)
     for size in (None, 1, 3, 100):
@@ -366,9 +366,3 @@ def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
     other = save_tiny(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(RequestError, match="not the weights of the recipe"):
         make_worker(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
-
-
-def test_a_worker_with_another_estimate_of_fat_is_refused(tmp_path):
-    recipe = replace(resolve_build("", BuildOptions(phase="tissue")).recipe(), checkpoint_sha256="0" * 64)
-    with pytest.raises(RequestError, match="'fat': not the weights of the recipe"):
-        open_worker(str(tmp_path / "c.zarr"), recipe, {})

@@ -12,7 +12,6 @@ from rephase.builder.resolve import describe_differences, make_recipe
 from rephase.corpus.layout import canonical_hash
 from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.learned import GPU_TILE
-from rephase.diffusion.processes.fat import shipped_fat_estimator
 from rephase.diffusion.shipped import default_checkpoint, shipped_weights
 from rephase.errors import RequestError
 from rephase.facts import facts_where
@@ -51,14 +50,9 @@ def test_equal_options_give_an_equal_hash_and_others_another():
     assert replace(recipe, checkpoint_sha256="a" * 64).hash != recipe.hash
 
 
-def test_a_baseline_that_guesses_fat_names_the_weights_for_that(monkeypatch):
-    recipe = make_recipe(BuildOptions(phase="tissue"))
-    assert recipe.checkpoint_sha256 == shipped_fat_estimator(torch.device("cpu")).sha256 and recipe.nfe == 0
-    assert make_recipe(BuildOptions(phase="field")).checkpoint_sha256 is None
-    shipped_fat_estimator.cache_clear()
-    monkeypatch.setattr("rephase.diffusion.processes.fat.shipped_weights", lambda name: None)
-    with pytest.raises(RequestError, match="weights 'fat'"):
-        make_recipe(BuildOptions(phase="tissue"))
+def test_physics_has_no_weights():
+    recipe = make_recipe(BuildOptions(phase="field"))
+    assert recipe.checkpoint_sha256 is None and recipe.nfe == 0
 
 
 def test_order_of_kept_columns_makes_no_difference():
@@ -170,7 +164,6 @@ def test_another_version_on_a_worker_is_refused():
 
 
 def test_environment_of_this_machine_names_torch_and_the_instruction_set():
-    import torch
 
     environment = environment_class("cpu")
     assert environment["torch"] == torch.__version__

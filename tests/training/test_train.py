@@ -16,10 +16,9 @@ from tiny_network import TINY_TOML
 
 from rephase.cli import main
 from rephase.config import from_mapping, read_config
-from rephase.diffusion.checkpoint import CheckpointError, load_checkpoint
+from rephase.diffusion.checkpoint import load_checkpoint
 from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.diffusion.processes.fat import FatEstimator
 from rephase.diffusion.processes.flow import FlowConfig
 from rephase.diffusion.registry import make_generator
 from rephase.errors import RequestError
@@ -173,41 +172,6 @@ def test_the_published_process_is_trained_and_sampled_by_name(config):
     assert checkpoint.process == "ddpm"
     assert checkpoint.card["ddpm"] == {"timesteps": 7}
     assert make_generator("diffusion", path).nfe == 7
-
-
-def as_fat(config, te_ms="4.0"):
-    text = 'process = "fat"\npicture_every = 0\n' + config.read_text().replace("steps = 3", "steps = 40\nwarmup = 1")
-    config.write_text(text)
-    rows = f"volume_id,path,phase,split,te_ms,field_t\na,m.npy,p.npy,train,{te_ms},3\nb,m.npy,p.npy,train,,3\n"
-    (config.parent / "pairs.csv").write_text(rows)
-
-
-def test_a_network_that_estimates_fat_is_trained_from_phase_and_is_no_phase_model(config):
-    as_fat(config)
-    path = train(read_config(config, TrainConfig))
-    checkpoint = load_checkpoint(path)
-    assert checkpoint.process == "fat"
-    assert checkpoint.card["data"]["slices"] == 6 and checkpoint.card["data"]["fat_slices"] == 3
-    losses = [loss for _, loss in read_losses(path.parent / "loss.jsonl")]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    magnitude = torch.from_numpy(np.load(config.parent / "m.npy"))
-    share = FatEstimator(checkpoint, torch.device("cpu"))(magnitude, torch.full((3, 4), math.nan))
-    assert share.shape == magnitude.shape and 0.0 <= float(share.min()) <= float(share.max()) <= 1.0
-    with pytest.raises(CheckpointError, match="samples no phase"):
-        make_generator("diffusion", path)
-    text = config.read_text().replace('process = "fat"', 'initial = "run/tiny.safetensors"')
-    config.write_text(text.replace('output = "run"', 'output = "run2"'))
-    with pytest.raises(RequestError, match="both to sample phase"):
-        train(read_config(config, TrainConfig))
-
-
-def test_rows_that_do_not_resolve_fat_are_refused(config):
-    as_fat(config, "2.3")  # in phase with water
-    with pytest.raises(RequestError, match=r"pairs\.csv: .*fat"):
-        train(read_config(config, TrainConfig))
-    config.write_text(config.read_text().replace("picture_every = 0", "picture_every = 5"))
-    with pytest.raises(RequestError, match="picture_every = 0"):
-        read_config(config, TrainConfig)
 
 
 def test_flow_and_network_of_a_configuration_are_kept_and_followed(config):

@@ -1,6 +1,6 @@
 """Simulated phase on real magnitudes: real anatomy, and the phase that its susceptibility would cause.
 
-Weak signal is classified as air, and the estimated fat fraction (else bright signal) as fat, with thresholds sampled
+Weak signal is classified as air, and bright signal near the surface as fat, with thresholds sampled
 per volume. They determine a susceptibility, its field, and the phase at an echo time, as in
 `rephase.training.simulated.anatomy`. This adds pairs of real magnitude and plausible phase to the few real ones.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rephase.diffusion.physics.anatomy import estimate_air
-from rephase.diffusion.physics.field_phase import sharpen_fat
+from rephase.diffusion.physics.field_phase import near_surface
 from rephase.diffusion.physics.measurement import estimate_sigma
 from rephase.training.batches import TrainingSlice
 from rephase.training.simulated.anatomy import (
@@ -46,7 +46,6 @@ def simulate_on(
     magnitude: Tensor,
     spacing_mm: tuple[float, float, float],
     random: np.random.Generator,
-    fat_fraction: Tensor | None = None,
 ) -> list[TrainingSlice]:
     """Simulate the phase of a real magnitude.
 
@@ -58,8 +57,6 @@ def simulate_on(
         Along (slice, height, width).
     random
         Source of thresholds, direction of the main field, echo time, coils and noise.
-    fat_fraction
-        Estimated fat fraction, same shape as the magnitude; by brightness if None.
 
     Returns
     -------
@@ -68,7 +65,7 @@ def simulate_on(
         where the phase is steep through the slice.
     """
     magnitude, spacing_mm = _turn(*_coarsen(magnitude, spacing_mm, random), random)
-    air, fat = estimate_tissues(magnitude, spacing_mm[1:], random, fat_fraction)
+    air, fat = estimate_tissues(magnitude, spacing_mm[1:], random)
     margins = _margins(magnitude.shape, spacing_mm)
     body = _continue(torch.stack((air, fat)), margins)
     susceptibility = random.uniform(*AIR.susceptibility) * body[0] + random.uniform(*FAT.susceptibility) * body[1]
@@ -90,17 +87,6 @@ def simulate_on(
     least = _EMPTY * float(magnitude.amax())
     kept = [one for one, whole in zip(image[::every], magnitude[::every], strict=True) if float(whole.amax()) > least]
     return [TrainingSlice(one.clone(), spacing_mm[1:], echo.te_ms, echo.field_t, "simulated phase") for one in kept]
-
-
-def near(air: Tensor, spacing_mm: tuple[float, float], depth_mm: float) -> Tensor:
-    """Return 1 within a distance of air in the plane of a slice, else 0, of the shape of `air`."""
-    reach = [max(1, round(depth_mm / step)) for step in spacing_mm]
-    outside = (air > 0.5).float()[:, None]
-    for axis, away in enumerate(reach):
-        window, pad = [1, 1], [0, 0]
-        window[axis], pad[axis] = 2 * away + 1, away
-        outside = functional.max_pool2d(outside, window, 1, pad)
-    return outside[:, 0]
 
 
 def _coarsen(
@@ -139,20 +125,15 @@ def estimate_tissues(
     magnitude: Tensor,
     spacing_mm: tuple[float, float],
     random: np.random.Generator,
-    fat_fraction: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Estimate fractions of air and fat, 0 to 1, of the shape of the magnitude `(slice height width)`."""
     bright = float(np.percentile(magnitude.numpy(), 99.0)) or 1.0
     threshold = math.exp(random.uniform(math.log(0.03), math.log(0.12)))
     air = estimate_air(magnitude / bright, spacing_mm, torch.tensor(threshold))
-    if fat_fraction is None:
-        # the brightest tissue, in most volumes only under the skin
-        fat = torch.sigmoid((magnitude / bright - random.uniform(0.5, 1.0)) / 0.06)
-        depth_mm = random.uniform(5.0, 20.0)
-        if random.random() < 0.7:
-            fat = fat * near(air, spacing_mm, depth_mm)
-    else:
-        fat = sharpen_fat(fat_fraction, torch.tensor(random.uniform(-0.5, 1.5)))
+    # bright tissue near the surface; how bright and how near differs from volume to volume
+    fat = torch.sigmoid((magnitude / bright - random.uniform(0.36, 0.78)) / 0.0125)
+    depth_mm = torch.full((len(air),), random.uniform(10.0, 60.0))
+    fat = fat * near_surface(air, torch.tensor([spacing_mm]).expand(len(air), -1), depth_mm)
     return air, fat * float(random.random() < 0.7) * (1.0 - air)
 
 
