@@ -87,6 +87,7 @@ def main(data: Path, out: Path) -> None:
                 "subject_id": session,
                 "split": "train",
                 "sequence": sequence,
+                "anatomy": "knee" if name.startswith("knee") else "brain",
                 "te_ms": te_ms or "",
                 "field_t": field_t,
                 "licence": licence,

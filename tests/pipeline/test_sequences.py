@@ -57,7 +57,7 @@ def test_the_echo_time_of_a_spin_echo_changes_no_phase(tmp_path):
 
 def test_a_gradient_echo_is_sampled_by_the_model(tmp_path):
     receipt, _ = built(tmp_path, "contrast,te_ms", "T2star,20")
-    assert (receipt["phase_generator"], receipt["nfe"]) == ("diffusion", 2)
+    assert receipt["phase_generator"] == "diffusion" and receipt["nfe"] > 0
     assert receipt["sequence_assumed"] == "gradient-echo"
 
 

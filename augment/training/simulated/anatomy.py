@@ -185,7 +185,11 @@ def shim(field: Tensor, signal: Tensor, share: float) -> Tensor:
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     terms = torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, x * z, x * x - y * y, z * z - x * x, z * z])
     inside = signal > 0.1 * signal.max()
-    fit = torch.linalg.lstsq(terms[:, inside].T.double(), field[inside][:, None].double()).solution[:, 0].float()
+    basis, values = terms[:, inside].double(), field[inside].double()
+    normal = basis @ basis.T
+    # regular also for one or two slices, where some terms are the same
+    normal = normal + (1e-6 * normal.trace() + 1e-9) * torch.eye(len(terms), dtype=normal.dtype)
+    fit = torch.linalg.solve(normal, basis @ values).float()
     explained: Tensor = torch.tensordot(fit, terms, dims=1)
     return field - share * explained
 
