@@ -74,4 +74,6 @@ def fit(values: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
     normal = weighted.T @ basis + _RIDGE * weights.sum() * torch.eye(basis.shape[1], dtype=torch.complex128)
     solved = torch.linalg.solve(normal, weighted.T @ values.T).T.reshape(-1, MODES, MODES, MODES)
     step = 2.0 ** (math.ceil(math.log2(float(solved.abs().max()) or 1.0)) - 20)
-    return torch.complex(*((part / step).round() * step for part in (solved.real, solved.imag))).to(torch.complex64)
+    return torch.complex(*((part / step).round() * step + 0.0 for part in (solved.real, solved.imag))).to(
+        torch.complex64
+    )

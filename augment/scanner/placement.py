@@ -23,7 +23,7 @@ from rephase.scanner.bank import CoilBank, head_coils
 from rephase.scanner.harmonics import evaluate, fit, index_positions
 from rephase.scanner.loops import LoopArray
 
-SHIFT_MM, TURN_DEG, SIZE, GAIN = 6.0, 4.0, 0.04, 0.2
+SHIFT_MM, TURN_DEG, SIZE, GAIN = 6.0, 4.0, 0.04, 0.12
 """Standard deviations of the array's position and rotation about each axis, of its relative size and of the logarithm
 of a coil's gain, which changes with the load of the coil."""
 
