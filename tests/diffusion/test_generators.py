@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,8 @@ def nan_weights(path):
     ],
 )
 def test_unusable_checkpoints_are_refused_with_the_reason(saved, damage, message):
+    card = saved.with_suffix(".json")
+    card.write_text(re.sub(r',\s*"sha256": "[0-9a-f]{64}"', "", card.read_text()))  # an edit that is meant
     damage(saved)
     with pytest.raises(CheckpointError, match=message) as raised:
         make_generator("diffusion", saved)
