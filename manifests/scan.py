@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rephase.manifests.columns import writable
 from rephase.manifests.header import Kind, Passed, Probe, SeriesHeader, is_annex_link, not_fetched
+from rephase.manifests.select import Selection
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ScanResult:
         What a user should know of a path, such as an assumed orientation.
     unpaired
         With `pairs`: number of magnitude volumes without phase, which are skipped too.
+    not_selected
+        Number of magnitude volumes that the selection leaves out.
     """
 
     volumes: list[ScannedVolume] = field(default_factory=list)
@@ -53,6 +56,7 @@ class ScanResult:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
     unpaired: int = 0
+    not_selected: int = 0
 
 
 __all__ = ["Lost", "ScanResult", "ScannedVolume", "scan_folder", "walk"]
@@ -67,6 +71,7 @@ def scan_folder(
     *,
     salt: str | None = None,
     pairs: bool = False,
+    selection: Selection | None = None,
     progress: Callable[[Path], None] | None = None,
 ) -> ScanResult:
     """Find the volumes below a folder.
@@ -83,6 +88,8 @@ def scan_folder(
         that another scan yields different ids.
     pairs
         Select only magnitude volumes with measured phase, and record its file.
+    selection
+        Which of the volumes to write; None for all.
     progress
         Called with each file as it is probed.
 
@@ -104,7 +111,8 @@ def scan_folder(
     probed = probe(_counted(walk(root, lost), progress))
     lost.unreadable.extend(probed.unreadable)
     lost.passed.extend(probed.passed)
-    found = _arrange(root, probed.headers, secrets.token_hex(32) if salt is None else salt, pairs)
+    salt = secrets.token_hex(32) if salt is None else salt
+    found = _arrange(root, probed.headers, salt, pairs, selection or Selection())
     skipped = Counter(found.skipped)
     skipped.update(passed.kind for passed in lost.passed)
     notes = [*probed.notes, *((volume.header.path, note) for volume in found.volumes for note in volume.header.notes)]
@@ -185,7 +193,7 @@ def _sorted_out(entries: list[os.DirEntry[str]], lost: Lost) -> tuple[list[Path]
     return files, folders
 
 
-def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool) -> ScanResult:
+def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool, selection: Selection) -> ScanResult:
     chosen = [header for header in headers if header.kind == "magnitude"]
     phases = _unique_by_pair(headers, "phase") if pairs else {}
     kspaces = _unique_by_pair(headers, "kspace") if pairs else {}
@@ -193,6 +201,7 @@ def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool) ->
         # raw data without a reconstruction: its own image is the magnitude
         partners = {header.pair_key for header in chosen}
         chosen += [header for key, header in kspaces.items() if key not in partners]
+    num_found, chosen = len(chosen), selection.choose(root, chosen)
     skipped: Counter[Kind] = Counter(header.kind for header in headers if header.kind != "magnitude")
     volume_ids = _Pseudonyms(salt, "volume", root)
     subject_ids = _Pseudonyms(salt, "subject", root)
@@ -205,6 +214,9 @@ def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool) ->
         if pairs and phase is None and kspace is None:
             unpaired += 1
             continue
+        if selection.split:
+            subject = header.subject_key or header.series_key.partition("#")[0]
+            header = replace(header, split=selection.split_of(subject.removeprefix(f"{root}{os.sep}"), salt))
         parts = (header.series_key, header.dataset, header.echo, header.frame)
         volumes.append(
             ScannedVolume(
@@ -215,7 +227,7 @@ def _arrange(root: Path, headers: list[SeriesHeader], salt: str, pairs: bool) ->
                 kspace=None if phase is not None or kspace is None else kspace.path,
             )
         )
-    return ScanResult(volumes, skipped, unpaired=unpaired)
+    return ScanResult(volumes, skipped, unpaired=unpaired, not_selected=num_found - len(chosen))
 
 
 def _unique_by_pair(headers: list[SeriesHeader], kind: str) -> dict[str | None, SeriesHeader]:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rephase.commands.result import CommandResult, Commands, add_command, add_json, names
+from rephase.commands.result import CommandResult, Commands, add_command, add_json, argument, names
 from rephase.formats import READERS
+from rephase.manifests.select import Selection, parse_frames, parse_split
 
 if TYPE_CHECKING:
     from rephase.manifests.scan import ScanResult
@@ -34,12 +35,35 @@ def register(commands: Commands) -> None:
         "their segmentation. Volume and subject ids are salted hashes.\n\n"
         "formats:\n" + "\n".join(f"  {reader.name:<6}  {reader.help}" for reader in scanned),
         "rephase manifest scan /archive/brain -o brain.csv\n"
-        "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes with measured phase",
+        "rephase manifest scan /archive/swi -o pairs.csv --pairs      # only volumes with measured phase\n"
+        "rephase manifest scan /archive -o m.csv --split train=0.8,val=0.2 --frames 4 --exclude '*derivatives*'",
     )
     scan.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to walk")
     scan.add_argument("-o", "--output", type=Path, required=True, metavar="M.csv", help="the manifest to write")
     scan.add_argument(
         "--pairs", action="store_true", help="only magnitude volumes with measured phase, for training; name the phase"
+    )
+    scan.add_argument(
+        "--include", action="append", default=[], metavar="GLOB", help="only volumes whose path or file name matches"
+    )
+    scan.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="no volumes whose path or file name matches"
+    )
+    scan.add_argument(
+        "--contrast", action="append", default=[], metavar="GLOB", help="only contrasts that match, such as 'T2*'"
+    )
+    scan.add_argument(
+        "--frames",
+        type=argument(parse_frames),
+        metavar="first|N",
+        help="at most N time points of a series, evenly spaced, so that long series do not dominate (default: all)",
+    )
+    scan.add_argument(
+        "--split",
+        type=argument(parse_split),
+        default={},
+        metavar="train=0.8,val=0.1,test=0.1",
+        help="fill the column split, by a hash of the subject",
     )
     scan.add_argument(
         "--salt-file",
@@ -85,6 +109,13 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
             probe,
             salt=_read_salt(salt_file),
             pairs=arguments.pairs,
+            selection=Selection(
+                include=tuple(arguments.include),
+                exclude=tuple(arguments.exclude),
+                contrast=tuple(arguments.contrast),
+                frames=arguments.frames,
+                split=arguments.split,
+            ),
             progress=lambda _: bar.update() and None,
         )
     lines = _scan_lines(result)
@@ -93,6 +124,7 @@ def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
         "num_volumes": len(result.volumes),
         "skipped": dict(result.skipped),
         "unpaired": result.unpaired,
+        "not_selected": result.not_selected,
         "unreadable": [[str(path), why] for path, why in result.unreadable],
         "passed": [[str(path), kind, why] for path, kind, why in result.passed],
         "notes": [[str(path), note] for path, note in result.notes],
@@ -118,6 +150,8 @@ def _scan_lines(result: ScanResult) -> list[str]:
     lines = []
     if result.skipped:
         lines.append("skipped: " + ", ".join(f"{count} {kind}" for kind, count in sorted(result.skipped.items())))
+    if result.not_selected:
+        lines.append(f"skipped: {result.not_selected} magnitude by --include, --exclude, --contrast or --frames")
     if result.unpaired:
         lines.append(f"skipped: {result.unpaired} magnitude without phase")
     told = [(passed.path, passed.why) for passed in result.passed if passed.kind != "no image"]

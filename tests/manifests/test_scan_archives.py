@@ -23,6 +23,7 @@ from rephase.errors import VolumeError
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.scan import scan_folder
 from rephase.pipeline.magnitude import prepare_magnitude
+from rephase.readers.dicom import index
 from rephase.readers.registry import describe_row, probe, read_volume
 
 GEOMETRY = np.diag([-2.0, -2.0, 4.0, 1.0])
@@ -379,7 +380,7 @@ def test_names_of_every_sort(archive):
     assert (found["skipped"], found["unreadable"]) == ({"no image": 4}, [])
 
 
-def test_every_file_is_opened_once(archive):
+def test_every_file_is_opened_once(archive, monkeypatch):
     for number in range(3):
         save(classic(number), archive / "series" / f"{number}")
         write(archive / f"sub-0{number}_T1w.nii.gz", image())
@@ -389,7 +390,12 @@ def test_every_file_is_opened_once(archive):
         file["reconstruction_rss"] = image().astype(np.float32)
     (archive / "x.mha").write_bytes(bytes(2000))
     probe([])
-    opened = Counter()
+    opened: Counter[str] = Counter()
+    headers = []
+    read_header = index.read_header
+    monkeypatch.setattr(
+        index, "read_header", lambda file: headers.append(int(Path(file.path).name)) or read_header(file)
+    )
 
     counting = [True]
 
@@ -404,7 +410,9 @@ def test_every_file_is_opened_once(archive):
         counting.clear()
     assert len(result.volumes) == 3 + 4 + 1 + 1
     files = {str(path) for path in archive.rglob("*") if path.is_file()}
-    assert {path: count for path, count in opened.items() if count > 1} == {}
+    # dcm2niix reads the slices of a series again; their headers are read once
+    assert sorted(headers) == [0, 1, 2]
+    assert {path: count for path, count in opened.items() if count > 1 and "series" not in path} == {}
     assert files - set(opened) == {str(archive / "x.mha")}
 
 
@@ -418,3 +426,47 @@ def test_json_is_printed_whatever_happens(tmp_path):
     ):
         status, text = run([*words, "--json"])
         assert status == 2 and part in json.loads(text)["error"][0]
+
+
+def test_volumes_are_chosen_by_path_contrast_and_frame(archive):
+    write(archive / "sub-01" / "func" / "sub-01_task-rest_bold.nii.gz", image(shape=(24, 20, 12, 8)))
+    for subject in ("sub-01", "sub-02"):
+        write(archive / subject / "anat" / f"{subject}_T1w.nii.gz", image())
+        write(archive / subject / "anat" / f"{subject}_T2w.nii.gz", image())
+    bold = "sub-01_task-rest_bold.nii.gz"
+    for words, chosen in (
+        (["--frames", "first"], [(bold, 0), ("sub-01_T1w.nii.gz", None)]),
+        (["--frames", "3"], [(bold, 0), (bold, 2), (bold, 5), ("sub-01_T1w.nii.gz", None)]),
+        (["--include", "sub-02/*"], [("sub-02_T1w.nii.gz", None), ("sub-02_T2w.nii.gz", None)]),
+        (["--include", "*_T1w*", "--exclude", "*sub-02*"], [("sub-01_T1w.nii.gz", None)]),
+        (["--contrast", "T2", "--contrast", "PD"], [("sub-01_T2w.nii.gz", None), ("sub-02_T2w.nii.gz", None)]),
+    ):
+        found, rows = scan(archive, *words)
+        taken = [(Path(row.path).name, row.frame) for row in rows]
+        assert set(chosen) <= set(taken) and found["not_selected"] == 12 - len(rows)
+        assert words[0] == "--frames" or sorted(taken) == chosen
+        assert [frame for name, frame in taken if name == bold] == [frame for name, frame in chosen if name == bold]
+
+
+def test_splits_are_by_subject_and_do_not_depend_on_other_subjects(archive):
+    for number in range(40):
+        for contrast in ("T1w", "T2w"):
+            write(archive / f"sub-{number:02d}" / f"sub-{number:02d}_{contrast}.nii", image(shape=(16, 16, 3)))
+    _, rows = scan(archive, "--split", "train=0.5,val=0.25,test=0.25")
+    splits = {}
+    for row in rows:
+        splits.setdefault(row.subject_id, set()).add(row.split)
+    assert all(len(found) == 1 for found in splits.values())
+    counts = Counter(found for (found,) in splits.values())
+    assert set(counts) == {"train", "val", "test"} and counts["train"] > counts["val"]
+    for number in range(20):
+        for path in (archive / f"sub-{number:02d}").iterdir():
+            path.unlink()
+    _, fewer = scan(archive, "--split", "train=0.5,val=0.25,test=0.25")
+    assert {row.subject_id: row.split for row in fewer}.items() <= {row.subject_id: row.split for row in rows}.items()
+
+
+@pytest.mark.parametrize("text", ["train=0.5", "train=2,val=-1", "dev=1", "train", "train=0.5,train=0.5", ""])
+def test_wrong_splits_are_refused(archive, text, capsys):
+    assert main(["manifest", "scan", str(archive), "-o", str(archive / "m.csv"), "--split", text]) == 2
+    assert "expected" in capsys.readouterr().err

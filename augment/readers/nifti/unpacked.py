@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from rephase.readers.sources import FileKey, file_key
 
@@ -28,7 +28,7 @@ SHARE_OF_FREE = 0.125
 
 _BLOCK_BYTES = 1 << 20
 _lock = threading.Lock()
-_copies: OrderedDict[FileKey, BinaryIO] = OrderedDict()
+_copies: OrderedDict[FileKey, int] = OrderedDict()
 
 
 def open_unpacked(packed: io.BufferedReader, num_bytes: int, most_padding: int) -> io.BufferedReader | None:
@@ -62,32 +62,28 @@ def open_unpacked(packed: io.BufferedReader, num_bytes: int, most_padding: int) 
                 return None
             _copies[key] = copy
             while len(_copies) > MOST_COPIES:
-                _copies.popitem(last=False)[1].close()
+                os.close(_copies.popitem(last=False)[1])
         _copies.move_to_end(key)
-        return io.BufferedReader(_Shared(os.dup(copy.fileno())))
+        return io.BufferedReader(_Shared(os.dup(copy)))
 
 
-def _unpack(packed: io.BufferedReader, most_bytes: int) -> BinaryIO | None:
+def _unpack(packed: io.BufferedReader, most_bytes: int) -> int | None:
+    """Return the descriptor of a copy, which stays open as long as it is kept; None if it does not fit on the disk."""
     folder = tempfile.gettempdir()
     if most_bytes > SHARE_OF_FREE * shutil.disk_usage(folder).free:
         return None
-    copy = tempfile.TemporaryFile(prefix="rephase-")  # noqa: SIM115 - open as long as it is kept
-    try:
-        packed.seek(0)
-        with gzip.GzipFile(fileobj=packed) as stream:
-            left = most_bytes
-            while left > 0 and (block := stream.read(min(left, _BLOCK_BYTES))):
-                left -= len(block)
-                try:
-                    copy.write(block)
-                except OSError:  # others have filled the disk meanwhile
-                    copy.close()
-                    return None
-        copy.flush()
-    except BaseException:
-        copy.close()
-        raise
-    return copy
+    packed.seek(0)
+    with tempfile.TemporaryFile(prefix="rephase-", buffering=0) as copy, gzip.GzipFile(fileobj=packed) as stream:
+        left = most_bytes
+        while left > 0 and (block := stream.read(min(left, _BLOCK_BYTES))):
+            left -= len(block)
+            try:
+                complete = copy.write(block) == len(block)
+            except OSError:
+                complete = False
+            if not complete:  # others have filled the disk meanwhile
+                return None
+        return os.dup(copy.fileno())
 
 
 class _Shared(io.RawIOBase):
