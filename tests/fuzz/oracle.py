@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rephase.manifests.record import ManifestRow
 from rephase.readers.volume import Volume
 
+_MM_OF = (1.0, 1000.0, 1.0, 1e-3, 1.0, 1.0, 1.0, 1.0)  # by the code of the unit in NIfTI
 _MOST_SKEWED = 1e6  # an affine that is worse tells no place of any voxel, and ours is another one
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -37,7 +38,9 @@ def _nifti(row: ManifestRow, volume: Volume) -> str | None:
     values = _magnitude(values)
     if "orientation" in volume.acquisition or not np.linalg.cond(image.affine) < _MOST_SKEWED:
         return _same_multiset(values, volume.magnitude)
-    step = np.linalg.inv(_RAS_TO_LPS @ image.affine) @ np.array(volume.affine)
+    affine = _RAS_TO_LPS @ image.affine
+    affine[:3] *= _MM_OF[int(image.header["xyzt_units"]) & 7]
+    step = np.linalg.inv(affine) @ np.array(volume.affine)
     if not np.allclose(step, np.rint(step), atol=0.05):
         return _same_multiset(values, volume.magnitude)
     grid = np.indices(volume.magnitude.shape).reshape(3, -1)
