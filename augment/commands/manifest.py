@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, argument, names
 from rephase.formats import READERS
-from rephase.manifests.select import Selection, parse_frames, parse_split
 
 if TYPE_CHECKING:
     from rephase.manifests.scan import ScanResult
@@ -54,13 +53,13 @@ def register(commands: Commands) -> None:
     )
     scan.add_argument(
         "--frames",
-        type=argument(parse_frames),
+        type=argument(_frames),
         metavar="first|N",
         help="at most N time points of a series, evenly spaced, so that long series do not dominate (default: all)",
     )
     scan.add_argument(
         "--split",
-        type=argument(parse_split),
+        type=argument(_split),
         default={},
         metavar="train=0.8,val=0.1,test=0.1",
         help="fill the column split, by a hash of the subject",
@@ -87,12 +86,25 @@ def register(commands: Commands) -> None:
     add_json(check)
 
 
+def _frames(text: str) -> int:
+    from rephase.manifests.select import parse_frames  # imported when used: `--help` of any command is fast
+
+    return parse_frames(text)
+
+
+def _split(text: str) -> dict[str, float]:
+    from rephase.manifests.select import parse_split
+
+    return parse_split(text)
+
+
 def scan_manifest(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase manifest scan`."""
     from tqdm import tqdm
 
     from rephase.errors import RequestError
     from rephase.manifests.scan import scan_folder
+    from rephase.manifests.select import Selection
     from rephase.manifests.write import write_manifest
     from rephase.readers.registry import probe
 
