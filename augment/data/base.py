@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from rephase.data.order import set_epoch_of
+
 Transform = Callable[[Any, Any, Any, dict[str, Any], str, int], Any]
 """Called with `(kspace, mask, target, attrs, fname, slice_index)`, as fastMRI's transforms; returns the item."""
 
@@ -56,6 +58,10 @@ class VolumeSlices(Dataset[Any]):
     def __init__(self, num_slices: Sequence[int] | NDArray[Any], transform: Transform | None) -> None:
         self.transform = transform
         self._ends = np.cumsum(np.asarray(num_slices, np.int64))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of a transform that has one, such as `MaskedSlices(training=True)`."""
+        set_epoch_of(self.transform, epoch)
 
     @property
     @abstractmethod

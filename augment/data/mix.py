@@ -13,12 +13,11 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from rephase.data.base import Matrix, VolumeSlices
-from rephase.data.order import exact_fraction, shuffled
+from rephase.data.order import exact_fraction, shared_epoch, shuffled
 from rephase.errors import RequestError
 
 
@@ -79,8 +78,7 @@ class MixedSlices(Dataset[Any]):
     ) -> None:
         self.real, self.synthetic = real, synthetic
         self.real_fraction, self.seed, self.num_slices = real_fraction, seed, num_slices
-        self._epoch = torch.zeros(1, dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = shared_epoch()
         self._selected: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
@@ -89,8 +87,10 @@ class MixedSlices(Dataset[Any]):
         return self._real_before(self.num_slices)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the next epoch to read."""
+        """Set the next epoch to read, also that of the transforms of both sets."""
         self._epoch[0] = epoch
+        self.real.set_epoch(epoch)
+        self.synthetic.set_epoch(epoch)
 
     def source(self, index: int) -> tuple[bool, int]:
         """Return whether an item is real, and its index in its data set."""

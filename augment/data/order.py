@@ -9,8 +9,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import torch
 import torch.distributed
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rephase.errors import RequestError
 
@@ -90,6 +92,19 @@ class ShardOrder:
             kept = block, shuffled(size, self._seed or 0, self._epoch, lane + 1, block)
             self._blocks[lane] = kept
         return kept[1]
+
+
+def shared_epoch() -> Tensor:
+    """Return an epoch, int64 `(1)`, in memory that persistent workers share."""
+    epoch = torch.zeros(1, dtype=torch.int64)
+    epoch.share_memory_()  # type: ignore[no-untyped-call]
+    return epoch
+
+
+def set_epoch_of(something: object, epoch: int) -> None:
+    """Set the epoch of a transform or data set, if it has epochs."""
+    if (set_epoch := getattr(something, "set_epoch", None)) is not None:
+        set_epoch(epoch)
 
 
 def own_rank(rank: int | None, num_replicas: int | None) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from rephase.data.base import Matrix, VolumeSlices
-from rephase.data.mix import MixedSlices
 from rephase.data.order import own_rank, shuffled
 from rephase.errors import RequestError
 
@@ -24,6 +23,10 @@ class HasShapes(Protocol):
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
         """Return the distinct sizes, and for every item the index of its size."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the transform, and of a sampled mixture."""
         ...
 
 
@@ -65,14 +68,16 @@ class VolumeSampler(Sampler[int]):
         if len(counts) < self.num_replicas:
             raise RequestError(f"{len(counts)} volumes for {self.num_replicas} ranks; expected one or more each")
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self._slices = slices
         self._starts = np.cumsum(counts) - counts
         self._counts = counts
         own = [int(counts[rank :: self.num_replicas].sum()) for rank in range(self.num_replicas)]
         self.num_samples = max(own) if pad else own[self.rank]
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; the volumes of a rank stay the same."""
+        """Set the epoch, also that of the data set's transform; the volumes of a rank stay the same."""
         self.epoch = epoch
+        self._slices.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -129,10 +134,9 @@ class BucketBatchSampler(Sampler[list[int]]):
             raise RequestError(f"no batch of {batch_size} equal slices for each of {self.num_replicas} ranks")
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, also that of a sampled mixture."""
+        """Set the epoch, also that of the data set: of its transform, and of a sampled mixture."""
         self.epoch = epoch
-        if isinstance(self._slices, MixedSlices):
-            self._slices.set_epoch(epoch)
+        self._slices.set_epoch(epoch)
 
     def __len__(self) -> int:
         _, codes = self._slices.shape_codes()

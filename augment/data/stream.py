@@ -182,6 +182,7 @@ class KSpaceStream(IterableDataset[Any]):
         reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         begin = self._begin(0 if worker is None else worker.id + 1)
         self._reading = begin
+        self.slices.set_epoch(begin["epoch"])
         numbers = self._numbers(dict(begin), reader, readers)
         read = self.slices.__getitem__
         items = in_order(read, numbers, 1, self.readahead, "readahead") if self.readahead else map(read, numbers)
