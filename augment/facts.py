@@ -122,6 +122,16 @@ class VolumeFacts:
         in_manifest=False,
     )
     weights_licence: str | None = _fact("text", "licence of the weights that the phase depends on", in_manifest=False)
+    noise_along: float | None = _fact(
+        "number", "part of the noise that is added along the object", unit="parts", may_be_zero=True, in_manifest=False
+    )
+    noise_floor: float | None = _fact(
+        "number", "noise that the source had, in stored units", unit="units", may_be_zero=True, in_manifest=False
+    )
+    prewhitened: bool | None = _fact("flag", "whether the coils have equal and independent noise", in_manifest=False)
+    target_noise: str | None = _fact(
+        "text", "whether the target has the added noise", words=("clean", "noisy"), in_manifest=False
+    )
     coil_array: str | None = _fact("text", "array of receive coils that was simulated", in_manifest=False)
     licence: str | None = _fact("text", "licence of the source", in_index=False, always=True)
 

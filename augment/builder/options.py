@@ -13,7 +13,7 @@ from rephase.diffusion.phases import PHASES, learned_phases
 from rephase.diffusion.shipped import WEIGHTS, find_checkpoint
 from rephase.errors import RequestError
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
-from rephase.scanner.arrays import parse_coils
+from rephase.scanner.arrays import parse_coils, parse_noise
 from rephase.text import parse_count, parse_names, parse_size
 
 if TYPE_CHECKING:  # imports NumPy, which `--help` must not
@@ -70,8 +70,9 @@ def _argument(
 class BuildOptions:
     """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
-    `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, `coils`, `storage`, `negative` and `keep_columns` change
-    the bytes of a corpus, and `replicas` its volumes. The others change neither.
+    `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, the options of the scanner (`coils`, `noise`,
+    `noise_covariance`, `target`, `prescan`, `storage`), `negative` and `keep_columns` change the bytes of a corpus, and
+    `replicas` its volumes. The others change neither.
 
     Raises
     ------
@@ -140,6 +141,34 @@ class BuildOptions:
             "N",
             parse_coils,
         ),
+    )
+    noise: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            "add complex noise: SNR, the median of the object over the deviation; measured, as in the source's air; or "
+            "off (default: off)",
+            "SNR",
+            parse_noise,
+        ),
+    )
+    noise_covariance: str | tuple[object, ...] | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            "of the coils' noise: identity, head8 as measured in heads, or a .npy file (default: identity)",
+            "C",
+        ),
+    )
+    target: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner", "target of noisy k-space: clean or noisy (default: clean)", "T", choices=("clean", "noisy")
+        ),
+    )
+    prescan: int | None = field(
+        default=None,
+        metadata=_argument("scanner", "add N samples per coil of noise alone (default: none)", "N", parse_count),
     )
     storage: str | None = field(
         default=None,
@@ -256,6 +285,19 @@ class BuildOptions:
             raise RequestError(f"--storage {self.storage}: requires --coils; omit it for single-coil k-space")
         if self.storage is not None and self.storage not in STORAGES:
             raise RequestError(f"--storage {self.storage}: expected one of {', '.join(STORAGES)}")
+        needs_noise = {"noise_covariance": self.noise_covariance, "target": self.target, "prescan": self.prescan}
+        for name, given in needs_noise.items():
+            if given is not None and self.noise in (None, "off"):
+                raise RequestError(f"{flag(name)} requires --noise SNR or measured; omit it, or ask for noise")
+        if self.noise_covariance is not None and self.coils is None:
+            raise RequestError("--noise-covariance requires --coils; omit it for single-coil k-space")
+        if self.target not in (None, "clean", "noisy"):
+            raise RequestError(f"--target {self.target}: expected clean or noisy")
+        if self.noise is not None:
+            try:
+                parse_noise(self.noise)
+            except ValueError as error:
+                raise RequestError(f"--noise {error}") from None
         if self.coils is not None:
             try:
                 parse_coils(self.coils)
@@ -267,7 +309,7 @@ class BuildOptions:
             raise RequestError(
                 f"--time-limit {self.time_limit:g}: expected seconds, more than 0 and less than {MAX_TIME_LIMIT_S:g}"
             )
-        for name in ("replicas", "steps", "batch_size", "workers", "memory_limit"):
+        for name in ("replicas", "steps", "prescan", "batch_size", "workers", "memory_limit"):
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise RequestError(f"{flag(name)} {count}: expected a whole number of 1 or more")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rephase.builder.options import BuildOptions
 from rephase.cluster.kinds import ClusterModule, find_cluster
 from rephase.corpus.expansion import LAZY
@@ -20,8 +22,9 @@ from rephase.diffusion.seen import Seen
 from rephase.diffusion.shipped import describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
-from rephase.scanner.arrays import BANK, split_coils
+from rephase.scanner.arrays import BANK, parse_noise, split_coils
 from rephase.scanner.bank import CoilBank, read_bank
+from rephase.text import one_line
 
 DEFAULT_PHASE = "field"
 """The phase of a build whose options name neither phase nor weights: physics, nearer to real phase than a network that
@@ -99,8 +102,23 @@ class ResolvedBuild:
             coils=self.options.coils if self.bank is None else f"{BANK}{self.bank.sha256}",
             storage=None if self.options.coils is None else self.options.storage or LAZY,
             num_coils=self._num_coils(),
+            **self._noise(),
             algorithm=self.algorithm,
         )
+
+    def _noise(self) -> dict[str, Any]:
+        options = self.options
+        if options.noise in (None, "off"):
+            return {}
+        covariance = options.noise_covariance or ("identity" if self._num_coils() else None)
+        if isinstance(covariance, str) and covariance not in ("identity", "head8"):
+            covariance = _read_covariance(Path(covariance), self._num_coils())
+        return {
+            "noise": parse_noise(options.noise or ""),
+            "noise_covariance": covariance,
+            "target": options.target or "clean",
+            "prescan": options.prescan,
+        }
 
     def _num_coils(self) -> int:
         if self.bank is not None:
@@ -167,6 +185,27 @@ def resolve_build(
     if options.coils is not None and options.coils.startswith(BANK):
         bank = read_bank(Path(options.coils.removeprefix(BANK)))
     return ResolvedBuild(root, options, cluster, phase, checkpoint, nfe, weights_sha256, licence, seen, algorithm, bank)
+
+
+def _read_covariance(path: Path, num_coils: int) -> tuple[object, ...]:
+    """Read a covariance; return the real and the imaginary part of every entry, as in a recipe."""
+    from rephase.scanner.noise import given_covariance
+
+    try:
+        numbers = np.load(path, allow_pickle=False)
+        matrix = given_covariance(np.asarray(numbers, np.complex128))
+    except OSError as error:
+        raise RequestError(
+            f"--noise-covariance {path}: cannot be read ({one_line(error.strerror or error)}); expected identity, "
+            "head8, or a .npy file"
+        ) from None
+    except (ValueError, TypeError, EOFError, np.linalg.LinAlgError) as error:
+        raise RequestError(f"--noise-covariance {path}: {one_line(error)}; correct the file, or use head8") from None
+    if len(matrix) != num_coils:
+        raise RequestError(
+            f"--noise-covariance {path}: is of {len(matrix)} coils; expected {num_coils}, those of --coils"
+        )
+    return tuple(tuple((float(one.real), float(one.imag)) for one in row) for row in matrix)
 
 
 def _load(phase: str, options: BuildOptions) -> Checkpoint:

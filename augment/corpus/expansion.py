@@ -20,6 +20,7 @@ from rephase.files import sha256
 
 if TYPE_CHECKING:
     from rephase.scanner.expand import CoilMaps
+    from rephase.scanner.noise import Noise
 
 LAZY = "image+maps"
 """Value of `storage` of volumes whose k-space is computed when it is read."""
@@ -27,7 +28,27 @@ LAZY = "image+maps"
 COILS_SHARD = "coil_coefficients/c.0.0.0.0"
 """Key of the coil coefficients inside a volume."""
 
+COVARIANCE_SHARD = "noise_covariance/c.0.0"
+"""Key of the covariance of the noise inside a volume."""
+
 _KEPT_VOLUMES = 64
+
+
+@dataclass(frozen=True)
+class ScanNoise:
+    """Noise of a volume: `noise_sigma`, `noise_along`, `seed` and `replica` of its receipt."""
+
+    sigma: float
+    along: float
+    seed: int
+    replica: int
+
+
+def scanner_digest(receipt: Mapping[str, Any]) -> str | None:
+    """Return one SHA-256 for what a receipt says of coil coefficients and noise covariance; None without coils."""
+    checksums = receipt.get("checksums", {})
+    digests = [checksums[key] for key in (COILS_SHARD, COVARIANCE_SHARD) if key in checksums]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()) if digests else None
 
 
 @dataclass(frozen=True)
@@ -42,8 +63,10 @@ class Scan:
         Coils, and slices.
     height, width
         Size of the image.
-    coils_sha256
-        SHA-256 of the shard of the coil coefficients by the receipt; None if unknown.
+    digest
+        `scanner_digest` of the receipt; None if unknown.
+    noise
+        Level, and key of the random numbers; None without noise.
     """
 
     name: str
@@ -51,15 +74,26 @@ class Scan:
     num_slices: int
     height: int
     width: int
-    coils_sha256: str | None = None
+    digest: str | None = None
+    noise: ScanNoise | None = None
 
     @classmethod
     def of(cls, name: str, receipt: Mapping[str, Any]) -> Scan:
-        """Return the scan of a receipt whose arrays have `coil_coefficients`."""
-        num_coils = int(receipt["arrays"]["coil_coefficients"]["shape"][0])
+        """Return the scan of a receipt; without coil coefficients, that of a single coil without an axis."""
+        entry = receipt["arrays"].get("coil_coefficients")
+        num_coils = 0 if entry is None else int(entry["shape"][0])
         height, width, _ = receipt["recon_size"]
-        digest = receipt["checksums"].get(COILS_SHARD)
-        return cls(name, num_coils, int(receipt["num_slices"]), int(height), int(width), digest)
+        noise = None
+        if receipt["noise_sigma"] > 0 and receipt.get("noise_along") is not None:
+            level = float(receipt["noise_sigma"]), float(receipt["noise_along"])
+            noise = ScanNoise(*level, int(receipt["seed"]), int(receipt["replica"]))
+        digest = scanner_digest(receipt)
+        return cls(name, num_coils, int(receipt["num_slices"]), int(height), int(width), digest, noise)
+
+    @property
+    def volume_id(self) -> str:
+        """The volume's id, without the number of a replica."""
+        return self.name.partition("@")[0]
 
 
 class Expander:
@@ -73,7 +107,7 @@ class Expander:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._kept: dict[Scan, CoilMaps] = {}
+        self._kept: dict[Scan, tuple[CoilMaps | None, Noise | None]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,19 +124,45 @@ class Expander:
         ShardError
             If the coefficients are missing or damaged.
         """
-        return self._coils(scan).kspace(image, slice_index)
+        maps, noise = self._parts(scan)
+        if noise is None and maps is not None:
+            return maps.kspace(image, slice_index)
+        from rephase.scanner.noise import noisy_kspace
+
+        if noise is None:
+            raise ValueError(f"{scan.name}: has neither coils nor noise to expand")
+        return noisy_kspace(image, slice_index, maps, noise)
+
+    def noise(self, scan: Scan, slice_index: int) -> NDArray[np.complex64]:
+        """Return the noise of the images of one slice, complex64 `([coil] height width)`; errors as in `kspace`."""
+        maps, noise = self._parts(scan)
+        shape = (scan.height, scan.width)
+        if noise is None:
+            return np.zeros((*((scan.num_coils,) if scan.num_coils else ()), *shape), np.complex64)
+        sampled: NDArray[np.complex64] = noise.of_slice(slice_index, *shape, maps).numpy()
+        return sampled
 
     def maps(self, scan: Scan, slice_index: int) -> NDArray[np.complex64]:
         """Return the coil maps of one slice, complex64 `(coil height width)`; errors as in `kspace`."""
-        return self._coils(scan).sensitivities(slice_index)
+        maps, _ = self._parts(scan)
+        if maps is None:
+            raise ValueError(f"{scan.name}: has no coils")
+        return maps.sensitivities(slice_index)
 
-    def _coils(self, scan: Scan) -> CoilMaps:
+    def _parts(self, scan: Scan) -> tuple[CoilMaps | None, Noise | None]:
+        from rephase.diffusion.generators import SliceKey
         from rephase.scanner.expand import CoilMaps
+        from rephase.scanner.noise import Noise, NoiseLevel
 
         found = self._kept.get(scan)
         if found is None:
-            coefficients = read_coefficients(self._storage, scan)
-            found = CoilMaps(coefficients, scan.num_slices, scan.height, scan.width)
+            coefficients, covariance = read_scanner(self._storage, scan)
+            maps = None if coefficients is None else CoilMaps(coefficients, scan.num_slices, scan.height, scan.width)
+            noise = None
+            if scan.noise is not None:
+                key = SliceKey(scan.noise.seed, scan.volume_id, scan.noise.replica, 0)
+                noise = Noise(NoiseLevel(scan.noise.sigma, scan.noise.along), key, covariance)
+            found = (maps, noise)
             with self._lock:
                 self._kept[scan] = found
                 while len(self._kept) > _KEPT_VOLUMES:
@@ -110,25 +170,35 @@ class Expander:
         return found
 
 
-def read_coefficients(storage: Storage, scan: Scan) -> NDArray[np.complex64]:
-    """Read the coil coefficients of a volume, complex64 `(coil 5 5 5)`.
+def read_scanner(storage: Storage, scan: Scan) -> tuple[NDArray[np.complex64] | None, NDArray[np.complex64] | None]:
+    """Read the coil coefficients `(coil 5 5 5)` and the covariance of the noise `(coil coil)`; None if there is none.
 
     Raises
     ------
     ShardError
         If they are missing, damaged, or not those that the receipt names.
     """
-    layout = ArrayLayout.of("coil_coefficients", (scan.num_coils, 5, 5, 5), scan.name)
-    ((key, chunks),) = layout.shards()
-    data = storage.get(key)
-    if data is None:
-        raise ShardError(f"{key}: the shard is missing")
-    if scan.coils_sha256 is not None and sha256(data) != scan.coils_sha256:
-        raise ShardError(f"{key}: is not the shard that the receipt names")
-    try:
-        return np.stack(list(decode_shard(data, layout, len(chunks))))
-    except ShardError as error:
-        raise ShardError(f"{key}: {error}") from None
+    if not scan.num_coils:
+        return None, None
+    shapes: dict[str, tuple[int, ...]] = {"coil_coefficients": (scan.num_coils, 5, 5, 5)}
+    if scan.noise is not None:
+        shapes["noise_covariance"] = (scan.num_coils, scan.num_coils)
+    arrays, digests = [], []
+    for array, shape in shapes.items():
+        layout = ArrayLayout.of(array, shape, scan.name)
+        ((key, chunks),) = layout.shards()
+        data = storage.get(key)
+        if data is None:
+            raise ShardError(f"{key}: the shard is missing")
+        digests.append(sha256(data))
+        try:
+            arrays.append(np.stack(list(decode_shard(data, layout, len(chunks)))))
+        except ShardError as error:
+            raise ShardError(f"{key}: {error}") from None
+    found = digests[0] if len(digests) == 1 else sha256("".join(digests).encode())
+    if scan.digest is not None and found != scan.digest:
+        raise ShardError("coils or noise are not those that the receipt names")
+    return arrays[0], arrays[1] if len(arrays) > 1 else None
 
 
 def kspace_shape(receipt: Mapping[str, Any]) -> tuple[int, ...]:

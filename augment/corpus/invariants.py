@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str,
         "segmentation": (kspace[0], height, width),
         "image": (kspace[0], height, width),
         "coil_coefficients": (*kspace[1:-2], 5, 5, 5),
+        "noise_covariance": kspace[1:-2] * 2,
         "sens_maps": kspace,
         "mask": kspace[-1:],
     }
@@ -57,6 +58,9 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str,
         problems.append(f"encoding_size is {attributes['encoding_size']}, kspace is {kspace[-2]} x {kspace[-1]}")
     if target not in shapes:
         problems.append(f"{target} is missing; kspace has {len(kspace)} axes")
+    samples = shapes.get("noise_scan")
+    if samples is not None and (len(samples) != 2 or samples[0] != (kspace[1] if len(kspace) == 4 else 1)):
+        problems.append(f"noise_scan has shape {samples}; expected (coil, sample)")
     for name, shape in shapes.items():
         if name in expected and shape != expected[name]:
             problems.append(f"{name} has shape {shape}; expected {expected[name]}")
@@ -69,9 +73,12 @@ NORM_TOLERANCE = 1e-6
 
 
 class VolumeValues:
-    """Checks the values of a volume slice by slice."""
+    """Checks the values of a volume slice by slice.
 
-    def __init__(self, receipt: Mapping[str, Any]) -> None:
+    `noise` returns the noise of a slice's coil images by its number; it is subtracted before they are compared.
+    """
+
+    def __init__(self, receipt: Mapping[str, Any], noise: Callable[[int], NDArray[np.complex64]] | None = None) -> None:
         self._receipt = receipt
         self._found: dict[str, list[str]] = {}
         self._worst = (0.0, 0)
@@ -79,7 +86,10 @@ class VolumeValues:
         self._whole = True
         fully_sampled = "mask" not in receipt["arrays"] and receipt["padding_left"] == 0
         fully_sampled = fully_sampled and receipt["padding_right"] == receipt["encoding_size"][1]
-        self._plain = fully_sampled and receipt["noise_sigma"] == 0
+        known = receipt["noise_sigma"] == 0 or receipt.get("noise_along") is not None
+        lazy_noise = receipt["storage"] == "image+maps" and receipt.get("target_noise") == "noisy"
+        self._plain = fully_sampled and known and not lazy_noise
+        self._noise = noise if receipt["noise_sigma"] > 0 and receipt.get("target_noise") == "clean" else None
         self._stored = "image" if receipt["storage"] == "image+maps" else "k-space"
 
     def take_chunk(self, array: str, number: int, chunk: NDArray[Any] | None) -> None:
@@ -100,7 +110,10 @@ class VolumeValues:
         self._statistics.append(target_statistics(target[None]))
         if kspace is None or not self._plain:
             return
-        image: NDArray[np.float32] = np.abs(kspace if self._stored == "image" else ifft2c_array(kspace))
+        images = kspace if self._stored == "image" else ifft2c_array(kspace)
+        if self._noise is not None and self._stored != "image":
+            images = images - self._noise(number)
+        image: NDArray[np.float32] = np.abs(images)
         if image.ndim == 3:
             image = np.sqrt(np.square(image).sum(axis=0))
         error = float(np.abs(_centre_crop(image, target.shape) - target).max())

@@ -32,6 +32,8 @@ DTYPES = {
     "kspace": "complex64",
     "image": "complex64",
     "coil_coefficients": "complex64",
+    "noise_covariance": "complex64",
+    "noise_scan": "complex64",
     "reconstruction_esc": "float32",
     "reconstruction_rss": "float32",
     "sens_maps": "complex64",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, chunk_crcs, decode_shard
 from rephase.corpus.encoding import array_document
-from rephase.corpus.expansion import kspace_shape
+from rephase.corpus.expansion import Expander, Scan, kspace_shape
 from rephase.corpus.index import index_row
 from rephase.corpus.invariants import VolumeValues, check_shapes
 from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
 from rephase.corpus.receipt import check_receipt, is_volume_name
+from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.files import sha256
@@ -122,6 +124,11 @@ class _VolumeObjects:
         self.num_bytes = 0
         self.problems: list[str] = []
 
+    @property
+    def storage(self) -> Storage:
+        """Storage of the corpus."""
+        return self._store.storage
+
     def check_document(self, layout: ArrayLayout, array: str) -> None:
         """Check an array's metadata against the format."""
         data = self._read(f"{array}/zarr.json")
@@ -176,7 +183,7 @@ def _check_arrays(objects: _VolumeObjects, name: str, receipt: Mapping[str, Any]
     for array, layout in layouts.items():
         objects.check_document(layout, array)
     target = "reconstruction_esc" if len(kspace_shape(receipt)) == 3 else "reconstruction_rss"
-    values = VolumeValues(receipt)
+    values = VolumeValues(receipt, partial(Expander(objects.storage).noise, Scan.of(name, receipt)))
     source = "kspace" if "kspace" in shapes else "image"
     pairs = zip(objects.chunks(layouts[source]), objects.chunks(layouts[target]), strict=True)
     for number, (kspace, image) in enumerate(pairs):

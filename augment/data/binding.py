@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError
-from rephase.corpus.expansion import COILS_SHARD
+from rephase.corpus.expansion import scanner_digest
 from rephase.corpus.layout import ArrayLayout, group_attributes, group_document, receipt_key
 from rephase.corpus.storage.base import Storage
 from rephase.files import sha256
@@ -84,8 +84,8 @@ class Binding:
             return None
         return int(self._crcs[0 if array in _SOURCES else 1, self._starts[volume] + index])
 
-    def coils_sha256(self, volume: int, layouts: dict[str, ArrayLayout]) -> str:
-        """Return the SHA-256 of the shard of a volume's coil coefficients by its receipt; errors as in `crc`."""
+    def scanner(self, volume: int, layouts: dict[str, ArrayLayout]) -> str:
+        """Return `scanner_digest` of the receipt of a volume; errors as in `crc`."""
         if self._states[volume] == _UNREAD:
             self._bind(volume, layouts)
         digest: bytes = self._coils[volume].tobytes()
@@ -98,7 +98,7 @@ class Binding:
         for array, layout in layouts.items():
             if not isinstance(entries, dict) or entries.get(array) != layout.entry:
                 raise ShardError(f"its receipt describes another {array} than the index")
-        digest = receipt.get("checksums", {}).get(COILS_SHARD)
+        digest = scanner_digest(receipt)
         if digest is not None:
             self._coils[volume] = np.frombuffer(bytes.fromhex(digest), np.uint8)
         if recorded is None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
-from rephase.corpus.expansion import LAZY, Expander, Scan
+from rephase.corpus.expansion import LAZY, Expander, Scan, ScanNoise
 from rephase.corpus.layout import DTYPES, ArrayLayout, chunks_per_shard, volume_prefix
 from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.corpus.storage.open import open_storage
@@ -218,8 +218,12 @@ class KSpaceSlices(VolumeSlices):
         num_coils, num_slices, height, width = (
             int(value(column, volume)) for column in ("num_coils", "num_slices", "target_height", "target_width")
         )
-        digest = self._binding.coils_sha256(volume, layouts)
-        return Scan(value("name", volume), num_coils, num_slices, height, width, digest)
+        noise, along = None, float(value("noise_along", volume))
+        if along >= 0 and value("noise_sigma", volume) > 0:  # NaN if unknown
+            seed, replica = int(value("seed", volume)), int(value("replica", volume))
+            noise = ScanNoise(float(value("noise_sigma", volume)), along, seed, replica)
+        digest = self._binding.scanner(volume, layouts)
+        return Scan(value("name", volume), num_coils, num_slices, height, width, digest, noise)
 
     def _read(self, volume: int, layouts: dict[str, ArrayLayout], array: str, slice_index: int) -> NDArray[Any]:
         with self._explained(volume, slice_index, array):

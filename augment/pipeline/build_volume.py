@@ -52,7 +52,7 @@ def make_attributes(
     known["sequence_assumed"] = None if known["sequence"] else conditions.sequence
     if recipe.algorithm < 8:  # receipts of earlier versions lack it
         known["sequence"] = None
-    known["coil_array"] = scanned.coil_array
+    known |= scanned.facts
     generator = worker.generator_for(conditions.sequence)
     if recipe.algorithm >= 10:
         known["weights_licence"] = None if generator is None else generator.licence
@@ -60,7 +60,7 @@ def make_attributes(
         facts = facts_of(volume, conditions, known["anatomy"])
         known["out_of_distribution"] = None if seen is None else seen.score(facts)
     other = None if generator is worker.generator else generator  # where the recipe's does not cover the family
-    maximum, norm = target_statistics(prepared.stored)
+    maximum, norm = target_statistics(prepared.stored if scanned.target is None else scanned.target)
     attributes: dict[str, Any] = {
         "row_hash": row_hash(row, volume.source_sha256),
         "recipe_hash": recipe.hash,

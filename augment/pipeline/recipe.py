@@ -45,7 +45,7 @@ class Tile:
     threads: int = 1
 
 
-_OPTIONAL = ("coils", "storage", "num_coils")
+_OPTIONAL = ("coils", "storage", "num_coils", "noise", "noise_covariance", "target", "prescan")
 """Options of the recipe that it omits if they are not set."""
 
 
@@ -64,6 +64,10 @@ class Recipe:
         Value of `--storage`, None for single-coil k-space.
     num_coils
         Coils of `coils`; 0 without.
+    noise, target, prescan
+        Values of the options; None without noise.
+    noise_covariance
+        `identity`, `head8`, or the numbers of a file: the real and the imaginary part of every entry.
     """
 
     phase: str
@@ -77,6 +81,10 @@ class Recipe:
     coils: str | None = None
     storage: str | None = None
     num_coils: int = 0
+    noise: str | None = None
+    noise_covariance: str | tuple[object, ...] | None = None
+    target: str | None = None
+    prescan: int | None = None
     format: int = FORMAT
     algorithm: int = ALGORITHM
 

@@ -16,20 +16,23 @@ from rephase.diffusion.generators import SliceKey
 from rephase.errors import VolumeError
 from rephase.pipeline.kspace import make_image, make_kspace, refuse_magnitude
 from rephase.pipeline.magnitude import object_support
+from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.volume import Volume
 from rephase.scanner.expand import CoilMaps
+from rephase.scanner.noise import Noise, head_covariance, noise_floor, noise_level, noisy_kspace
 from rephase.scanner.placement import ObjectGeometry, PlacedCoils, place_coils
 
 
 @dataclass(frozen=True)
 class ScannedVolume:
-    """Arrays of a volume, and the attributes of its receipt that describe the scanner; `coil_array` is a fact."""
+    """Arrays of a volume, the attributes and facts of its receipt that describe the scanner, and its target if new."""
 
     arrays: dict[str, NDArray[Any]]
     attributes: dict[str, Any] = field(default_factory=dict)
-    coil_array: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    target: NDArray[np.float32] | None = None
 
 
 def scan_volume(
@@ -47,38 +50,94 @@ def scan_volume(
         If coils cannot be placed around the volume, or the result does not reproduce the magnitude.
     """
     recipe = worker.recipe
-    if recipe.coils is None:
+    key = SliceKey(recipe.seed, task.row.volume_id, task.replica, 0)
+    placed = None if recipe.coils is None else _place(task, volume, magnitude, worker, key)
+    if placed is None and recipe.noise is None:
         return ScannedVolume({"kspace": make_kspace(magnitude, phasor), "reconstruction_esc": magnitude})
-    placed = _place(task, volume, magnitude, worker)
     image = np.empty(magnitude.shape, np.complex64)
     for number, part in enumerate(phasor):
         image[number] = positive_zeros(make_image(magnitude[number], part))
-    arrays: dict[str, NDArray[Any]] = {"reconstruction_rss": magnitude, "coil_coefficients": placed.coefficients}
-    maps = CoilMaps(placed.coefficients, *magnitude.shape)
-    limit = MAGNITUDE_TOLERANCE * float(magnitude.max())
-    if recipe.storage == LAZY:
+        refuse_magnitude(magnitude[number], np.abs(image[number]), MAGNITUDE_TOLERANCE * float(magnitude.max()), number)
+    maps = None if placed is None else CoilMaps(placed.coefficients, *magnitude.shape)
+    arrays: dict[str, NDArray[Any]] = {}
+    attributes: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    if placed is not None:
+        arrays["coil_coefficients"] = placed.coefficients
+        attributes |= {"storage": recipe.storage, "coils": placed.facts}
+        facts["coil_array"] = f"{placed.facts['array']}{placed.facts['count']}"
+    noise = None if recipe.noise is None else _noise(recipe, magnitude, maps, key)
+    if noise is not None:
+        if noise.covariance is not None:
+            arrays["noise_covariance"] = noise.covariance
+        if recipe.prescan is not None:
+            samples = noise.prescan(recipe.prescan)
+            arrays["noise_scan"] = positive_zeros(samples if samples.ndim == 2 else samples[None])
+        attributes["noise_sigma"] = noise.level.sigma
+        facts |= {
+            "noise_along": noise.level.along,
+            "noise_floor": noise_floor(magnitude),
+            "prewhitened": recipe.noise_covariance in (None, "identity"),
+            "target_noise": recipe.target,
+        }
+    target = magnitude
+    if recipe.storage != LAZY:
+        arrays["kspace"] = _expand(maps, noise, image, magnitude)
+    if noise is not None and recipe.target == "noisy":
+        target = np.empty_like(magnitude)
         for number, part in enumerate(image):
-            refuse_magnitude(magnitude[number], np.abs(part), limit, number)
+            kspace = arrays["kspace"][number] if "kspace" in arrays else noisy_kspace(part, number, maps, noise)
+            target[number] = root_sum_of_squares(kspace)
+    if recipe.storage == LAZY:
         arrays["image"] = image
-    else:
-        arrays["kspace"] = _expand(maps, image, magnitude, limit)
-    array = f"{placed.facts['array']}{placed.facts['count']}"
-    return ScannedVolume(arrays, {"storage": recipe.storage, "coils": placed.facts}, array)
+    arrays["reconstruction_rss" if maps is not None else "reconstruction_esc"] = target
+    return ScannedVolume(arrays, attributes, facts, target)
+
+
+def root_sum_of_squares(kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Return the magnitude of k-space `([coil] height width)`, of several coils the root sum of squares."""
+    images = ifft2c(torch.from_numpy(kspace)).abs()
+    combined: NDArray[np.float32] = (images if images.ndim == 2 else images.square_().sum(dim=0).sqrt_()).numpy()
+    return combined
+
+
+def _noise(recipe: Recipe, magnitude: NDArray[np.float32], maps: CoilMaps | None, key: SliceKey) -> Noise:
+    snr = None if recipe.noise == "measured" else float(recipe.noise or 0)
+    support = object_support(magnitude)
+    signal = float(np.median(magnitude[support])) if support.any() else 0.0
+    level = noise_level(snr, signal, noise_floor(magnitude))
+    if maps is None:
+        return Noise(level, key, None)
+    match recipe.noise_covariance:
+        case "head8":
+            covariance = head_covariance(maps, len(magnitude) // 2, key)
+        case "identity" | None:
+            covariance = np.eye(maps.num_coils, dtype=np.complex64)
+        case numbers:
+            parts = np.array(numbers, np.float64)
+            covariance = (parts[..., 0] + 1j * parts[..., 1]).astype(np.complex64)
+    return Noise(level, key, covariance)
 
 
 def _expand(
-    maps: CoilMaps, image: NDArray[np.complex64], magnitude: NDArray[np.float32], limit: float
+    maps: CoilMaps | None, noise: Noise | None, image: NDArray[np.complex64], magnitude: NDArray[np.float32]
 ) -> NDArray[np.complex64]:
     num_slices, height, width = image.shape
-    kspace = np.empty((num_slices, maps.num_coils, height, width), np.complex64)
+    limit = MAGNITUDE_TOLERANCE * float(magnitude.max())
+    coils = () if maps is None else (maps.num_coils,)
+    kspace = np.empty((num_slices, *coils, height, width), np.complex64)
     for number, part in enumerate(image):
-        kspace[number] = maps.kspace(part, number)
-        squares = ifft2c(torch.from_numpy(kspace[number])).abs().square_().sum(dim=0)
-        refuse_magnitude(magnitude[number], squares.sqrt_().numpy(), limit, number)
+        if noise is not None:
+            kspace[number] = noisy_kspace(part, number, maps, noise)
+        elif maps is not None:
+            kspace[number] = maps.kspace(part, number)
+            refuse_magnitude(magnitude[number], root_sum_of_squares(kspace[number]), limit, number)
     return kspace
 
 
-def _place(task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext) -> PlacedCoils:
+def _place(
+    task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext, key: SliceKey
+) -> PlacedCoils:
     assumed = str(volume.acquisition.get("spacing", "")).startswith("assumed")
     if assumed:
         raise VolumeError(
@@ -86,7 +145,6 @@ def _place(task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: W
             f"{task.where}: its file states no spacing; --coils expects one, since coils are placed in mm; give a "
             "format with a header, such as NIfTI, or build it without coils",
         )
-    key = SliceKey(worker.recipe.seed, task.row.volume_id, task.replica, 0)
     geometry = ObjectGeometry.of(object_support(magnitude), volume.affine)
     anatomy, field_t = task.row.anatomy or volume.anatomy, task.row.field_t or volume.field_t
     try:

@@ -84,6 +84,19 @@ def parse_coils(text: str) -> str:
     return text
 
 
+def parse_noise(text: str) -> str:
+    """Check a value of `--noise` and return it; raise ValueError if it is none."""
+    if text in ("measured", "off"):
+        return text
+    try:
+        snr = float(text)
+    except ValueError:
+        snr = 0.0
+    if not 0.1 <= snr <= 1e6:
+        raise ValueError(f"{text!r}: expected an SNR from 0.1 to 1,000,000, measured, or off")
+    return f"{snr:g}"
+
+
 def split_coils(text: str) -> tuple[str, int]:
     """Return name (empty: by anatomy) and number of coils of a checked value that is no bank."""
     found = _SPEC.fullmatch(text)
