@@ -26,8 +26,8 @@ WEIGHTS = {
     "permissive": Weights(
         "phase in one network evaluation per slice, from permissively licensed and simulated data: --phase diffusion",
         "Apache-2.0",
-        "3152057f74cce3478e880bc1f5b066e3315397e4414dec42a9561356ce2f9408",
-        9_813_288,
+        "5e101ac77b1d08e3305772eeeba6a1d86d84fc3c977587c010d1598a1ccac771",
+        6_208_036,
         in_wheel=True,
     ),
     "teacher": Weights(

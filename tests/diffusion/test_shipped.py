@@ -38,7 +38,7 @@ def test_the_permissive_weights_saw_permissive_data_alone():
     assert path is not None
     checkpoint = load_checkpoint(path)
     assert checkpoint.card["licence"] == "Apache-2.0"
-    assert set(checkpoint.card["data"]["licences"]) == {"BSD-2-Clause"}
+    assert set(checkpoint.card["data"]["licences"]) == {"BSD-2-Clause", "CC0-1.0", "MIT"}
     assert "initial" not in checkpoint.card
 
 
