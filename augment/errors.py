@@ -22,6 +22,7 @@ Reason = Literal[
     "mismatch",  # the file contradicts its manifest row (shape, associated file)
     "changed",  # was committed from other source bytes or another row
     "timeout",  # exceeded its time limit
+    "storage",  # the corpus's own disk or object store failed; not held against the volume
     "worker_lost",  # its worker died more often than allowed
     "failed",  # an unexpected error, given in the message
 ]
@@ -82,6 +83,10 @@ class LeaseLostError(RequestError):
     def __reduce__(self) -> tuple[type[LeaseLostError], tuple[str]]:
         """Keep the corpus when the error is pickled."""
         return type(self), (self.root,)
+
+
+class CorpusStorageError(OSError):
+    """The corpus's own disk or object store failed, not the source of a volume."""
 
 
 def unwritable(root: str, error: OSError) -> RequestError:

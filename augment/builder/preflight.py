@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rephase.builder.options import BuildOptions, equal_replicas
@@ -18,6 +18,8 @@ from rephase.pipeline.environment import MIXED_HELP, describe_class
 from rephase.pipeline.recipe import Recipe, row_fingerprint
 from rephase.pipeline.sampling import exam_of
 from rephase.pipeline.task import Task
+
+_SHOWN_TWINS = 5
 
 
 def find_corpus(root: str, token: str = "") -> CorpusStore | None:
@@ -108,6 +110,26 @@ def check_environment(store: CorpusStore, classes: list[dict[str, str]], options
         raise RequestError(
             f"{store.root}: built so far on another kind of machine ({describe_class(environment)}) than these "
             f"workers ({describe_class(classes[0])}): {MIXED_HELP}"
+        )
+
+
+def check_twins(root: str, names: Iterable[str]) -> None:
+    """Check that no requested volume has the name of one that is there in another spelling of upper and lower case.
+
+    Raises
+    ------
+    RequestError
+        If any does: on some disks the two would be one. The message lists the first.
+    """
+    there: dict[str, str] = {}
+    for name in open_storage(root).children("volumes"):
+        there.setdefault(name.lower(), name)
+    twins = [(name, other) for name in names if (other := there.get(name.lower(), name)) != name]
+    if twins:
+        shown = ", ".join(f"{name} ({other} is there)" for name, other in twins[:_SHOWN_TWINS])
+        raise RequestError(
+            f"{root}: {len(twins)} volumes differ from those that are there in case only: {shown}; expected the same "
+            "spelling or another name; correct the manifest"
         )
 
 

@@ -13,6 +13,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.request import noted_manifest, noted_places
 from rephase.builder.runlog import read_run, run_names
 from rephase.corpus.layout import canonical_hash, corpus_attributes, group_attributes
+from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, check_root
@@ -33,6 +34,23 @@ def past_runs(root: str) -> Iterator[dict[str, Any]]:
         first = next(read_run(root, name), None)
         if first is not None and first.get("event") == "start":
             yield first
+
+
+def logged_receipts(root: str) -> dict[str, str | None]:
+    """Return every volume that the log names as committed, and the SHA-256 of its last receipt, if the log has that."""
+    found: dict[str, str | None] = {}
+    for run in run_names(root):
+        for line in read_run(root, run):
+            if line.get("event") == "volume" and line.get("status") in ("built", "skipped"):
+                name, digest = line.get("name"), line.get("receipt_sha256")
+                if isinstance(name, str) and is_volume_name(name):
+                    found[name] = digest if isinstance(digest, str) else found.get(name)
+    return found
+
+
+def logged_recipes(root: str) -> set[str]:
+    """Return the hash of every recipe by which this corpus was built, by the log."""
+    return {str(run["recipe_hash"]) for run in past_runs(root) if run.get("recipe_hash")}
 
 
 def recorded_manifest(root: str) -> str | None:

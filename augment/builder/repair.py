@@ -8,7 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from rephase.builder.options import BuildOptions, read_columns
-from rephase.builder.provenance import options_of, recorded_manifest, root_attributes
+from rephase.builder.provenance import (
+    logged_receipts,
+    logged_recipes,
+    options_of,
+    recorded_manifest,
+    root_attributes,
+)
 from rephase.builder.run import Say, check_request, run_tasks
 from rephase.builder.runlog import Failure
 from rephase.builder.summary import RepairSummary
@@ -16,7 +22,7 @@ from rephase.corpus.index import INDEX_KEY, read_index
 from rephase.corpus.index_writer import read_names, write_index
 from rephase.corpus.layout import group_document
 from rephase.corpus.lease import Lease
-from rephase.corpus.receipt import check_receipt
+from rephase.corpus.receipt import check_receipt, is_volume_name
 from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import ROOT_KEY, VOLUMES_KEY, verify_store
@@ -26,7 +32,15 @@ from rephase.manifests.errors import ManifestError
 from rephase.manifests.manifest import Manifest
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
-from rephase.pipeline.task import ExpectedVolume, Outcome, Task, TaskList, lasting_path, receipt_digest
+from rephase.pipeline.task import (
+    ExpectedVolume,
+    Outcome,
+    Task,
+    TaskList,
+    lasting_path,
+    receipt_digest,
+    requested_names,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -106,40 +120,67 @@ class _Repair:
         self._store = CorpusStore(open_storage(root, token), attributes, token)
         self._found = verify_store(self._store, progress=progress)
         found = self._found
+        self._lost = {} if self._has_index else self._find_lost()
+        damaged = [*found.damaged, *self._lost]
         documents = [ROOT_KEY, *found.documents] if self._recovered else found.documents
         problems = [("", f"{ROOT_KEY}: is damaged"), *found.problems] if self._recovered else found.problems
+        what = "is lost: without an index, the log, the manifest or its folder shows that it was there"
+        problems = [*problems, *((name, what) for name in self._lost)]
         self.summary = RepairSummary(
             root,
             num_volumes=found.num_volumes,
             problems=problems,
-            damaged=found.damaged,
+            damaged=damaged,
             documents=list(dict.fromkeys(documents)),
             unexpected=found.unexpected,
+            twins=found.twins,
             dry_run=options.dry_run,
         )
         self._manifest, self._path = self._read_manifest()
-        self._build, self._checkpoint = self._build_options() if found.damaged else (options.build, None)
-        self._expected = {name: self._record(name) for name in found.damaged}
+        self._build, self._checkpoint = self._build_options() if damaged else (options.build, None)
+        self._expected = {name: self._record(name) for name in damaged}
         self._tasks = self._make_tasks()
 
     def _read_manifest(self) -> tuple[Manifest | None, str]:
         """Read the manifest, which also determines the index order; it may be missing if no volume is damaged."""
         path = self._options.manifest or recorded_manifest(self._store.root)
         if path is None:
-            if self._found.damaged:
+            if self.summary.damaged:
                 raise RequestError(
-                    f"{self._store.root}: {len(self._found.damaged)} damaged volumes, the first is "
-                    f"{self._found.damaged[0]}; expected a manifest in the run log, which names none; give --manifest"
+                    f"{self._store.root}: {len(self.summary.damaged)} damaged volumes, the first is "
+                    f"{self.summary.damaged[0]}; expected a manifest in the run log, which names none; give --manifest"
                 )
             return None, ""
         try:
-            recipe = self._store.attributes["recipe"]
-            columns = read_columns(recipe.get("keep_columns", ()), recipe.get("share_field_by"))
-            return read_manifest(path, columns), lasting_path(path)
+            return read_manifest(path, self._columns), lasting_path(path)
         except ManifestError:
-            if self._found.damaged or self._options.manifest:
+            if self.summary.damaged or self._options.manifest:
                 raise
             return None, ""
+
+    @cached_property
+    def _has_index(self) -> bool:
+        try:
+            read_index(self._store.root, attributes=self._store.attributes)
+        except (RequestError, TypeError):
+            return False
+        return True
+
+    def _find_lost(self) -> dict[str, str | None]:
+        """Return the volumes that are known without an index and not committed, and the SHA-256 of their receipts."""
+        known = logged_receipts(self._store.root)
+        if not known:  # the log is lost, too: what is left of a volume, and what the manifest requests, must do
+            known = dict.fromkeys(name for name in self._found.unfinished if is_volume_name(name))
+            if self._options.manifest is not None:
+                manifest = read_manifest(self._options.manifest, self._columns)
+                known |= dict.fromkeys(requested_names(manifest, self._options.build.replicas))
+        there = {*self._store.names(), *self._found.damaged}
+        return {name: digest for name, digest in known.items() if name not in there}
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        recipe = self._store.attributes["recipe"]
+        return read_columns(recipe.get("keep_columns", ()), recipe.get("share_field_by"))
 
     def _build_options(self) -> tuple[BuildOptions, Checkpoint | None]:
         recipe, checkpoint = options_of(self._store.attributes, self._options.checkpoint, self._store.root)
@@ -153,7 +194,8 @@ class _Repair:
             own = None if receipt is None or check_receipt(receipt) else receipt_digest(receipt)
         except (VolumeError, ValueError, TypeError, ArithmeticError):
             receipt, own = None, None
-        expected = ExpectedVolume(tuple(one for one in (digest, own) if one is not None), accept=self._build.overwrite)
+        digests = tuple(one for one in (digest, own, self._lost.get(name)) if one is not None)
+        expected = ExpectedVolume(digests, accept=self._build.overwrite)
         if receipt is None or own is None or digest not in (None, own):
             return expected
         return replace(
@@ -166,7 +208,7 @@ class _Repair:
     @cached_property
     def _index_digests(self) -> dict[str, str]:
         try:
-            rows = read_index(self._store.root, check=False).rows()
+            rows = read_index(self._store.root, check=False, attributes=self._store.attributes).rows()
             return {row["name"]: row["receipt_sha256"] for row in rows if isinstance(row["receipt_sha256"], str)}
         except (RequestError, TypeError):
             return {}
@@ -200,6 +242,8 @@ class _Repair:
             for key in self.summary.unexpected:
                 self._store.storage.delete_tree(key)
                 self.summary.removed.append(key)
+        if not self._has_index:  # before anything else writes it: only here, the recipes of earlier builds count
+            write_index(self._store, self._order(), logged_recipes(self._store.root))
         if self._tasks:
             self._rebuild(lease, say, bar)
         elif INDEX_KEY in self.summary.documents:

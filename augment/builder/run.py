@@ -14,7 +14,7 @@ from functools import partial
 from tqdm import tqdm
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus, split_failed
+from rephase.builder.preflight import check_exams, check_recipe, check_replicas, check_twins, find_corpus, split_failed
 from rephase.builder.request import note_request
 from rephase.builder.resolve import ResolvedBuild, resolve_build
 from rephase.builder.runlog import RunLog
@@ -38,7 +38,7 @@ from rephase.corpus.storage.base import run_folder
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.devices import choose_device
-from rephase.errors import is_disk_full, unwritable
+from rephase.errors import LeaseLostError, is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
 from rephase.pipeline.recipe import row_fingerprint
 from rephase.pipeline.task import Outcome, Task, TaskList, task_list
@@ -47,6 +47,8 @@ from rephase.redaction import redact
 
 INDEX_EVERY_S = 60.0
 _SHOWN_FAILURES = 10
+_MOST_STORAGE_FAULTS = 8
+"""Volumes in a row that fail because of the corpus's own storage, after which a run stops."""
 
 Say = Callable[[str], None]
 Prepare = Callable[[Connection, ResolvedBuild, str], tuple[WorkerSetup, CorpusStore]]
@@ -85,6 +87,7 @@ def build(
     check_replicas(manifest, options.phase)
     check_exams(manifest, options.share_field_by)
     tasks = task_list(manifest, options.replicas, options.retry_failed)
+    check_twins(root, tasks.names())
     with Lease(root, options.break_lease) as lease:
         return run_tasks(tasks, resolved, lease, say, progress)
 
@@ -171,6 +174,7 @@ class _Run:
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
         self._finished = False
+        self._storage_faults = 0
         try:
             self._index = IndexBuilder(self._store)
             self._log = RunLog(setup.root, self._facts(), lease.token, options.log_paths)
@@ -245,6 +249,7 @@ class _Run:
                     self._count_missed()
                 self._summary.vanished = self._index.vanished()
                 self._summary.unreadable = sorted(self._index.damaged - self._summary.failed.keys())
+                self._summary.foreign = sorted(self._index.foreign)
                 self._summary.sort(self._task_list.names())
                 self._log.end(self._public_summary())
             except OSError as error:  # a full disk: committed volumes remain, and the next run writes the index
@@ -318,8 +323,17 @@ class _Run:
         summary.take(outcome)
         if self._task_list.seen is not None:
             self._task_list.seen(outcome)
-        if outcome.disk_full:
+        if outcome.fault == "lease":
+            raise LeaseLostError(self._setup.root)
+        if outcome.fault == "disk_full":
             summary.stopped = f"{outcome.message}; free space and run the same command again"
+            return
+        self._storage_faults = self._storage_faults + 1 if outcome.fault == "storage" else 0
+        if outcome.fault == "storage":
+            summary.failed[outcome.name] = self._log.record_fault(outcome, self._setup.recipe.hash)
+            if self._storage_faults >= _MOST_STORAGE_FAULTS:
+                summary.stopped = f"the corpus's storage failed {self._storage_faults} times in a row"
+            bar.update()
             return
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
         self._log.record(outcome, fingerprint, self._setup.recipe.hash, task.row.line)

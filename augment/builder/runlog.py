@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 from rephase.corpus.storage.open import open_run_folder
-from rephase.pipeline.task import Outcome
+from rephase.pipeline.task import Outcome, receipt_digest
 
 _WRITE_EVERY_S = 2.0
 _Entry = TypeVar("_Entry")
@@ -89,13 +89,24 @@ class RunLog:
             self.failures.pop(outcome.name, None)
         if self.strikes.pop(outcome.name, None) is not None:
             self._write_strikes()
-        facts = asdict(outcome)
-        del facts["receipt"], facts["public"]
-        facts |= {"message": outcome.public} | ({"detail": detail} if detail else {})
-        facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
-        self._line({"event": "volume", **facts})
+        self._outcome(outcome)
         if time.monotonic() - self._written > self._write_every_s:
             self.flush()
+
+    def record_fault(self, outcome: Outcome, recipe_hash: str) -> Failure:
+        """Log a volume that failed through no fault of its own, so that the next run tries it again."""
+        self._outcome(outcome)
+        return Failure(outcome.reason or "failed", outcome.message or "", "", recipe_hash)
+
+    def _outcome(self, outcome: Outcome) -> None:
+        facts = asdict(outcome)
+        del facts["receipt"], facts["public"]
+        detail = (outcome.message or "") if self._log_paths else ""
+        facts |= {"message": outcome.public} | ({"detail": detail} if detail else {})
+        facts["seconds"] = {stage: round(value, 4) for stage, value in outcome.seconds.items()}
+        if outcome.receipt is not None:
+            facts["receipt_sha256"] = receipt_digest(outcome.receipt)
+        self._line({"event": "volume", **facts})
 
     def strike(self, name: str, row: str, recipe_hash: str) -> None:
         """Log a volume that a worker was building when it died; the next run reads it if this one ends first."""

@@ -33,6 +33,8 @@ class BuildSummary:
         Volumes committed in this run; volumes committed before.
     failed, not_retried
         Failures of this run, and failures of earlier runs that were not retried, by volume name.
+    foreign
+        Volumes that came into the corpus by copying; the index does not list them.
     vanished
         Volumes counted above whose receipt was missing at the end: something else removed them.
     unreadable
@@ -55,6 +57,7 @@ class BuildSummary:
     not_retried: dict[str, Failure] = field(default_factory=dict)
     vanished: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     num_slices: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
@@ -71,7 +74,8 @@ class BuildSummary:
         """Exit status of the command: 0 complete, 1 volumes are missing, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.failed or self.not_retried or self.vanished or self.unreadable or self.stopped else 0
+        wrong = (self.failed, self.not_retried, self.vanished, self.unreadable, self.foreign, self.stopped)
+        return 1 if any(wrong) else 0
 
     def take(self, outcome: Outcome) -> None:
         """Count the outcome of a volume; the caller has the row and adds failures to `failed`."""
@@ -120,6 +124,12 @@ class BuildSummary:
             lines.append(
                 f"{len(self.unreadable)} other volumes of the corpus have damaged receipts "
                 f"({_first_names(self.unreadable)}); rebuild them with 'rephase repair {self.corpus}'"
+            )
+        if self.foreign:
+            lines.append(
+                f"{len(self.foreign)} volumes of other names or recipes were copied into the corpus and are not in its "
+                f"index ({_first_names(self.foreign)}); expected volumes that were built into it; delete them with "
+                f"'rephase repair --delete-unexpected {self.corpus}'"
             )
         if self.stopped:
             lines.append(f"stopped with {self.num_open} volumes left: {self.stopped}")
@@ -177,7 +187,9 @@ class RepairSummary:
     documents
         Documents of the corpus that were rewritten.
     unexpected, removed
-        Orphan objects, which belong to no volume; those that were deleted.
+        Orphan objects, which belong to no volume, and volumes that were copied into the corpus; those deleted.
+    twins
+        Volumes whose names differ from others in case only, which no repair can decide between.
     dry_run, interrupted, stopped
         How it ended; as in `BuildSummary`.
     """
@@ -192,6 +204,7 @@ class RepairSummary:
     documents: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
     dry_run: bool = False
     interrupted: bool = False
     stopped: str | None = None
@@ -204,7 +217,7 @@ class RepairSummary:
         if self.dry_run:
             return 1 if self.problems else 0
         left = set(self.damaged) - {*self.restored, *self.replaced}
-        return 1 if left or self.stopped or len(self.removed) < len(self.unexpected) else 0
+        return 1 if left or self.twins or self.stopped or len(self.removed) < len(self.unexpected) else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as a JSON object."""

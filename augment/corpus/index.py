@@ -155,7 +155,9 @@ def index_row(name: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
+def read_index(
+    root: str | os.PathLike[str], check: bool = True, attributes: dict[str, Any] | None = None
+) -> CorpusIndex:
     """Open a corpus through its index: two objects are read, whatever its size.
 
     Parameters
@@ -164,6 +166,8 @@ def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
         Path or URL of the corpus.
     check
         Whether the index must match its checksum; False for callers that compare it with the receipts.
+    attributes
+        Attributes of the corpus; None reads them. A sound index is of use although the root document is damaged.
 
     Raises
     ------
@@ -171,7 +175,7 @@ def read_index(root: str | os.PathLike[str], check: bool = True) -> CorpusIndex:
         If there is no corpus, or its index is missing, damaged or of another format.
     """
     storage = open_storage(root)
-    attributes = open_attributes(storage)
+    attributes = open_attributes(storage) if attributes is None else attributes
     where = f"{storage.root}/{INDEX_KEY}"
     fix = f"rebuild it with 'rephase repair {storage.root}'"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -37,6 +37,13 @@ class IndexRows:
             for column in COLUMNS
         )
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return the row of a volume."""
+        return dict(zip(COLUMNS, self._rows[name], strict=True))
+
     def columns(self, names: Iterable[str]) -> dict[str, list[Any]]:
         """Return the columns of these volumes, in this order."""
         rows = [self._rows[name] for name in names]
@@ -50,10 +57,22 @@ class IndexBuilder:
     ----------
     damaged
         Volumes whose receipts could not be read. They keep the rows of the previous index, if they had any.
+    foreign
+        Volumes that came in by other ways than a build, see `is_own`. They keep such rows, too, so that loaders refuse
+        them.
+
+    Parameters
+    ----------
+    store
+        The corpus.
+    recipes
+        Hashes of further recipes by which volumes of this corpus may have been built, for an index that is lost.
     """
 
-    def __init__(self, store: CorpusStore) -> None:
+    def __init__(self, store: CorpusStore, recipes: Collection[str] = ()) -> None:
         self.damaged: set[str] = set()
+        self.foreign: set[str] = set()
+        self._recipes = {store.attributes.get("recipe_hash"), *recipes}
         self._store = store
         self._before = set(read_names(store.storage))
         self._rows = IndexRows()
@@ -95,18 +114,37 @@ class IndexBuilder:
         """Read the row of a committed volume that was not added."""
         try:
             receipt = self._store.receipt(name)
-            if receipt is not None:  # None: discarded since the listing
-                self._rows.add(name, index_row(name, receipt))
+            if receipt is None:  # discarded since the listing
+                return
+            row = index_row(name, receipt)
+            if self._is_own(name, row, receipt):
+                self._rows.add(name, row)
+                return
+            self.foreign.add(name)
+            if name in self._previous:
+                self._rows.add(name, self._previous[name])
         except (VolumeError, LookupError, TypeError, ValueError):
             self.damaged.add(name)
             if name in self._previous:
                 self._rows.add(name, self._previous[name])
 
+    def _is_own(self, name: str, row: Mapping[str, Any], receipt: Mapping[str, Any]) -> bool:
+        if name in self._previous and self._previous[name]["receipt_sha256"] == row["receipt_sha256"]:
+            return True
+        return is_own(name, receipt, self._recipes) and ("name" in receipt or not self._is_copy(name, row))
+
+    def _is_copy(self, name: str, row: Mapping[str, Any]) -> bool:
+        """Check whether another volume has the same receipt, which only a copy can have without a name in it."""
+        rows = {**self._previous, **{other: self._rows.row(other) for other in self._rows}}
+        digest = row["receipt_sha256"]
+        return any(other != name and found["receipt_sha256"] == digest for other, found in rows.items())
+
     @cached_property
     def _previous(self) -> dict[str, dict[str, Any]]:
         """Return the rows of the present index by name; a repair needs them for damaged receipts."""
         try:
-            return {row["name"]: row for row in read_index(self._store.root, check=False).rows()}
+            index = read_index(self._store.root, check=False, attributes=self._store.attributes)
+            return {row["name"]: row for row in index.rows()}
         except (RequestError, TypeError):
             return {}
 
@@ -129,9 +167,18 @@ class IndexBuilder:
         return sorted(gone, key=lambda name: (place.get(name, -1), name))
 
 
-def write_index(store: CorpusStore, order: Iterable[str]) -> int:
-    """Rebuild the index from the receipts and return the number of volumes. See `IndexBuilder.write` for the order."""
-    return IndexBuilder(store).write(order)
+def write_index(store: CorpusStore, order: Iterable[str], recipes: Collection[str] = ()) -> int:
+    """Rebuild the index from the receipts and return the number of volumes. See `IndexBuilder` and its `write`."""
+    return IndexBuilder(store, recipes).write(order)
+
+
+def is_own(name: str, receipt: Mapping[str, Any], recipes: Collection[str | None]) -> bool:
+    """Check whether a volume that is not in the index was built into this corpus, not copied into it.
+
+    A build that was killed leaves such volumes. A copy has the name of another volume in its receipt, or another
+    recipe than those of this corpus.
+    """
+    return receipt.get("name", name) == name and receipt.get("recipe_hash") in recipes
 
 
 def read_names(storage: Storage) -> Iterator[str]:

@@ -45,7 +45,9 @@ class VerifyResult:
     documents
         Keys of the corpus's own documents to rewrite.
     unexpected
-        Keys of orphan objects, which belong to no volume.
+        Keys of orphan objects, which belong to no volume, and of volumes that were copied into the corpus.
+    twins
+        Volumes whose names differ from others in case only.
     """
 
     num_volumes: int
@@ -57,6 +59,7 @@ class VerifyResult:
     damaged: list[str] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -106,14 +109,20 @@ def verify_store(
         if progress is not None:
             progress(len(checks), len(names))
     found = _Findings()
+    foreign = _foreign(store, checks)
     for name, check in checks.items():
         found.problems += [(name, problem) for problem in check.problems]
-        found.damaged |= {name: None} if check.problems else {}
-        found.add_unexpected(check.unexpected, name)
+        found.damaged |= {name: None} if check.problems and name not in foreign else {}
+        found.add_unexpected(check.unexpected if name not in foreign else [], name)
     found.add_unexpected(_unexpected_keys(store, checks))
+    for name, what in foreign.items():
+        found.unexpected.append(f"volumes/{name}")
+        found.problems += [(name, what)] if what else []
+    twins = _twins(store.storage.children("volumes"))
+    found.problems += twins
     for key, problem in _check_documents(store):
         found.add_document(key, problem)
-    _compare_index(store, {name: check.row for name, check in checks.items()}, found)
+    _compare_index(store, {name: check.row for name, check in checks.items() if name not in foreign}, found)
     recipe_hash = store.attributes.get("recipe_hash")
     return VerifyResult(
         num_volumes=len(names),
@@ -125,7 +134,35 @@ def verify_store(
         damaged=sorted(found.damaged),
         documents=list(found.documents),
         unexpected=found.unexpected,
+        twins=[name for name, _ in twins],
     )
+
+
+def _foreign(store: CorpusStore, checks: Mapping[str, VolumeCheck]) -> dict[str, str]:
+    """Return the volumes that came in by copying and are not in the index, and what is wrong with each."""
+    try:
+        index = set(read_index(store.root, check=False, attributes=store.attributes).names)
+    except (RequestError, TypeError):
+        return {name: "" for name, check in checks.items() if check.copied_from is not None}
+    recipe_hash, found = store.attributes.get("recipe_hash"), {}
+    for name, check in checks.items():
+        if name in index:
+            continue
+        if check.copied_from is not None:
+            found[name] = ""  # it has that problem already
+        elif check.recipe_hash not in (None, recipe_hash):
+            found[name] = "is not in the index, and of another recipe than the corpus: it was copied into it"
+    return found
+
+
+def _twins(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names that differ from others in case only: on some disks they are one."""
+    first: dict[str, str] = {}
+    return [
+        (name, f"differs from volume {other} in case only; expected names that differ otherwise")
+        for name in names
+        if (other := first.setdefault(name.lower(), name)) != name and name != "zarr.json"
+    ]
 
 
 class _Findings:
@@ -200,7 +237,7 @@ def check_root(attributes: Mapping[str, Any]) -> list[str]:
 def _compare_index(store: CorpusStore, rows: Mapping[str, dict[str, Any] | None], found: _Findings) -> None:
     """Compare the index with the receipts; damaged volumes count as present."""
     try:
-        index = read_index(store.root, check=False)
+        index = read_index(store.root, check=False, attributes=store.attributes)
     except RequestError as error:
         found.add_document(INDEX_KEY, str(error))
         return

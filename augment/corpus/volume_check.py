@@ -36,6 +36,8 @@ class VolumeCheck:
         Keys from the root of the volume's objects that its receipt does not list.
     row
         Row of the index, derived from the receipt; None if the receipt is damaged.
+    copied_from
+        Name of another volume to which the receipt belongs.
     """
 
     name: str
@@ -45,6 +47,7 @@ class VolumeCheck:
     unexpected: list[str] = field(default_factory=list)
     row: dict[str, Any] | None = None
     recipe_hash: str | None = None
+    copied_from: str | None = None
 
 
 def check_volume(store: CorpusStore, name: str) -> VolumeCheck:
@@ -69,8 +72,9 @@ def _check(store: CorpusStore, name: str) -> VolumeCheck:
         problems.append("not a valid volume name")
     if not problems and store.storage.get(receipt_key(name)) != group_document(receipt):
         problems.append("the receipt is not in the canonical spelling of format 1")
-    if receipt.get("name", name) != name:
-        problems.append(f"its receipt is that of volume {receipt['name']}: it was copied or renamed")
+    if not problems and receipt.get("name", name) != name:
+        what = f"its receipt is that of volume {receipt['name']}: it was copied or renamed"
+        return VolumeCheck(name, problems=[what], copied_from=receipt["name"])
     if not problems:
         problems = _check_entries(receipt)
     if problems:

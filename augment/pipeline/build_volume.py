@@ -17,17 +17,17 @@ from rephase.corpus.layout import ArrayLayout
 from rephase.corpus.receipt import target_statistics
 from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
-from rephase.errors import RETRY_WITH_MEMORY, Reason, VolumeError, is_disk_full
+from rephase.errors import RETRY_WITH_MEMORY, CorpusStorageError, LeaseLostError, Reason, VolumeError, is_disk_full
 from rephase.facts import known_facts, receipt_facts
 from rephase.pipeline.audit import audit_volume
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
 from rephase.pipeline.memory import volume_factor
 from rephase.pipeline.recipe import row_hash
-from rephase.pipeline.resume import check_restored, find_committed
+from rephase.pipeline.resume import check_restored, corpus_storage, find_committed
 from rephase.pipeline.sampling import conditions_of, facts_of, sample_phasor, timed
 from rephase.pipeline.scan import ScannedVolume, scan_volume
-from rephase.pipeline.task import Outcome, Task, failed_outcome
+from rephase.pipeline.task import Fault, Outcome, Task, failed_outcome
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
@@ -167,7 +167,8 @@ def is_transient(error: BaseException) -> bool:
         cause = error.__cause__
         known = isinstance(cause, OSError) and cause.errno in _TRANSIENT
         return known or isinstance(cause, ConnectionError | TimeoutError)
-    return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_disk_full(error)
+    found = error.__cause__ if isinstance(error, CorpusStorageError) else error
+    return isinstance(found, OSError) and not isinstance(found, _PERMANENT) and not is_disk_full(found)
 
 
 def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outcome:
@@ -207,7 +208,8 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
         attributes = make_attributes(task, volume, prepared, scanned, audit, worker)
     with timed(seconds, "commit"):
         check_restored(task, worker, arrays, attributes)
-        receipt = worker.store.commit_volume(task.name, arrays, attributes)
+        with corpus_storage():
+            receipt = worker.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
     return Outcome(
         task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
@@ -227,7 +229,9 @@ def _check_size(task: Task, num_bytes: int, limit_bytes: int | None) -> None:
 def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outcome:
     text = one_line(error, 1000)
     reason: Reason = "failed"
-    if isinstance(error, VolumeError):
+    if isinstance(error, CorpusStorageError):
+        reason, message = "storage", f"{task.where}: {text}; check the corpus's disk, and run the same command again"
+    elif isinstance(error, VolumeError):
         reason = error.reason
         # raised from pixels alone, without the name of the volume
         message = f"{task.where}: {text}" if reason in ("negative", "not_finite") else text
@@ -240,7 +244,15 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
         message = f"{task.where}: unexpected {type(error).__name__}: {text}"
     if reason == "too_large":  # every such message ends in "give workers more memory"; this adds the option
         message = f"{message}: {RETRY_WITH_MEMORY}"
-    return failed_outcome(task, reason, message, disk_full=is_disk_full(error), seconds=seconds)
+    return failed_outcome(task, reason, message, fault=_fault(error), seconds=seconds)
+
+
+def _fault(error: BaseException) -> Fault | None:
+    if isinstance(error, LeaseLostError):
+        return "lease"
+    if is_disk_full(error) or (isinstance(error, VolumeError) and is_disk_full(error.__cause__ or error)):
+        return "disk_full"  # also that of the temporary files of a source that is fetched
+    return "storage" if isinstance(error, CorpusStorageError) else None
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
 
 from rephase.corpus.encoding import stored_facts
 from rephase.corpus.layout import plain_json
-from rephase.errors import VolumeError
+from rephase.errors import CorpusStorageError, VolumeError
 from rephase.facts import facts_where
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.environment import MIXED_HELP, describe_class
@@ -17,6 +18,15 @@ from rephase.pipeline.recipe import row_hash
 from rephase.pipeline.task import Task, receipt_digest
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.registry import hash_source
+
+
+@contextmanager
+def corpus_storage() -> Iterator[None]:
+    """Tell errors of the corpus's storage in a `with` block from those of a source."""
+    try:
+        yield
+    except OSError as error:
+        raise CorpusStorageError(*error.args[:2], *([error.filename] if error.filename else [])) from error
 
 
 def check_source(task: Task, worker: WorkerContext) -> None:
@@ -83,7 +93,8 @@ def find_committed(task: Task, worker: WorkerContext) -> dict[str, Any] | None:
         check_source(task, worker)
         return None
     try:
-        receipt = worker.store.receipt(task.name)
+        with corpus_storage():
+            receipt = worker.store.receipt(task.name)
     except VolumeError:
         if worker.overwrite:
             return None

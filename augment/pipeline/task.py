@@ -44,6 +44,7 @@ def receipt_digest(receipt: Mapping[str, Any]) -> str:
 
 
 Status = Literal["built", "skipped", "failed"]
+Fault = Literal["storage", "disk_full", "lease"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Outcome:
     """The outcome of one volume.
 
     `reason` and `message` are set for a failed one; `public` is the message without paths. `seconds` per stage;
-    `waiting` is the wait for the sampling lock.
-    `num_bytes` is the size of the arrays before compression. `disk_full`: other volumes would fail too. `receipt`
+    `waiting` is the wait for the sampling lock. `num_bytes` is the size of the arrays before compression. `fault` is
+    set where not the volume failed, but what all volumes share: the corpus's own `storage`, a `disk_full`, or the
+    `lease`, which was lost. `receipt`
     contains the committed attributes, also of a skipped one.
     """
 
@@ -90,7 +92,7 @@ class Outcome:
     public: str | None = None
     num_slices: int = 0
     num_bytes: int = 0
-    disk_full: bool = False
+    fault: Fault | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
 

@@ -21,7 +21,7 @@ from rephase.readers.associated import associated_digests, attach_associated
 from rephase.readers.foreign import START_BYTES, explain, foreign_by_name
 from rephase.readers.geometry import check_plausible
 from rephase.readers.reader import format_of, load_reader
-from rephase.readers.sources import join_digests
+from rephase.readers.sources import at_rest, join_digests
 from rephase.readers.volume import Description, Volume
 
 __all__ = [
@@ -67,8 +67,9 @@ def read_volume(
     else:
         row = ManifestRow(line=0, volume_id="", path=os.fspath(source), **columns)
     try:
-        volume, arrangement = load_reader(_format(row)).read(row, limit_bytes)
-        volume = attach_associated(volume, row, arrangement, limit_bytes)
+        with at_rest():
+            volume, arrangement = load_reader(_format(row)).read(row, limit_bytes)
+            volume = attach_associated(volume, row, arrangement, limit_bytes)
     except MemoryError as error:
         raise VolumeError(
             "too_large",

@@ -9,10 +9,12 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
@@ -22,6 +24,68 @@ from rephase.readers.foreign import START_BYTES, is_pointer
 from rephase.text import is_url, one_line
 
 _BLOCK_BYTES = 1 << 20
+
+
+_watched = threading.local()
+_TICK_S = 0.02
+"""File times may be this coarse: of two changes within it, the second may not show."""
+
+Mark: TypeAlias = tuple[int, ...] | None
+
+
+@contextmanager
+def at_rest() -> Iterator[None]:
+    """Check at the end of a `with` block that no local file that was read in it has been replaced or changed since.
+
+    What a volume records as the SHA-256 of its source must be that of the bytes that were read.
+
+    Raises
+    ------
+    VolumeError
+        `changed`, caused by an error that a retry may mend.
+    """
+    outer = getattr(_watched, "marks", None)
+    marks: dict[str, Mark] = {}
+    _watched.marks = marks
+    try:
+        yield
+    except VolumeError:  # perhaps because of the change
+        _check_marks(marks)
+        raise
+    finally:
+        _watched.marks = outer
+    _check_marks(marks)
+
+
+def _check_marks(marks: Mapping[str, Mark]) -> None:
+    for path, before in marks.items():
+        if _mark(path) != before:
+            raise VolumeError(
+                "changed",
+                f"{path}: was replaced or changed while it was read; expected a file at rest; run the same command "
+                "again when nothing writes to it",
+            ) from OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+
+def watch(path: str | os.PathLike[str]) -> None:
+    """Add a local file that is about to be opened to those that `at_rest` checks."""
+    marks: dict[str, Mark] | None = getattr(_watched, "marks", None)
+    name = os.fspath(path)
+    if marks is None or name in marks:
+        return
+    mark = _mark(name)
+    if mark is not None and 0 <= time.time() - mark[-1] / 1e9 < _TICK_S:
+        time.sleep(_TICK_S)
+        mark = _mark(name)
+    marks[name] = mark
+
+
+def _mark(path: str) -> Mark:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a plain string
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @contextmanager
@@ -37,6 +101,8 @@ def local_path(location: str) -> Iterator[Path]:
         location = unquote(urlsplit(location).path)
     if not is_url(location):
         check_local(location)
+        if not Path(location).is_dir():
+            watch(location)
         yield Path(location)
         return
     with tempfile.TemporaryDirectory(prefix="rephase-") as folder:

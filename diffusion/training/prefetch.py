@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -35,6 +37,8 @@ def prefetch(make: Callable[[int], Item], numbers: Iterable[int], ahead: int) ->
 
 
 Result = TypeVar("Result")
+_LEAVE_S = 1.0
+"""Wait for a thread whose last call may hang."""
 
 
 def in_order(
@@ -51,15 +55,34 @@ def in_order(
     threads, ahead, name
         Number of threads, of items ahead, and the name of the threads.
     """
+    jobs: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()
+
+    def run() -> None:
+        while (job := jobs.get()) is not None:
+            future, item = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(item))
+                except BaseException as error:  # raised where the result is due
+                    future.set_exception(error)
+
+    # Daemons: a call that hangs in the kernel must not keep the process from ending when it is interrupted.
+    pool = [threading.Thread(target=run, name=f"{name}_{number}", daemon=True) for number in range(threads)]
+    for thread in pool:
+        thread.start()
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, name) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for item in items:
+            waiting.append(Future())
+            jobs.put((waiting[-1], item))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:  # also if the caller closes the iterator early
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # also if the caller closes the iterator early
+        for future in waiting:
+            future.cancel()
+        for _ in range(threads):
+            jobs.put(None)
+        for thread in pool:
+            thread.join(_LEAVE_S)

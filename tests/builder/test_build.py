@@ -208,7 +208,7 @@ def crashed(task):
 
 
 def full(task):
-    return Finished(task, value=Outcome(task.name, "failed", "failed", "no space left", disk_full=True))
+    return Finished(task, value=Outcome(task.name, "failed", "failed", "no space left", fault="disk_full"))
 
 
 def test_a_volume_that_kills_its_workers_is_named_with_its_reason(scheduler, tmp_path, monkeypatch):

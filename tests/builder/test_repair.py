@@ -216,3 +216,62 @@ def test_the_command(corpus, scheduler, capsys):
     assert main(["verify", str(corpus)]) == 0
     assert main(["repair", str(corpus / "none")]) == 2
     assert "no corpus here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("root_too", [False, True])
+def test_volumes_that_are_lost_with_the_index_or_beside_a_damaged_root_come_back(corpus, scheduler, root_too):
+    before = all_bytes(corpus)
+    if root_too:
+        data = bytearray((corpus / "zarr.json").read_bytes())
+        data[0] ^= 1
+        (corpus / "zarr.json").write_bytes(data)
+    else:
+        (corpus / INDEX_KEY).unlink()
+    shutil.rmtree(corpus / "volumes/v1")
+    (corpus / "volumes/v2@1/zarr.json").unlink()
+    summary = repair(corpus, scheduler)
+    assert sorted(summary.restored) == ["v1", "v2@1"]
+    assert summary.exit_status == 0
+    assert all_bytes(corpus) == before
+
+
+def test_without_index_and_log_what_is_left_or_requested_is_missing(corpus, built):
+    (corpus / INDEX_KEY).unlink()
+    shutil.rmtree(corpus.with_name("c.zarr.run"))
+    shutil.rmtree(corpus / "volumes/v1")
+    (corpus / "volumes/v2@1/zarr.json").unlink()
+    with pytest.raises(RequestError, match="1 damaged volumes, the first is v2@1"):
+        repair_corpus(str(corpus), RepairOptions(dry_run=True))
+    options = RepairOptions(dry_run=True, manifest=str(built / "m.csv"), build=BuildOptions(replicas=2))
+    summary = repair_corpus(str(corpus), options)
+    assert sorted(summary.damaged) == ["v1", "v2@1"]
+    assert summary.exit_status == 1
+
+
+def test_a_source_that_changed_since_is_no_substitute_for_a_volume_lost_with_the_index(corpus, scheduler, built):
+    (corpus / INDEX_KEY).unlink()
+    shutil.rmtree(corpus / "volumes/v1")
+    log = next((corpus.with_name("c.zarr.run") / "runs").iterdir())
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        if line.get("name") == "v1":
+            line["receipt_sha256"] = "0" * 64  # as of other bytes
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = repair(corpus, scheduler)
+    assert (summary.restored, list(summary.failed), summary.exit_status) == ([], ["v1"], 1)
+    assert summary.failed["v1"].reason == "changed"
+
+
+def test_an_index_of_a_corpus_of_two_recipes_is_rebuilt_from_its_log(corpus, scheduler, built):
+    options = BuildOptions(phase="smooth", cluster=scheduler, seed=6, overwrite=True)
+    one = built / "one.csv"
+    one.write_text("\n".join((built / "m.csv").read_text().splitlines()[:2]) + "\n")
+    assert build(read_manifest(one), str(corpus), options, say=lambda _: None, progress=False).built == 1
+    before = all_bytes(corpus)
+    assert verify_corpus(corpus).problems == []
+    (corpus / INDEX_KEY).unlink()
+    assert repair(corpus, scheduler).exit_status == 0
+    assert {key: before[key] for key in before if key != INDEX_KEY} == {
+        key: data for key, data in all_bytes(corpus).items() if key != INDEX_KEY
+    }
+    assert verify_corpus(corpus).problems == []

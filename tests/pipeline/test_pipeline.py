@@ -14,7 +14,9 @@ from volumes import phantom, volume_bytes
 
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import make_recipe, resolve_build
+from rephase.builder.runlog import RunLog, read_failures
 from rephase.corpus.layout import from_json
+from rephase.corpus.lease import Lease
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.checkpoint import save_checkpoint
 from rephase.diffusion.networks.unet import ComplexUNet
@@ -25,7 +27,7 @@ from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits, magnitude_limits
 from rephase.pipeline.sampling import batches
-from rephase.pipeline.task import Task
+from rephase.pipeline.task import ExpectedVolume, Task
 from rephase.pipeline.worker import WorkerContext, open_worker
 
 
@@ -255,7 +257,7 @@ def test_only_faults_that_may_pass_are_tried_again(tmp_path, monkeypatch, error,
     monkeypatch.setattr(pipeline, "read_volume", read)
     outcome = build_volume(Task(make_row(tmp_path)), make_worker(tmp_path / "c.zarr"))
     assert (outcome.status, len(calls)) == (("built", 3) if passes else ("failed", 1))
-    assert outcome.disk_full == (getattr(error, "errno", None) == errno.ENOSPC)
+    assert (outcome.fault == "disk_full") == (getattr(error, "errno", None) == errno.ENOSPC)
 
 
 def test_a_lasting_error_fails_the_volume_after_two_retries(tmp_path, monkeypatch):
@@ -366,3 +368,44 @@ def test_a_worker_with_other_weights_is_refused(tmp_path, checkpoint):
     other = save_tiny(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(RequestError, match="not the weights of the recipe"):
         make_worker(tmp_path / "c.zarr", BuildOptions(checkpoint=checkpoint), checkpoint=other)
+
+
+def test_a_fault_of_the_corpus_storage_is_not_held_against_the_volume(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "RETRY_DELAYS_S", (0.0, 0.0))
+    worker, calls = make_worker(tmp_path / "c.zarr"), []
+    put, task = worker.store.storage.put, Task(make_row(tmp_path))
+
+    def fail(key, data):
+        calls.append(key)
+        raise OSError(errno.EIO, "input/output error", key)
+
+    monkeypatch.setattr(worker.store.storage, "put", fail)
+    outcome = build_volume(task, worker)
+    assert (outcome.status, outcome.reason, outcome.fault, len(calls)) == ("failed", "storage", "storage", 3)
+    with RunLog(str(tmp_path / "c.zarr"), {}) as log:
+        assert log.record_fault(outcome, "r").reason == "storage"
+        assert log.failures == {}
+    assert read_failures(str(tmp_path / "c.zarr")) == {}
+    monkeypatch.setattr(worker.store.storage, "put", put)
+    monkeypatch.setattr(worker.store.storage, "get", lambda key: fail(key, b""))
+    assert build_volume(task, worker).fault == "storage"
+
+
+def test_a_worker_that_lost_the_lease_says_so(tmp_path):
+    with Lease(tmp_path / "c.zarr") as lease:
+        worker = make_worker(tmp_path / "c.zarr", token=lease.token)
+        assert build_volume(Task(make_row(tmp_path)), worker).status == "built"
+    outcome = build_volume(replace(Task(make_row(tmp_path)), replica=1), worker)
+    assert (outcome.status, outcome.fault) == ("failed", "lease")
+
+
+def test_a_repair_refuses_another_source_before_it_reads_a_pixel(tmp_path, monkeypatch):
+    worker = make_worker(tmp_path / "c.zarr")
+    task = Task(make_row(tmp_path))
+    receipt = build_volume(task, worker).receipt
+    expected = ExpectedVolume(row_hash="0" * 64, recipe_hash=receipt["recipe_hash"], environment=receipt["environment"])
+    monkeypatch.setattr(pipeline, "read_volume", lambda *_: pytest.fail("pixels were read"))
+    outcome = build_volume(replace(task, expected=expected), worker)
+    assert (outcome.reason, "its source or its manifest row differs" in outcome.message) == ("changed", True)
+    expected = replace(expected, row_hash=receipt["row_hash"], recipe_hash="0" * 64)
+    assert "by another recipe" in build_volume(replace(task, expected=expected), worker).message

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rephase.errors import VolumeError
 from rephase.readers.nifti.header import HEADER_BYTES, NiftiHeader, parse_header
 from rephase.readers.nifti.unpacked import open_unpacked
-from rephase.readers.sources import hash_open, join_digests
+from rephase.readers.sources import hash_open, join_digests, watch
 from rephase.readers.volume import check_limit, refuse_vanished
 from rephase.text import one_line
 
@@ -69,11 +69,13 @@ def open_nifti(path: Path, name: str, keep_unpacked: bool = False) -> Iterator[N
     """
     try:
         with ExitStack() as stack:
+            watch(header_path(path))
             raw = stack.enter_context(header_path(path).open("rb"))
             stream = _stream(raw, path, name)
             header = parse_header(stream.read(HEADER_BYTES), name)
             files: tuple[io.BufferedReader, ...] = (raw,)
             if header.is_pair:
+                watch(_values_path(path, name))
                 raw = stack.enter_context(_values_path(path, name).open("rb"))
                 stream = _stream(raw, Path(raw.name), name)
                 files = (*files, raw)
