@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from phantom_dicom import classic, save_series
 
-import rephase.readers.dicom.read
 import rephase.readers.nifti.read
 import rephase.readers.npy
 from rephase.errors import VolumeError
@@ -75,25 +72,6 @@ def test_a_source_that_changes_before_any_step_of_reading_fails(
     volume = read_volume(path)
     assert volume.magnitude.max() > 299
     assert volume.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_a_dicom_file_that_changes_between_header_and_pixels_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "s").mkdir()
-    save_series(tmp_path / "s", [classic(index) for index in range(4)])
-    files = sorted((tmp_path / "s").iterdir())
-    call = rephase.readers.dicom.read.read_whole
-
-    def changed(*arguments: object) -> object:
-        monkeypatch.setattr(rephase.readers.dicom.read, "read_whole", call)
-        shutil.copy(files[0], tmp_path / "copy")
-        os.replace(tmp_path / "copy", files[-1])  # noqa: PTH105
-        return call(*arguments)
-
-    monkeypatch.setattr(rephase.readers.dicom.read, "read_whole", changed)
-    with pytest.raises(VolumeError, match="was replaced or changed while it was read"):
-        read_volume(tmp_path / "s")
 
 
 def test_an_associated_file_that_changes_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

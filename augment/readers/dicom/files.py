@@ -26,7 +26,7 @@ from pydicom.tag import BaseTag
 
 from rephase.errors import VolumeError
 from rephase.formats import READERS
-from rephase.readers.sources import check_local, watch
+from rephase.readers.sources import check_local
 from rephase.text import one_line
 
 if TYPE_CHECKING:
@@ -294,8 +294,6 @@ def looking_into(file: DicomFile) -> Iterator[None]:
 def opened(file: DicomFile) -> Iterator[tuple[io.BufferedReader, bytes]]:
     """Open a file, unpacked; yield the stream at its start, and its first bytes, none where it cannot be unpacked."""
     start = b""
-    if _is_local(file.filesystem):
-        watch(file.path)
     try:
         with file.filesystem.open(file.path, "rb") as raw, unpacked(raw, file, HEADER_LIMIT) as stream:
             try:
