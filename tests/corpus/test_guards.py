@@ -40,7 +40,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
         call: Callable[..., object] = getattr(os, name)
 
         def wrapped(first: Any, *others: Any, **named: Any) -> object:
-            path = os.readlink(f"/proc/self/fd/{first}") if name == "fsync" else str(others[0] if others else first)
+            path = (
+                str(Path(f"/proc/self/fd/{first}").readlink())
+                if name == "fsync"
+                else str(others[0] if others else first)
+            )
             found.append((name, path))
             return call(first, *others, **named)
 
