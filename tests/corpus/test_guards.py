@@ -227,5 +227,5 @@ def test_waiting_for_other_volumes_does_not_count_to_the_time_limit(
             seen.append(armed[0])
     assert seen == [None, 60.0]
     assert armed == [None]
-    assert watchdog._file is not None  # noqa: SLF001
-    watchdog._file.close()  # noqa: SLF001
+    assert watchdog._file is not None
+    watchdog._file.close()
