@@ -387,6 +387,7 @@ def test_a_copy_is_left_out_and_an_image_without_any_difference_is_not(tmp_path)
     save_series(tmp_path, slices)
     save(slices[1], tmp_path / "copy.dcm")
     assert read(tmp_path).magnitude.shape == (3, 6, 8)
+    (tmp_path / "copy.dcm").unlink()
     save(classic(1, stored=np.ones((6, 8))), tmp_path / "copy.dcm")
     refused(tmp_path, "ambiguous", "copy.dcm", "im007.dcm")
 

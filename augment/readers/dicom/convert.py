@@ -11,9 +11,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import dcm2niix
 import nibabel as nib
@@ -70,13 +70,20 @@ class Output:
     te_ms: float | None
 
 
-Key: TypeAlias = tuple[Any, ...]
-_cache: OrderedDict[Key, list[Output]] = OrderedDict()
+@dataclass(frozen=True)
+class Conversion:
+    """What one run made, and the volumes that were found in it, by what selects them."""
+
+    outputs: list[Output]
+    volumes: dict[Any, list[Any]] = field(default_factory=dict)
+
+
+_cache: OrderedDict[Any, Conversion] = OrderedDict()
 _lock = threading.RLock()
 
 
-def convert(part: Part, where: str, limit_bytes: int | None = None) -> list[Output]:
-    """Return what dcm2niix makes of the files of a part.
+def convert(part: Part, where: str, limit_bytes: int | None = None) -> list[Conversion]:
+    """Return what dcm2niix makes of each run of a part.
 
     Parameters
     ----------
@@ -96,10 +103,10 @@ def convert(part: Part, where: str, limit_bytes: int | None = None) -> list[Outp
     # Philips images have the unit of their header with -p n; but with it, other scales than the first are ignored
     display = len({scale for _, scale in part.places}) <= 1
     options = ("-p", "n" if display else "y", "-m", "y" if merge else "2")
-    return [output for run in part.runs for output in _cached(run, options, where, limit_bytes)]
+    return [_cached(run, options, where, limit_bytes) for run in part.runs]
 
 
-def _cached(run: Sequence[Header], options: Sequence[str], where: str, limit_bytes: int | None) -> list[Output]:
+def _cached(run: Sequence[Header], options: Sequence[str], where: str, limit_bytes: int | None) -> Conversion:
     files = [header.file for header in run]
     key = (*((file.path, file.stamp) for file in files), *options)
     with _lock:
@@ -108,15 +115,15 @@ def _cached(run: Sequence[Header], options: Sequence[str], where: str, limit_byt
             _check_memory(num_bytes, limit_bytes, where)
             outputs = _run(files, num_bytes, options, limit_bytes)
             check_unchanged(files)
-            _cache[key] = outputs
+            _cache[key] = Conversion(outputs)
             while len(_cache) > 1 and sum(_size(kept) for kept in _cache.values()) > CACHE_BYTES:
                 _cache.popitem(last=False)
         _cache.move_to_end(key)
         return _cache[key]
 
 
-def _size(outputs: Sequence[Output]) -> int:
-    return sum(output.stored.nbytes for output in outputs)
+def _size(conversion: Conversion) -> int:
+    return sum(output.stored.nbytes for output in conversion.outputs)
 
 
 def _check_memory(num_bytes: int, limit_bytes: int | None, where: str) -> None:

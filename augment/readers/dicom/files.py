@@ -79,7 +79,7 @@ class DicomFile:
         return "file" in ([protocol] if isinstance(protocol, str) else protocol)
 
 
-def list_files(path: str, deep: bool = False) -> tuple[list[DicomFile], bool]:
+def list_files(path: str, deep: bool = False) -> tuple[Any, list[tuple[str, Stamp]], bool]:
     """List the file that `path` names, or the files of the folder that it names, by name.
 
     Parameters
@@ -91,8 +91,10 @@ def list_files(path: str, deep: bool = False) -> tuple[list[DicomFile], bool]:
 
     Returns
     -------
+    filesystem
+        Of fsspec.
     files
-        The files, sorted by name.
+        Path and stamp of each file.
     is_folder
         Whether `path` names a folder.
 
@@ -109,36 +111,40 @@ def list_files(path: str, deep: bool = False) -> tuple[list[DicomFile], bool]:
         if local:
             check_local(inner)
         if not filesystem.isdir(inner):
-            return [local_file(inner) if local else _remote_file(filesystem, inner)], False
+            return filesystem, [(inner, _stamp(filesystem, inner))], False
         if local:
             folders = [folder for folder, _, _ in os.walk(inner)] if deep else [inner]
             found = [file for folder in folders for file in _in_folder(folder)]
         else:
             names = filesystem.find(inner, maxdepth=None if deep else 1)
-            found = [_remote_file(filesystem, name) for name in names if not _is_bookkeeping(name.rsplit("/", 1)[-1])]
+            names = [name for name in names if not _is_bookkeeping(name.rsplit("/", 1)[-1])]
+            found = [(name, _stamp(filesystem, name)) for name in names]
     except OSError as error:
         raise VolumeError(
             "unreadable", f"{path}: cannot be listed ({error.strerror or error}); expected a readable folder; check it"
         ) from error
-    return sorted(found, key=lambda file: file.path), True
+    return filesystem, sorted(found), True
 
 
 def local_file(path: str) -> DicomFile:
     """Return a file of a local disk."""
-    return _stamped(path, os.stat(path))  # noqa: PTH116 - called for every file of a series and every volume
+    return DicomFile(_LOCAL, path, _stamp(_LOCAL, path))
 
 
-def _stamped(path: str, status: os.stat_result) -> DicomFile:
-    return DicomFile(_LOCAL, path, (status.st_size, status.st_mtime_ns, status.st_ino))
-
-
-def _remote_file(filesystem: Any, name: str) -> DicomFile:  # noqa: ANN401 - fsspec has no types
+def _stamp(filesystem: Any, name: str) -> Stamp:  # noqa: ANN401 - fsspec has no types
+    if filesystem.protocol == _LOCAL.protocol:
+        return _local_stamp(os.stat(name))  # noqa: PTH116 - called for every file
     known = filesystem.info(name)
     keys = ("size", "mtime", "ETag", "LastModified", "last_modified", "updated", "created")
-    return DicomFile(filesystem, name, tuple(str(known[key]) for key in keys if key in known))
+    return tuple(str(known[key]) for key in keys if key in known)
 
 
-def _in_folder(folder: str) -> Iterator[DicomFile]:
+def _local_stamp(status: os.stat_result) -> Stamp:
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _in_folder(folder: str) -> Iterator[tuple[str, Stamp]]:
+    """Yield the files of a folder; fast, as a worker lists the folder of a series again for each of its volumes."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_bookkeeping(entry.name):
@@ -152,7 +158,7 @@ def _in_folder(folder: str) -> Iterator[DicomFile]:
                     ) from None
                 continue
             if stat.S_ISREG(status.st_mode):
-                yield _stamped(entry.path, status)
+                yield entry.path, _local_stamp(status)
 
 
 def _is_bookkeeping(name: str) -> bool:
@@ -204,10 +210,10 @@ def check_unchanged(files: Iterable[DicomFile]) -> None:
     """
     for file in files:
         try:
-            now = local_file(file.path) if file.is_local else _remote_file(file.filesystem, file.path)
+            now = _stamp(file.filesystem, file.path)
         except OSError as error:
             raise broken(file, error) from error
-        if now.stamp != file.stamp:
+        if now != file.stamp:
             raise VolumeError(
                 "changed", f"{file}: changed while it was read; run again when no other program writes it"
             )

@@ -30,6 +30,7 @@ from rephase.readers.dicom.kinds import MR_CLASSES, computed_word, object_kind
 
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _MR_IMAGES = {f"{MR_CLASSES}{suffix}" for suffix in ("", ".1", ".3", ".4")}
+_COLOURS = ("RGB", "YBR", "PALETTE")
 _MOST_MM = 1e5
 _JP2_BYTES = 8192
 _TILED = {"MOSAIC", "VFRAME"}
@@ -193,7 +194,7 @@ def _describe(dataset: pydicom.Dataset, file: DicomFile, stream: io.BufferedRead
     num_frames = int(number(dataset.get("NumberOfFrames")) or 1)
     computed = computed_word(image_type)
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
+    if photometric.startswith(_COLOURS):
         computed = photometric
     header_kind = frames[0].kind if frames else kind_of(dataset, None, image_type)
     times = (dataset.get(word) for word in ("AcquisitionDate", "AcquisitionTime"))
@@ -275,6 +276,9 @@ def _encoding_problem(dataset: pydicom.Dataset) -> str | None:
     """Return why the stored values cannot be those of a slice: the converter would take some of them as they are."""
     bits = int(dataset.get("BitsAllocated") or 0)
     stored = int(dataset.get("BitsStored") or bits)
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        return f"{photometric[:16]} with {dataset.get('SamplesPerPixel')} samples; expected grey values; convert it"
     if bits not in (8, 16, 32):
         return f"{bits} bits allocated; expected 8, 16 or 32; convert it"
     if "ModalityLUTSequence" in dataset:
@@ -298,7 +302,10 @@ def _pixel_problem(dataset: pydicom.Dataset, header: Header, stream: io.Buffered
     """
     syntax = _transfer_syntax(dataset)
     if syntax.is_encapsulated:
-        return _codestream_problem(dataset, stream.read(_JP2_BYTES))
+        place = stream.tell()
+        problem = _fragments_problem(stream)
+        stream.seek(place)
+        return problem or _codestream_problem(dataset, stream.read(_JP2_BYTES))
     start = stream.read(4 if syntax == ImplicitVRLittleEndian else 8)
     (length,) = struct.unpack(">I" if syntax == ExplicitVRBigEndian else "<I", start[-4:])
     if header.file.is_local and not header.file.path.endswith(".gz"):
@@ -310,6 +317,16 @@ def _pixel_problem(dataset: pydicom.Dataset, header: Header, stream: io.Buffered
         stream.seek(header.num_bytes, io.SEEK_CUR)
         if any(stream.read(length - header.num_bytes)):
             return f"{length} bytes of pixels; expected {header.num_bytes} by its header; copy it again"
+    return None
+
+
+def _fragments_problem(stream: io.BufferedReader) -> str | None:
+    """Check that the items of compressed pixels follow each other: dcm2niix reads past their ends."""
+    stream.seek(8, io.SEEK_CUR)
+    while len(item := stream.read(8)) == 8 and item[:4] != b"\xfe\xff\xdd\xe0":
+        length = int.from_bytes(item[4:], "little")
+        if item[:4] != b"\xfe\xff\x00\xe0" or len(stream.read(length)) < length:
+            return "its compressed pixels are damaged; expected items that follow each other; copy it again"
     return None
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from rephase.errors import VolumeError
-from rephase.readers.dicom.files import DicomFile, check_unchanged, hash_file, list_files
+from rephase.manifests.header import Kind
+from rephase.readers.dicom.files import DicomFile, Stamp, check_unchanged, hash_file, list_files
 from rephase.readers.dicom.header import Header, read_header
-from rephase.readers.dicom.series import grouped
+from rephase.readers.dicom.series import Part, grouped, split_series
 
 BELOW = "**/"
 """Before a `series`: its files lie in folders below the path too."""
 _KEPT_FILES = 200_000
+_TRUSTED_S = 2.0
 T = TypeVar("T")
 
 
@@ -41,8 +47,18 @@ class Index:
     lost: dict[DicomFile, VolumeError] = field(default_factory=dict)
     others: list[DicomFile] = field(default_factory=list)
     copies: list[tuple[DicomFile, DicomFile]] = field(default_factory=list)
+    _suspects: dict[str, list[DicomFile]] = field(default_factory=dict)
+    _parts: dict[tuple[str, Kind, str], tuple[list[Part], list[VolumeError]]] = field(default_factory=dict)
 
-    @property
+    def parts(self, headers: Sequence[Header], kind: Kind, where: str) -> tuple[list[Part], list[VolumeError]]:
+        """Split a series, once for all of its volumes; return its parts, and the errors of those that are no volume."""
+        key = (headers[0].series, kind, where)
+        if key not in self._parts:
+            lost: list[VolumeError] = []
+            self._parts[key] = split_series(headers, kind, where, lost.append), lost
+        return self._parts[key]
+
+    @functools.cached_property
     def images(self) -> dict[str, list[Header]]:
         """MR images by SeriesInstanceUID."""
         return grouped((one for one in self.headers if one.is_image or one.kind == "non_mr"), lambda one: one.series)
@@ -52,13 +68,16 @@ class Index:
 
         A stack that ends early looks like a complete one.
         """
+        if series in self._suspects:
+            return self._suspects[series]
         owners: dict[str, set[str]] = {}
         for header in self.headers:
             if header.is_image:
                 owners.setdefault(_name_pattern(header.file), set()).add(header.series)
         strangers = [*self.others, *(header.file for header in self.headers if header.kind == "no image")]
         strangers = [*self.lost, *(file for file in strangers if not file.has_dicom_name)]
-        return [file for file in strangers if owners.get(_name_pattern(file)) == {series}]
+        self._suspects[series] = [file for file in strangers if owners.get(_name_pattern(file)) == {series}]
+        return self._suspects[series]
 
 
 def _name_pattern(file: DicomFile) -> str:
@@ -88,18 +107,34 @@ class _Recent(Generic[T]):
                 self._kept.popitem(last=False)
 
 
-_indexes: _Recent[tuple[list[DicomFile], Index]] = _Recent(_KEPT_FILES)
+_listed: _Recent[tuple[Stamp | None, float, Index, list[tuple[str, Stamp]]]] = _Recent(_KEPT_FILES)
 _digests: _Recent[str] = _Recent(_KEPT_FILES)
 
 
 def index_path(path: str, deep: bool) -> tuple[Index, bool]:
-    """Read the headers of the files of a path; return them and whether it is a folder."""
-    files, is_folder = list_files(path, deep)
-    known = _indexes.get((path, deep))
-    if known is None or known[0] != files:
-        known = files, index_files(files)
-        _indexes.put((path, deep), len(files), known)
-    return known[1], is_folder
+    """Read the headers of the files of a path; return them and whether it is a folder.
+
+    A folder without new or removed files is not listed again for `_TRUSTED_S`: workers read one volume after another
+    of a series of thousands of files. What is then read of files that have changed is refused by `check_unchanged`.
+    """
+    folder = _folder_stamp(path)
+    known = _listed.get((path, deep))
+    if known is not None and folder is not None and known[0] == folder and time.monotonic() < known[1] + _TRUSTED_S:
+        return known[2], True
+    filesystem, files, is_folder = list_files(path, deep)
+    index = known[2] if known is not None and known[3] == files else None
+    if index is None:
+        index = index_files(DicomFile(filesystem, name, stamp) for name, stamp in files)
+    _listed.put((path, deep), len(files), (folder if not deep else None, time.monotonic(), index, files))
+    return index, is_folder
+
+
+def _folder_stamp(path: str) -> Stamp | None:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_mtime_ns, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def index_files(files: Iterable[DicomFile]) -> Index:

@@ -13,7 +13,7 @@ from rephase.readers.dicom.facts import find, number, unit_of_values
 from rephase.readers.dicom.files import looking_into
 from rephase.readers.dicom.index import digest_files, index_path
 from rephase.readers.dicom.read import DicomVolume, dataset_and_group, find_volume, volumes_of
-from rephase.readers.dicom.series import Part, split_series
+from rephase.readers.dicom.series import Part
 
 
 def read_dicom_phase(row: ManifestRow, limit_bytes: int | None = None) -> tuple[NDArray[np.float32], str]:
@@ -73,9 +73,10 @@ def _phases(path: str, magnitude: DicomVolume, limit_bytes: int | None) -> list[
     """Return the phase volumes of all series that can be read; the magnitude's own series must be readable."""
     own = magnitude.part.headers[0].series
     volumes: list[DicomVolume] = []
-    for series, headers in index_path(path, deep=False)[0].images.items():
-        lost: list[VolumeError] = []
-        parts = split_series(headers, "phase", path, lost.append)
+    index, _ = index_path(path, deep=False)
+    for series, headers in index.images.items():
+        parts, unusable = index.parts(headers, "phase", path)
+        lost = list(unusable)
         for part in parts:
             try:
                 volumes += volumes_of(part, path, limit_bytes)

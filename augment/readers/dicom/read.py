@@ -20,7 +20,7 @@ from rephase.readers.dicom.facts import Facts, as_list, header_facts, words_of
 from rephase.readers.dicom.files import DicomFile, looking_into, read_dataset_of
 from rephase.readers.dicom.header import Header, frame_of
 from rephase.readers.dicom.index import BELOW, Index, digest_files, index_path, series_id
-from rephase.readers.dicom.series import Part, split_series
+from rephase.readers.dicom.series import Part
 from rephase.readers.geometry import Arrangement, arrangement_of
 from rephase.readers.volume import Description, Volume, check_limit
 
@@ -56,7 +56,14 @@ def volumes_of(part: Part, where: str, limit_bytes: int | None = None) -> list[D
     VolumeError
         As `convert`; `unsupported` for a mosaic that lost its private header.
     """
-    outputs = convert(part, where, limit_bytes)
+    conversions = convert(part, where, limit_bytes)
+    known = conversions[0].volumes.setdefault((part.kind, part.label, part.te_ms), [])
+    if not known:
+        known.extend(_found_volumes(part, [output for made in conversions for output in made.outputs], where))
+    return known
+
+
+def _found_volumes(part: Part, outputs: list[Output], where: str) -> list[DicomVolume]:
     if part.is_mixed:
         outputs = [output for output in outputs if output.kind == part.kind and _same_te(part, output)]
     _check_outputs(part, outputs, where)
@@ -188,13 +195,12 @@ def find_part(row: ManifestRow) -> Part:
             raise error
     headers = _one_series(index, row, is_folder)
     check_series(index, headers, row.path)
-    lost: list[VolumeError] = []
-    parts = split_series(headers, "magnitude", row.path, lost.append)
+    parts, lost = index.parts(headers, "magnitude", row.path)
     if not parts and not lost:
         # reformatted or otherwise processed magnitude is allowed where a row names it, and `image_type` keeps the word
         # DERIVED for audits; maps and projections are not
-        plain = [header for header in headers if header.computed is None]
-        parts = split_series(plain, "derived", row.path, lost.append)
+        plain = [header for header in headers if header.computed is None and not header.frames]
+        parts, lost = index.parts(plain, "derived", row.path) if plain else ([], [])
     if not parts and not lost:
         raise _not_magnitude(headers, row)
     return _one_part(parts, lost, row)
@@ -346,7 +352,7 @@ def read_dicom(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
         orientation=place.orientation,
         transposed=place.transposed,
         phase_encode=place.phase_encode,
-        source_sha256=digest_dicom(row),
+        source_sha256=digest_files([header.file for header in found.part.headers]),
         **known_facts(row, found.facts),
         acquisition={**acquisition, "mosaic": found.part.headers[0].is_tiled},
     )

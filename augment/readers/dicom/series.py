@@ -7,6 +7,7 @@ stack with gaps.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -60,12 +61,12 @@ class Part:
     is_mixed: bool = False
     notes: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def headers(self) -> tuple[Header, ...]:
         """All files in order."""
         return tuple(header for run in self.runs for header in run)
 
-    @property
+    @functools.cached_property
     def places(self) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
         """Position and scale of each of its planes, as far as headers state them."""
         frames = [frame for header in self.headers for frame in header.frames if frame.kind == self.kind]
@@ -142,7 +143,7 @@ def _blocks(headers: Sequence[Header]) -> list[list[Header]]:
 def _alike(one: Header, other: Header) -> bool:
     if one.matrix != other.matrix or one.is_tiled != other.is_tiled or bool(one.frames) != bool(other.frames):
         return False
-    if not one.is_plane or not other.is_plane:
+    if not one.is_plane or not other.is_plane or (one.spacing, one.cosines) == (other.spacing, other.cosines):
         return True
     same_spacing = np.allclose(one.spacing, other.spacing, rtol=1e-3)
     ours, theirs = (np.array(header.cosines, float).reshape(2, 3) for header in (one, other))
@@ -161,7 +162,7 @@ def slice_numbers(headers: Sequence[Header]) -> dict[Header, int]:
     """Number the slice positions of a block; 0 for pictures that hold all slices, and for planes without position."""
     if not all(header.is_plane for header in headers):
         return dict.fromkeys(headers, 0)
-    depths = {header: _depth(header, headers[0]) for header in headers}
+    depths = dict(zip(headers, _depths(headers), strict=True))
     tolerance = max(0.005, 0.01 * headers[0].thickness_mm)
     numbers, current, last = {}, 0, min(depths.values())
     for header in sorted(headers, key=lambda header: depths[header]):
@@ -171,10 +172,11 @@ def slice_numbers(headers: Sequence[Header]) -> dict[Header, int]:
     return numbers
 
 
-def _depth(header: Header, first: Header) -> float:
-    """Return the position along the normal of the first image."""
-    normal = np.cross(first.cosines[:3], first.cosines[3:])  # type: ignore[index]
-    return float(np.dot(normal, header.position or (0, 0, 0)))
+def _depths(headers: Sequence[Header]) -> list[float]:
+    """Return the positions along the normal of the first image."""
+    rows, columns = np.array(headers[0].cosines).reshape(2, 3)
+    depths: list[float] = (np.array([header.position for header in headers]) @ np.cross(rows, columns)).tolist()
+    return depths
 
 
 def _labels(variants: Sequence[tuple[str, ...]]) -> list[str | None]:
@@ -205,6 +207,8 @@ def _complete(headers: Sequence[Header], kind: Kind, where: str) -> Part:
     VolumeError
         `incomplete`, `ambiguous`, `unsupported`, `unreadable`.
     """
+    if len({header.is_plane for header in headers}) > 1:  # the place of some was damaged
+        _check_usable(headers, where)
     slices = slice_numbers(headers)
     num_slices = len(set(slices.values()))
     counts = set(Counter(slices.values()).values())
@@ -307,7 +311,7 @@ def _check_regular(headers: Sequence[Header], slices: dict[Header, int], where: 
     stack = [first_of[k] for k in sorted(first_of)]
     if len(stack) < 2:
         return
-    depths = np.array([_depth(header, stack[0]) for header in stack])
+    depths = np.array(_depths(stack))
     steps = np.diff(depths)
     smallest = float(steps.min())
     gaps = np.flatnonzero(steps > 1.5 * smallest)
