@@ -26,8 +26,8 @@ WEIGHTS = {
     "permissive": Weights(
         "phase in one network evaluation per slice, from permissively licensed and simulated data: --phase diffusion",
         "Apache-2.0",
-        "5e101ac77b1d08e3305772eeeba6a1d86d84fc3c977587c010d1598a1ccac771",
-        6_208_036,
+        "380d58169eaaa37b41b8798ba672421cbace609e5b08c374984789873cbd03c1",
+        6_207_976,
         in_wheel=True,
     ),
     "teacher": Weights(

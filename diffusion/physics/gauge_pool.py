@@ -20,6 +20,8 @@ COLUMNS = ("te_ms", "spacing_mm", "ramp_height", "ramp_width", "phase_step")
 """Columns of a pool `(volume 5)`: echo time in ms and in-plane spacing in mm (NaN if unknown), linear phase in rad/mm,
 and the phase step from slice to slice in rad."""
 NEAREST = 8
+LATE_MS = 10.0
+"""Most echoes of unknown time are earlier; late ones have steeper linear phase."""
 _ALIKE = math.log(1.25)
 
 
@@ -39,10 +41,11 @@ def alike_gauges(pool: Tensor, spacing_mm: tuple[float, float] | None) -> Tensor
 
 
 def near_gauges(pool: Tensor, te_ms: float | None) -> Tensor:
-    """Return the `NEAREST` gauges by the logarithm of the echo time; all if any echo time is unknown."""
+    """Return the `NEAREST` gauges by the logarithm of the echo time; for an unknown one, all but late ones."""
     timed = pool[torch.isfinite(pool[:, 0])]
     if te_ms is None or te_ms <= 0 or not len(timed):
-        return pool
+        early = pool[~(pool[:, 0] > LATE_MS)]
+        return early if len(early) else pool
     distance = (timed[:, 0] / te_ms).log().abs()
     return timed[torch.sort(distance, stable=True).indices[:NEAREST]]
 

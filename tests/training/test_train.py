@@ -341,6 +341,23 @@ def test_a_full_disk_is_one_line(config, monkeypatch, capfd):
     assert capfd.readouterr().err.splitlines()[-1].startswith("No space left on device")
 
 
+def test_a_session_has_one_gauge_with_a_bounded_ramp(config):
+    folder = config.parent
+    y = np.arange(24, dtype=np.float32)[:, None] * np.ones((1, 20), np.float32)
+    for name, slope in (("steep", 1.0), ("flat", 0.01)):
+        np.save(folder / f"{name}.npy", np.angle(np.exp(1j * np.stack([slope * y] * 3))).astype(np.float32))
+    (folder / "pairs.csv").write_text(
+        "volume_id,path,phase,subject_id,split,te_ms,sequence\n"
+        + "".join(f"e{n},m.npy,steep.npy,one,train,{n},gradient-echo\n" for n in (2, 4, 6))
+        + "x,m.npy,flat.npy,two,train,5,gradient-echo\n"
+    )
+    pool = read_training_set(folder / "pairs.csv", "train").gauge
+    assert len(pool) == 2 and pool[:, 0].tolist() == [4.0, 5.0]
+    spacing = float(pool[0, 1])
+    assert float(pool[0, 2].abs()) * spacing == pytest.approx(2 * math.pi * 0.02, rel=1e-3)
+    assert float(pool[1, 2].abs()) * spacing == pytest.approx(0.01, rel=0.1)
+
+
 def test_volumes_without_signal_and_of_one_slice_do_not_enter_the_gauge(config, capfd):
     folder = config.parent
     for name in "mp":
