@@ -260,7 +260,7 @@ def run_and_list_modules(*words: str) -> tuple[set[str], float]:
     [
         ["--help"],
         *([command, "--help"] for command in ("plan", "build", "status", "verify", "repair", "report", "export")),
-        *([command, "--help"] for command in ("train", "distill", "demo", "bench", "manifest", "evaluate")),
+        *([command, "--help"] for command in ("train", "distill", "demo", "bench", "manifest", "evaluate", "weights")),
     ],
 )
 def test_help_loads_no_heavy_library(words):
@@ -295,6 +295,7 @@ def small_corpus(tmp_path_factory):
         (["status", "c.zarr"], {"torch", "zarr", "dask", "distributed"}),
         (["verify", "c.zarr"], {"torch", "dask", "distributed"}),
         (["report", "c.zarr"], {"torch", "dask", "distributed"}),
+        (["weights"], {"torch", "zarr", "dask", "distributed"}),
         (["manifest", "check", "manifest.csv"], {"torch", "zarr", "dask", "distributed"}),
         (["manifest", "scan", "images", "-o", "scanned.csv"], {"torch", "zarr", "dask", "distributed"}),
     ],
