@@ -1,8 +1,9 @@
-"""Keep the working folder out of the import path: of the command, and of the processes that it starts.
+"""Refuse systems that are not supported, and keep the working folder out of the import path.
 
-A folder of downloads may hold a `numpy.py`. Python looks into the working folder first for `python -m`, for the
-`python -c` by which `multiprocessing` starts its helpers, and for an empty entry of PYTHONPATH. Imported before
-anything else by the package, and imports only what Python has already loaded.
+The latter of the command, and of the processes that it starts. A folder of downloads may hold a `numpy.py`. Python
+looks into the working folder first for `python -m`, for the `python -c` by which `multiprocessing` starts its helpers,
+and for an empty entry of PYTHONPATH. Imported before anything else by the package, and imports only what Python has
+already loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ def is_command() -> bool:
         name = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].removeprefix("-m")
         return name.partition(".")[0] == _NAME
     return os.path.basename(sys.argv[0] if sys.argv else "").removesuffix(".exe") == _NAME  # noqa: PTH119
+
+
+def check_system() -> None:
+    """Refuse systems other than Linux: in one line from the command, as ImportError in a program.
+
+    The package needs locks, process limits and `/proc` of Linux; elsewhere it would fail later, with an error that does
+    not say why. (Old versions of Python are refused by pip.)
+    """
+    if sys.platform != "linux":
+        message = f"rephase cannot run here: found {sys.platform}; expected Linux; use WSL 2 or a container"
+        raise SystemExit(message) if is_command() else ImportError(message)  # the former prints it, exit status 1
 
 
 def safe_environment() -> dict[str, str]:
@@ -41,5 +53,6 @@ def leave_working_folder() -> None:
     os.environ.update(safe_environment())
 
 
+check_system()
 if is_command():
     leave_working_folder()
