@@ -19,7 +19,7 @@ from volumes import phantom
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
 GROUND = {
     "errors", "text", "redaction", "startup", "sequences", "facts", "files", "counters", "formats", "config",
-    "numpy_fourier", "pages",
+    "numpy_fourier", "pages", "metrics",
 }  # fmt: skip
 MAY_IMPORT = {
     # the ground floor
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "formats": set(),
     "config": {"errors"},
     "pages": set(),
+    "metrics": {"errors"},
     # folders that know nothing of volumes on disk
     "manifests": GROUND,
     "diffusion": GROUND,

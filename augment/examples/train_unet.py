@@ -27,6 +27,7 @@ from rephase.data.masks import ColumnMask, apply_mask, seed_of
 from rephase.data.samplers import BucketBatchSampler
 from rephase.diffusion.fourier import ifft2c
 from rephase.errors import RequestError
+from rephase.metrics import nmse, psnr, ssim
 
 DEMO_VALIDATION = ("nifti-diffusion-1",)
 """Volume of the demo corpus that is used for validation: the head that is trained on, with another diffusion weighting.
@@ -144,26 +145,7 @@ def validate(network: UNet, dataset: KSpaceSlices) -> dict[str, dict[str, float]
 
 def score(target: Tensor, found: Tensor) -> dict[str, float]:
     """Compute the metrics of `fastmri.evaluate` for one volume `(slice height width)`, data range its maximum."""
-    squared = (target - found).square()
-    maximum = target.max()
-    return {
-        "SSIM": float(ssim(target, found, maximum)),
-        "NMSE": float(squared.sum() / target.square().sum()),
-        "PSNR": float(10 * torch.log10(maximum**2 / squared.mean())),
-    }
-
-
-def ssim(target: Tensor, found: Tensor, maximum: Tensor, window: int = 7) -> Tensor:
-    """Compute SSIM with a square window and sample covariance (Wang et al. 2004) as scikit-image does."""
-    pair = torch.stack([target, found, target * target, found * found, target * found]).double()
-    mean_x, mean_y, xx, yy, xy = F.avg_pool2d(pair, window, stride=1)
-    unbiased = window**2 / (window**2 - 1)
-    var_x, var_y = unbiased * (xx - mean_x**2), unbiased * (yy - mean_y**2)
-    covariance = unbiased * (xy - mean_x * mean_y)
-    c1, c2 = (0.01 * maximum) ** 2, (0.03 * maximum) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    similarity: Tensor = luminance * (2 * covariance + c2) / (var_x + var_y + c2)
-    return similarity.mean()
+    return {"SSIM": ssim(target, found), "NMSE": nmse(target, found), "PSNR": psnr(target, found)}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:

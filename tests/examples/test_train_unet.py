@@ -9,40 +9,13 @@ from phantom_corpus import ROOT_ATTRIBUTES, make_attributes
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.store import CorpusStore
 from rephase.data.masks import ColumnMask
-from rephase.examples.train_unet import Example, UNet, main, score, ssim
+from rephase.examples.train_unet import Example, UNet, main
 
 
 def images(shape=(2, 20, 17), seed=0):
     random = np.random.default_rng(seed)
     target = random.rayleigh(1.0, shape).astype(np.float32)
     return target, target + random.normal(0, 0.2, shape).astype(np.float32)
-
-
-def test_ssim_window_by_window():
-    """Wang et al. 2004, equation 13, written out for every window."""
-    target, found = images((12, 11))
-    maximum = target.max()
-    c1, c2 = (0.01 * maximum) ** 2, (0.03 * maximum) ** 2
-    values = []
-    for top in range(12 - 6):
-        for left in range(11 - 6):
-            x, y = (image[top : top + 7, left : left + 7].astype(np.float64).ravel() for image in (target, found))
-            (var_x, covariance), (_, var_y) = np.cov(x, y)
-            numerator = (2 * x.mean() * y.mean() + c1) * (2 * covariance + c2)
-            values.append(numerator / ((x.mean() ** 2 + y.mean() ** 2 + c1) * (var_x + var_y + c2)))
-    result = ssim(torch.from_numpy(target)[None], torch.from_numpy(found)[None], torch.tensor(maximum))
-    assert float(result) == pytest.approx(np.mean(values), rel=1e-6)
-
-
-def test_scores_are_those_of_fastmri():
-    evaluate = pytest.importorskip(
-        "fastmri.evaluate", reason="the package fastmri is not installed", exc_type=ImportError
-    )
-    target, found = images()
-    expected = {"SSIM": evaluate.ssim, "NMSE": evaluate.nmse, "PSNR": evaluate.psnr}
-    scores = score(torch.from_numpy(target), torch.from_numpy(found))
-    for name, function in expected.items():
-        assert scores[name] == pytest.approx(float(np.squeeze(function(target, found))), rel=1e-5)
 
 
 def test_the_network_begins_with_its_input_and_takes_odd_sizes():
