@@ -191,13 +191,16 @@ def test_the_search_for_unpickling_would_find_it():
 
 
 def test_dashboards_and_workers_listen_on_loopback():
+    from distributed import Security
+
     from rephase.cluster.connect import DASHBOARD_ADDRESS
     from rephase.cluster.local import LocalShape, _scheduler_spec, _worker_specs
 
     assert DASHBOARD_ADDRESS.startswith("127.0.0.1:")
+    security = Security()
     options = [
-        _scheduler_spec(DASHBOARD_ADDRESS)["options"],
-        *(s["options"] for s in _worker_specs(LocalShape(2, 1, 1), {}).values()),
+        _scheduler_spec(DASHBOARD_ADDRESS, security)["options"],
+        *(s["options"] for s in _worker_specs(LocalShape(2, 1, 1), security, {}).values()),
     ]
     for found in options:
         assert found["host"] == "127.0.0.1"
