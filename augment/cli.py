@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from rephase.commands import bench, build, coils, corpus, demo, export, manifest, model, weights
+from rephase.commands import audit, bench, build, coils, corpus, demo, export, manifest, model, weights
 from rephase.commands.result import CommandResult
 from rephase.errors import RephaseError, RequestError, is_disk_full
 from rephase.redaction import without_secrets
 
-GROUPS = (manifest, build, coils, corpus, export, model, weights, bench, demo)
+GROUPS = (manifest, audit, build, coils, corpus, export, model, weights, bench, demo)
 
 FAILED = 1
 WRONG_REQUEST = 2

@@ -1,0 +1,272 @@
+"""Audit of values: what a magnitude tells of its own history, without any header.
+
+k-space of images that were interpolated, filtered, compressed or masked is not that of a scanner, and what is trained
+on it looks better than it is (Shimron et al., PNAS 2022). Thresholds are those of `tests/benchmarks/pixel_audit.py`,
+which prints how much is found in real images whose history is known. A missing flag is no evidence of raw data: only
+of a factor of two and more does a magnitude keep a proof, since its square has twice the bandwidth of the image. A
+strong low-pass filter empties the end of k-space as well, and may be reported as zero-filling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rephase.diffusion.physics.phase_noise import background_sigma
+
+_SLICES = 8
+_LEAST_SIZE = 40
+"""Pixels along an axis below which spectra are too short to judge."""
+
+STEP_SCORE = 7.0
+"""Least sum over both axes of the t-values of a step in the spectrum."""
+AXIS_SCORE = 9.5
+"""The same for one axis alone."""
+GAP_DB = 10.5
+"""Least fall of the squared magnitude's spectrum at its end: it is empty there after filling by two or more."""
+_OTHER_GAP_DB = 7.0
+"""The same for the second axis, where one has it."""
+ROLL_OFF_DB = 34.0
+"""Least fall of that spectrum from a third of its end to its end, sum over both axes, of a low-pass filter."""
+BLOCK_CONTRAST = 0.35
+"""Least fall of the logarithm of high frequencies in aligned blocks of 8 pixels, along each axis."""
+_BLOCK_DEVIATIONS = 3.0
+_FEW_LEVELS = 256
+_BACKGROUND = 0.02
+_HARD_RIM = 0.2
+_SATURATED = 5e-4
+_LOW_SNR = 20.0
+
+
+@dataclass(frozen=True)
+class PixelFigures:
+    """What was measured in a volume; None where it cannot be.
+
+    Attributes
+    ----------
+    stored, acquired
+        Matrix [height, width], and the estimate of the acquired one: equal if no edge was found.
+    step
+        t-values of the steps in the spectrum along height and width.
+    gap_db, roll_off_db
+        Fall of the squared magnitude's spectrum at its end, and from a third of it, along height and width.
+    block_contrast, block_deviations
+        How much smoother blocks of 8 pixels are on one grid than on the seven others, along height and width, as a
+        difference of logarithms and in standard deviations.
+    levels
+        Different values, at most 4096 are counted.
+    saturated
+        Share of the object's voxels at the largest value, if far more than at those next to it, else 0.
+    background, rim
+        Share of voxels in areas of one constant lowest value; median of the voxels next to them relative to the bright
+        level.
+    sigma, snr
+        Noise of real and imaginary part from air, in units of the magnitude, and the bright level divided by it.
+    """
+
+    stored: tuple[int, int]
+    acquired: tuple[int, int]
+    step: tuple[float, float] | None
+    gap_db: tuple[float, float] | None
+    roll_off_db: tuple[float, float] | None
+    block_contrast: tuple[float, float]
+    block_deviations: tuple[float, float]
+    levels: int
+    saturated: float
+    background: float
+    rim: float | None
+    sigma: float | None
+    snr: float | None
+
+    def flags(self) -> dict[str, Any]:
+        """Return the findings as JSON values; a key exists only if something was found."""
+        found: dict[str, Any] = {}
+        if self.acquired != self.stored:
+            found["zero_filled"] = {"stored": list(self.stored), "acquired": list(self.acquired)}
+        elif self.roll_off_db is not None and sum(self.roll_off_db) > ROLL_OFF_DB:
+            found["smoothed"] = {"roll_off_db": _rounded(self.roll_off_db)}
+        if min(self.block_contrast) > BLOCK_CONTRAST and min(self.block_deviations) > _BLOCK_DEVIATIONS:
+            found["block_edges"] = {"contrast": _rounded(self.block_contrast)}
+        if self.levels <= _FEW_LEVELS:
+            found["quantised"] = {"levels": self.levels}
+        if self.saturated > _SATURATED:
+            found["saturated"] = {"share": round(self.saturated, 5)}
+        if self.background > _BACKGROUND and self.rim is not None:
+            name = "hard_edges" if self.rim > _HARD_RIM else "masked_background"
+            found[name] = {"share": round(self.background, 3), "rim": round(self.rim, 3)}
+        if self.snr is not None and self.snr < _LOW_SNR:
+            found["noise_floor"] = {"sigma": self.sigma, "snr": round(self.snr, 1)}
+        return found
+
+
+PIXEL_FLAGS = (
+    "zero_filled", "smoothed", "block_edges", "quantised", "saturated", "masked_background", "hard_edges",
+    "noise_floor",
+)  # fmt: skip
+
+
+def measure_pixels(magnitude: NDArray[np.float32]) -> PixelFigures:
+    """Measure a volume, in at most 8 slices of its middle.
+
+    Parameters
+    ----------
+    magnitude
+        float32 `(slice height width)`, finite.
+    """
+    part = _middle(magnitude)
+    stored = (int(part.shape[1]), int(part.shape[2]))
+    bright = float(np.percentile(part, 99.0))
+    acquired, step, gap, roll_off = stored, None, None, None
+    if min(stored) >= _LEAST_SIZE and bright > 0:
+        plain = (_spectrum(part, 0), _spectrum(part, 1))
+        square = np.square(part / part.max())
+        squared = (_spectrum(square, 0), _spectrum(square, 1))
+        scores = [_step_scores(one) for one in plain]
+        step = _pair([float(one.max()) for one in scores])
+        gap = _pair([_gap(one) for one in squared])
+        roll_off = _pair([_fall(one, 0.3, 0.4, 0.9, 1.0) for one in squared])
+        acquired = _acquired(stored, scores, gap)
+    contrast, deviations = zip(*(_blocks(np.moveaxis(part, axis, -1)) for axis in (1, 2)), strict=True)
+    background, rim = _background(part, bright)
+    sigma = background_sigma(torch.from_numpy(part)).nanmedian().item() if bright > 0 else math.nan
+    known = math.isfinite(sigma) and sigma > 0
+    return PixelFigures(
+        stored, acquired, step, gap, roll_off, _pair(contrast), _pair(deviations), _levels(part),
+        _saturated(part, bright), background, rim, sigma if known else None, bright / sigma if known else None,
+    )  # fmt: skip
+
+
+def audit_pixels(magnitude: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the flags of a volume, `(slice height width)`, as JSON values."""
+    return measure_pixels(magnitude).flags()
+
+
+def _middle(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
+    count = len(magnitude)
+    if count <= _SLICES:
+        return np.ascontiguousarray(magnitude)
+    numbers = np.linspace(0.2 * (count - 1), 0.8 * (count - 1), _SLICES).round().astype(int)
+    return np.ascontiguousarray(magnitude[np.unique(numbers)])
+
+
+def _spectrum(part: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    """Return the logarithm of the power at the frequencies 1, 2, ... along an axis, at low ones of the other."""
+    power = np.square(np.abs(np.fft.fft2(part))).mean(axis=0)
+    power = power if axis == 0 else power.T
+    num, others = int(power.shape[0]), int(power.shape[1])
+    columns = np.arange(max(1, others // 32), max(others // 5, 3))
+    logs = np.log(power[:, columns] + power[:, -columns] + 1e-20).mean(axis=1)
+    half = (num - 1) // 2
+    return np.asarray((logs[1 : half + 1] + logs[-1 : -half - 1 : -1]) / 2)
+
+
+_PLACES = np.linspace(0.42, 0.95, 54)
+
+
+def _step_scores(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the t-values of a step down at `_PLACES`, in a fit of a line and a step; smaller for steps below 2 dB."""
+    num = len(logs)
+    reach = max(num // 7, 6)
+    edges = list(range(int(0.42 * num), num - 3))
+    scores = np.empty(len(edges))
+    for number, edge in enumerate(edges):
+        places = np.arange(max(0, edge - reach), min(num, edge + reach))
+        step = np.clip((places + 0.5 - edge) / 4 + 0.5, 0, 1)
+        design = np.stack([np.ones(len(places)), (places - edge) / reach, step], axis=1)
+        inverse = np.linalg.inv(design.T @ design)
+        fit = inverse @ (design.T @ logs[places])
+        rest = logs[places] - design @ fit
+        deviation = math.sqrt(float(rest @ rest) / (len(places) - 3) * inverse[2, 2])
+        scores[number] = -fit[2] / max(deviation, 1e-9) * min(1.0, abs(fit[2]) / 0.5)
+    # two axes may have edges that differ by rounding
+    padded = np.pad(scores, 1, mode="edge")
+    near = np.maximum(np.maximum(padded[:-2], padded[2:]), scores)
+    return np.asarray(np.interp(_PLACES, (np.array(edges) + 0.5) / num, near))
+
+
+def _acquired(
+    stored: tuple[int, int], scores: list[NDArray[np.float64]], gap_db: tuple[float, float]
+) -> tuple[int, int]:
+    """Estimate the acquired matrix: by an edge at one fraction of both axes, else by one edge per axis."""
+    both = scores[0] + scores[1]
+    if both.max() > STEP_SCORE and min(one[both.argmax()] for one in scores) > 0.25 * STEP_SCORE:
+        fractions = [float(_PLACES[both.argmax()])] * 2
+    else:
+        fractions = [float(_PLACES[one.argmax()]) if one.max() > AXIS_SCORE else 1.0 for one in scores]
+    # an empty end of the squared magnitude's spectrum proves half the matrix or less
+    least_db = _OTHER_GAP_DB if max(gap_db) > GAP_DB else GAP_DB
+    fractions = [
+        min(fraction, 0.5) if gap > least_db else fraction for fraction, gap in zip(fractions, gap_db, strict=True)
+    ]
+    height, width = (round(size * fraction) for size, fraction in zip(stored, fractions, strict=True))
+    return height, width
+
+
+def _gap(logs: NDArray[np.float64]) -> float:
+    num = len(logs)
+    return (float(np.median(logs[int(0.8 * num) : int(0.9 * num)])) - float(logs[-2:].mean())) * 10 / math.log(10)
+
+
+def _fall(logs: NDArray[np.float64], *places: float) -> float:
+    a, b, c, d = (round(place * len(logs)) for place in places)
+    return float(logs[a:b].mean() - logs[c:d].mean()) * 10 / math.log(10)
+
+
+def _blocks(part: NDArray[np.float32]) -> tuple[float, float]:
+    """Compare high frequencies of eight neighbours along the last axis among the eight grids: contrast, deviations."""
+    if part.shape[-1] < 32:
+        return 0.0, 0.0
+    number = np.arange(8)
+    waves = np.cos((2 * number + 1) * number[5:, None] * math.pi / 16)
+    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
+    windows = np.lib.stride_tricks.sliding_window_view(part, 8, axis=-1)
+    high = np.abs(windows @ waves.T.astype(np.float32)).mean(axis=-1)
+    floor = 1e-3 * float(high.mean()) + 1e-30
+    grids = np.array([float(np.log(high[..., first::8] + floor).mean()) for first in range(8)])
+    others = np.delete(grids, grids.argmin())
+    contrast = float(np.median(others) - grids.min())
+    return contrast, contrast / (float(others.std()) + 1e-9)
+
+
+def _levels(part: NDArray[np.float32]) -> int:
+    return min(len(np.unique(part.ravel()[:: max(part.size // 200_000, 1)])), 4096)
+
+
+def _saturated(part: NDArray[np.float32], bright: float) -> float:
+    most = float(part.max())
+    at_most = int(np.count_nonzero(part == most))
+    below = int(np.count_nonzero((part >= 0.98 * most) & (part < most)))
+    objects = int(np.count_nonzero(part > 0.1 * bright))
+    return at_most / objects if bright > 0 and at_most >= 8 and at_most > below else 0.0
+
+
+def _background(part: NDArray[np.float32], bright: float) -> tuple[float, float | None]:
+    """Return the share of areas at the lowest value, and the relative median next to them."""
+    least = float(part.min())
+    low = np.pad(part == least, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = part.shape[1:]
+    around = [low[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    area = np.logical_and.reduce(around)
+    share = float(area.mean())
+    # an area without its own rim of lowest values is widened by it again
+    wide = np.pad(area, ((0, 0), (1, 1), (1, 1)))
+    grown = np.logical_or.reduce([wide[:, i : i + height, j : j + width] for i in range(3) for j in range(3)])
+    wider = np.pad(grown, ((0, 0), (1, 1), (1, 1)))
+    beside = (wider[:, :-2, 1:-1] | wider[:, 2:, 1:-1] | wider[:, 1:-1, :-2] | wider[:, 1:-1, 2:]) & ~grown
+    if not beside.any() or bright <= least:
+        return share, None
+    return share, (float(np.median(part[beside])) - least) / (bright - least)
+
+
+def _pair(values: Any) -> tuple[float, float]:  # noqa: ANN401 - any sequence of two numbers
+    first, second = values
+    return float(first), float(second)
+
+
+def _rounded(values: tuple[float, float]) -> list[float]:
+    return [round(value, 2) for value in values]
