@@ -42,7 +42,8 @@ def test_killed_scheduler_is_named_and_the_build_is_resumed(long_build, tmp_path
         dask_program("worker", address, *worker, log=tmp_path / "a"),
         dask_program("worker", address, *worker, log=tmp_path / "b"),
     ):
-        arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth", "--cluster", address)
+        arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth")
+        arguments += ("--cluster", address, "--insecure")
         with running(*arguments, "--workers", "2") as process:
             wait_for_moment(root, seed, process)
             scheduler.kill()

@@ -35,7 +35,8 @@ def test_killed_nanny_costs_time_only(long_build, tmp_path, seed, record_propert
         dask_program("worker", address, *worker, log=tmp_path / "a") as nanny,
         dask_program("worker", address, *worker, "--no-nanny", log=tmp_path / "b"),
     ):
-        arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth", "--cluster", address)
+        arguments = ("build", str(long_build.manifest), str(root), "--phase", "smooth")
+        arguments += ("--cluster", address, "--insecure")
         with running(*arguments, "--workers", "2", "--json") as process:
             wait_for_moment(root, seed, process)
             family = descendants(nanny.pid)

@@ -206,10 +206,11 @@ def test_no_corpus_is_a_request_error(tmp_path):
         verify_corpus(tmp_path)
 
 
-def test_sound_volumes_of_another_recipe_are_named_but_no_fault(root):
+def test_a_sound_volume_of_another_recipe_is_named(root):
     store = CorpusStore.open(root)
     arrays = make_arrays(seed=1)
-    store.commit_volume("a", arrays, make_attributes(arrays, recipe_hash="b" * 64))
+    store.commit_volume("a", arrays, make_attributes(arrays, name="a", recipe_hash="b" * 64))
     write_index(store, ["a", "b"])
     result = verify_corpus(root)
-    assert result.ok and result.other_recipe == ["a"]
+    assert not result.ok and result.other_recipe == ["a"]
+    assert {name for name, _ in result.problems} == {"a"}

@@ -279,6 +279,8 @@ def _encoding_problem(dataset: pydicom.Dataset) -> str | None:
     photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         return f"{photometric[:16]} with {dataset.get('SamplesPerPixel')} samples; expected grey values; convert it"
+    if dataset.get("PixelRepresentation") not in (None, 0, 1):
+        return f"pixel representation {dataset.get('PixelRepresentation')}; expected 0 or 1; export it again"
     if bits not in (8, 16, 32):
         return f"{bits} bits allocated; expected 8, 16 or 32; convert it"
     if "ModalityLUTSequence" in dataset:
