@@ -19,6 +19,9 @@ from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.kinds import check_access, is_open
 
+# Dask leaves the sockets of refused connections to the garbage collector, in whichever test comes next
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def cluster():

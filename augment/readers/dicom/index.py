@@ -9,10 +9,10 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from rephase.errors import VolumeError
 from rephase.manifests.header import Kind
@@ -25,6 +25,8 @@ BELOW = "**/"
 _KEPT_FILES = 200_000
 _TRUSTED_S = 2.0
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 @dataclass
@@ -83,6 +85,20 @@ class Index:
 def _name_pattern(file: DicomFile) -> str:
     """Return a file's path without the numbers, decimal or hexadecimal, of its name."""
     return f"{file.folder}/{re.sub('[0-9a-f]+', '#', file.path.rpartition('/')[2].lower())}"
+
+
+_LOCK = threading.RLock()
+
+
+def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
+    """Let one thread at a time call functions that fill an index: threads that read one folder share it."""
+
+    @functools.wraps(function)
+    def locked(*arguments: P.args, **named: P.kwargs) -> R:
+        with _LOCK:
+            return function(*arguments, **named)
+
+    return locked
 
 
 class _Recent(Generic[T]):

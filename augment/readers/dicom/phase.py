@@ -11,11 +11,12 @@ from rephase.errors import VolumeError
 from rephase.manifests.record import ManifestRow
 from rephase.readers.dicom.facts import find, number, unit_of_values
 from rephase.readers.dicom.files import looking_into
-from rephase.readers.dicom.index import digest_files, index_path
+from rephase.readers.dicom.index import digest_files, index_path, one_at_a_time
 from rephase.readers.dicom.read import DicomVolume, dataset_and_group, find_volume, volumes_of
 from rephase.readers.dicom.series import Part
 
 
+@one_at_a_time
 def read_dicom_phase(row: ManifestRow, limit_bytes: int | None = None) -> tuple[NDArray[np.float32], str]:
     """Read the phase volume that belongs to a row's magnitude.
 
@@ -44,6 +45,7 @@ def read_dicom_phase(row: ManifestRow, limit_bytes: int | None = None) -> tuple[
     return _radians(found, str(row.phase)), digest_files([header.file for header in found.part.headers])
 
 
+@one_at_a_time
 def hash_dicom_phase(row: ManifestRow) -> str:
     """Return the SHA-256 of the phase of a row's magnitude; raise as `read_dicom_phase`."""
     return digest_files([header.file for header in _find_phase(row, None).part.headers])

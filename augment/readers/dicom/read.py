@@ -19,7 +19,7 @@ from rephase.readers.dicom.convert import Output, convert
 from rephase.readers.dicom.facts import Facts, as_list, header_facts, words_of
 from rephase.readers.dicom.files import DicomFile, looking_into, read_dataset_of
 from rephase.readers.dicom.header import Header, frame_of
-from rephase.readers.dicom.index import BELOW, Index, digest_files, index_path, series_id
+from rephase.readers.dicom.index import BELOW, Index, digest_files, index_path, one_at_a_time, series_id
 from rephase.readers.dicom.series import Part
 from rephase.readers.geometry import Arrangement, arrangement_of
 from rephase.readers.volume import Description, Volume, check_limit
@@ -323,6 +323,7 @@ def find_volume(row: ManifestRow, limit_bytes: int | None = None) -> DicomVolume
     return volumes[frame]
 
 
+@one_at_a_time
 def read_dicom(row: ManifestRow, limit_bytes: int | None = None) -> Volume:
     """Read the magnitude volume that a row names.
 
@@ -373,12 +374,14 @@ def _without_padding(found: DicomVolume) -> tuple[NDArray[np.float32], int]:
     return values, int(outside.sum())
 
 
+@one_at_a_time
 def describe_dicom(row: ManifestRow) -> Description:
     """Describe the volume that a row names; see `read_dicom`."""
     found = find_volume(row)
     return Description(found.shape, found.arrangement.spacing_mm)
 
 
+@one_at_a_time
 def digest_dicom(row: ManifestRow) -> str:
     """Return the `source_sha256` of the volume that a row names: of all files of its part of the series."""
     return digest_files([header.file for header in find_part(row).headers])
