@@ -49,6 +49,7 @@ def test_a_module_of_the_working_folder_is_not_run_by_python_m(tmp_path):
     assert (done.returncode, ran) == (0, []), done.stderr
 
 
+@pytest.mark.reliability
 def test_nor_by_the_script_with_an_empty_entry_in_pythonpath(tmp_path):
     script = tmp_path / "rephase"
     script.write_text(SCRIPT)

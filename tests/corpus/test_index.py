@@ -126,6 +126,7 @@ def test_no_corpus_is_named(tmp_path):
         read_index(tmp_path / "none")
 
 
+@pytest.mark.reliability
 def test_a_hundred_thousand_rows_open_in_little_more_than_the_time_of_their_json(tmp_path):
     store = make_corpus(tmp_path / "c", a={})
     row = index_row("a", store.receipt("a"))

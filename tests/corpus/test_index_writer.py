@@ -118,6 +118,7 @@ def next_index(store, names: list[str]) -> bytes:
     return b"".join(index_document({column: [row[column] for row in rows] for column in COLUMNS}))
 
 
+@pytest.mark.reliability
 def test_a_hundred_thousand_rows_take_less_than_200_megabytes(tmp_path):
     store = make_corpus(tmp_path / "c")
     arrays = make_arrays(num_slices=1, height=8, width=8)
