@@ -15,8 +15,7 @@ from rephase.diffusion.registry import PROCESSES, process_of
 from rephase.errors import RequestError
 from rephase.training.batches import TrainingSlices
 from rephase.training.config import DistillConfig
-from rephase.training.dataset import read_training_set
-from rephase.training.train import open_checkpoint, run_command, run_training
+from rephase.training.train import open_checkpoint, read_data, run_command, run_training
 
 _GAIN_BATCHES = 8
 
@@ -51,18 +50,11 @@ def distill(config: DistillConfig, device: str = "cpu") -> Path:
         known = " or ".join(name for name, one in PROCESSES.items() if one.distil)
         raise RequestError(f"{config.teacher}: process {teacher.process!r}; expected {known}; name another teacher")
     objective = process.distil(teacher.settings(process.config), config.distillation)
-    data = read_training_set(
-        config.manifest,
-        config.split,
-        config.licences,
-        config.simulation,
-        objective.grid_mm,
-        config.magnitudes,
-    )
+    data = read_data(config, objective)
     data = replace(data, gauge=teacher.gauge)
     network = teacher.network.config
     facts = asdict(config.distillation) | {"teacher": {"name": teacher.card.get("name"), "sha256": teacher.sha256}}
-    card = {"process": teacher.process, teacher.process: asdict(objective.flow)} | objective.facts()
+    card: dict[str, Any] = {"process": teacher.process, teacher.process: asdict(objective.flow)}
     card |= {"steps": config.distillation.evaluations, "distillation": facts}
 
     def finish(student: ComplexUNet) -> dict[str, Any]:

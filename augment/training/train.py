@@ -51,7 +51,7 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
     """
     process, settings = PROCESSES[config.process], config.settings
     objective = process.make_objective(settings)
-    card: dict[str, Any] = {"process": config.process} | objective.facts()
+    card: dict[str, Any] = {"process": config.process}
     if settings is not None:
         card[config.process] = asdict(settings)
     initial = None
@@ -63,15 +63,15 @@ def train(config: TrainConfig, device: str = "cpu") -> Path:
                 f"configuration, {_shown(config.network)}; use the same [network]"
             )
         card["initial"] = {"name": initial.card.get("name"), "sha256": initial.sha256}
-    data = read_training_set(
-        config.manifest,
-        config.split,
-        config.licences,
-        config.simulation,
-        objective.grid_mm,
-        config.magnitudes,
-    )
+    data = read_data(config, objective)
     return run_training(config, data, config.network, device, initial=initial, objective=objective, card=card)
+
+
+def read_data(config: RunConfig, objective: Objective) -> TrainingSet:
+    """Read the training data of a configuration, on the grid of its objective; errors as `read_training_set`."""
+    return read_training_set(
+        config.manifest, config.split, config.licences, config.simulation, objective.grid_mm, config.magnitudes
+    )
 
 
 def run_training(

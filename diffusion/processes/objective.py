@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,10 +54,6 @@ class Objective(ABC):
     @abstractmethod
     def error(self, network: ComplexUNet, tensors: tuple[Tensor, ...]) -> Tensor:
         """Compute the relative squared error of each slice, `(batch)` or a multiple of it."""
-
-    def facts(self) -> dict[str, Any]:
-        """Return additional entries of the model card, such as the hash of other weights that were used."""
-        return {}
 
     def loss(self, error: Tensor) -> Tensor:
         """Compute the loss from the errors of a batch: the mean logarithm, unless overridden."""
