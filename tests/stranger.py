@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -31,23 +32,31 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     distributed.protocol.loads(distributed.protocol.dumps({}))
     other = Security.temporary()
+    # modules are imported while they may be read: the folder of a checkout may be its owner's alone
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        knock(str(own.getsockname()[1]), other)
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
     for port in sys.argv[1:]:
-        for address, keys in ((f"tcp://127.0.0.1:{port}", Security()), (f"tls://127.0.0.1:{port}", other)):
-            try:
-                asyncio.run(ask(address, keys))
-            except (OSError, ValueError, RuntimeError, TypeError) as error:
-                assert not isinstance(error, ImportError | PermissionError), error
+        knock(port, other)
+
+
+def knock(port: str, other: Security) -> None:
+    """Ask one port as a Dask server, with and without keys, and as a page."""
+    for address, keys in ((f"tcp://127.0.0.1:{port}", Security()), (f"tls://127.0.0.1:{port}", other)):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
-                sys.stdout.write(f"port {port}: a page of {len(page.read())} bytes\n")
-        except urllib.error.HTTPError as error:
-            sys.stdout.write(f"port {port}: {error.code}\n")
-        except OSError:
-            pass
+            asyncio.run(ask(address, keys))
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            assert not isinstance(error, ImportError | PermissionError), error
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page:
+            sys.stdout.write(f"port {port}: a page of {len(page.read())} bytes\n")
+    except urllib.error.HTTPError as error:
+        sys.stdout.write(f"port {port}: {error.code}\n")
+    except OSError:
+        pass
 
 
 if __name__ == "__main__":
