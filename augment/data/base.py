@@ -31,6 +31,12 @@ class RawSample(NamedTuple):
     metadata: dict[str, Any]
 
 
+def origin_attributes(phase_generator: str, replica: int, coil_array: str) -> dict[str, Any]:
+    """Return the attributes that tell real from synthetic k-space: real is real phase without simulated coils."""
+    synthetic = phase_generator != "real" or bool(coil_array)
+    return {"phase_generator": phase_generator, "replica": replica, "synthetic": synthetic}
+
+
 class Parts(NamedTuple):
     """The arrays of one slice; mask and target may be None."""
 

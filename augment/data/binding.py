@@ -41,7 +41,7 @@ class Binding:
     def __init__(self, storage: Storage, receipts: NDArray[np.bytes_], num_slices: NDArray[np.int64]) -> None:
         self._storage, self._receipts, self._num_slices = storage, receipts, num_slices
         self._starts = np.cumsum(num_slices) - num_slices
-        self._crcs = np.zeros((2, int(num_slices.sum())), np.uint32)
+        self._crcs = np.zeros((3, int(num_slices.sum())), np.uint32)
         self._masks = np.zeros(len(num_slices), np.uint32)
         self._coils = np.zeros((len(num_slices), 32), np.uint8)
         self._states = np.zeros(len(num_slices), np.uint8)
@@ -82,7 +82,7 @@ class Binding:
             return int(self._masks[volume])
         if array == "sens_maps":
             return None
-        return int(self._crcs[0 if array in _SOURCES else 1, self._starts[volume] + index])
+        return int(self._crcs[_row(array), self._starts[volume] + index])
 
     def scanner(self, volume: int, layouts: dict[str, ArrayLayout]) -> str:
         """Return `scanner_digest` of the receipt of a volume; errors as in `crc`."""
@@ -112,7 +112,7 @@ class Binding:
             if array == "mask":
                 self._masks[volume] = crcs[0]
             else:
-                self._crcs[0 if array in _SOURCES else 1, start : start + len(crcs)] = crcs
+                self._crcs[_row(array), start : start + len(crcs)] = crcs
         self._states[volume] = _BOUND
 
     def _receipt(self, name: str, digest: str) -> dict[str, Any]:
@@ -126,6 +126,11 @@ class Binding:
         if digest not in (sha256(document), sha256(group_document(receipt))) or receipt.get("name", name) != name:
             raise ShardError("its receipt is not the one that the index names: it was replaced since, or damaged")
         return receipt
+
+
+def _row(array: str) -> int:
+    """Return the row of the checksums of an array that has a chunk per slice."""
+    return 0 if array in _SOURCES else 2 if array == "segmentation" else 1
 
 
 def _numbers(recorded: Any, array: str, count: int) -> NDArray[np.uint32]:  # noqa: ANN401 - from a document

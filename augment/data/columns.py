@@ -23,7 +23,8 @@ from rephase.facts import FACTS, facts_where
 _SEPARATOR = "\n"
 _NUMBERS = (
     "num_slices", "num_coils", "height", "width", "target_height", "target_width", "kspace_chunks_per_shard",
-    "target_chunks_per_shard", "has_mask", "has_sens_maps", "max", "norm", "padding_left", "padding_right",
+    "target_chunks_per_shard", "has_mask", "has_segmentation", "has_sens_maps", "max", "norm",
+    "padding_left", "padding_right",
     "spacing_slice_mm", "spacing_height_mm", "spacing_width_mm", "nfe", "noise_sigma", "oversampling", "replica",
     "seed",
     *facts_where(in_index=True, kind="number"), *facts_where(in_index=True, kind="flag"),

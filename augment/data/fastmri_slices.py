@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
+from rephase.data.base import Matrix, Parts, Transform, VolumeSlices, origin_attributes
 from rephase.errors import RequestError, VolumeError
 from rephase.facts import FACTS, facts_where
 from rephase.formats import READERS
@@ -147,6 +147,9 @@ def _describe(path: Path, challenge: str | None) -> _File:
     # as in fastMRI's SliceDataset, attributes of the file take precedence over its header
     attributes = _attributes(facts, path)
     attributes |= {key: value for key, value in own.items() if key in attributes}
+    # an export of a corpus states its generator; all other files are measured
+    origin = str(own.get("phase_generator", "real")), int(own.get("replica", 0)), str(attributes["coil_array"])
+    attributes |= origin_attributes(*origin)
     return _File(shape[0], matrix, attributes, own, has_mask, has_target)
 
 

@@ -20,7 +20,7 @@ from rephase.corpus.expansion import LAZY, Expander, Scan, ScanNoise
 from rephase.corpus.layout import DTYPES, ArrayLayout, chunks_per_shard, volume_prefix
 from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.corpus.storage.open import open_storage
-from rephase.data.base import Matrix, Parts, Transform, VolumeSlices
+from rephase.data.base import Matrix, Parts, Transform, VolumeSlices, origin_attributes
 from rephase.data.binding import Binding
 from rephase.data.columns import Columns, open_columns
 from rephase.errors import RequestError, VolumeError
@@ -42,7 +42,8 @@ class KSpaceSlices(VolumeSlices):
     - `target`: float32 `(height, width)`;
     - `attrs`: fastMRI's `max`, `norm`, `padding_left`, `padding_right`, `encoding_size`, `recon_size` (height, width,
       1), `patient_id`, `acquisition`, `spacing_mm` (slice, height, width), and the facts of `rephase.facts` such as
-      `split`, `contrast`, `anatomy` (empty if unknown), `field_t`, `te_ms` (NaN if unknown);
+      `split`, `contrast`, `anatomy`, `sequence` (empty if unknown), `field_t`, `te_ms` (NaN if unknown);
+      `phase_generator`, `replica`, and `synthetic`, false for real phase without simulated coils;
     - `fname`: the name of the volume, `slice_index`: the number of the slice in it.
 
     Volumes with different matrices need `rephase.BucketBatchSampler`, `batch_size=1`, or a transform that makes their
@@ -71,15 +72,16 @@ class KSpaceSlices(VolumeSlices):
     suffix
         Appended to every `fname`. With ".h5" it is the name that fastMRI's data set returns for an export of the
         corpus, so that masks seeded with the name are the same.
-
     maps
         Add the coil sensitivity maps of the slice to `attrs`, `sens_maps`, complex64 `(coil, height, width)` of the
         image; an error for volumes without maps.
+    segmentation
+        Add the labels of the slice to `attrs`, `segmentation`, uint8 `(height, width)` on the pixels of the target.
 
     Raises
     ------
     RequestError
-        If there is no corpus or no index, or no slice matches.
+        If there is no corpus or no index, no slice matches, or the segmentation is wanted of a volume without one.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class KSpaceSlices(VolumeSlices):
         where: Callable[[Mapping[str, Any]], bool] | None = None,
         suffix: str = "",
         maps: bool = False,
+        segmentation: bool = False,
         **facts: Words,
     ) -> None:
         self.root, columns = open_columns(root)
@@ -115,10 +118,12 @@ class KSpaceSlices(VolumeSlices):
         if where is not None:
             kept = [position for position in range(len(columns)) if where(columns.row(position))]
             columns = _taken(self.root, columns, np.array(kept, np.intp), "for which 'where' is true")
+        if segmentation:
+            _require_segmentations(self.root, columns)
         super().__init__(columns.number("num_slices"), transform)
         self.suffix = suffix
         self._columns = columns
-        self._maps = maps
+        self._maps, self._segmentation = maps, segmentation
         storage = open_storage(self.root)
         self._reader, self._expander = SliceReader(storage), Expander(storage)
         self._binding = Binding(storage, columns.digests(), self.volume_slices)
@@ -161,7 +166,10 @@ class KSpaceSlices(VolumeSlices):
         for column in facts_where(in_index=True, kind="flag"):
             attributes[column] = bool(value(column, volume))
         spacing = (float(value(f"spacing_{axis}_mm", volume)) for axis in ("slice", "height", "width"))
-        return attributes | {"spacing_mm": tuple(spacing)}
+        origin = origin_attributes(
+            value("phase_generator", volume), int(value("replica", volume)), value("coil_array", volume)
+        )
+        return attributes | origin | {"spacing_mm": tuple(spacing)}
 
     def bind(self, volume: int) -> None:
         """Compare the receipt of a volume with the index, as reading its first slice does.
@@ -193,6 +201,8 @@ class KSpaceSlices(VolumeSlices):
         attributes = self.volume_attributes(volume)
         if self._maps:
             attributes["sens_maps"] = self.read_maps(volume, slice_index)
+        if self._segmentation:
+            attributes["segmentation"] = self._read(volume, layouts, "segmentation", slice_index)
         return Parts(kspace, mask, target, attributes)
 
     def read_maps(self, volume: int, slice_index: int) -> NDArray[np.complex64]:
@@ -242,7 +252,7 @@ class KSpaceSlices(VolumeSlices):
             raise VolumeError("unreadable", f"{where}: {error}; {fix}") from error
 
     def _layouts(self, volume: int) -> dict[str, ArrayLayout]:
-        """Return the layouts of a volume's k-space, target and, if it has one, mask, in this order."""
+        """Return the layouts of a volume's k-space and target, in this order, and of the others that are read."""
         value = self._columns.value
         coils, height, width, target_height, target_width = self.volume_matrix(volume)
         count, target = int(value("num_slices", volume)), str(value("target", volume))
@@ -261,6 +271,9 @@ class KSpaceSlices(VolumeSlices):
         if value("has_sens_maps", volume):
             maps = (count, coils, height, width)
             layouts["sens_maps"] = layout("sens_maps", maps, chunks_per_shard("sens_maps", maps))
+        if self._segmentation:
+            labels = (count, target_height, target_width)
+            layouts["segmentation"] = layout("segmentation", labels, chunks_per_shard("segmentation", labels))
         return layouts | ({"mask": layout("mask", (width,), 1)} if value("has_mask", volume) else {})
 
 
@@ -280,6 +293,16 @@ def _select(root: str, columns: Columns, wanted: Mapping[str, Words]) -> Columns
             raise RequestError(f"{root}: no volumes with {column} {requested}; the corpus has: {shown}")
         columns = columns.take(np.flatnonzero(kept))
     return columns
+
+
+def _require_segmentations(root: str, columns: Columns) -> None:
+    without = np.flatnonzero(~columns.number("has_segmentation").astype(np.bool_))
+    if len(without):
+        first = columns.value("name", int(without[0]))
+        raise RequestError(
+            f"{root}: {len(without)} of {len(columns)} volumes have no segmentation, such as {first}; expected one "
+            'each; keep those that have one: where=lambda row: row["has_segmentation"]'
+        )
 
 
 def _drop_flagged(root: str, columns: Columns, flags: Words) -> Columns:

@@ -49,6 +49,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("attributes", "origin"),
+    [
+        ({}, ("real", 0, False)),
+        ({"phase_generator": "field", "replica": 3}, ("field", 3, True)),
+        ({"phase_generator": "real", "replica": 0}, ("real", 0, False)),
+        ({"phase_generator": "real", "coil_array": "head64"}, ("real", 0, True)),
+    ],
+)
+def test_a_file_is_measured_unless_it_states_a_generator_or_simulated_coils(tmp_path, attributes, origin):
+    write_file(tmp_path / "a.h5", attributes=attributes)
+    attrs = FastMRISlices(tmp_path)[0][3]
+    assert tuple(attrs[key] for key in ("phase_generator", "replica", "synthetic")) == origin
+
+
 def test_items_are_what_stands_in_the_files(folder):
     slices = FastMRISlices(folder)
     assert slices.volumes == ["a.h5", "b.h5"]
