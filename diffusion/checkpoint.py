@@ -104,11 +104,7 @@ class Checkpoint:
         try:
             if not isinstance(section, dict):
                 raise ValueError(f"found {str(section)[:60]!r}; expected an object")
-            entries = dict(section)
-            for name, values in getattr(kind, "RETIRED", {}).items():
-                if entries.pop(name, values[0]) not in values:
-                    raise ValueError(f"{name}: found {str(section[name])[:60]!r}; expected {values[0]!r}")
-            return from_mapping(entries, kind)
+            return _without_retired(section, kind)
         except ValueError as error:
             problems = getattr(error, "problems", [str(error)])
             where = self.path or self.card.get("name")
@@ -241,9 +237,19 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 def _network_config(card: dict[str, Any], path: Path) -> NetworkConfig:
     try:
-        return from_mapping(card["network"], NetworkConfig)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: unknown architecture ({'; '.join(error.problems)})") from None
+        return _without_retired(card["network"], NetworkConfig)
+    except ValueError as error:
+        problems = getattr(error, "problems", [str(error)])
+        raise CheckpointError(f"{path}: unknown architecture ({'; '.join(problems)})") from None
+
+
+def _without_retired(section: dict[str, Any], kind: type[Settings]) -> Settings:
+    """Return the settings of a section, without entries of earlier versions: `RETIRED` of their dataclass."""
+    entries = dict(section)
+    for name, values in getattr(kind, "RETIRED", {}).items():
+        if entries.pop(name, values[0]) not in values:
+            raise ValueError(f"{name}: found {str(section[name])[:60]!r}; expected {values[0]!r}")
+    return from_mapping(entries, kind)
 
 
 def _check_size(config: NetworkConfig, path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm, ComplexUp2d, RealConv2d, RealUp2d
+from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm, ComplexUp2d
 from rephase.diffusion.networks.layout import PLANES
 from rephase.diffusion.networks.planar import PlanesConv2d, PlanesNorm, PlanesUp2d, gate_planes
 from rephase.diffusion.networks.unet import ComplexUNet
@@ -18,11 +17,11 @@ from rephase.diffusion.networks.upsample import pixel_shuffle_crop, upsample_wei
 
 
 class _BlockConv2d(nn.Module):
-    """A convolution with constant weights; of a complex one, the block weight."""
+    """A `ComplexConv2d` with a constant block weight."""
 
-    def __init__(self, conv: ComplexConv2d | RealConv2d) -> None:
+    def __init__(self, conv: ComplexConv2d) -> None:
         super().__init__()
-        weight, bias = self._arrange(_real_weight(conv).detach(), conv.bias.detach())
+        weight, bias = self._arrange(conv.block_weight().detach(), conv.bias.detach())
         self.weight, self.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
         self.stride, self.padding = conv.stride, conv.padding
 
@@ -45,10 +44,6 @@ class _BlockUp2d(_BlockConv2d):
         return pixel_shuffle_crop(super().forward(channels))
 
 
-def _real_weight(conv: ComplexConv2d | RealConv2d) -> Tensor:
-    return conv.block_weight() if isinstance(conv, ComplexConv2d) else conv.weight
-
-
 def silu_(channels: Tensor) -> Tensor:
     """Compute `complex_silu` with one allocation: faster, but without gradients."""
     half = channels.shape[1] // 2
@@ -61,11 +56,11 @@ def silu_(channels: Tensor) -> Tensor:
 def for_inference(network: ComplexUNet, device: torch.device) -> ComplexUNet:
     """Return a copy of a network for sampling on a device.
 
-    On a CPU, where multiplications take most of the time, a complex network uses planes, which need fewer of them. On a
-    GPU the more and smaller convolutions of planes would be slower, so it uses block weights.
+    On a CPU, where multiplications take most of the time, planes are used, which need fewer of them. On a
+    GPU the more and smaller convolutions of planes would be slower, so block weights are used.
     """
     fixed = copy.deepcopy(network).requires_grad_(False)
-    if fixed.config.kind == "complex" and device.type == "cpu":
+    if device.type == "cpu":
         to_planar(fixed)
     else:
         to_block(fixed)
@@ -74,15 +69,14 @@ def for_inference(network: ComplexUNet, device: torch.device) -> ComplexUNet:
 
 
 def to_planar(network: ComplexUNet) -> None:
-    """Replace the layers of a complex network by those of `rephase.diffusion.networks.planar`, in place."""
+    """Replace the layers of a network by those of `rephase.diffusion.networks.planar`, in place."""
     network.layout = PLANES
     _replace(network, gate_planes, {ComplexUp2d: PlanesUp2d, ComplexConv2d: PlanesConv2d, ComplexNorm: PlanesNorm})
 
 
 def to_block(network: ComplexUNet) -> None:
     """Replace the convolutions of a network by real ones with a constant weight each, in place."""
-    gate = silu_ if network.config.kind == "complex" else partial(functional.silu, inplace=True)
-    _replace(network, gate, {ComplexUp2d: _BlockUp2d, RealUp2d: _BlockUp2d, ComplexConv2d: _BlockConv2d})
+    _replace(network, silu_, {ComplexUp2d: _BlockUp2d, ComplexConv2d: _BlockConv2d})
 
 
 def _replace(

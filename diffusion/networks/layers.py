@@ -8,8 +8,6 @@ call where native complex64 needs several.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,71 +136,8 @@ class ComplexNorm(nn.Module):
         return inverse * self.gain * (1.0 + gain), shift_real, shift_imag
 
 
-class RealConv2d(nn.Module):
-    """A convolution of equal cost as `ComplexConv2d`, with any real weight in place of the block weight."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> None:
-        super().__init__()
-        bound = gain * math.sqrt(3.0 / (2.0 * in_channels * kernel * kernel))
-        shape = (2 * out_channels, 2 * in_channels, kernel, kernel)
-        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(2 * out_channels))
-        self.stride, self.padding = stride, kernel // 2
-
-    def forward(self, channels: Tensor) -> Tensor:
-        """Convolve real `(batch 2*in_channels height width)` to `(batch 2*out_channels height' width')`."""
-        return functional.conv2d(channels, self.weight, self.bias, self.stride, self.padding)
-
-
-class RealUp2d(RealConv2d):
-    """`RealConv2d` after nearest-neighbour upsampling by 2."""
-
-    def forward(self, channels: Tensor) -> Tensor:
-        """Upsample and convolve real channels, of the shapes of `ComplexUp2d`."""
-        return super().forward(upsample_nearest(channels))
-
-
-class RealNorm(nn.Module):
-    """`ComplexNorm` for real channels, each with its own scale."""
-
-    def __init__(self, num_channels: int, num_groups: int, embedding: int) -> None:
-        super().__init__()
-        self.num_groups = num_groups
-        self.gain = nn.Parameter(torch.ones(2 * num_channels))
-        self.modulation = nn.Linear(embedding, 4 * num_channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
-        """Normalise real `(batch 2*num_channels height width)`, conditioned on `(batch embedding)`."""
-        batch, doubled = channels.shape[:2]
-        power = mean_power(channels)  # (batch 2*channel)
-        grouped = power.reshape(batch, self.num_groups, -1).mean(dim=2)
-        inverse = torch.rsqrt(grouped + 1e-6).repeat_interleave(doubled // self.num_groups, dim=1)
-        modulation: Tensor = self.modulation(embedding)
-        gain, shift = modulation.float().chunk(2, dim=1)
-        factor = (inverse * self.gain * (1.0 + gain)).to(channels.dtype)[..., None, None]
-        return torch.addcmul(shift.to(channels.dtype)[..., None, None], channels, factor)
-
-
 def complex_silu(channels: Tensor) -> Tensor:
     """Compute `z * sigmoid(Re z)` of complex channels, which is SiLU for real numbers."""
     real, imag = channels.chunk(2, dim=1)
     gate = torch.sigmoid(real)
     return torch.cat((real * gate, imag * gate), dim=1)
-
-
-class Layers(NamedTuple):
-    """The layers of a network; all take and return real tensors of twice the named number of channels."""
-
-    conv: type[ComplexConv2d] | type[RealConv2d]
-    up: type[ComplexUp2d] | type[RealUp2d]
-    norm: type[ComplexNorm] | type[RealNorm]
-    gate: Callable[[Tensor], Tensor]
-
-
-LAYERS = {
-    "complex": Layers(ComplexConv2d, ComplexUp2d, ComplexNorm, complex_silu),
-    "real": Layers(RealConv2d, RealUp2d, RealNorm, functional.silu),
-}
-"""Layers by the kind of the network."""

@@ -6,14 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import Tensor, nn
 
 from rephase.diffusion.devices import from_scalars
-from rephase.diffusion.networks.layers import LAYERS, Layers
+from rephase.diffusion.networks.layers import ComplexConv2d, ComplexNorm, ComplexUp2d, complex_silu
 from rephase.diffusion.networks.layout import BLOCKS
 
 NUM_CONDITIONS = 4
@@ -28,6 +28,8 @@ _Size = Annotated[int, Ge(1), Le(4096)]
 class NetworkConfig:
     """Architecture of a `ComplexUNet`; stored with every checkpoint."""
 
+    RETIRED: ClassVar[dict[str, tuple[str, ...]]] = {"kind": ("complex",)}
+    """Entries of cards of earlier versions, with the values that are the network of this version."""
     channels: Annotated[tuple[_Size, ...], MinLen(1), MaxLen(8)] = (16, 32, 64, 96)
     """Complex channels from the finest level to the coarsest."""
     blocks: Annotated[int, Ge(1), Le(64)] = 2
@@ -38,18 +40,10 @@ class NetworkConfig:
     """Groups of the normalisation; `channels` are multiples of it."""
     embedding: _Size = 128
     """Channels of the embedding of time and conditions."""
-    kind: Literal["complex", "real"] = "complex"
-    """`real`, for comparison: the same layers with twice as many real channels and convolutions of any real weight.
-    Depth, width in real channels and multiplications in training are equal, parameters almost double."""
 
     def __post_init__(self) -> None:
         if any(n % self.groups for n in self.channels):
             raise ValueError(f"channels {self.channels}: expected multiples of groups = {self.groups}")
-
-    @property
-    def layers(self) -> Layers:
-        """Return the layers of the kind."""
-        return LAYERS[self.kind]
 
     @property
     def multiple(self) -> int:
@@ -62,12 +56,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        conv, _, norm, self.gate = config.layers
-        self.norm_1 = norm(in_channels, config.groups, config.embedding)
-        self.conv_1 = conv(in_channels, out_channels, 3)
-        self.norm_2 = norm(out_channels, config.groups, config.embedding)
-        self.conv_2 = conv(out_channels, out_channels, 3, gain=0.1)
-        self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        self.gate = complex_silu
+        self.norm_1 = ComplexNorm(in_channels, config.groups, config.embedding)
+        self.conv_1 = ComplexConv2d(in_channels, out_channels, 3)
+        self.norm_2 = ComplexNorm(out_channels, config.groups, config.embedding)
+        self.conv_2 = ComplexConv2d(out_channels, out_channels, 3, gain=0.1)
+        self.skip = nn.Identity() if in_channels == out_channels else ComplexConv2d(in_channels, out_channels, 1)
 
     def forward(self, channels: Tensor, embedding: Tensor) -> Tensor:
         """Map real `(batch 2*in_channels height width)` to `(batch 2*out_channels height width)`."""
@@ -86,9 +80,8 @@ class ComplexUNet(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config, self.layout = config, BLOCKS
+        self.config, self.layout, self.gate = config, BLOCKS, complex_silu
         pixels, widths = config.patch**2, config.channels
-        conv, up, norm, self.gate = config.layers
         self.embed = nn.Sequential(
             nn.Linear(64 + 2 * NUM_CONDITIONS, config.embedding),
             nn.SiLU(),
@@ -97,13 +90,15 @@ class ComplexUNet(nn.Module):
         )
         # zero, so that a condition that never varies in training has no effect at sampling
         nn.init.zeros_(self.embed[0].weight[:, 64:])  # type: ignore[index]
-        self.stem = conv(2 * pixels, widths[0], 3)
+        self.stem = ComplexConv2d(2 * pixels, widths[0], 3)
         self.encoder = nn.ModuleList(self._level(width, width, config) for width in widths)
-        self.down = nn.ModuleList(conv(fine, coarse, 3, stride=2) for fine, coarse in itertools.pairwise(widths))
+        self.down = nn.ModuleList(
+            ComplexConv2d(fine, coarse, 3, stride=2) for fine, coarse in itertools.pairwise(widths)
+        )
         self.decoder = nn.ModuleList(self._level(2 * width, width, config) for width in widths[:-1])
-        self.up = nn.ModuleList(up(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
-        self.head_norm = norm(widths[0], config.groups, config.embedding)
-        self.head = conv(widths[0], pixels, 3, gain=0.1)
+        self.up = nn.ModuleList(ComplexUp2d(coarse, fine, 3) for fine, coarse in itertools.pairwise(widths))
+        self.head_norm = ComplexNorm(widths[0], config.groups, config.embedding)
+        self.head = ComplexConv2d(widths[0], pixels, 3, gain=0.1)
 
     @staticmethod
     def _level(in_channels: int, out_channels: int, config: NetworkConfig) -> nn.ModuleList:

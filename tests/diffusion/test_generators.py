@@ -313,7 +313,7 @@ def endless_grid(path):
 
 def other_kind(path):
     card = path.with_suffix(".json")
-    card.write_text(card.read_text().replace('"kind": "complex"', '"kind": "real"'))
+    card.write_text(card.read_text().replace('"network": {', '"network": {"kind": "real",'))
 
 
 def nan_weights(path):
@@ -334,7 +334,7 @@ def nan_weights(path):
         (other_source, "source 'pink': expected one of narrow, scales, field"),
         (flow_of_no_object, "flow: "),
         (endless_grid, "flow: grid_mm: "),
-        (other_kind, "do not fit"),
+        (other_kind, "unknown architecture .kind: found 'real'; expected 'complex'"),
         (nan_weights, "holds NaN"),
     ],
 )

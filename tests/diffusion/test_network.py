@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import math
 
 import pytest
@@ -13,9 +12,6 @@ from rephase.diffusion.networks.inference import for_inference, to_block
 from rephase.diffusion.networks.layers import (
     ComplexConv2d,
     ComplexNorm,
-    RealConv2d,
-    RealNorm,
-    RealUp2d,
     complex_silu,
     mean_power,
     to_complex,
@@ -169,57 +165,6 @@ def test_impossible_architectures_are_refused(fields):
         from_mapping(fields, NetworkConfig)
 
 
-def test_a_real_convolution_with_the_block_weight_is_the_complex_one():
-    torch.manual_seed(0)
-    ours, real = ComplexConv2d(3, 5, 3, 2), RealConv2d(3, 5, 3, 2)
-    assert float(real.weight.detach().std() / ours.block_weight().detach().std()) == pytest.approx(1.0, abs=0.1)
-    real.weight.data, real.bias.data = ours.block_weight().data, ours.bias.data.normal_()
-    channels = torch.randn(2, 6, 9, 8)
-    assert torch.equal(real(channels), ours(channels))
-
-
-def test_real_norm_gives_groups_of_real_channels_unit_power():
-    norm = RealNorm(6, 3, 8)
-    scaled = norm(torch.randn(2, 12, 9, 8) * torch.arange(1, 13)[:, None, None], torch.zeros(2, 8))
-    power = scaled.square().reshape(2, 3, -1).mean(dim=2)
-    assert torch.allclose(power, torch.ones(2, 3), atol=1e-4)
-
-
-def test_the_real_network_has_the_depth_the_width_and_the_multiplications_of_the_complex_one():
-    seen = {}
-    for kind in ("complex", "real"):
-        with torch.device("meta"):
-            network = ComplexUNet(dataclasses.replace(NetworkConfig(), kind=kind))
-        seen[kind] = []
-        for module in network.modules():
-            if isinstance(module, ComplexConv2d | RealConv2d):
-                module.register_forward_hook(
-                    lambda layer, given, result, rows=seen[kind]: rows.append(
-                        (given[0].shape, result.shape, getattr(layer, "weight", None) is None)
-                    )
-                )
-        network(
-            *(torch.empty(1, 2, 32, 32, device="meta"),) * 2, *(torch.empty(s, device="meta") for s in ((1,), (1, 4)))
-        )
-    assert [row[:2] for row in seen["complex"]] == [row[:2] for row in seen["real"]]
-    assert all(row[2] for row in seen["complex"]) and not any(row[2] for row in seen["real"])
-
-
-def test_a_real_network_learns():
-    torch.manual_seed(0)
-    network = ComplexUNet(dataclasses.replace(TINY, kind="real"))
-    image = to_real(complex_noise(2, 1, 16, 16))
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    losses = []
-    for _ in range(60):
-        loss = (network(image, image, torch.full((2,), 0.5), UNKNOWN.expand(2, 4)) - image).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.3 * losses[0]
-
-
 def test_the_mean_power_has_the_gradient_of_a_mean_square():
     generator = torch.Generator().manual_seed(4)
     channels = torch.randn((2, 6, 5, 7), generator=generator, dtype=torch.float64, requires_grad=True)
@@ -242,14 +187,10 @@ def to_block_of(network: ComplexUNet) -> ComplexUNet:
     return fixed
 
 
-@pytest.mark.parametrize(
-    ("kind", "fix"),
-    [("complex", for_inference), ("real", for_inference), ("complex", lambda network, _: to_block_of(network))],
-    ids=["planes", "real", "blocks"],
-)
-def test_networks_for_sampling_give_the_same_and_do_not_change_the_original(kind, fix):
+@pytest.mark.parametrize("fix", [for_inference, lambda network, _: to_block_of(network)], ids=["planes", "blocks"])
+def test_networks_for_sampling_give_the_same_and_do_not_change_the_original(fix):
     torch.manual_seed(0)
-    network = ComplexUNet(dataclasses.replace(TINY, kind=kind)).eval()
+    network = ComplexUNet(TINY).eval()
     for parameter in network.parameters():
         parameter.data.normal_(std=0.1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -257,7 +198,7 @@ def test_networks_for_sampling_give_the_same_and_do_not_change_the_original(kind
     inputs = noisy, magnitude, torch.tensor([0.1, 0.9]), UNKNOWN.expand(2, 4)
     kept = [one.clone() for one in inputs]
     fixed = fix(network, torch.device("cpu"))
-    assert not any(isinstance(module, ComplexConv2d | RealUp2d) for module in fixed.modules())
+    assert not any(isinstance(module, ComplexConv2d) for module in fixed.modules())
     given = network(*inputs).detach()
     assert torch.allclose(fixed(*inputs), given, atol=1e-5 * float(given.abs().max()))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

@@ -182,7 +182,7 @@ def test_flow_and_network_of_a_configuration_are_kept_and_followed(config):
         [
             ("[card]", '[flow]\nsource = "scales"\n[card]'),
             ("[card]", "[flow]\ngrid_mm = 3.0\n[card]"),
-            ("groups = 2", 'groups = 2\nkind = "real"'),
+            ("groups = 2", "groups = 4"),
         ]
     ):
         config.write_text(CONFIG.replace(old, new).replace('"run"', f'"run-{number}"'))
@@ -202,7 +202,7 @@ def test_a_run_folder_belongs_to_one_recipe(config):
     config.write_text(CONFIG + '[flow]\nsource = "scales"\n')
     with pytest.raises(RequestError, match="another flow"):
         train(read_config(config, TrainConfig))
-    config.write_text(CONFIG.replace("groups = 2", 'groups = 2\nkind = "real"'))
+    config.write_text(CONFIG.replace("groups = 2", "groups = 4"))
     with pytest.raises(RequestError, match="another network"):
         train(read_config(config, TrainConfig))
 
