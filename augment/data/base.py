@@ -5,6 +5,7 @@ Slices are ordered volume by volume; samplers, streams and mixtures rely on this
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -99,6 +100,12 @@ class VolumeSlices(Dataset[Any]):
     def raw_samples(self) -> Sequence[RawSample]:
         """All slices in the form of fastMRI's `SliceDataset`, for code such as fastMRI's `VolumeSampler`."""
         return _RawSamples(self)
+
+    def fingerprint(self) -> str:
+        """Return a digest of names and numbers of slices of the volumes, by which a saved position is recognised."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.volume_slices, "<i8").tobytes())
+        digest.update("\n".join(self.volumes).encode())
+        return digest.hexdigest()[:16]
 
     def shape_codes(self) -> tuple[list[Matrix], NDArray[np.int64]]:
         """Return the distinct sizes, and for every slice the index of its size."""

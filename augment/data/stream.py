@@ -10,17 +10,16 @@ for epoch in range(10):
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from rephase.data.base import VolumeSlices
 from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.mix import MixedSlices, require_slices
 from rephase.data.order import ShardOrder, own_rank
 from rephase.diffusion.training.prefetch import in_order
 from rephase.errors import RequestError
@@ -42,7 +41,8 @@ class KSpaceStream(IterableDataset[Any]):
     Parameters
     ----------
     slices
-        A corpus (path or URL), or `KSpaceSlices` with filters and transform, or `FastMRISlices`.
+        A corpus (path or URL), or `KSpaceSlices` with filters and transform, or `FastMRISlices`; or a mixture, which
+        is read in its own order, that of its seed: `seed`, `shuffle`, `lanes` and `buffer` do not apply to it.
     batch_size
         Batch size of the `DataLoader`; 1 for its `batch_size=None`.
     seed, shuffle
@@ -65,7 +65,7 @@ class KSpaceStream(IterableDataset[Any]):
 
     def __init__(
         self,
-        slices: str | os.PathLike[str] | VolumeSlices,
+        slices: str | os.PathLike[str] | VolumeSlices | MixedSlices,
         batch_size: int = 1,
         *,
         seed: int = 0,
@@ -77,7 +77,8 @@ class KSpaceStream(IterableDataset[Any]):
         num_replicas: int | None = None,
         readahead: int = 2,
     ) -> None:
-        self.slices = slices if isinstance(slices, VolumeSlices) else KSpaceSlices(slices)
+        opened = KSpaceSlices(slices) if isinstance(slices, str | os.PathLike) else slices
+        self.slices = require_slices("KSpaceStream", opened)
         self.rank, self.num_replicas = own_rank(rank, num_replicas)
         least = {"batch_size": (batch_size, 1), "lanes": (lanes, 1), "buffer": (buffer, 1), "readahead": (readahead, 0)}
         for name, (value, smallest) in least.items():
@@ -128,7 +129,7 @@ class KSpaceStream(IterableDataset[Any]):
         RequestError
             If workers read the stream and `batches` is missing.
         """
-        state = {"version": 1, "slices": self._fingerprint(), "seed": self.seed, "shuffle": self.shuffle}
+        state = {"version": 1, "slices": self.slices.fingerprint(), "seed": self.seed, "shuffle": self.shuffle}
         state |= {"lanes": self.lanes, "buffer": self.buffer}
         if get_worker_info() is not None:
             return state | (self._reading or self._own or self._started())
@@ -205,9 +206,7 @@ class KSpaceStream(IterableDataset[Any]):
 
     def _numbers(self, begin: dict[str, int], reader: int, readers: int) -> Iterator[int]:
         """Yield the numbers of the slices of one reader of this rank, from its start."""
-        slices = self.slices.volume_slices
-        seed = self.seed if self.shuffle else None
-        order = ShardOrder(slices, seed, begin["epoch"], self.lanes, self.buffer)
+        slice_at = self._order(begin["epoch"])
         skip = begin["taken"]
         for first in range(reader * self.batch_size, self._count(begin["position"]), readers * self.batch_size):
             for turn in range(first, min(first + self.batch_size, self._count(begin["position"]))):
@@ -215,7 +214,14 @@ class KSpaceStream(IterableDataset[Any]):
                     skip -= 1
                     continue
                 position = begin["position"] + self.rank + turn * self.num_replicas
-                yield order.slice_at(position % len(self.slices))
+                yield slice_at(position % len(self.slices))
+
+    def _order(self, epoch: int) -> Callable[[int], int]:
+        """Return the function from a position of an epoch to the number of its slice."""
+        if isinstance(self.slices, MixedSlices):  # already shuffled; in another order its share would not be exact
+            return int
+        seed = self.seed if self.shuffle else None
+        return ShardOrder(self.slices.volume_slices, seed, epoch, self.lanes, self.buffer).slice_at
 
     def _count(self, position: int) -> int:
         """Return the slices that each rank yields from a position on."""
@@ -230,8 +236,3 @@ class KSpaceStream(IterableDataset[Any]):
         self._shared[:_BEGUN] = torch.tensor([epoch, position, taken])
         self._shared[_BEGUN:] = 0
         self._reading = None
-
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.slices.volume_slices, "<i8").tobytes())
-        digest.update("\n".join(self.slices.volumes).encode())
-        return digest.hexdigest()[:16]

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from phantom_corpus import make_corpus
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from rephase.corpus.index_writer import write_index
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.data.mix import mix
 from rephase.data.samplers import BucketBatchSampler, VolumeSampler
+from rephase.data.stream import KSpaceStream
 from rephase.errors import RequestError
 
 
@@ -159,17 +160,72 @@ def test_an_epoch_of_a_mixture_reaches_persistent_workers(real, slices):
     del loader
 
 
-def test_buckets_of_a_mixture(real, slices):
-    mixed = mix(real, slices, 0.25, seed=4)
-    sampler = BucketBatchSampler(mixed, 5, seed=1)
+@pytest.mark.parametrize("fraction", [0.15, 0.25, 0.5, 0.0, 1.0])
+@pytest.mark.parametrize("num_slices", [None, 90])
+def test_buckets_of_a_mixture_keep_its_share(real, slices, fraction, num_slices):
+    mixed = mix(real, slices, fraction, seed=4, num_slices=num_slices)
+    sampler = BucketBatchSampler(mixed, 4, seed=1)
+    orders = []
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
         batches = list(sampler)
-        assert sorted(number for batch in batches for number in batch) == list(range(28))
-        assert all(len({mixed[number][0].shape for number in batch}) == 1 for batch in batches)
-        collated = list(DataLoader(mixed, batch_sampler=sampler))
-        assert sum(len(batch[0]) for batch in collated) == 28
-        assert all(isinstance(batch[3]["max"], torch.Tensor) for batch in collated)
+        assert len(batches) == len(sampler)
+        orders.append(batches)
+        for batch in batches:
+            assert len({mixed[number][0].shape for number in batch}) == 1
+            assert abs(sum(mixed.source(number)[0] for number in batch) - fraction * len(batch)) < 1
+        for is_real, own in ((True, real), (False, slices)):
+            counts = Counter(number for batch in batches for kind, number in batch if kind == is_real)
+            if num_slices is None:
+                assert max(counts.values(), default=0) <= 1  # no slice twice
+            else:  # of each matrix as often as any other, or once more
+                shapes = [[counts[n] for n in range(len(own)) if own[n][0].shape[1] == width] for width in (4, 8)]
+                assert all(max(one) - min(one) <= 1 for one in shapes)
+    assert orders[0] != orders[1]
+    assert sum(map(len, orders[0])) == (num_slices or sum(map(len, orders[1])))
+    sampler.set_epoch(0)
+    assert list(sampler) == orders[0]
+    collated = list(DataLoader(mixed, batch_sampler=sampler))
+    assert [batch[4][0] for batch in collated] == [mixed[batch[0]][4] for batch in orders[0]]
+    assert all(isinstance(batch[3]["max"], torch.Tensor) for batch in collated)
+
+
+def test_buckets_of_a_mixture_lose_as_little_as_the_share_permits(real, slices):
+    """Of width 4: 3 real and 11 synthetic; of width 8: 4 and 10. A quarter is real: 12 and 13 slices."""
+    (together,) = {sum(map(len, BucketBatchSampler(mix(real, slices, 0.25), size))) for size in (1, 4, 5)}
+    assert together == 12 + 13
+    ranks = [list(BucketBatchSampler(mix(real, slices, 0.25), 4, 2, rank)) for rank in range(2)]
+    assert list(map(len, ranks)) == [4, 4]
+    whole = list(BucketBatchSampler(mix(real, slices, 0.25), 4, drop_last=True, shuffle=False))
+    assert [len(batch) for batch in whole] == [4] * 6
+    assert [sum(kind for kind, _ in batch) for batch in whole] == [1] * 6
+
+
+def test_matrices_of_one_set_only_are_told(real, slices):
+    narrow = KSpaceSlices(real.root, volumes=["v10"])
+    with pytest.warns(UserWarning, match="10 of 24 slices have a matrix that is only in one set") as told:
+        sampler = BucketBatchSampler(mix(narrow, slices, 0.25), 4)
+    assert "\n" not in str(told[0].message)
+    assert sum(map(len, sampler)) == 12
+    wide = KSpaceSlices(slices.root, where=lambda row: row["width"] == 8)
+    with pytest.raises(RequestError, match=r"real 6 x 4 and synthetic 6 x 8 have no matrix in common; .*FitMatrix"):
+        BucketBatchSampler(mix(narrow, wide, 0.25), 4)
+    assert sum(map(len, BucketBatchSampler(mix(narrow, wide, 0.0), 4))) == 10
+
+
+def test_what_is_no_data_set_of_slices_is_refused_in_one_line(real, slices):
+    mixed, subset = mix(real, slices, 0.5), Subset(slices, [0, 1])
+    for attempt in (
+        lambda: VolumeSampler(subset),
+        lambda: BucketBatchSampler(subset, 2),
+        lambda: KSpaceStream(subset),
+        lambda: mix(real, subset),
+    ):
+        with pytest.raises(RequestError, match="found Subset; expected KSpaceSlices, FastMRISlices or a mixture"):
+            attempt()
+    with pytest.raises(RequestError, match="a mixture has slices, no whole volumes; expected KSpaceSlices"):
+        VolumeSampler(mixed)
+    assert len({mix(mixed, slices, 0.5).source(n) for n in range(20)}) == 20  # a mixture of a mixture
 
 
 def test_shares_that_make_no_sense(real, slices):

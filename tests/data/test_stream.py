@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from rephase.corpus.index_writer import write_index
 from rephase.data.kspace_slices import KSpaceSlices
+from rephase.data.mix import mix
 from rephase.data.order import ShardOrder, exact_fraction, shuffled
 from rephase.data.stream import KSpaceStream
 from rephase.errors import RequestError, VolumeError
@@ -176,6 +177,40 @@ def test_workers_take_up_their_own_states(root):
 
 def batched(items, size):
     return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def halves(root, seed=2, fraction=0.3):
+    return mix(KSpaceSlices(root, volumes=["v0", "v1"]), KSpaceSlices(root, where=lambda row: row["name"] > "v1"),
+               fraction, seed, num_slices=30)  # fmt: skip
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_mixture_resumes_in_mid_epoch(root, num_workers):
+    whole = halves(root)
+    for epoch in (0, 1):
+        whole.set_epoch(epoch)
+        expected = [whole[n][4:] for n in range(30)]
+        given, states = [], []
+        for rank in range(2):
+            stream = KSpaceStream(halves(root), batch_size=3, rank=rank, num_replicas=2)
+            stream.set_epoch(epoch)
+            loader = DataLoader(stream, batch_size=3, num_workers=num_workers)
+            batches = [[*zip(b[4], b[5].tolist(), strict=True)] for b in itertools.islice(loader, 2)]
+            given.append(flat(batches))
+            states.append(stream.state_dict(batches=2))
+        first = [*itertools.chain.from_iterable(zip(*given, strict=True))]
+        assert first == expected[:12]
+        again = KSpaceStream(halves(root), batch_size=5)
+        again.load_state_dict(states[1])
+        again.set_epoch(epoch)
+        assert first + flat(read(again, num_workers)) == expected
+
+
+def test_a_state_of_another_mixture_is_refused(root):
+    state = KSpaceStream(halves(root)).state_dict()
+    for other in (halves(root, seed=3), halves(root, fraction=0.4), KSpaceSlices(root)):
+        with pytest.raises(RequestError, match="state: slices is"):
+            KSpaceStream(other).load_state_dict(state)
 
 
 def test_what_cannot_be_taken_up_is_refused(root):
