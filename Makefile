@@ -9,7 +9,7 @@ PIP_INSTALL = $(if $(wildcard $(BIN)/uv),$(BIN)/uv pip install --quiet --compile
 # the CI adds --durations and --cpu-limit
 TEST_OPTIONS ?=
 
-.PHONY: help demo test check links format conformance reliability fuzz bench scale weights figures clean
+.PHONY: help demo test check links format conformance reliability mutants fuzz bench scale weights figures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -63,6 +63,11 @@ conformance: $(CONSUMERS)/.ready  ## read an export with fastmri, deepinv and mr
 
 reliability: $(VENV)/.test  ## run every case of every fault and 10,000 fuzz cases (hours); update augment/RELIABILITY.md
 	$(BIN)/python -m tests.reliability -o augment/RELIABILITY.md
+
+# all of them take hours; SAMPLE=N tries N of them
+mutants: $(VENV)/.test  ## break the code in one place at a time, see which tests notice; update augment/RELIABILITY.md
+	$(PIP_INSTALL) --editable '.[test,mutants]'
+	$(BIN)/python -m tests.mutants $(if $(SAMPLE),--sample $(SAMPLE)) -o augment/RELIABILITY.md
 
 fuzz: $(VENV)/.test  ## read 10,000 hostile files, each in a child process under limits (CASES=N, SEED=S)
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

@@ -67,15 +67,6 @@ def test_a_seeded_run_finds_no_fault(record_property):
     assert len({make_case(11, result.number).seed.target for result in results}) == len(SHARES)
 
 
-@pytest.mark.reliability
-@pytest.mark.parametrize("seed", range(20, 30))
-def test_a_long_run_finds_no_fault(seed, record_property):
-    record_property("fault", FAULT)
-    results = list(run_cases(seed, range(1000), workers=1))
-    record_property("cases", len(results))
-    assert [result for result in results if result.verdict.fault is not None] == []
-
-
 def test_the_pool_sees_crash_hang_and_hunger():
     # only the one that never ends stands under the short limit: the first case of a child has a long one
     results = {result.number: result.verdict for result in run_cases(11, [-3, -2], 1, seconds=2.0)}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from reliability.table import BEGIN, END, Row, read_rows, render, replace_table
+from reliability.table import END, Row, read_rows, render, replace_part
 
 CASES = """
 import pytest
@@ -42,13 +42,14 @@ def test_cases_are_counted_by_fault(tmp_path):
     assert "| first | 3 | 1 | 1 | 1 |" in table and "| **all** | 5 | 2 | 2 | 1 |" in table
 
 
-def test_the_table_takes_its_place_in_the_document():
-    document = f"before\n{BEGIN}old\n{END}after\n"
-    assert replace_table(document, "new\n") == f"before\n{BEGIN}new\n{END}after\n"
+def test_a_table_takes_its_place_in_the_document():
+    document = f"before\n<!-- begin: a -->\nold\n{END}<!-- begin: b -->\nkept\n{END}after\n"
+    assert replace_part(document, "a", "new\n") == document.replace("old", "new")
     with pytest.raises(ValueError, match="lacks the marks"):
-        replace_table("nothing", "new\n")
+        replace_part("nothing", "a", "new\n")
 
 
 def test_the_document_has_the_marks():
     text = (Path(__file__).parents[1] / "augment" / "RELIABILITY.md").read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
+    for name in ("make reliability", "make mutants"):
+        assert replace_part(text, name, "new\n").count(f"<!-- begin: {name} -->\nnew\n{END}") == 1

@@ -95,6 +95,8 @@ class RunLog:
 
     def record_fault(self, outcome: Outcome, recipe_hash: str) -> Failure:
         """Log a volume that failed through no fault of its own, so that the next run tries it again."""
+        if self.strikes.pop(outcome.name, None) is not None:
+            self._write_strikes()
         self._outcome(outcome)
         return Failure(outcome.reason or "failed", outcome.message or "", "", recipe_hash)
 

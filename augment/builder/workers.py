@@ -172,6 +172,12 @@ def outcome_of_dead_worker(root: str, finished: Finished[Task]) -> Outcome:
 def _quarantined(root: str, task: Task) -> Outcome:
     """Return the outcome of a volume that killed a worker twice, the second time as its only task."""
     timeout = find_timeout(root, task.name)
+    if timeout is not None and timeout.in_storage:
+        message = (
+            f"{task.where}: exceeded its time limit of {timeout.limit_s:g} s while the corpus's own storage did not "
+            f"answer, in {timeout.place}; check the corpus's disk, and run the same command again"
+        )
+        return failed_outcome(task, "storage", message, fault="storage")
     if timeout is not None:
         message = (
             f"{task.where}: exceeded its time limit of {timeout.limit_s:g} s, as the only task of its worker, in "

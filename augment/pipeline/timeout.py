@@ -33,6 +33,8 @@ EVALUATION_S = 5.0
 
 _EVALUATION_PIXELS = 256 * 256
 _LEAST_S = 0.001
+_STORAGE = re.compile(r"corpus/(storage/\w+|lease)\.py$")
+"""The modules that wait for the disk or object store of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,15 @@ def timeout_folder(root: str) -> Path:
 
 @dataclass(frozen=True)
 class TimeoutRecord:
-    """A volume that exceeded its limit; `place` is the innermost call of its thread, if known."""
+    """A volume that exceeded its limit.
+
+    `place` is the innermost call of its thread, if known; `in_storage` tells that it waited for the corpus's own disk
+    or object store, which is no fault of the volume.
+    """
 
     limit_s: float
     place: str
+    in_storage: bool = False
 
 
 def find_timeout(root: str, name: str) -> TimeoutRecord | None:
@@ -161,7 +168,10 @@ def find_timeout(root: str, name: str) -> TimeoutRecord | None:
         except (OSError, ValueError):
             continue
         if lines and document.get("name") == name:
-            return TimeoutRecord(float(document.get("limit_s", 0.0)), _place(lines, str(document.get("thread"))))
+            calls = _calls(lines, str(document.get("thread")))
+            place = f"{calls[0][2]} ({Path(calls[0][0]).name}:{calls[0][1]})" if calls else "an unknown place"
+            in_storage = any(_STORAGE.search(file) for file, _, _ in calls)
+            return TimeoutRecord(float(document.get("limit_s", 0.0)), place, in_storage)
     return None
 
 
@@ -173,13 +183,13 @@ def clear_timeouts(root: str, keep_dumps: bool = False) -> None:
                 path.unlink()
 
 
-def _place(lines: list[str], thread: str) -> str:
-    """Return the innermost call of a thread from the lines of faulthandler."""
-    inside = False
+def _calls(lines: list[str], thread: str) -> list[tuple[str, str, str]]:
+    """Return file, line and function of each call of a thread, the innermost first, from the lines of faulthandler."""
+    inside, found = False, []
     for line in lines:
         if line.startswith(("Thread ", "Current thread ")):
             inside = thread in line
         match = re.match(r'\s+File "(.*)", line (\d+) in (.*)', line)
         if inside and match:
-            return f"{match[3]} ({Path(match[1]).name}:{match[2]})"
-    return "an unknown place"
+            found.append((match[1], match[2], match[3]))
+    return found

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from .table import Row, machine, read_rows, render, replace_table
+from .table import Row, machine, read_rows, render, replace_part
 
 PROJECT = Path(__file__).parents[2]
+PROCESSES = min(os.cpu_count() or 1, 2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,17 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
         fuzz = run_fuzz(folder / "fuzz.json", options.fuzz_cases, options.seed)
     if fuzz is not None:
         rows.append(fuzz_row(fuzz))
-    text = render(rows, f"{machine()}, {(time.monotonic() - start) / 60:.0f} minutes")
+    text = render(rows, f"{machine()}, in {(time.monotonic() - start) / 60:.0f} minutes")
     sys.stdout.write(text)
     if options.output is not None:
-        options.output.write_text(replace_table(options.output.read_text(encoding="utf-8"), text), encoding="utf-8")
+        options.output.write_text(
+            replace_part(options.output.read_text(encoding="utf-8"), "make reliability", text), encoding="utf-8"
+        )
     return int(any(row.failed for row in rows) or not rows)
 
 
 def run_tests(junit: Path, words: str | None) -> Path:
     """Run all cases of the modules that record a fault."""
     modules = [str(path) for path in sorted((PROJECT / "tests").rglob("test_*.py")) if records_fault(path)]
-    command = [sys.executable, "-m", "pytest", "-m", "", "-q", f"--junitxml={junit}", *modules]
+    spread = ["-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"]  # as `make test` does
+    command = [sys.executable, "-m", "pytest", "-m", "", "-q", *spread, f"--junitxml={junit}", *modules]
     subprocess.run([*command, *(["-k", words] if words else [])], cwd=PROJECT, check=False)
     return junit
 
@@ -59,7 +64,7 @@ def records_fault(module: Path) -> bool:
 
 def run_fuzz(output: Path, cases: int, seed: int) -> Path:
     """Run the fuzzing harness."""
-    words = ["--cases", str(cases), "--seed", str(seed), "-o", str(output)]
+    words = ["--cases", str(cases), "--seed", str(seed), "--workers", str(PROCESSES), "-o", str(output)]
     subprocess.run([sys.executable, "-m", "tests.fuzz", *words], cwd=PROJECT, check=False)
     return output
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-BEGIN, END = "<!-- begin: make reliability -->\n", "<!-- end -->\n"
+END = "<!-- end -->\n"
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,19 @@ def render(rows: list[Row], where: str) -> str:
     return "\n".join([*lines, "", f"Measured on {where}; Python {platform.python_version()}, {sys.platform}.", ""])
 
 
-def replace_table(document: str, table: str) -> str:
-    """Replace the table between the marks of a document.
+def replace_part(document: str, name: str, text: str) -> str:
+    """Replace what stands between the marks of this name in a document.
 
     Raises
     ------
     ValueError
         If the document lacks the marks.
     """
-    pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
+    begin = f"<!-- begin: {name} -->\n"
+    pattern = re.escape(begin) + r".*?" + re.escape(END)
     if re.search(pattern, document, re.DOTALL) is None:
-        raise ValueError(f"the document lacks the marks {BEGIN.strip()} and {END.strip()}")
-    return re.sub(pattern, lambda _: BEGIN + table + END, document, flags=re.DOTALL)
+        raise ValueError(f"the document lacks the marks {begin.strip()} and {END.strip()}")
+    return re.sub(pattern, lambda _: begin + text + END, document, flags=re.DOTALL)
 
 
 def machine() -> str:
