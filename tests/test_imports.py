@@ -59,6 +59,8 @@ MAY_IMPORT = {
     # training needs no corpus
     "training": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures"},
     "evaluation": GROUND | {"manifests", "readers", "data", "diffusion", "pipeline", "pictures", "training"},
+    "experiments": GROUND
+    | {"manifests", "readers", "corpus", "data", "diffusion", "pipeline", "pictures", "builder", "evaluation"},
     "bench": GROUND | {"manifests", "diffusion", "corpus", "data", "pipeline", "builder"},
     "examples": GROUND | {"diffusion", "data"},
     # the public functions stand on everything below the command line

@@ -96,10 +96,12 @@ def read_training_set(
     digest = file_sha256(manifest)
     facts = {"split": split, "slices": len(slices), "licences": dict(found), "manifest_sha256": digest}
     facts["sources_sha256"] = join_digests(sources)
+    facts["sources"] = sorted(set(sources))
     if magnitudes is not None and simulation.phases:
         others = [volume for _, volume in _read(list(read_manifest(magnitudes)), read_volume)]
         anatomies += others
         facts["magnitudes_sha256"] = join_digests([volume.source_sha256 for volume in others])
+        facts["sources"] = sorted({*sources, *(volume.source_sha256 for volume in others)})
     if simulation.volumes or simulation.phases:
         simulated = [one for volume in _simulate(simulation, anatomies) for one in volume]
         slices += simulated

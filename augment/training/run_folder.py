@@ -110,7 +110,7 @@ def recipe_hash(recipe: dict[str, Any]) -> str:
 def recipe_of(card: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of a model card on which the weights depend."""
     training = {key: value for key, value in card["training"].items() if key not in _FREE}
-    data = {key: value for key, value in card["data"].items() if key not in ("licences", _SOURCES)}
+    data = {key: value for key, value in card["data"].items() if key not in ("licences", "sources", _SOURCES)}
     sources = {_SOURCES: card["data"][_SOURCES]}
     names = ("network", "process", card["process"], "distillation", "initial")
     parts = {key: card[key] for key in names if key in card}

@@ -1,0 +1,1 @@
+"""Experiments: networks trained on corpora with real and with generated phase, judged on real k-space."""
