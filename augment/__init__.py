@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rephase import metrics
+    from rephase import metrics, transforms
     from rephase.api import add_phase, build, export, plan, repair, report, status, verify
     from rephase.data.fastmri_slices import FastMRISlices
     from rephase.data.kspace_slices import KSpaceSlices
@@ -52,6 +52,7 @@ __all__ = [
     "repair",
     "report",
     "status",
+    "transforms",
     "verify",
 ]
 
@@ -77,8 +78,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         value: object = version(__name__)
-    elif name == "metrics":
-        value = import_module("rephase.metrics")
+    elif name in ("metrics", "transforms"):
+        value = import_module(f"rephase.{name}")
     elif name in _MODULE_OF:
         value = getattr(import_module(_MODULE_OF[name]), name)
     else:

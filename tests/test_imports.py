@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "reports": GROUND | {"corpus", "diffusion", "pictures", "builder"},
     # training needs no corpus
     "training": GROUND | {"manifests", "readers", "diffusion", "pipeline", "pictures"},
+    "transforms": GROUND | {"data"},
     "evaluation": GROUND | {"manifests", "readers", "data", "diffusion", "pipeline", "pictures", "training"},
     "experiments": GROUND
     | {"manifests", "readers", "corpus", "data", "diffusion", "pipeline", "pictures", "builder", "evaluation"},

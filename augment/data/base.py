@@ -47,12 +47,23 @@ class Parts(NamedTuple):
     attributes: dict[str, Any]
 
 
+class Item(NamedTuple):
+    """The six parts of an item, as `rephase.transforms` return them; mask and target may be None."""
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.float32] | None
+    target: NDArray[np.float32] | None
+    attrs: dict[str, Any]
+    fname: str
+    slice_index: int
+
+
 class VolumeSlices(Dataset[Any]):
     """Slices of volumes, volume by volume.
 
     An item is `(kspace, mask, target, attrs, fname, slice_index)`, or the value that the transform returns for it.
-    Without a transform the parts can be collated: a missing mask is all ones, a missing target all NaN. A transform
-    receives None, as fastMRI's transforms expect.
+    Without a transform, and after those of `rephase.transforms`, the parts can be collated: a missing mask is all ones,
+    a missing target all NaN. A transform receives None, as fastMRI's transforms expect.
 
     Parameters
     ----------
@@ -133,10 +144,12 @@ class VolumeSlices(Dataset[Any]):
             If it cannot be read; it names the volume and the slice.
         """
         volume, slice_index = self.locate(index)
-        kspace, mask, target, attributes = self.read_parts(volume, slice_index)
-        name = self.volume_name(volume)
+        item = Item(*self.read_parts(volume, slice_index), self.volume_name(volume), slice_index)
         if self.transform is not None:
-            return self.transform(kspace, mask, target, attributes, name, slice_index)
+            item = self.transform(*item)
+            if not isinstance(item, Item):
+                return item
+        kspace, mask, target, attributes, name, slice_index = item
         if mask is None:
             mask = np.ones(kspace.shape[-1], np.float32)
         if target is None:

@@ -35,6 +35,7 @@ class _File:
     own: dict[str, Any]
     has_mask: bool
     has_target: bool
+    others: frozenset[str]
 
 
 class FastMRISlices(VolumeSlices):
@@ -53,11 +54,13 @@ class FastMRISlices(VolumeSlices):
         `singlecoil` or `multicoil`: the target to read. Default: by the k-space of each file.
     transform
         Called with the six parts of the tuple; returns the item.
+    maps, segmentation
+        Add `sens_maps` or `segmentation` of the file to `attrs`, as `rephase.KSpaceSlices`: exports have them.
 
     Raises
     ------
     RequestError
-        If the folder does not exist or has no such file.
+        If the folder does not exist or has no such file, or a file lacks maps or segmentation that are wanted.
     VolumeError
         If a file is not in fastMRI's format; the message names it.
     """
@@ -67,6 +70,9 @@ class FastMRISlices(VolumeSlices):
         folder: str | os.PathLike[str],
         challenge: Literal["singlecoil", "multicoil"] | None = None,
         transform: Transform | None = None,
+        *,
+        maps: bool = False,
+        segmentation: bool = False,
     ) -> None:
         self.folder = Path(folder).absolute()
         if challenge not in (None, *_TARGETS):
@@ -78,6 +84,16 @@ class FastMRISlices(VolumeSlices):
         if not self._paths:
             raise RequestError(f"{self.folder}: no .h5 file; expected fastMRI's")
         self._files = [_describe(path, challenge) for path in self._paths]
+        self._wanted = [name for name, wanted in (("sens_maps", maps), ("segmentation", segmentation)) if wanted]
+        for name in self._wanted:
+            without = [
+                path.name for path, file in zip(self._paths, self._files, strict=True) if name not in file.others
+            ]
+            if without:
+                raise RequestError(
+                    f"{self.folder}: {len(without)} of {len(self._paths)} files have no {name}, such as {without[0]}; "
+                    "expected one each; move them to another folder, or open it without"
+                )
         super().__init__([file.num_slices for file in self._files], transform)
 
     @property
@@ -113,11 +129,12 @@ class FastMRISlices(VolumeSlices):
                 mask = np.asarray(file["mask"], np.float32) if described.has_mask else None
                 key = _target(kspace.ndim, self.challenge)
                 target = file[key][slice_index] if described.has_target else None
+                others = {name: file[name][slice_index] for name in self._wanted}
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise VolumeError(
                 "unreadable", f"{path}: slice {slice_index}: {one_line(error)}; expected fastMRI's; fetch it again"
             ) from error
-        return Parts(kspace, mask, target, self.volume_attributes(volume))
+        return Parts(kspace, mask, target, self.volume_attributes(volume) | others)
 
 
 def _target(slice_axes: int, challenge: str | None) -> str:
@@ -137,6 +154,7 @@ def _describe(path: Path, challenge: str | None) -> _File:
             key = _target(len(shape) - 1, challenge)
             size = file[key].shape[1:] if key in file else facts.recon_size[:2]
             has_mask, has_target = "mask" in file, key in file
+            others = frozenset({"sens_maps", "segmentation"} & set(file))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise VolumeError(
             "unreadable",
@@ -150,7 +168,7 @@ def _describe(path: Path, challenge: str | None) -> _File:
     # an export of a corpus states its generator; all other files are measured
     origin = str(own.get("phase_generator", "real")), int(own.get("replica", 0)), str(attributes["coil_array"])
     attributes |= origin_attributes(*origin)
-    return _File(shape[0], matrix, attributes, own, has_mask, has_target)
+    return _File(shape[0], matrix, attributes, own, has_mask, has_target, others)
 
 
 def _attributes(facts: FastmriFacts, path: Path) -> dict[str, Any]:

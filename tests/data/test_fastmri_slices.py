@@ -154,3 +154,18 @@ def test_a_file_that_is_gone_is_named_with_its_slice(folder):
     (folder / "b.h5").unlink()
     with pytest.raises(VolumeError, match=r"b\.h5: slice 2: "):
         slices[4]
+
+
+def test_maps_and_labels_of_files_come_out(tmp_path):
+    for name in ("a", "b"):
+        write_file(tmp_path / f"{name}.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["sens_maps"] = np.ones((*file["kspace"].shape,), np.complex64)
+        file["segmentation"] = np.full((*file["kspace"].shape[:1], 4, 4), 7, np.uint8)
+    with pytest.raises(RequestError, match=r"1 of 2 files have no sens_maps, such as b\.h5; expected one each"):
+        FastMRISlices(tmp_path, maps=True)
+    (tmp_path / "b.h5").unlink()
+    attrs = FastMRISlices(tmp_path, maps=True, segmentation=True)[0][3]
+    assert attrs["sens_maps"].dtype == np.complex64
+    assert (attrs["segmentation"] == 7).all()
+    assert "sens_maps" not in FastMRISlices(tmp_path)[0][3]
