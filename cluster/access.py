@@ -94,8 +94,19 @@ class _Gated:
         server.request_callback = _Gate(server.request_callback, dashboard_token(), server.port)
 
 
+def _private(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a server with a folder for temporary files that nobody else can put files into.
+
+    Dask's own folder has one name for all users of a machine, `/tmp/dask-scratch-space`, and servers import from it.
+    """
+    return {"local_directory": str(user_folder()), **options}
+
+
 class GatedScheduler(_Gated, Scheduler):  # type: ignore[misc]
     """A scheduler whose web pages ask for a token."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **_private(options))
 
 
 class GatedWorker(_Gated, Worker):  # type: ignore[misc]
@@ -103,11 +114,7 @@ class GatedWorker(_Gated, Worker):  # type: ignore[misc]
 
 
 class GatedNanny(Nanny):  # type: ignore[misc]
-    """A nanny of a `GatedWorker`.
-
-    Dask's own folder for temporary files has one name for all users of a machine, and workers import from it.
-    """
+    """A nanny of a `GatedWorker`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
-        more = {"worker_class": GatedWorker, "local_directory": str(user_folder())}
-        super().__init__(*arguments, **{**more, **options})
+        super().__init__(*arguments, **_private({"worker_class": GatedWorker, **options}))

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import warnings
@@ -39,6 +40,7 @@ def main() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
+        tempfile.tempdir = "/tmp"  # noqa: S108 -- TMPDIR may be its owner's alone
     for port in sys.argv[1:]:
         knock(port, other)
 

@@ -6,10 +6,11 @@ import asyncio
 import subprocess
 import sys
 from http.client import HTTPConnection
+from pathlib import Path
 
 import psutil
 import pytest
-from distributed import Security
+from distributed import Scheduler, Security
 from paths import TESTS
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
@@ -18,6 +19,7 @@ from rephase.cluster.access import run_config
 from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.kinds import check_access, is_open
+from rephase.files import user_folder
 
 # Dask leaves the sockets of refused connections to the garbage collector, in whichever test comes next
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -127,3 +129,13 @@ def test_plain_tcp_to_another_machine_needs_consent(spec, is_refused):
         assert "\n" not in str(caught.value)
     else:
         check_access(spec, insecure=False)
+
+
+def test_servers_import_from_no_folder_that_others_may_write_to(cluster):
+    """Dask's own, in `/tmp`, has one name for all users, and servers put it first in their import path."""
+    folders = [scheduler.local_directory for scheduler in Scheduler._instances]
+    folders += [one["local_directory"] for one in cluster.client.scheduler_info()["workers"].values()]
+    assert len(folders) >= 2
+    for folder in folders:
+        assert Path(folder).is_relative_to(user_folder()), folder
+    assert user_folder().stat().st_mode & 0o077 == 0

@@ -116,6 +116,8 @@ class LocalStorage:
         """Write an object block by block, as `put` does; only one block is in memory."""
         path = self._base / key
         with self._fenced(), _naming(path):
+            if (link := self._not_through_link(path)) != path:
+                self._remove(link)
             partial = self._partial(path)
             try:
                 _write_flushed(partial, blocks, self._opener)
@@ -168,7 +170,7 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         """Remove a file and the directories that it leaves empty."""
-        path = self._base / key
+        path = self._not_through_link(self._base / key)
         if not os.path.lexists(path):
             return
         with self._fenced():
@@ -189,7 +191,7 @@ class LocalStorage:
 
     def delete_tree(self, key: str) -> None:
         """Remove a file, a link, or a directory with its content."""
-        path = self._base / key
+        path = self._not_through_link(self._base / key)
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
         else:
@@ -212,11 +214,12 @@ class LocalStorage:
         return [child for child in self.children(prefix) if self.exists(f"{prefix}/{child}/{name}")]
 
     def keys(self, prefix: str) -> list[str]:
-        """List all files under a prefix, as keys from the root, sorted."""
+        """List all files under a prefix, as keys from the root, sorted; links to folders count as files."""
         found = []
-        for folder, _, names in os.walk(self._base / prefix):
+        for folder, folders, names in os.walk(self._base / prefix):
             base = Path(folder).relative_to(self._base)
-            found += [(base / name).as_posix() for name in names]
+            links = [name for name in folders if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114 -- of many
+            found += [(base / name).as_posix() for name in (*names, *links)]
         return sorted(found)
 
     def num_bytes(self) -> int:
@@ -320,6 +323,14 @@ class LocalStorage:
 
     def _opener(self, path: str, flags: int) -> int:
         return os.open(path, flags, 0o600 if self._is_private else 0o666)
+
+    def _not_through_link(self, path: Path) -> Path:
+        """Return a path, or the link on the way to it, by which its file would be changed outside of the corpus.
+
+        The folders directly under the root, such as `volumes`, may be links, for instance to another disk.
+        """
+        steps = [step for step in reversed(path.parents) if step.is_relative_to(self._base)][2:]
+        return next((step for step in steps if step.is_symlink()), path)
 
     def _make_folder(self, folder: Path) -> None:
         missing = [folder, *folder.parents]
