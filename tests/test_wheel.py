@@ -115,6 +115,7 @@ def test_the_demo_runs_outside_the_repository(environment):
     assert page.count("data:image/png") >= 6 and str(environment.folder) not in page
 
 
+@pytest.mark.reliability
 def test_strangers_come_and_go_without_harm(environment):
     if not environment.strangers:
         pytest.skip("the package index is not reachable")

@@ -57,6 +57,7 @@ def test_nor_by_the_script_with_an_empty_entry_in_pythonpath(tmp_path):
     assert (done.returncode, ran) == (0, []), done.stderr
 
 
+@pytest.mark.reliability
 def test_nor_by_the_workers_of_an_interactive_program(tmp_path):
     done, ran = build(tmp_path, sys.executable, "-c", NOTEBOOK, names=())
     assert (done.returncode, ran) == (0, []), done.stderr

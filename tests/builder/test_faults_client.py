@@ -54,7 +54,7 @@ def test_killed_scheduler_is_named_and_the_build_is_resumed(long_build, tmp_path
     long_build.resume(root)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.reliability)])
 @pytest.mark.parametrize("seed", CASES)
 def test_an_interrupt_ends_in_one_line_and_shows_how_to_resume(long_build, tmp_path, number, seed, record_property):
     record_property("fault", f"{number.name}")

@@ -66,6 +66,7 @@ def test_a_volume_that_kills_or_hangs_its_worker_twice_is_marked_failed(
     assert log.read_text().count("\n") == len(readings)
 
 
+@pytest.mark.reliability
 def test_a_strike_counts_in_the_next_run_too(faulty, tmp_path, record_property):
     record_property("fault", "a volume that crashes or hangs its worker")
     manifest, log, environment = faulty
@@ -93,7 +94,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("phase", ["smooth", "diffusion"])
+@pytest.mark.parametrize("phase", [pytest.param("smooth", marks=pytest.mark.reliability), "diffusion"])
 def test_volumes_of_strange_sizes_are_right(scheduler, tmp_path, phase, record_property, capsys):
     record_property("fault", "zeros, one slice, one column, odd sizes, 2,000 slices")
     shapes = {name: shape for name, shape in SHAPES.items() if phase == "smooth" or name != "two-thousand"}

@@ -279,7 +279,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.reliability), signal.SIGTERM])
 def test_an_interrupt_while_the_cluster_starts_ends_in_one_line_and_leaves_no_process(number):
     environment = {**os.environ, "REPHASE_TEST": uuid.uuid4().hex}
     command = [sys.executable, "-c", START, str(int(number))]

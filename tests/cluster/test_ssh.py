@@ -91,6 +91,7 @@ def host(tmp_path_factory) -> str:
     server.wait(10)
 
 
+@pytest.mark.reliability
 def test_workers_start_on_the_host_with_their_environment_and_end_with_the_cluster(host):
     def look():  # inside, so that it travels by value: the other side does not have these tests
         import os

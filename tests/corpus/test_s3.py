@@ -178,7 +178,15 @@ def commit_broken(proxy: Proxy, tmp_path: Path, after: int, fault: str) -> tuple
     return failed, num_receipts
 
 
-@pytest.mark.parametrize(("after", "fault"), [(3, "503"), (6, "reset"), (10, "cut"), (11, "lost answer")])
+@pytest.mark.parametrize(
+    ("after", "fault"),
+    [
+        pytest.param(3, "503", marks=pytest.mark.reliability),
+        (6, "reset"),
+        pytest.param(10, "cut", marks=pytest.mark.reliability),
+        (11, "lost answer"),
+    ],
+)
 def test_a_server_that_goes_away_leaves_no_receipt_without_its_data(
     proxy, tmp_path, monkeypatch, after, fault, record_property
 ):
@@ -324,7 +332,7 @@ def test_without_botocore_one_line_says_what_to_install():
     assert "botocore" in done.stderr and "the extra s3 of rephase" in done.stderr
 
 
-def test_every_command_takes_an_s3_url(proxy, tmp_path, capsys, record_property):
+def test_every_command_takes_an_s3_url(proxy, tmp_path, record_property):
     record_property("fault", FAULT)
     manifest, root = str(write_volumes(tmp_path, 3)), new_root(tmp_path)
     assert main(["plan", manifest, root, "--phase", "smooth", "--workers", "1"]) == 0
@@ -337,7 +345,15 @@ def test_every_command_takes_an_s3_url(proxy, tmp_path, capsys, record_property)
     assert main(["verify", root]) == 0
     assert main(["report", root, "-o", str(tmp_path / "report.html")]) == 0
     assert len(KSpaceSlices(root)) == 9
-    capsys.readouterr()
+
+
+@pytest.mark.reliability
+def test_a_build_through_faults_and_its_resumption_give_the_bytes_of_a_disk(proxy, tmp_path, record_property):
+    record_property("fault", FAULT)
+    manifest, root = str(write_volumes(tmp_path, 3)), new_root(tmp_path)
+    words = ("--phase", "smooth", "--workers", "1", "--dashboard-address", "127.0.0.1:0")
+    proxy.schedule = seeded(6, 0.1, ("503", "reset", "lost answer", "cut"))
+    assert main(["build", manifest, root, *words]) == 0
     assert main(["build", manifest, str(tmp_path / "c.zarr"), *words]) == 0
     assert contents(root) == local_contents(tmp_path / "c.zarr")
     open_storage(root).delete(receipt_key("v1"))

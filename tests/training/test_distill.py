@@ -90,6 +90,7 @@ def test_a_share_of_the_weights_that_the_student_started_from_is_kept(folder):
     assert not all(learned[name].equal(mean[name]) for name in learned)
 
 
+@pytest.mark.reliability
 def test_of_two_processes_one_finishes_the_student(folder):
     """A share that each of them kept would be kept twice."""
     recipe = DISTILL.replace("seed = 5", "seed = 5\nbatches = 2") + "kept = 0.5\n"
