@@ -17,6 +17,7 @@ Reason = Literal[
     "incomplete",  # missing slices, unequal matrices
     "not_magnitude",  # phase, real, imaginary, field map, derived
     "not_finite",  # NaN or infinity in the pixels
+    "processed",  # shows processing that --on-crime refuse does not allow
     "negative",  # negative magnitude that the options do not allow
     "too_large",  # needs more memory than the limit
     "mismatch",  # the file contradicts its manifest row (shape, associated file)

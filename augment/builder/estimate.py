@@ -17,8 +17,10 @@ from rephase.corpus.store import CorpusStore
 from rephase.errors import VolumeError
 from rephase.manifests.manifest import Manifest
 from rephase.manifests.record import ManifestRow
+from rephase.pipeline.audit import audit_values
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
+from rephase.pipeline.magnitude import prepare_magnitude
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import open_worker
 from rephase.readers.nifti.write import write_axial
@@ -153,11 +155,18 @@ READ_VOLUMES = 5
 READ_SECONDS = 5.0
 
 
-def measure_reading(manifest: Manifest) -> float:
-    """Measure the time to read a voxel, in seconds, on a few volumes spread over the manifest; 0 if none can be read.
+def measure_reading(manifest: Manifest) -> tuple[float, int, dict[str, int]]:
+    """Read a few volumes spread over the manifest, measure the time, and audit them.
 
-    With several volumes, the first is not counted: reading it also loads the libraries.
+    Returns
+    -------
+    seconds
+        Time to read and audit a voxel; 0 if none can be read. With several volumes, the first is not counted: reading
+        it also loads the libraries.
+    audited, flags
+        Number of volumes read; audit flags with their numbers of volumes, the most frequent first.
     """
+    flags: Counter[str] = Counter()
     step = -(-len(manifest) // READ_VOLUMES)
     begin = time.perf_counter()
     timed: list[tuple[float, int]] = []
@@ -165,13 +174,18 @@ def measure_reading(manifest: Manifest) -> float:
         start = time.perf_counter()
         try:
             volume = read_volume(manifest[number])
+            flags.update(audit_values(volume, prepare_magnitude(volume.magnitude, "clip")).keys())
         except Exception:  # the build reports the error  # noqa: S112
             continue
         timed.append((time.perf_counter() - start, volume.magnitude.size))
         if time.perf_counter() - begin > READ_SECONDS:
             break
-    timed = timed[1:] or timed
-    return sum(seconds for seconds, _ in timed) / max(sum(size for _, size in timed), 1)
+    audited, timed = len(timed), timed[1:] or timed
+    return (
+        sum(seconds for seconds, _ in timed) / max(sum(size for _, size in timed), 1),
+        audited,
+        dict(flags.most_common()),
+    )
 
 
 def measure_work(build: ResolvedBuild, device: str, matrix: tuple[int, int]) -> tuple[float, float]:

@@ -26,6 +26,7 @@ Group = Literal["phase", "scanner", "source", "execution", "run"]
 
 EXAM_COLUMNS = ("subject_id", "series", "source")
 """Columns with a meaning of their own that may name the exam of a row."""
+ON_CRIME = ("warn", "crop", "refuse")
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
 STORAGES = ("image+maps", "kspace")
 _NAMES = ", ".join(WEIGHTS)
@@ -71,8 +72,8 @@ class BuildOptions:
     """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
     `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, the options of the scanner (`coils`, `noise`,
-    `noise_covariance`, `target`, `prescan`, `storage`), `negative` and `keep_columns` change the bytes of a corpus, and
-    `replicas` its volumes. The others change neither.
+    `noise_covariance`, `target`, `prescan`, `storage`), `negative`, `on_crime` and `keep_columns` change the bytes of a
+    corpus, and `replicas` its volumes. The others change neither.
 
     Raises
     ------
@@ -131,6 +132,16 @@ class BuildOptions:
             "negative magnitude: refuse, or clip values above -5 %% of the maximum to zero (default: refuse)",
             "RULE",
             choices=_NEGATIVE,
+        ),
+    )
+    on_crime: str | None = field(
+        default=None,
+        metadata=_argument(
+            "source",
+            "if the audit finds processing: warn, a flag in the receipt; crop k-space back to the acquired matrix if "
+            "it was zero-filled; or refuse the volume (default: warn)",
+            "RULE",
+            choices=ON_CRIME,
         ),
     )
     coils: str | None = field(
@@ -271,6 +282,8 @@ class BuildOptions:
             if value is not None and self.phase is not None and self.phase not in phases:
                 known = " or ".join(phases)
                 raise RequestError(f"{name} requires --phase {known}; found --phase {self.phase}; omit one of the two")
+        if self.on_crime not in (None, *ON_CRIME):
+            raise RequestError(f"--on-crime {self.on_crime}: not a rule; expected one of {', '.join(ON_CRIME)}")
         for name in self.keep_columns:
             if name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and name != "source":
                 raise RequestError(

@@ -71,6 +71,8 @@ class Plan:
         (volume, reason) of the headers that could not be read.
     notes
         (note, number of volumes, the first of them) of a few headers, such as an assumed orientation.
+    audited, audit
+        Number of volumes whose values were audited; audit flags with their numbers of volumes.
     job_script
         The script that would be submitted to a batch system; None without one.
     """
@@ -96,6 +98,8 @@ class Plan:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, int, str]] = field(default_factory=list)
     job_script: str | None = None
+    audited: int = 0
+    audit: dict[str, int] = field(default_factory=dict)
 
     @property
     def missing_bytes(self) -> int:
@@ -127,6 +131,9 @@ class Plan:
             f"memory:   about {format_bytes(self.needed_bytes)} for the largest volume{self._describe_limit()}",
             f"time:     {self._describe_time()}",
         ]
+        if self.audited:
+            found = ", ".join(f"{flag} {count}" for flag, count in self.audit.items())
+            lines.append(f"audit:    of {self.audited} volumes read: {found or 'nothing found'}")
         lines += self.coverage.lines()
         if self.licence is not None:
             lines.append(f"licence:  {self.licence} (of the weights)")
@@ -223,7 +230,8 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     )
     if sizes.num_slices:
         per_volume, per_slice = measure_work(build, device, sizes.matrix)
-        per_slice += measure_reading(manifest) * sizes.matrix[0] * sizes.matrix[1]
+        reading, plan.audited, plan.audit = measure_reading(manifest)
+        per_slice += reading * sizes.matrix[0] * sizes.matrix[1]
         equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
         plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
         work = per_volume * sizes.num_volumes + per_slice * equal_slices

@@ -103,6 +103,7 @@ class ResolvedBuild:
             storage=None if self.options.coils is None else self.options.storage or LAZY,
             num_coils=self._num_coils(),
             **self._noise(),
+            on_crime=None if self.options.on_crime == "warn" else self.options.on_crime,
             algorithm=self.algorithm,
         )
 
@@ -180,6 +181,10 @@ def resolve_build(
         raise RequestError(
             f"{root}: begun with algorithm {algorithm}, which has no --share-field-by; omit it, or build into another "
             "corpus"
+        )
+    if options.on_crime in ("crop", "refuse") and algorithm < 12:
+        raise RequestError(
+            f"{root}: begun with algorithm {algorithm}, which has no --on-crime; omit it, or build into another corpus"
         )
     bank = None
     if options.coils is not None and options.coils.startswith(BANK):

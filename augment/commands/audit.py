@@ -31,7 +31,7 @@ def audit_volumes(arguments: argparse.Namespace) -> CommandResult:
     """Run `rephase audit`."""
     from rephase.errors import VolumeError
     from rephase.manifests.parse import read_manifest
-    from rephase.pipeline.audit import audit_volume
+    from rephase.pipeline.audit import audit_acquisition, audit_volume
     from rephase.pipeline.magnitude import prepare_magnitude
     from rephase.pipeline.pixel_audit import measure_pixels
     from rephase.readers.registry import read_volume
@@ -52,8 +52,8 @@ def audit_volumes(arguments: argparse.Namespace) -> CommandResult:
                 unreadable.append([name, str(error)])
             else:
                 # not scaled by a power of two, so that figures are in the units of the file
-                figures = measure_pixels(volume.magnitude.clip(min=0))
-                flags = {**audit_volume(volume, prepared.clipped), **figures.flags()}
+                figures = measure_pixels(volume.magnitude.clip(min=0), volume.phase)
+                flags = audit_volume(volume, prepared.clipped) | audit_acquisition(volume) | figures.flags()
                 totals.update(list(flags))
                 volumes.append({"volume": name, "flags": flags, "figures": asdict(figures)})
             progress(number + 1, len(rows))

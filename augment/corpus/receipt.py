@@ -175,4 +175,24 @@ def target_statistics(target: NDArray[np.float32]) -> tuple[float, float]:
     return float(target.max()), math.sqrt(math.fsum(squares))
 
 
-AUDIT_FLAGS = ("interpolated", "filtered", "lossy", "clipped_negatives")
+AUDIT_FLAGS: Mapping[str, str] = {
+    "interpolated": "the stored matrix is larger than the acquired one: its outer k-space was never measured",
+    "filtered": "the header names a filter or a resampling",
+    "lossy": "the pixels were compressed with loss",
+    "parallel_imaging": "the header names parallel imaging: part of k-space was computed",
+    "partial_fourier": "the header names partial Fourier: part of k-space was computed or left empty",
+    "compressed_sensing": "the header names compressed sensing: most of k-space was computed",
+    "learned_reconstruction": "the header names a learned reconstruction",
+    "clipped_negatives": "negative values of the source were set to zero",
+    "template_grid": "the matrix and voxels of a template, to which images are resampled",
+    "zero_filled": "the values have no detail beyond the acquired matrix, which is an estimate",
+    "smoothed": "the spectrum falls as by a low-pass filter",
+    "block_edges": "blocks of 8 x 8 pixels, as of JPEG",
+    "quantised": "256 grey levels or fewer",
+    "saturated": "many voxels have the largest value",
+    "masked_background": "the background was set to one value",
+    "hard_edges": "the background was set to one value beside bright tissue: skull-stripped, defaced, cut",
+    "noise_floor": "the noise of the source is more than a twentieth of bright tissue",
+    "cropped": "k-space was cut back to the acquired matrix (--on-crime crop)",
+}
+"""What the audit may find, with a few words for reports."""

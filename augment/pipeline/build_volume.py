@@ -19,7 +19,7 @@ from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.errors import RETRY_WITH_MEMORY, CorpusStorageError, LeaseLostError, Reason, VolumeError, is_disk_full
 from rephase.facts import known_facts, receipt_facts
-from rephase.pipeline.audit import audit_volume
+from rephase.pipeline.audit import apply_rule, audit_values, audit_volume
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
 from rephase.pipeline.memory import volume_factor
@@ -197,7 +197,11 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
     worker.watchdog.allow(num_slices, height, width)
     with timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, worker.recipe.negative)
-        audit = audit_volume(volume, prepared.clipped)
+        if worker.recipe.algorithm < 12:  # earlier versions audited headers only
+            audit = audit_volume(volume, prepared.clipped)
+        else:
+            audit = audit_values(volume, prepared)
+            volume, prepared, audit = apply_rule(volume, prepared, audit, worker.recipe.on_crime)
     phasor = sample_phasor(task, volume, prepared.stored, worker, seconds)
     with timed(seconds, "kspace"):
         scanned = scan_volume(task, volume, prepared.stored, phasor, worker)
@@ -234,7 +238,7 @@ def _failed(task: Task, error: BaseException, seconds: dict[str, float]) -> Outc
     elif isinstance(error, VolumeError):
         reason = error.reason
         # raised from pixels alone, without the name of the volume
-        message = f"{task.where}: {text}" if reason in ("negative", "not_finite") else text
+        message = f"{task.where}: {text}" if reason in ("negative", "not_finite", "processed") else text
     elif isinstance(error, MemoryError):
         reason, message = "too_large", f"{task.where}: ran out of memory; give workers more memory"
     elif isinstance(error, OSError):

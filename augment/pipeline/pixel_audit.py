@@ -18,19 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.diffusion.physics.phase_noise import background_sigma
+from rephase.pipeline.spectral_edge import acquired_of_complex, acquired_of_magnitude, fall, gap, spectrum, step_scores
 
 _SLICES = 8
 _LEAST_SIZE = 40
 """Pixels along an axis below which spectra are too short to judge."""
 
-STEP_SCORE = 7.0
-"""Least sum over both axes of the t-values of a step in the spectrum."""
-AXIS_SCORE = 9.5
-"""The same for one axis alone."""
-GAP_DB = 10.5
-"""Least fall of the squared magnitude's spectrum at its end: it is empty there after filling by two or more."""
-_OTHER_GAP_DB = 7.0
-"""The same for the second axis, where one has it."""
 ROLL_OFF_DB = 34.0
 """Least fall of that spectrum from a third of its end to its end, sum over both axes, of a low-pass filter."""
 BLOCK_CONTRAST = 0.35
@@ -110,33 +103,37 @@ PIXEL_FLAGS = (
 )  # fmt: skip
 
 
-def measure_pixels(magnitude: NDArray[np.float32]) -> PixelFigures:
+def measure_pixels(magnitude: NDArray[np.float32], phase: NDArray[np.float32] | None = None) -> PixelFigures:
     """Measure a volume, in at most 8 slices of its middle.
 
     Parameters
     ----------
     magnitude
         float32 `(slice height width)`, finite.
+    phase
+        Measured phase in radians of the same shape; the acquired matrix is then exact. None without.
     """
     part = _middle(magnitude)
     stored = (int(part.shape[1]), int(part.shape[2]))
     bright = float(np.percentile(part, 99.0))
-    acquired, step, gap, roll_off = stored, None, None, None
+    acquired, step, gap_db, roll_off = stored, None, None, None
     if min(stored) >= _LEAST_SIZE and bright > 0:
-        plain = (_spectrum(part, 0), _spectrum(part, 1))
+        scores = [step_scores(spectrum(part, axis)) for axis in (0, 1)]
         square = np.square(part / part.max())
-        squared = (_spectrum(square, 0), _spectrum(square, 1))
-        scores = [_step_scores(one) for one in plain]
+        squared = (spectrum(square, 0), spectrum(square, 1))
         step = _pair([float(one.max()) for one in scores])
-        gap = _pair([_gap(one) for one in squared])
-        roll_off = _pair([_fall(one, 0.3, 0.4, 0.9, 1.0) for one in squared])
-        acquired = _acquired(stored, scores, gap)
+        gap_db = _pair([gap(one) for one in squared])
+        roll_off = _pair([fall(one, 0.3, 0.4, 0.9, 1.0) for one in squared])
+        acquired = acquired_of_magnitude(stored, scores, gap_db)
+        if phase is not None:
+            measured = acquired_of_complex(part * np.exp(1j * _middle(phase)))
+            acquired = measured if measured != stored else acquired
     contrast, deviations = zip(*(_blocks(np.moveaxis(part, axis, -1)) for axis in (1, 2)), strict=True)
     background, rim = _background(part, bright)
     sigma = background_sigma(torch.from_numpy(part)).nanmedian().item() if bright > 0 else math.nan
     known = math.isfinite(sigma) and sigma > 0
     return PixelFigures(
-        stored, acquired, step, gap, roll_off, _pair(contrast), _pair(deviations), _levels(part),
+        stored, acquired, step, gap_db, roll_off, _pair(contrast), _pair(deviations), _levels(part),
         _saturated(part, bright), background, rim, sigma if known else None, bright / sigma if known else None,
     )  # fmt: skip
 
@@ -152,69 +149,6 @@ def _middle(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(magnitude)
     numbers = np.linspace(0.2 * (count - 1), 0.8 * (count - 1), _SLICES).round().astype(int)
     return np.ascontiguousarray(magnitude[np.unique(numbers)])
-
-
-def _spectrum(part: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
-    """Return the logarithm of the power at the frequencies 1, 2, ... along an axis, at low ones of the other."""
-    power = np.square(np.abs(np.fft.fft2(part))).mean(axis=0)
-    power = power if axis == 0 else power.T
-    num, others = int(power.shape[0]), int(power.shape[1])
-    columns = np.arange(max(1, others // 32), max(others // 5, 3))
-    logs = np.log(power[:, columns] + power[:, -columns] + 1e-20).mean(axis=1)
-    half = (num - 1) // 2
-    return np.asarray((logs[1 : half + 1] + logs[-1 : -half - 1 : -1]) / 2)
-
-
-_PLACES = np.linspace(0.42, 0.95, 54)
-
-
-def _step_scores(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the t-values of a step down at `_PLACES`, in a fit of a line and a step; smaller for steps below 2 dB."""
-    num = len(logs)
-    reach = max(num // 7, 6)
-    edges = list(range(int(0.42 * num), num - 3))
-    scores = np.empty(len(edges))
-    for number, edge in enumerate(edges):
-        places = np.arange(max(0, edge - reach), min(num, edge + reach))
-        step = np.clip((places + 0.5 - edge) / 4 + 0.5, 0, 1)
-        design = np.stack([np.ones(len(places)), (places - edge) / reach, step], axis=1)
-        inverse = np.linalg.inv(design.T @ design)
-        fit = inverse @ (design.T @ logs[places])
-        rest = logs[places] - design @ fit
-        deviation = math.sqrt(float(rest @ rest) / (len(places) - 3) * inverse[2, 2])
-        scores[number] = -fit[2] / max(deviation, 1e-9) * min(1.0, abs(fit[2]) / 0.5)
-    # two axes may have edges that differ by rounding
-    padded = np.pad(scores, 1, mode="edge")
-    near = np.maximum(np.maximum(padded[:-2], padded[2:]), scores)
-    return np.asarray(np.interp(_PLACES, (np.array(edges) + 0.5) / num, near))
-
-
-def _acquired(
-    stored: tuple[int, int], scores: list[NDArray[np.float64]], gap_db: tuple[float, float]
-) -> tuple[int, int]:
-    """Estimate the acquired matrix: by an edge at one fraction of both axes, else by one edge per axis."""
-    both = scores[0] + scores[1]
-    if both.max() > STEP_SCORE and min(one[both.argmax()] for one in scores) > 0.25 * STEP_SCORE:
-        fractions = [float(_PLACES[both.argmax()])] * 2
-    else:
-        fractions = [float(_PLACES[one.argmax()]) if one.max() > AXIS_SCORE else 1.0 for one in scores]
-    # an empty end of the squared magnitude's spectrum proves half the matrix or less
-    least_db = _OTHER_GAP_DB if max(gap_db) > GAP_DB else GAP_DB
-    fractions = [
-        min(fraction, 0.5) if gap > least_db else fraction for fraction, gap in zip(fractions, gap_db, strict=True)
-    ]
-    height, width = (round(size * fraction) for size, fraction in zip(stored, fractions, strict=True))
-    return height, width
-
-
-def _gap(logs: NDArray[np.float64]) -> float:
-    num = len(logs)
-    return (float(np.median(logs[int(0.8 * num) : int(0.9 * num)])) - float(logs[-2:].mean())) * 10 / math.log(10)
-
-
-def _fall(logs: NDArray[np.float64], *places: float) -> float:
-    a, b, c, d = (round(place * len(logs)) for place in places)
-    return float(logs[a:b].mean() - logs[c:d].mean()) * 10 / math.log(10)
 
 
 def _blocks(part: NDArray[np.float32]) -> tuple[float, float]:

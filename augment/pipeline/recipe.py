@@ -11,7 +11,7 @@ from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
-ALGORITHM = 11
+ALGORITHM = 12
 """Incremented whenever a code change affects the bytes of a recipe."""
 
 LATER = {
@@ -22,10 +22,12 @@ LATER = {
     "through slices",
     11: "phase noise has the level of the texture (spin echoes have that of this version); build into a new corpus to "
     "have that of the measurement",
+    12: "receipts lack the findings of the audit of values; build into a new corpus to have them, or use 'rephase "
+    "audit'",
 }
 """What a corpus that was begun before an algorithm lacks."""
 
-ALGORITHMS = (7, 8, 9, 10, ALGORITHM)
+ALGORITHMS = (7, 8, 9, 10, 11, ALGORITHM)
 """Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")
@@ -45,7 +47,7 @@ class Tile:
     threads: int = 1
 
 
-_OPTIONAL = ("coils", "storage", "num_coils", "noise", "noise_covariance", "target", "prescan")
+_OPTIONAL = ("coils", "storage", "num_coils", "noise", "noise_covariance", "target", "prescan", "on_crime")
 """Options of the recipe that it omits if they are not set."""
 
 
@@ -66,6 +68,8 @@ class Recipe:
         Coils of `coils`; 0 without.
     noise, target, prescan
         Values of the options; None without noise.
+    on_crime
+        Value of `--on-crime`; None for `warn`.
     noise_covariance
         `identity`, `head8`, or the numbers of a file: the real and the imaginary part of every entry.
     """
@@ -85,6 +89,7 @@ class Recipe:
     noise_covariance: str | tuple[object, ...] | None = None
     target: str | None = None
     prescan: int | None = None
+    on_crime: str | None = None
     format: int = FORMAT
     algorithm: int = ALGORITHM
 

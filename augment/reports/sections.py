@@ -7,19 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rephase.builder.run_state import RunState
+from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.pages import counted, format_moment
 from rephase.reports.facts import CorpusFacts, Failed
 from rephase.text import format_bytes, format_seconds
 
 MOST_FAILURES = 500
 _MOST_VALUES = 20
-
-_FLAG_MEANINGS = {
-    "interpolated": "the stored matrix is larger than the acquired one: its outer k-space was never measured",
-    "filtered": "the header names a filter or a resampling",
-    "lossy": "the pixels were compressed with loss",
-    "clipped_negatives": "negative values of the source were set to zero",
-}
 
 Row = Sequence[object]
 
@@ -69,7 +63,7 @@ def flags(facts: CorpusFacts) -> list[Row]:
     for word, flag in sorted(facts.flags.items(), key=lambda item: (-item[1].count, item[0])):
         more = flag.count - len(flag.examples)
         names = ", ".join(flag.examples) + (f" and {more:,} more" if more else "")
-        rows.append((word, f"{flag.count:,}", _FLAG_MEANINGS.get(word, ""), names))
+        rows.append((word, f"{flag.count:,}", AUDIT_FLAGS.get(word, ""), names))
     return rows
 
 

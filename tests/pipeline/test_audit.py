@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rephase.pipeline.audit import audit_volume
+from rephase.pipeline.audit import acquired_box, audit_acquisition, audit_volume
 from rephase.readers.volume import Volume
 
 
@@ -72,3 +73,42 @@ def test_clipped_negatives_are_noted_and_flags_are_json():
     flags = audit_volume(volume_with(acquired_matrix=[64, 64], image_type=("M", "NORM")), {"count": 3, "min": -1.5})
     assert flags["clipped_negatives"] == {"count": 3, "min": -1.5}
     assert json.loads(json.dumps(flags)) == flags
+
+
+@pytest.mark.parametrize(
+    ("facts", "flags"),
+    [
+        ({"parallel_reduction": 2.0}, {"parallel_imaging": {"factor": 2.0}}),
+        ({"parallel_reduction": 1.0, "partial_fourier": "NO"}, {}),
+        ({"partial_fourier": "YES"}, {"partial_fourier": {"words": ["YES"]}}),
+        ({"scan_options": "PFP"}, {"partial_fourier": {"words": ["PFP"]}}),
+        ({"scan_options": ["FAST_GEMS", "ARC_GEMS"]}, {"parallel_imaging": {"words": ["ARC_GEMS"]}}),
+        ({"image_type": ["ORIGINAL", "PRIMARY", "M", "DRB"]}, {"learned_reconstruction": {"words": ["DRB"]}}),
+        ({"image_type": "ORIGINAL\\PRIMARY\\CS_SENSE"}, {"compressed_sensing": {"words": ["CS_SENSE"]}}),
+    ],
+)
+def test_reconstructions_that_compute_a_part_of_kspace(facts, flags):
+    assert audit_acquisition(volume_with(**facts)) == flags
+
+
+def test_the_grid_of_a_template():
+    template = replace(volume_with(), magnitude=np.ones((91, 109, 91), np.float32), spacing_mm=(2.0, 2.0, 2.0))
+    assert "template_grid" in audit_acquisition(template)
+    assert audit_acquisition(replace(template, spacing_mm=(2.0, 1.0, 2.0))) == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "box"),
+    [
+        (None, None, None),
+        ([128, 0], None, (128, 256)),
+        (None, [200, 256], (200, 256)),
+        ([128, 256], [130, 250], (128, 250)),
+        ([128, 256], [200, 256], (200, 256)),
+        ([300, 256], None, None),
+    ],
+)
+def test_the_acquired_matrix_is_that_of_the_header_unless_values_reach_further(header, values, box):
+    flags = {} if header is None else {"interpolated": {"stored": [256, 256], "acquired": header}}
+    flags |= {} if values is None else {"zero_filled": {"stored": [256, 256], "acquired": values}}
+    assert acquired_box(flags) == box
