@@ -20,7 +20,7 @@ NUM_VOLUMES = 8
 _NUM_OBJECTS = 5 * NUM_VOLUMES
 """A receipt, two shards and their metadata per volume."""
 
-CASES = [0, *(pytest.param(seed, marks=pytest.mark.reliability) for seed in range(1, 10))]
+CASES = [0, *(pytest.param(seed, marks=pytest.mark.reliability) for seed in range(1, 5))]
 """One seed in every run of the tests, the others in `make reliability`."""
 
 

@@ -107,7 +107,7 @@ def test_a_disk_that_fills_up_at_every_object_names_it_and_resumes_to_equal_byte
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("pages", range(0, 70))
+@pytest.mark.parametrize("pages", range(0, 70, 2))
 def test_a_disk_with_any_number_of_pages_left(tmp_path, pages, record_property):
     record_property("fault", FULL)
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
@@ -174,7 +174,7 @@ def test_a_build_on_a_full_disk_says_so_and_is_resumed(rephase, tmp_path, record
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("leave_pages", [0, 1, 2, 3, 5, 8, 12, 16, 18, 20, 22, 24, 25, 35])
+@pytest.mark.parametrize("leave_pages", [0, 2, 5, 12, 18, 22, 25, 35])
 def test_builds_on_disks_with_little_left(rephase, tmp_path, leave_pages, record_property):
     record_property("fault", FULL)
     build_on_full_disk(rephase, tmp_path, leave_pages)
@@ -215,7 +215,7 @@ def test_one_volume_committed_twice_at_once_is_one_volume_and_never_goes_away(tm
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("seed", range(1, 21))
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_one_volume_committed_many_times_at_once_while_one_dies(tmp_path, seed, record_property):
     record_property("fault", TWICE)
     commit_at_once(tmp_path, seed, writers=3, kill=seed % 2 == 0)
