@@ -243,6 +243,7 @@ def add_phase(
     from rephase.diffusion.generators import Conditions, SliceKey, WholeVolume
     from rephase.diffusion.registry import generator_for
     from rephase.pipeline.magnitude import prepare_magnitude
+    from rephase.pipeline.pixel_audit import acquired_share
     from rephase.pipeline.sampling import CONTIGUOUS_MM
     from rephase.sequences import SEQUENCES, assume_sequence, dephasing_time_ms
 
@@ -266,6 +267,7 @@ def add_phase(
         field_t,
         spacing[0] if spacing is not None and len(spacing) == 3 else None,
         family,
+        acquired=acquired_share(prepared.stored),
     )
     if spacing is not None and len(spacing) == 3 and len(volume) > 1 and spacing[0] <= CONTIGUOUS_MM:
         whole = WholeVolume(torch.from_numpy(prepared.stored), (spacing[0], spacing[1], spacing[2]))

@@ -17,6 +17,7 @@ from rephase.diffusion.physics.low_order import TERMS, LowOrderModel, read_model
 from rephase.diffusion.physics.measurement import add_noise, estimate_sigma
 from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
 from rephase.diffusion.physics.source import source_phasors
+from rephase.diffusion.physics.zero_filling import sample_filled
 from rephase.diffusion.seen import Seen
 from rephase.sequences import REFOCUSED, SEQUENCES
 
@@ -32,9 +33,18 @@ class _Baseline(ABC):
     seen: Seen | None = None
     device = torch.device("cpu")
     families: tuple[str, ...] | None = None
+    noisy = False
+    """Whether noise of the measurement is in the phase, so that it has to be that of the acquired matrix."""
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors slice by slice; see `rephase.diffusion.generators.PhaseGenerator`."""
+        return (
+            sample_filled(self._sample, magnitude, keys, conditions)
+            if self.noisy
+            else self._sample(magnitude, keys, conditions)
+        )
+
+    def _sample(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         phasors = [self.slice_phasor(one, key, conditions) for one, key in zip(magnitude, keys, strict=True)]
         return torch.stack(phasors)
 
@@ -104,7 +114,7 @@ class SmoothPhase(_Baseline):
 class NoisySmoothPhase(SmoothPhase):
     """`smooth` with measurement noise at the level of the magnitude, as the model adds it."""
 
-    name = "smooth-noise"
+    name, noisy = "smooth-noise", True
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:
         """Evaluate the polynomial and add noise: strong noise at weak magnitude, random phase in air."""
@@ -118,7 +128,7 @@ class SpinEchoPhase(SmoothPhase):
     is a polynomial whose coefficients have the size of those of real spin echoes; slices of a volume share most of it.
     """
 
-    name = "spin-echo"
+    name, noisy = "spin-echo", True
 
     def __init__(self) -> None:
         super().__init__(_spin_echo_model())
@@ -156,7 +166,7 @@ def _spin_echo_model() -> LowOrderModel:
 class FieldPhase(_Baseline):
     """The source phase `field` (`physics.source`) with measurement noise: physics without a network."""
 
-    name = "field"
+    name, noisy = "field", True
     families = tuple(family for family in SEQUENCES if family not in REFOCUSED)
 
     def slice_phasor(self, magnitude: Tensor, key: SliceKey, conditions: Conditions) -> Tensor:

@@ -55,8 +55,9 @@ class Conditions:
 
     `spacing_mm` is (height, width), `slice_mm` the distance of neighbouring slices. `dephasing_ms` is the time over
     which off-resonance adds phase (`rephase.sequences.dephasing_time_ms`), `sequence` one of
-    `rephase.sequences.SEQUENCES`. With `gaussian_noise` all noise is that of
-    recipes before algorithm 11: added to the measured magnitude, at the level of its texture.
+    `rephase.sequences.SEQUENCES`. With `gaussian_noise` all noise is that of recipes before algorithm 11: added to the
+    measured magnitude, at the level of its texture. `acquired` is the share of k-space along (height, width) that was
+    not filled with zeros; None: all of it.
     """
 
     spacing_mm: tuple[float, float] | None = None
@@ -66,6 +67,7 @@ class Conditions:
     sequence: str | None = None
     volume: WholeVolume | None = field(default=None, repr=False, compare=False)
     gaussian_noise: bool = False
+    acquired: tuple[float, float] | None = None
 
     def numbers(self) -> list[float]:
         """Return spacing along height and width (mm), dephasing time (ms) and field strength (T); NaN for None."""

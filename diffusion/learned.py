@@ -21,6 +21,7 @@ from rephase.diffusion.physics.gauge_pool import sample_gauge
 from rephase.diffusion.physics.grid import GRID_MM, from_grid, grid_size, to_grid
 from rephase.diffusion.physics.measurement import add_noise, compress_magnitude, estimate_sigma
 from rephase.diffusion.physics.phase_noise import measure_noise, noise_angle
+from rephase.diffusion.physics.zero_filling import sample_filled
 from rephase.sequences import REFOCUSED, SEQUENCES
 
 GPU_TILE = 16
@@ -86,6 +87,9 @@ class LearnedGenerator(ABC):
 
     def sample_phase(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         """Sample phasors; see `rephase.diffusion.generators.PhaseGenerator`."""
+        return sample_filled(self._sample_tiles, magnitude, keys, conditions)
+
+    def _sample_tiles(self, magnitude: Tensor, keys: Sequence[SliceKey], conditions: Conditions) -> Tensor:
         parts = []
         with one_thread(self.device):
             for start in range(0, len(keys), self.tile):

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rephase.diffusion.baselines import SpinEchoPhase
+from rephase.diffusion.baselines import NoisySmoothPhase, SmoothPhase, SpinEchoPhase
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.learned import LearnedGenerator
 from rephase.diffusion.phases import PHASES, generated_phases
+from rephase.diffusion.physics.low_order import EARLIER_FIT, LowOrderModel, read_model
 from rephase.diffusion.processes.ddpm import DdpmConfig, DdpmGenerator, DdpmObjective
 from rephase.diffusion.processes.distillation import DistillationConfig, EnergyObjective
 from rephase.diffusion.processes.flow import FlowConfig, FlowGenerator, FlowObjective
@@ -78,7 +79,11 @@ def process_of(checkpoint: Checkpoint) -> Process:
 
 
 def make_generator(
-    name: str, checkpoint: Checkpoint | Path | None = None, steps: int | None = None, device: str = "cpu"
+    name: str,
+    checkpoint: Checkpoint | Path | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    algorithm: int | None = None,
 ) -> PhaseGenerator:
     """Return the generator of a phase.
 
@@ -92,6 +97,8 @@ def make_generator(
         For a learned phase: network evaluations per slice; those for which the weights were trained if None.
     device
         For a learned phase: "cpu" or "cuda".
+    algorithm
+        Version of the recipe's algorithm (`rephase.pipeline.recipe`) that is continued; None: the last one.
 
     Raises
     ------
@@ -105,7 +112,8 @@ def make_generator(
         raise ValueError(f"unknown phase generator {name!r}; expected one of {', '.join(generated_phases())}")
     factory = resolve(row.generator)
     if not row.learned:
-        generator: PhaseGenerator = factory()
+        earlier = algorithm is not None and algorithm < 12 and factory in (SmoothPhase, NoisySmoothPhase)
+        generator: PhaseGenerator = factory(_earlier_fit()) if earlier else factory()
         return generator
     if checkpoint is None and row.weights is not None:
         checkpoint = shipped_weights(row.weights)
@@ -122,6 +130,15 @@ def make_generator(
         )
     learned: PhaseGenerator = factory(checkpoint, steps, device)
     return learned
+
+
+def _earlier_fit() -> LowOrderModel:
+    if not EARLIER_FIT.is_file():
+        raise ValueError(
+            f"{EARLIER_FIT.name}: the fit of smooth phase before algorithm 12 is not part of this installation; copy "
+            f"it from diffusion/weights of the source tree to {EARLIER_FIT.parent}, or build into another corpus"
+        )
+    return read_model(EARLIER_FIT)
 
 
 @cache

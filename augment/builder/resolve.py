@@ -163,20 +163,20 @@ def resolve_build(
     if options.steps is not None and not PHASES[phase].any_steps:
         raise RequestError(f"--steps requires --phase diffusion; found --phase {phase}; omit one of the two")
     nfe, weights_sha256, licence, seen = 0, None, None, None
-    try:
-        if PHASES[phase].learned:
-            checkpoint = checkpoint or _load(phase, options)
-        if PHASES[phase].generator is not None:
-            generator = make_generator(phase, checkpoint, options.steps)
-            nfe, weights_sha256, licence = generator.nfe, generator.weights_sha256, generator.licence
-            seen = generator.seen
-    except ValueError as error:
-        raise RequestError(str(error)) from None
     algorithm = ALGORITHM
     if store is not None and not options.overwrite:
         found = store.attributes.get("recipe")
         begun_with = found.get("algorithm") if isinstance(found, dict) else None
         algorithm = begun_with if begun_with in ALGORITHMS else ALGORITHM
+    try:
+        if PHASES[phase].learned:
+            checkpoint = checkpoint or _load(phase, options)
+        if PHASES[phase].generator is not None:
+            generator = make_generator(phase, checkpoint, options.steps, algorithm=algorithm)
+            nfe, weights_sha256, licence = generator.nfe, generator.weights_sha256, generator.licence
+            seen = generator.seen
+    except ValueError as error:
+        raise RequestError(str(error)) from None
     if options.share_field_by is not None and algorithm < 10:
         raise RequestError(
             f"{root}: begun with algorithm {algorithm}, which has no --share-field-by; omit it, or build into another "

@@ -138,6 +138,19 @@ def measure_pixels(magnitude: NDArray[np.float32], phase: NDArray[np.float32] | 
     )  # fmt: skip
 
 
+def acquired_share(magnitude: NDArray[np.float32]) -> tuple[float, float] | None:
+    """Estimate the share of k-space along height and width that was acquired, of `(slice height width)`; None: all."""
+    part = _middle(magnitude)
+    if min(part.shape[1:]) < _LEAST_SIZE or not np.percentile(part, 99.0) > 0:
+        return None
+    square = np.square(part / part.max())
+    scores = [step_scores(spectrum(part, axis)) for axis in (0, 1)]
+    gap_db = _pair([gap(spectrum(square, axis)) for axis in (0, 1)])
+    height, width = acquired_of_magnitude((part.shape[1], part.shape[2]), scores, gap_db)
+    share = height / part.shape[1], width / part.shape[2]
+    return share if min(share) < 1.0 else None
+
+
 def audit_pixels(magnitude: NDArray[np.float32]) -> dict[str, Any]:
     """Return the flags of a volume, `(slice height width)`, as JSON values."""
     return measure_pixels(magnitude).flags()

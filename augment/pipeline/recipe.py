@@ -22,8 +22,9 @@ LATER = {
     "through slices",
     11: "phase noise has the level of the texture (spin echoes have that of this version); build into a new corpus to "
     "have that of the measurement",
-    12: "receipts lack the findings of the audit of values; build into a new corpus to have them, or use 'rephase "
-    "audit'",
+    12: "receipts lack the findings of the audit of values, zero-filled images have phase beyond the acquired box, and "
+    "smooth phase has the statistics of another fit; build into a new corpus to have those of this version, or use "
+    "'rephase audit' for the first",
 }
 """What a corpus that was begun before an algorithm lacks."""
 

@@ -17,6 +17,7 @@ from rephase.errors import VolumeError
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.gpu import InFlight, explain_out_of_memory, make_submitter
 from rephase.pipeline.kspace import real_phasor
+from rephase.pipeline.pixel_audit import acquired_share
 from rephase.pipeline.recipe import ALGORITHM
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import WorkerContext
@@ -79,7 +80,8 @@ def conditions_of(
     algorithm
         Version of the recipe's algorithm.
     magnitude
-        Its magnitude as the generator will get it; if given, phase is coherent through contiguous slices.
+        Its magnitude as the generator will get it; if given, phase is coherent through contiguous slices,
+        and its noise has the band of the acquired k-space.
     """
     slice_mm, *in_plane = volume.spacing_mm
     spacing_mm = (in_plane[0], in_plane[1])
@@ -88,11 +90,10 @@ def conditions_of(
     sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
     dephasing_ms = dephasing_time_ms(sequence, volume.te_ms)
     whole = None
+    acquired = None if magnitude is None or algorithm < 12 else acquired_share(magnitude)
     if magnitude is not None and algorithm >= 10 and len(magnitude) > 1 and slice_mm <= CONTIGUOUS_MM:
         whole = WholeVolume(torch.from_numpy(magnitude), volume.spacing_mm, main_field_of(volume))
-    return Conditions(
-        spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole, gaussian_noise=algorithm < 11
-    )
+    return Conditions(spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole, algorithm < 11, acquired)
 
 
 def exam_of(row: ManifestRow, column: str | None) -> str | None:

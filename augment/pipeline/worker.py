@@ -76,7 +76,8 @@ def open_worker(
     generator = None
     row = PHASES[recipe.phase]
     if row.generator is not None:
-        generator = make_generator(recipe.phase, checkpoint, recipe.nfe if row.any_steps else None, device)
+        steps = recipe.nfe if row.any_steps else None
+        generator = make_generator(recipe.phase, checkpoint, steps, device, recipe.algorithm)
         if generator.weights_sha256 != recipe.checkpoint_sha256:
             path = checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint
             raise RequestError(

@@ -30,6 +30,8 @@ ANCHOR_MM = 50.0
 """Distance of the anchors between which the part of the polynomial that varies through the volume is interpolated."""
 TYPICAL_SPACING_MM, TYPICAL_SLICE_MM, TYPICAL_TE_MS = 1.5, 5.0, 5.0
 _SHIPPED = Path(__file__).parents[1] / "weights" / "smooth.json"
+EARLIER_FIT = _SHIPPED.with_name("smooth-11.json")
+"""The fit of recipes before algorithm 12, mostly to volumes under GPL-3.0; not in the wheel."""
 
 
 class FitVolume(NamedTuple):

@@ -8,10 +8,12 @@ import torch
 from tiny_network import TINY
 
 from rephase.cli import main
+from rephase.diffusion import registry
 from rephase.diffusion.baselines import NoisySmoothPhase, SmoothPhase
 from rephase.diffusion.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.diffusion.networks.unet import ComplexUNet
+from rephase.diffusion.physics import low_order
 from rephase.diffusion.physics.gauge import fix_gauge
 from rephase.diffusion.physics.low_order import (
     LENGTH_MM,
@@ -236,3 +238,14 @@ def test_a_regression_is_recognised_by_its_card_and_has_one_evaluation(tmp_path,
     save_checkpoint(regression.network, GAUGE, {"process": "flow"}, path)
     with pytest.raises(CheckpointError, match="expected some for regression"):
         make_generator("regression", path)
+
+
+@pytest.mark.parametrize("name", ["smooth", "smooth-noise"])
+def test_a_recipe_of_an_earlier_algorithm_keeps_the_earlier_fit_of_smooth_phase(name, monkeypatch, tmp_path):
+    now, earlier = (make_generator(name, algorithm=one) for one in (None, 11))
+    assert (now.model, earlier.model) == (read_model(), read_model(low_order.EARLIER_FIT))
+    assert now.licence == "BSD-2-Clause and CC0-1.0 and MIT" and earlier.licence == "GPL-3.0"
+    assert make_generator("spin-echo", algorithm=11).model == make_generator("spin-echo").model
+    monkeypatch.setattr(registry, "EARLIER_FIT", tmp_path / "smooth-11.json")
+    with pytest.raises(ValueError, match=r"smooth-11.json: .* is not part of this installation; copy it from"):
+        make_generator(name, algorithm=11)
