@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rephase.formats import match_suffix
 from rephase.manifests.header import Kind
+from rephase.readers.image_type import computed_word, frame_kind
 
 # words of file names in BIDS and of dcm2niix; only complete words match, most of them only as the last one
 _KIND_WORDS: dict[str, Kind] = {
@@ -49,14 +50,6 @@ _CONTRAST_WORDS = {
     "t1w": "T1", "t1": "T1", "mprage": "T1", "t2w": "T2", "t2": "T2", "t2starw": "T2star", "t2star": "T2star",
     "t2s": "T2star", "pdw": "PD", "pd": "PD", "flair": "FLAIR", "dwi": "DWI", "bold": "BOLD", "angio": "MRA",
     "tof": "MRA", "swi": "SWI", "asl": "ASL",
-}  # fmt: skip
-_IMAGE_TYPE: dict[str, Kind] = {
-    "P": "phase", "PHASE": "phase", "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
-    "FIELD_MAP": "fieldmap", "FIELDMAP": "fieldmap", "B0 MAP": "fieldmap", "LOCALIZER": "localizer",
-    "ADC": "parametric map", "FA": "parametric map", "T1 MAP": "parametric map", "T2 MAP": "parametric map",
-    "T2_STAR MAP": "parametric map", "R2_STAR MAP": "parametric map", "QMAP": "parametric map",
-    "FAT_FRACTION": "parametric map", "CBF": "parametric map", "RELCBF": "parametric map",
-    "TTP": "parametric map", "SEGMENTATION": "label map",
 }  # fmt: skip
 _SIDECAR_UNITS: dict[str, Kind] = {
     "rad": "phase", "radian": "phase", "radians": "phase", "hz": "fieldmap", "rad/s": "fieldmap", "tesla": "fieldmap",
@@ -125,7 +118,9 @@ def kind_of_sidecar(sidecar: dict[str, Any]) -> Kind | None:
         return "non_mr"
     words = sidecar.get("ImageType")
     words = [str(word).upper() for word in words] if isinstance(words, list) else []
-    found = next((_IMAGE_TYPE[word] for word in words if word in _IMAGE_TYPE), None)
+    found: Kind | None = frame_kind(words)
+    if found in ("magnitude", "derived"):
+        found = "parametric map" if computed_word(words) else None
     found = found or _SIDECAR_UNITS.get(str(sidecar.get("Units", "")).strip().lower())
     keys = {key.lower(): value for key, value in sidecar.items()}
     for key in ("intent", "intentcode", "intent_code", "intentname", "intent_name"):

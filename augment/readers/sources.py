@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -11,17 +12,22 @@ import stat
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from rephase.errors import VolumeError
 from rephase.files import sha256
+from rephase.formats import match_suffix
 from rephase.manifests.header import is_annex_link, not_fetched
 from rephase.readers.foreign import START_BYTES, is_pointer
 from rephase.text import is_url, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _BLOCK_BYTES = 1 << 20
 
@@ -105,8 +111,15 @@ def local_path(location: str) -> Iterator[Path]:
             watch(location)
         yield Path(location)
         return
+    path = _fetched_folder(location)
     with tempfile.TemporaryDirectory(prefix="rephase-") as folder:
-        yield _fetch(location, Path(folder))
+        path = path or _fetch(location, Path(folder))
+        try:
+            yield path
+        except VolumeError as error:
+            if str(path) not in str(error):
+                raise
+            raise VolumeError(error.reason, str(error).replace(str(path), location)) from error
 
 
 def check_local(location: str) -> None:
@@ -157,6 +170,30 @@ def _is_pointer_file(path: Path) -> bool:
         return False
 
 
+_MOST_FOLDERS = 2
+_folders: OrderedDict[str, tempfile.TemporaryDirectory[str]] = OrderedDict()
+
+
+def _fetched_folder(location: str) -> Path | None:
+    """Fetch the folder that a URL names, once for all of its volumes; None if it names a file."""
+    import fsspec
+
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(location)
+        if location not in _folders:
+            if match_suffix(location) is not None or not filesystem.isdir(inner):
+                return None
+            folder = tempfile.TemporaryDirectory(prefix="rephase-")
+            filesystem.get(inner.rstrip("/") + "/", f"{folder.name}/", recursive=True)
+            _folders[location] = folder
+            while len(_folders) > _MOST_FOLDERS:
+                _folders.popitem(last=False)[1].cleanup()
+    except (OSError, ValueError, ImportError):  # told when it is fetched as a file
+        return None
+    _folders.move_to_end(location)
+    return Path(_folders[location].name)
+
+
 def _fetch(location: str, folder: Path) -> Path:
     import fsspec
 
@@ -176,6 +213,50 @@ def _fetch(location: str, folder: Path) -> Path:
             "check URL and credentials",
         ) from error
     return path
+
+
+class _Bounded(io.RawIOBase):
+    """A stream of at most `limit` bytes: a few kilobytes of gzip may unpack to gigabytes."""
+
+    def __init__(self, raw: BinaryIO, name: str, limit: int) -> None:
+        self.name, self._limit = name, limit
+        self.packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        self._stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if self.packed else raw
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        # in pieces, so that a header that states gigabytes does not allocate them at once
+        view = memoryview(buffer).cast("B")[:_BLOCK_BYTES]
+        chunk = self._stream.read(len(view))
+        if self._stream.tell() > self._limit:
+            found = f"{self.name}: unpacks to more than {self._limit} bytes, the limit"
+            raise VolumeError("too_large", f"{found}; give workers more memory")
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+@contextmanager
+def open_bounded(path: Path, limit: int) -> Iterator[io.BufferedReader]:
+    """Open a file, decompressed if it is gzip; reading beyond `limit` bytes raises `too_large`."""
+    with path.open("rb") as raw, io.BufferedReader(_Bounded(raw, str(path), limit), buffer_size=1 << 16) as reader:
+        yield cast(io.BufferedReader, reader)
+
+
+def is_packed(stream: io.BufferedReader) -> bool:
+    """Whether a file that `open_bounded` opened is gzip."""
+    return bool(getattr(stream.raw, "packed", False))
 
 
 FileKey = tuple[int, int, int, int, int]

@@ -5,14 +5,15 @@ import pytest
 
 from rephase.facts import CONTRASTS
 from rephase.readers.dicom.facts import header_facts
-from rephase.readers.dicom.kinds import computed_word, frame_kind
+from rephase.readers.image_type import computed_word, frame_kind
 
 
 def facts(image_type=("ORIGINAL", "PRIMARY", "M"), **elements):
     dataset = pydicom.Dataset()
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
-    return header_facts(dataset, None, list(image_type))
+    dataset.ImageType = list(image_type)
+    return header_facts(dataset)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_philips_states_the_contrast_in_a_private_sequence(stated, contrast):
     inner, dataset = pydicom.Dataset(), pydicom.Dataset()
     if stated is not None:
         inner.AcquisitionContrast = stated
-    dataset.ScanningSequence = "GR"
+    dataset.ScanningSequence, dataset.ImageType = "GR", ["ORIGINAL", "PRIMARY", "M_FFE"]
     dataset.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [inner])
-    assert header_facts(dataset, None, ["ORIGINAL", "PRIMARY", "M_FFE"]).contrast == contrast
+    assert header_facts(dataset).contrast == contrast
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from pydicom.data import get_testdata_file
 from rephase.errors import VolumeError
 from rephase.manifests.header import Probed, SeriesHeader
 from rephase.manifests.record import ManifestRow
+from rephase.readers.dicom import reader
 from rephase.readers.dicom.index import series_id
-from rephase.readers.dicom.probe import probe_dicom
-from rephase.readers.dicom.read import describe_dicom, read_dicom
 
 MAGNITUDES = SHARED / "magnitude"
 
@@ -24,11 +23,11 @@ PHASE = ["ORIGINAL", "PRIMARY", "P", "ND"]
 
 def probe(folder: Path) -> Probed:
     """Probe, and check that the manifest row of each magnitude header selects the same volume."""
-    probed = probe_dicom(sorted(path for path in folder.rglob("*") if path.is_file()))
+    probed = reader.probe(sorted(path for path in folder.rglob("*") if path.is_file()))
     for header in probed.headers:
         if header.kind == "magnitude":
             cells = {name: getattr(header, name) for name in ("series", "part", "echo", "frame")}
-            described = describe_dicom(ManifestRow(2, "v", str(header.path), **cells))
+            described = reader.describe(ManifestRow(2, "v", str(header.path), **cells))
             assert described == ((header.num_slices, header.height, header.width), header.spacing_mm, ())
     assert len({header.series_key for header in probed.headers}) == len(probed.headers)
     return probed
@@ -147,9 +146,9 @@ def test_a_series_in_several_folders_is_one_volume(tmp_path):
 def test_a_manifest_of_an_earlier_scan_is_read_or_told_to_scan_again(tmp_path):
     save_series(tmp_path, [classic(k, EchoTime=te) for k in range(3) for te in (5, 9)])
     earlier = ManifestRow(2, "v", str(tmp_path), series=phantom.SERIES, echo=2)
-    assert describe_dicom(earlier).shape == (3, 6, 8)
+    assert reader.describe(earlier).shape == (3, 6, 8)
     with pytest.raises(VolumeError, match="correct the column series, or scan again"):
-        describe_dicom(ManifestRow(2, "v", str(tmp_path), series="1.2.3"))
+        reader.describe(ManifestRow(2, "v", str(tmp_path), series="1.2.3"))
 
 
 def test_other_objects_are_counted_as_what_they_are(tmp_path):
@@ -228,13 +227,13 @@ def test_reported_cases(name, cases, tmp_path):
         for t, header in enumerate(volumes):
             row = ManifestRow(2, "v", str(header.path), series=header.series, frame=header.frame)
             expected = np.stack([cases.picture(10 * t + k) for k in range(6)])
-            np.testing.assert_array_equal(read_dicom(row).magnitude, expected)
+            np.testing.assert_array_equal(reader.read(row)[0].magnitude, expected)
     if name == "dixon_in_one_series":
         for header in volumes:
             w = ("water", "fat", "in_phase", "out_phase").index(header.part)
             row = ManifestRow(2, "v", str(header.path), series=header.series, part=header.part)
             expected = np.stack([cases.picture(5 * w + k + 1) for k in range(5)])
-            np.testing.assert_array_equal(read_dicom(row).magnitude, expected)
+            np.testing.assert_array_equal(reader.read(row)[0].magnitude, expected)
 
 
 def test_what_is_left_out_is_counted(tmp_path):

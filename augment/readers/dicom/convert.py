@@ -7,7 +7,6 @@ import re
 import resource
 import subprocess
 import tempfile
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,13 +76,17 @@ class Conversion:
     outputs: list[Output]
     volumes: dict[Any, list[Any]] = field(default_factory=dict)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all outputs."""
+        return sum(output.stored.nbytes for output in self.outputs)
 
-_cache: OrderedDict[Any, Conversion] = OrderedDict()
-_lock = threading.RLock()
+
+_kept: OrderedDict[Any, Conversion] = OrderedDict()
 
 
 def convert(part: Part, where: str, limit_bytes: int | None = None) -> list[Conversion]:
-    """Return what dcm2niix makes of each run of a part.
+    """Return what dcm2niix makes of each run of a part; call it from one thread at a time.
 
     Parameters
     ----------
@@ -101,41 +104,26 @@ def convert(part: Part, where: str, limit_bytes: int | None = None) -> list[Conv
     """
     merge = not part.is_mixed and len({header.te_ms for header in part.headers}) > 1
     # Philips images have the unit of their header with -p n; but with it, other scales than the first are ignored
-    display = len({scale for _, scale in part.places}) <= 1
+    display = len({plane.scale for plane in part.planes}) <= 1
     options = ("-p", "n" if display else "y", "-m", "y" if merge else "2")
-    return [_cached(run, options, where, limit_bytes) for run in part.runs]
+    made = []
+    for run in part.runs:
+        key = (tuple(header.file for header in run), options)
+        if key not in _kept:
+            _kept[key] = Conversion(_run(run, options, where, limit_bytes))
+            while len(_kept) > 1 and sum(conversion.num_bytes for conversion in _kept.values()) > CACHE_BYTES:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        made.append(_kept[key])
+    return made
 
 
-def _cached(run: Sequence[Header], options: Sequence[str], where: str, limit_bytes: int | None) -> Conversion:
+def _run(run: Sequence[Header], options: Sequence[str], where: str, limit_bytes: int | None) -> list[Output]:
     files = [header.file for header in run]
-    key = (*((file.path, file.stamp) for file in files), *options)
-    with _lock:
-        if key not in _cache:
-            num_bytes = sum(header.num_bytes for header in run)
-            _check_memory(num_bytes, limit_bytes, where)
-            outputs = _run(files, num_bytes, options, limit_bytes)
-            check_unchanged(files)
-            _cache[key] = Conversion(outputs)
-            while len(_cache) > 1 and sum(_size(kept) for kept in _cache.values()) > CACHE_BYTES:
-                _cache.popitem(last=False)
-        _cache.move_to_end(key)
-        return _cache[key]
-
-
-def _size(conversion: Conversion) -> int:
-    return sum(output.stored.nbytes for output in conversion.outputs)
-
-
-def _check_memory(num_bytes: int, limit_bytes: int | None, where: str) -> None:
+    num_bytes = sum(header.num_bytes for header in run)
     if limit_bytes is not None and 2 * num_bytes > limit_bytes:
-        raise VolumeError(
-            "too_large",
-            f"{where}: its series takes {2 * num_bytes} bytes to convert; expected at most {limit_bytes}; give workers "
-            "more memory",
-        )
-
-
-def _run(files: Sequence[DicomFile], num_bytes: int, options: Sequence[str], limit_bytes: int | None) -> list[Output]:
+        need = f"its series takes {2 * num_bytes} bytes to convert; expected at most {limit_bytes}"
+        raise VolumeError("too_large", f"{where}: {need}; give workers more memory")
     with tempfile.TemporaryDirectory(prefix="rephase-") as scratch:
         source, target = Path(scratch) / "in", Path(scratch) / "out"
         source.mkdir()
@@ -149,9 +137,12 @@ def _run(files: Sequence[DicomFile], num_bytes: int, options: Sequence[str], lim
         made = list(dict.fromkeys(_CONVERTED.findall(text)))
         if status == 0 and made and not any(path.stem.endswith(("_Eq", "_Tilt")) for path in target.iterdir()):
             try:
-                return [_load(target / f"{name}.nii") for name in made]
+                outputs = [_load(target / f"{name}.nii") for name in made]
             except (OSError, ValueError, KeyError, nib.spatialimages.HeaderDataError) as error:
                 status, text = 1, f"error: its result cannot be read ({error})"
+            else:
+                check_unchanged(files)
+                return outputs
         raise _refusal(status, text, files, Path(scratch))
 
 
@@ -186,29 +177,22 @@ def _load(path: Path) -> Output:
     with path.open("rb") as stream:
         header = nib.Nifti1Header.from_fileobj(stream)
         shape = (*header.get_data_shape(), 1, 1)[:4]
-        dtype, offset = header.get_data_dtype(), int(header.get_data_offset())
-        stored = np.memmap(stream, dtype, "r", offset, shape, "F")
+        stored = np.memmap(stream, header.get_data_dtype(), "r", int(header.get_data_offset()), shape, "F")
     slope, intercept = header.get_slope_inter()
-    sidecar = _sidecar(path.with_suffix(".json"))
-    name = path.stem
-    te_s = sidecar.get("EchoTime")
+    try:
+        sidecar = json.loads(path.with_suffix(".json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        sidecar = {}
+    te_s = numbers(sidecar.get("EchoTime"))
     return Output(
         stored=stored,
         slope=1.0 if slope is None else float(slope),
         intercept=float(intercept or 0.0),
         affine=_RAS_TO_LPS @ header.get_best_affine(),
         cosines=numbers(sidecar.get("ImageOrientationPatientDICOM")),
-        kind=next((kind for suffix, kind in _SUFFIXES if suffix in name), "magnitude"),
-        te_ms=te_s * 1000 if isinstance(te_s, float | int) else None,
+        kind=next((kind for suffix, kind in _SUFFIXES if suffix in path.stem), "magnitude"),
+        te_ms=te_s[0] * 1000 if te_s else None,
     )
-
-
-def _sidecar(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _refusal(status: int, text: str, files: Sequence[DicomFile], scratch: Path) -> VolumeError:

@@ -5,34 +5,26 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from rephase.errors import VolumeError
 from rephase.manifests.header import Kind
-from rephase.readers.dicom.facts import (
-    as_list,
-    echo_time,
-    find,
-    first_int,
-    kind_of,
-    number,
-    numbers,
-    private,
-    words_of,
-)
-from rephase.readers.dicom.files import DicomFile, looking_into, looks_like_dicom, not_dicom, opened, parse_header
-from rephase.readers.dicom.kinds import MR_CLASSES, computed_word, object_kind
+from rephase.readers.dicom.facts import Elements, as_list, numbers
+from rephase.readers.dicom.files import DicomFile, open_dicom
 
+_IMAGES = "1.2.840.10008.5.1.4.1.1."
+_MR_CLASSES = f"{_IMAGES}4"
+_MR_IMAGES = {f"{_MR_CLASSES}{suffix}" for suffix in ("", ".1", ".3", ".4")}
+_OBJECTS: dict[str, Kind] = {
+    f"{_IMAGES}4.2": "spectroscopy", f"{_IMAGES}30": "parametric map", f"{_IMAGES}66.4": "label map",
+    f"{_IMAGES}66.7": "label map", f"{_IMAGES}66.5": "surface", f"{_IMAGES}66": "raw data",
+}  # fmt: skip
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-_MR_IMAGES = {f"{MR_CLASSES}{suffix}" for suffix in ("", ".1", ".3", ".4")}
-_COLOURS = ("RGB", "YBR", "PALETTE")
 _MOST_MM = 1e5
-_JP2_BYTES = 8192
 _TILED = {"MOSAIC", "VFRAME"}
 _KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName",
@@ -56,13 +48,14 @@ _TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a multi-frame object; see `Header`."""
+    """One plane: its kind, echo time, date and time, position and orientation (LPS mm), slope and intercept."""
 
     kind: Kind
-    te_ms: float | None
-    acquired: str
-    position: tuple[float, ...]
-    scale: tuple[float, ...]
+    te_ms: float | None = None
+    acquired: str = ""
+    position: tuple[float, ...] = ()
+    cosines: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,40 +64,26 @@ class Header:
 
     Attributes
     ----------
-    file
-        Where it is.
-    kind
-        What its pixels are; of a multi-frame object, what those of its first frame are.
-    computed
-        The word that names a computed quantity.
+    file, frames
+        Where it is, and its planes: one of a classic object, and of what is no image.
     problem
         Why its pixels cannot be used; None if nothing is wrong.
     series, study, subject, instance
         Identifying texts.
-    words
-        ImageType.
-    matrix, num_frames, num_bytes
-        Rows and columns; frames; size of the decoded pixels.
-    position, cosines, spacing
-        Of its plane, LPS mm; None for tiles and multi-frame objects, whose geometry the converter reads.
-    thickness_mm
-        Distance to the next slice by the header, for the tolerance of positions.
-    te_ms, echo, number, time, acquisition, acquired, varied
-        EchoTime, EchoNumbers, InstanceNumber, TemporalPositionIdentifier, AcquisitionNumber, date and time of
-        acquisition, and what else may vary: inversion time, trigger time, b-value.
-    scale
-        RescaleSlope and RescaleIntercept.
-    padding
-        Stored value outside of the image.
-    num_expected
-        Slices of the volume by a classic Philips header.
-    frames
-        Of a multi-frame object.
+    words, matrix, num_bytes, is_multi
+        ImageType; rows and columns, None if it is no MR image; size of the decoded pixels; whether it is a multi-frame
+        object.
+    spacing, thickness_mm
+        PixelSpacing; distance to the next slice by the header, for the tolerance of positions.
+    echo, number, time, acquisition, varied
+        EchoNumbers, InstanceNumber, TemporalPositionIdentifier, AcquisitionNumber, and what else may vary: inversion
+        time, trigger time, b-value.
+    padding, num_expected
+        Stored value outside of the image; slices of the volume by a classic Philips header.
     """
 
     file: DicomFile
-    kind: Kind
-    computed: str | None = None
+    frames: tuple[Frame, ...]
     problem: str | None = None
     series: str = ""
     study: str = ""
@@ -112,44 +91,37 @@ class Header:
     instance: str = ""
     words: tuple[str, ...] = ()
     matrix: tuple[int, int] | None = None
-    num_frames: int = 1
     num_bytes: int = 0
-    position: tuple[float, ...] | None = None
-    cosines: tuple[float, ...] | None = None
+    is_multi: bool = False
     spacing: tuple[float, ...] = ()
     thickness_mm: float = 0.0
-    te_ms: float | None = None
     echo: int | None = None
-    number: int | None = None
-    time: int | None = None
-    acquisition: int | None = None
-    acquired: str = ""
+    number: int = 0
+    time: int = 0
+    acquisition: int = 0
     varied: tuple[tuple[float, ...], ...] = ()
-    scale: tuple[float, ...] = ()
     padding: int | None = None
-    num_expected: int | None = None
-    frames: tuple[Frame, ...] = ()
+    num_expected: int = 0
 
     @property
-    def is_image(self) -> bool:
-        """Whether it is an MR image."""
-        return self.matrix is not None
+    def kind(self) -> Kind:
+        """What its pixels are; of a multi-frame object, what those of its first frame are."""
+        return self.frames[0].kind
+
+    @property
+    def te_ms(self) -> float | None:
+        """Echo time of its first frame."""
+        return self.frames[0].te_ms
 
     @property
     def is_plane(self) -> bool:
         """Whether it is one plane with its place."""
-        return not self.frames and not self.is_tiled and len(self.position or ()) == 3 and len(self.cosines or ()) == 6
+        return not self.is_multi and not self.is_tiled and len(self.frames[0].position + self.frames[0].cosines) == 9
 
     @property
     def is_tiled(self) -> bool:
         """Whether one picture holds all slices of a volume: a Siemens mosaic, a tiled image of United Imaging."""
         return not _TILED.isdisjoint(self.words)
-
-    @property
-    def told_apart_by(self) -> tuple[Any, ...]:
-        """Everything that may differ between two images of one series."""
-        return (self.words, self.position, self.cosines, self.te_ms, self.number, self.time, self.acquisition,
-                self.acquired, self.varied, self.matrix, self.num_frames)  # fmt: skip
 
 
 def read_header(file: DicomFile) -> Header | None:
@@ -160,103 +132,74 @@ def read_header(file: DicomFile) -> Header | None:
     VolumeError
         The file has a suffix or the first bytes of DICOM, but cannot be read, or may be an image without its pixels.
     """
-    with opened(file) as (stream, start):
-        if not looks_like_dicom(start):
-            if file.has_dicom_name:
-                raise not_dicom(file, start)
-            return None
-        dataset = parse_header(stream, file, _TAGS)
-        with looking_into(file):
-            return _describe(dataset, file, stream)
+    with open_dicom(file, _TAGS) as found:
+        return None if found is None else _describe(file, *found)
 
 
-def _describe(dataset: pydicom.Dataset, file: DicomFile, stream: io.BufferedReader) -> Header:
+def _describe(file: DicomFile, dataset: pydicom.Dataset, stream: BinaryIO, size: int) -> Header:
+    elements = Elements(dataset)
     meta = getattr(dataset, "file_meta", pydicom.Dataset())
-    sop_class = str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
-    uids = {"series": "SeriesInstanceUID", "study": "StudyInstanceUID", "instance": "SOPInstanceUID"}
-    names: dict[str, Any] = {name: str(dataset.get(keyword) or "") for name, keyword in uids.items()}
-    names["subject"] = _subject(dataset)
-    kind = object_kind(sop_class)
+    sop_class = elements.text("SOPClassUID") or str(meta.get("MediaStorageSOPClassUID") or "")
+    named = f"{elements.text('PatientName')}|{elements.text('PatientBirthDate')}"
+    names: dict[str, Any] = {
+        "series": elements.text("SeriesInstanceUID"),
+        "study": elements.text("StudyInstanceUID"),
+        "instance": elements.text("SOPInstanceUID"),
+        "subject": elements.text("PatientID") or (named if named != "|" else elements.text("StudyInstanceUID")),
+    }
+    kind = _OBJECTS.get(sop_class)
     if kind is None and (stream.read(4) not in _PIXEL_TAGS or "Rows" not in dataset):
         if _may_be_slice(UID(sop_class)):
             raise VolumeError(
                 "unreadable", f"{file}: no pixel data after the header; it is truncated or damaged; copy it again"
             )
         kind = "no image"  # a report, a presentation state, a vendor's own object
-    if kind is None and not _is_mr(dataset, sop_class):
+    modality = elements.text("Modality")
+    if kind is None and modality != "MR" and (modality or not sop_class.startswith(_MR_CLASSES)):
         kind = "non_mr"
     if kind is not None:
-        return Header(file, kind, **names)
-    image_type = words_of(dataset, None)
+        return Header(file, (Frame(kind),), **names)
     groups = as_list(dataset.get("PerFrameFunctionalGroupsSequence"))
-    frames = tuple(frame_of(dataset, group) for group in groups)
+    frames = tuple(frame_of(Elements(dataset, group)) for group in groups) or (frame_of(elements),)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    num_frames = int(number(dataset.get("NumberOfFrames")) or 1)
-    computed = computed_word(image_type)
-    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-    if photometric.startswith(_COLOURS):
-        computed = photometric
-    header_kind = frames[0].kind if frames else kind_of(dataset, None, image_type)
-    times = (dataset.get(word) for word in ("AcquisitionDate", "AcquisitionTime"))
-    found = Header(
+    num_bytes = rows * columns * len(frames) * (int(dataset.get("BitsAllocated") or 16) // 8)
+    padding = dataset.get("PixelPaddingValue")
+    expected = numbers(elements.private(0x2001, "Philips Imaging DD 001", 0x18)) if not groups else ()
+    words = tuple(word.upper() for word in elements.image_type)
+    return Header(
         file,
-        "derived" if computed and header_kind != "localizer" else header_kind,
-        computed,
+        frames,
+        _problem(dataset, elements, frames, words) or _pixel_problem(dataset, num_bytes, stream, size),
         **names,
-        words=tuple(word.upper() for word in image_type),
+        words=words,
         matrix=(rows, columns),
-        num_frames=num_frames,
-        num_bytes=rows * columns * num_frames * (int(dataset.get("BitsAllocated") or 16) // 8),
-        position=numbers(dataset.get("ImagePositionPatient")) or None,
-        cosines=numbers(dataset.get("ImageOrientationPatient")) or None,
+        num_bytes=num_bytes,
+        is_multi=bool(groups),
         spacing=numbers(dataset.get("PixelSpacing")),
-        thickness_mm=abs(number(dataset.get("SpacingBetweenSlices")) or number(dataset.get("SliceThickness")) or 1.0),
-        te_ms=echo_time(dataset, None),
-        echo=first_int(dataset.get("EchoNumbers")),
-        number=first_int(dataset.get("InstanceNumber")),
-        time=first_int(dataset.get("TemporalPositionIdentifier")),
-        acquisition=first_int(dataset.get("AcquisitionNumber")),
-        acquired=str(dataset.get("AcquisitionDateTime") or "".join(str(part) for part in times if part)),
+        thickness_mm=abs(elements.number("SpacingBetweenSlices") or elements.number("SliceThickness") or 1.0),
+        echo=elements.integer("EchoNumbers"),
+        number=elements.integer("InstanceNumber") or 0,
+        time=elements.integer("TemporalPositionIdentifier") or 0,
+        acquisition=elements.integer("AcquisitionNumber") or 0,
         varied=tuple(numbers(dataset.get(word)) for word in ("InversionTime", "TriggerTime", "DiffusionBValue")),
-        scale=_scale(dataset, None),
-        padding=_padding(dataset.get("PixelPaddingValue")),
-        num_expected=None if groups else first_int(private(dataset, 0x2001, "Philips Imaging DD 001", 0x18)),
-        frames=frames,
-    )
-    problem = _encoding_problem(dataset)
-    if problem is None and num_frames != (len(frames) or 1):
-        problem = f"{len(frames)} frame headers for {num_frames} frames; expected functional groups of each; convert it"
-    problem = problem or _pixel_problem(dataset, found, stream) or _geometry_problem(found)
-    return found if problem is None else replace(found, problem=problem)
-
-
-def frame_of(dataset: pydicom.Dataset, group: pydicom.Dataset) -> Frame:
-    """Describe one frame from its functional groups."""
-    image_type = words_of(dataset, group)
-    technique = find(dataset, group, "VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence")
-    computed = computed_word([*image_type, str(technique or "")])
-    acquired = str(find(dataset, group, "FrameAcquisitionDateTime", "FrameContentSequence") or "")
-    kind = "derived" if computed else kind_of(dataset, group, image_type)
-    position = numbers(find(dataset, group, "ImagePositionPatient", "PlanePositionSequence"))
-    return Frame(kind, echo_time(dataset, group), acquired, position, _scale(dataset, group))
-
-
-def _scale(dataset: pydicom.Dataset, group: pydicom.Dataset | None) -> tuple[float, ...]:
-    words = ("RescaleSlope", "RescaleIntercept")
-    return tuple(
-        one for word in words for one in numbers(find(dataset, group, word, "PixelValueTransformationSequence"))
+        padding=int.from_bytes(padding, "little")
+        if isinstance(padding, bytes)
+        else elements.integer("PixelPaddingValue"),
+        num_expected=int(expected[0]) if expected else 0,
     )
 
 
-def _subject(dataset: pydicom.Dataset) -> str:
-    """Return the best identification of the person: the id, else name and birth date, else the study."""
-    named = f"{dataset.get('PatientName') or ''}|{dataset.get('PatientBirthDate') or ''}"
-    return str(dataset.get("PatientID") or (named if named.strip("|") else dataset.get("StudyInstanceUID") or ""))
-
-
-def _is_mr(dataset: pydicom.Dataset, sop_class: str) -> bool:
-    modality = str(dataset.get("Modality") or "")
-    return modality == "MR" or (not modality and sop_class.startswith(MR_CLASSES))
+def frame_of(elements: Elements) -> Frame:
+    """Describe one frame."""
+    when = elements.text("FrameAcquisitionDateTime") or elements.text("AcquisitionDateTime")
+    return Frame(
+        "derived" if elements.text("PhotometricInterpretation").startswith(("RGB", "YBR", "PAL")) else elements.kind,
+        elements.te_ms,
+        when or elements.text("AcquisitionDate") + elements.text("AcquisitionTime"),
+        numbers(elements.get("ImagePositionPatient")),
+        numbers(elements.get("ImageOrientationPatient")),
+        numbers(elements.get("RescaleSlope")) + numbers(elements.get("RescaleIntercept")),
+    )
 
 
 def _may_be_slice(stated: UID) -> bool:
@@ -266,111 +209,97 @@ def _may_be_slice(stated: UID) -> bool:
     return not stated.is_private and stated.type not in ("SOP Class", "Meta SOP Class")
 
 
-def _padding(value: Any) -> int | None:  # noqa: ANN401 - as pydicom returns it
-    if isinstance(value, bytes):
-        return int.from_bytes(value, "little")
-    return first_int(value)
-
-
-def _encoding_problem(dataset: pydicom.Dataset) -> str | None:
+def _problem(
+    dataset: pydicom.Dataset, elements: Elements, frames: tuple[Frame, ...], words: tuple[str, ...]
+) -> str | None:
     """Return why the stored values cannot be those of a slice: the converter would take some of them as they are."""
     bits = int(dataset.get("BitsAllocated") or 0)
-    stored = int(dataset.get("BitsStored") or bits)
-    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        return f"{photometric[:16]} with {dataset.get('SamplesPerPixel')} samples; expected grey values; convert it"
-    if dataset.get("PixelRepresentation") not in (None, 0, 1):
-        return f"pixel representation {dataset.get('PixelRepresentation')}; expected 0 or 1; export it again"
-    if bits not in (8, 16, 32):
-        return f"{bits} bits allocated; expected 8, 16 or 32; convert it"
-    if "ModalityLUTSequence" in dataset:
-        return "values through a modality lookup table; expected slope and intercept; convert it"
-    if not 0 < stored <= bits or int(dataset.get("HighBit") or stored - 1) != stored - 1:
-        return (
-            f"{stored} of {bits} bits stored, the highest {dataset.get('HighBit')}; expected the lower bits; convert it"
-        )
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        value = dataset.get(keyword)
-        wrong = value not in (None, "") and number(value) is None
-        if wrong or (keyword == "RescaleSlope" and number(value) == 0):
-            return f"{keyword} is {str(value)[:40]}; expected a number; export it again"
-    return None
+    stored, high = int(dataset.get("BitsStored") or bits), dataset.get("HighBit")
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")[:16]
+    samples, signed = int(dataset.get("SamplesPerPixel") or 1), dataset.get("PixelRepresentation")
+    num_frames, num_groups = elements.integer("NumberOfFrames") or 1, len(frames)
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    checks: list[tuple[bool, str]] = [
+        (samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"),
+         f"{photometric} with {samples} samples; expected grey values; convert it"),
+        (signed not in (None, 0, 1), f"pixel representation {signed}; expected 0 or 1; export it again"),
+        (bits not in (8, 16, 32), f"{bits} bits allocated; expected 8, 16 or 32; convert it"),
+        ("ModalityLUTSequence" in dataset,
+         "values through a modality lookup table; expected slope and intercept; convert it"),
+        (not 0 < stored <= bits or int(high or stored - 1) != stored - 1,
+         f"{stored} of {bits} bits stored, the highest {high}; expected the lower bits; convert it"),
+        (slope not in (None, "") and (len(numbers(slope)) != 1 or not any(numbers(slope))),
+         "RescaleSlope is 0 or no number; expected one; export it again"),
+        (intercept not in (None, "") and len(numbers(intercept)) != 1,
+         "RescaleIntercept is no number; expected one; export it again"),
+        (num_frames != num_groups,
+         f"{num_groups} frame headers for {num_frames} frames; expected functional groups of each; convert it"),
+    ]  # fmt: skip
+    if "PerFrameFunctionalGroupsSequence" not in dataset and "VFRAME" not in words:
+        position, cosines = frames[0].position, frames[0].cosines
+        spacing = numbers(dataset.get("PixelSpacing"))
+        lengths = [math.hypot(*cosines[:3]), math.hypot(*cosines[3:])]
+        skew = abs(sum(x * y for x, y in zip(cosines[:3], cosines[3:], strict=False)))
+        checks += [
+            (len(position) != 3, f"ImagePositionPatient has {len(position)} numbers; expected 3; export it again"),
+            (len(cosines) != 6, f"ImageOrientationPatient has {len(cosines)} numbers; expected 6; export it again"),
+            (not 0.9 < min(lengths) <= max(lengths) < 1.1 or skew > 0.02,
+             "ImageOrientationPatient has no unit vectors at right angles; expected two; export it again"),
+            (max(map(abs, position), default=0) > _MOST_MM,
+             f"ImagePositionPatient is {position}; expected mm within a scanner; export it again"),
+            (len(spacing) != 2 or min(spacing) <= 0,
+             f"PixelSpacing is {spacing}; expected two numbers above 0, in mm; export it again"),
+        ]  # fmt: skip
+    return next((message for is_wrong, message in checks if is_wrong), None)
 
 
-def _pixel_problem(dataset: pydicom.Dataset, header: Header, stream: io.BufferedReader) -> str | None:
-    """Compare the length of uncompressed pixels with the header; the stream stands behind their tag.
+def _pixel_problem(dataset: pydicom.Dataset, expected: int, stream: BinaryIO, size: int) -> str | None:
+    """Compare the length of the pixels with the header; the stream stands behind their tag.
 
     Padding after the last row, of zeros or less than a row, is common.
     """
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
     syntax = _transfer_syntax(dataset)
     if syntax.is_encapsulated:
-        place = stream.tell()
-        problem = _fragments_problem(stream)
-        stream.seek(place)
-        return problem or _codestream_problem(dataset, stream.read(_JP2_BYTES))
+        return _compressed_problem(stream, rows, columns)
     start = stream.read(4 if syntax == ImplicitVRLittleEndian else 8)
     (length,) = struct.unpack(">I" if syntax == ExplicitVRBigEndian else "<I", start[-4:])
-    if header.file.is_local and not header.file.path.endswith(".gz"):
-        length = min(length, header.file.stamp[0] - stream.tell())
-    row = header.num_bytes // max(int(dataset.Rows) * header.num_frames, 1)
-    if length < header.num_bytes or not header.num_bytes:
-        return f"{length} of {header.num_bytes} bytes of pixels; it is truncated or damaged; copy it again"
-    if length >= header.num_bytes + max(row, 2):
-        stream.seek(header.num_bytes, io.SEEK_CUR)
-        if any(stream.read(length - header.num_bytes)):
-            return f"{length} bytes of pixels; expected {header.num_bytes} by its header; copy it again"
+    place = stream.tell()
+    length = min(length, size - place)
+    if length < expected or not expected:
+        return f"{length} of {expected} bytes of pixels; it is truncated or damaged; copy it again"
+    row = expected // max(rows * (int(dataset.get("NumberOfFrames") or 1)), 1)
+    if length >= expected + max(row, 2):
+        stream.seek(place + expected)
+        if any(stream.read(length - expected)):
+            return f"{length} bytes of pixels; expected {expected} by its header; copy it again"
     return None
 
 
-def _fragments_problem(stream: io.BufferedReader) -> str | None:
-    """Check that the items of compressed pixels follow each other: dcm2niix reads past their ends."""
+def _compressed_problem(stream: BinaryIO, rows: int, columns: int) -> str | None:
+    """Check that the items of compressed pixels follow each other, and the size of a JPEG 2000 image.
+
+    dcm2niix reads past the ends of items, and copies an image of another size row by row.
+    """
     stream.seek(8, io.SEEK_CUR)
     while len(item := stream.read(8)) == 8 and item[:4] != b"\xfe\xff\xdd\xe0":
         length = int.from_bytes(item[4:], "little")
-        if item[:4] != b"\xfe\xff\x00\xe0" or len(stream.read(length)) < length:
+        data = stream.read(length)
+        if item[:4] != b"\xfe\xff\x00\xe0" or len(data) < length:
             return "its compressed pixels are damaged; expected items that follow each other; copy it again"
+        if data[:4] == b"\xff\x4f\xff\x51" and length > 24:
+            width, height, left, top = struct.unpack_from(">4I", data, 8)
+            if (height - top, width - left) != (rows, columns):
+                return (
+                    f"its compressed image is {height - top}x{width - left}; expected {rows}x{columns}; copy it again"
+                )
     return None
-
-
-def _codestream_problem(dataset: pydicom.Dataset, data: bytes) -> str | None:
-    """Compare the size of a JPEG 2000 image with the header: dcm2niix copies one of another size row by row."""
-    start = data.find(b"\xff\x4f\xff\x51")
-    if not 0 <= start < len(data) - 24:
-        return None
-    width, height, left, top = struct.unpack_from(">4I", data, start + 8)
-    if (height - top, width - left) == (int(dataset.Rows), int(dataset.Columns)):
-        return None
-    return f"its compressed image is {height - top}x{width - left}; expected the size in its header; copy it again"
 
 
 def _transfer_syntax(dataset: pydicom.Dataset) -> UID:
     """Return the encoding of the pixels; without a file header it is that of the elements."""
-    stated = getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID")
-    if stated and UID(stated).is_transfer_syntax:
-        return UID(stated)
+    stated = UID(str(getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID") or ""))
     implicit, little = dataset.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
+    if stated.is_transfer_syntax or implicit:
+        return stated if stated.is_transfer_syntax else ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-def _geometry_problem(header: Header) -> str | None:
-    if header.frames or "VFRAME" in header.words:
-        return None
-    found = {"ImagePositionPatient": (header.position or (), 3), "ImageOrientationPatient": (header.cosines or (), 6),
-             "PixelSpacing": (header.spacing, 2)}  # fmt: skip
-    for keyword, (values, count) in found.items():
-        if len(values) != count:
-            return f"{keyword} has {len(values)} numbers; expected {count}; export it again"
-    rows, columns = found["ImageOrientationPatient"][0][:3], found["ImageOrientationPatient"][0][3:]
-    if not all(0.9 < math.hypot(*vector) < 1.1 for vector in (rows, columns)) or abs(_dot(rows, columns)) > 0.02:
-        return "ImageOrientationPatient has no unit vectors at right angles; expected two; export it again"
-    if max(map(abs, header.position or ())) > _MOST_MM:
-        return f"ImagePositionPatient is {header.position}; expected mm within a scanner; export it again"
-    if min(header.spacing) <= 0:
-        return f"PixelSpacing is {header.spacing}; expected two positive values in mm; export it again"
-    return None
-
-
-def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))

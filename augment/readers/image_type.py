@@ -1,4 +1,4 @@
-"""Classify MR images by their headers: magnitude, phase, real, field map, derived and so on."""
+"""Classify MR images by DICOM's ImageType, in headers and in sidecars: magnitude, phase, field map, derived, ..."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS: dict[str, Kind] = {
     "I": "imaginary", "IMAGINARY": "imaginary", "I_FFE": "imaginary", "I_SE": "imaginary", "I_IR": "imaginary",
     "FIELD_MAP": "fieldmap", "FIELD MAP": "fieldmap", "FIELDMAP": "fieldmap", "B0": "fieldmap",
     "B0 MAP": "fieldmap", "B0_MAP": "fieldmap",
-    "LOCALIZER": "localizer",
+    "LOCALIZER": "localizer", "SEGMENTATION": "label map",
 }  # fmt: skip
 _UNITS: dict[str, Kind] = {"HZ": "fieldmap", "PPM": "fieldmap", "MRAD": "phase", "RAD": "phase"}
 _GE_KINDS: dict[int, Kind] = {1: "phase", 2: "real", 3: "imaginary"}
@@ -32,17 +32,6 @@ _COMPUTED = frozenset({
 })  # fmt: skip
 _COMPUTED_ENDS = ("MAP", "FRACTION", "FRAC", "RATIO")
 _SURVEY = re.compile(r"\b(locali[sz]er|scout|survey|3[ _-]?plane[ _-]?loc)", re.IGNORECASE)
-_IMAGES = "1.2.840.10008.5.1.4.1.1."
-MR_CLASSES = f"{_IMAGES}4"
-_OBJECTS: dict[str, Kind] = {
-    f"{_IMAGES}4.2": "spectroscopy", f"{_IMAGES}30": "parametric map", f"{_IMAGES}66.4": "label map",
-    f"{_IMAGES}66.7": "label map", f"{_IMAGES}66.5": "surface", f"{_IMAGES}66": "raw data",
-}  # fmt: skip
-
-
-def object_kind(sop_class: str) -> Kind | None:
-    """Return what an object of this SOP class is, if it is no image of measured values."""
-    return _OBJECTS.get(sop_class)
 
 
 def frame_kind(
