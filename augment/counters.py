@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass
+class _Volume:
+    """A volume in work, in the thread that builds it."""
+
+    build: str
+    name: str
+    done: int = 0
+    num_slices: int = 0
+    pixels: int = 0
 
 
 class Counters:
@@ -20,19 +33,26 @@ class Counters:
         self._slices = 0
         self._sampled = 0
         self._device_s = 0.0
-        self._in_work = 0
+        self._in_work: dict[int, _Volume] = {}
         self._waiting = 0
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count one volume as in progress."""
+    def working(self, build: str, name: str) -> Iterator[None]:
+        """Count a volume of a build as being built by this thread."""
         with self._lock:
-            self._in_work += 1
+            self._in_work[threading.get_ident()] = _Volume(build, name)
         try:
             yield
         finally:
             with self._lock:
-                self._in_work -= 1
+                del self._in_work[threading.get_ident()]
+
+    def count_read(self, shape: tuple[int, int, int]) -> None:
+        """Note the shape (slices, height, width) of the volume that this thread builds, or begins again."""
+        with self._lock:
+            volume = self._in_work.get(threading.get_ident())
+            if volume is not None:
+                volume.done, volume.num_slices, volume.pixels = 0, shape[0], math.prod(shape)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -50,6 +70,9 @@ class Counters:
         with self._lock:
             self._sampled += num_slices
             self._device_s += device_s
+            volume = self._in_work.get(threading.get_ident())
+            if volume is not None:
+                volume.done += num_slices
 
     def count_volume(self, status: str, num_slices: int, seconds: Mapping[str, float], reason: str | None) -> None:
         """Count a finished volume.
@@ -79,7 +102,7 @@ class Counters:
                 "slices": self._slices,
                 "sampled": self._sampled,
                 "device_s": self._device_s,
-                "in_work": self._in_work,
+                "in_work": [asdict(volume) for volume in self._in_work.values()],
                 "waiting": self._waiting,
                 "volumes": dict(self._volumes),
                 "failures": dict(self._failures),

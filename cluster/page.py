@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bokeh.application import Application
@@ -18,11 +17,11 @@ from bokeh.server.tornado import BokehTornado
 from distributed.scheduler import Scheduler
 from tornado.ioloop import IOLoop
 
-from rephase.pages import format_moment, render_macro
+from rephase.pages import render_macro
+from rephase.progress import InWork
 
 if TYPE_CHECKING:
-    from rephase.cluster.monitor import BuildMonitor
-    from rephase.cluster.progress import Build
+    from rephase.cluster.monitor import Build, BuildMonitor
 
 ROUTE = "/rephase"
 _REFRESH_MS = 1000
@@ -108,7 +107,7 @@ class _Page:
                 "slices": worker["slices"],
                 "volumes": worker["volumes"].get("built", 0),
                 "failed": worker["volumes"].get("failed", 0),
-                "in_work": worker["in_work"],
+                "in_work": ", ".join(str(InWork.of(one)) for one in worker["in_work"]),
                 "waiting": worker["waiting"],
                 "busy": self._busy(address, worker["device_s"]),
                 "memory": worker["memory"] / 1e6,
@@ -134,7 +133,7 @@ _COLUMNS = (
     ("volumes", "volumes built", "0,0"),
     ("slices", "slices", "0,0"),
     ("failed", "failed", "0,0"),
-    ("in_work", "in progress", "0"),
+    ("in_work", "in work", None),
     ("waiting", "waiting for the sampler", "0"),
     ("busy", "GPU busy", None),
     ("memory", "memory (MB)", "0,0"),
@@ -143,7 +142,11 @@ _COLUMNS = (
 
 def _rate_figure(source: ColumnDataSource) -> Any:  # noqa: ANN401
     plot = figure(
-        title="slices sampled per second", x_axis_type="datetime", height=220, sizing_mode="stretch_width", tools=""
+        title="slices sampled per second, over half a minute",
+        x_axis_type="datetime",
+        height=220,
+        sizing_mode="stretch_width",
+        tools="",
     )
     plot.line("time", "rate", source=source, line_width=2)
     plot.y_range.start = 0
@@ -177,20 +180,15 @@ def builds_html(builds: Mapping[str, Build]) -> str:
 
 
 def build_cells(build: Build) -> tuple[str, ...]:
-    """Format a build: corpus, volumes, done, failed, left, slices per second, time left, state."""
-    progress = build.progress
-    left = max(progress["total"] - progress["done"] - progress["failed"], 0)
-    rate, seconds = build.slices.per_second(), build.volumes.seconds_left(left)
-    shown_rate = "-" if rate is None or progress["ended"] else f"{rate:.1f}"
-    if progress["ended"] or seconds is None:
-        until = "-"
-    else:
-        until = f"{timedelta(seconds=round(seconds))}, until {format_moment(time.time() + seconds)}"
-    numbers = (progress["total"], progress["done"], progress["failed"], left)
-    return (progress["corpus"], *map(str, numbers), shown_rate, until, progress["ended"] or "building")
+    """Format a build: corpus, numbers of volumes, share of the work, speed, what is in work, state."""
+    progress, ended = build.progress, build.report["ended"]
+    numbers = (progress.num_volumes, progress.built, progress.skipped, progress.failed, progress.num_left)
+    speed, working = ("-", "-") if ended else (progress.speed(), progress.working_on())
+    share = f"{100 * progress.share:.0f} %"
+    return (build.report["corpus"], *map(str, numbers), share, speed, working, ended or "building")
 
 
 def failures_html(builds: Mapping[str, Build]) -> str:
     """Return a list of the last failures of all builds with their reasons."""
-    failures = [one for build in reversed(list(builds.values())) for one in build.progress["last_failures"]]
+    failures = [one for build in reversed(list(builds.values())) for one in build.report["last_failures"]]
     return render_macro("dashboard.html", "failures", failures)

@@ -19,7 +19,7 @@ from volumes import phantom
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
 GROUND = {
     "errors", "text", "redaction", "startup", "sequences", "facts", "files", "counters", "formats", "config",
-    "numpy_fourier", "pages", "metrics",
+    "numpy_fourier", "pages", "metrics", "progress",
 }  # fmt: skip
 MAY_IMPORT = {
     # the ground floor
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "facts": {"sequences"},
     "files": {"errors", "text"},
     "counters": set(),
+    "progress": {"text"},
     "numpy_fourier": set(),
     "formats": set(),
     "config": {"errors"},

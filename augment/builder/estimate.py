@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rephase.builder.headers import MOST_HEADERS
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import ResolvedBuild, make_recipe
 from rephase.corpus.store import CorpusStore
@@ -21,13 +24,11 @@ from rephase.pipeline.audit import audit_values
 from rephase.pipeline.build_volume import build_volume
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.magnitude import prepare_magnitude
-from rephase.pipeline.task import Task
+from rephase.pipeline.task import Task, stated_pixels, stated_shape
 from rephase.pipeline.worker import open_worker
 from rephase.readers.nifti.write import write_axial
 from rephase.readers.registry import describe_row, describe_volume, read_volume
 from rephase.text import is_url
-
-MOST_HEADERS = 256
 
 Shape = tuple[int, int, int]
 
@@ -37,7 +38,8 @@ class Sizes:
     """Sizes of all requested volumes, replicas included.
 
     `num_slices` and `num_voxels` are extrapolated from the headers that were read, unless `exact`. `largest` is the
-    shape (slices, height, width) of the largest volume, `matrix` the (height, width) of most slices.
+    shape (slices, height, width) of the largest volume, `matrix` the (height, width) of most slices. `pixels` has the
+    number of voxels of every volume in the order of the manifest, NaN where unknown.
     """
 
     num_rows: int = 0
@@ -47,6 +49,7 @@ class Sizes:
     largest: Shape = (0, 0, 0)
     matrix: tuple[int, int] = (0, 0)
     shapes: Counter[Shape] = field(default_factory=Counter)
+    pixels: array[float] = field(default_factory=lambda: array("d"))
     headers_read: int = 0
     exact: bool = True
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -63,28 +66,22 @@ class Sizes:
 def measure_sizes(manifest: Manifest, replicas: int, progress: Callable[[], None] | None = None) -> Sizes:
     """Sum the sizes of a manifest; for rows without sizes, read at most `MOST_HEADERS` headers spread over them."""
     sizes = Sizes(num_rows=len(manifest))
-    unsized: list[tuple[int, int]] = []
+    unsized: list[tuple[int, int, int]] = []
     slices_of: Counter[tuple[int, int]] = Counter()
     for number, row in enumerate(manifest):
         copies = row.replicas or replicas
         sizes.num_volumes += copies
         shape = stated_shape(row)
         if shape is None:
-            unsized.append((number, copies))
+            unsized.append((number, copies, len(sizes.pixels)))
         else:
             _count(sizes, slices_of, shape, copies)
+        sizes.pixels.extend([stated_pixels(row)] * copies)
     if unsized:
         _sample(manifest, unsized, sizes, slices_of, progress)
     if slices_of:
         sizes.matrix = slices_of.most_common(1)[0][0]
     return sizes
-
-
-def stated_shape(row: ManifestRow) -> Shape | None:
-    """Return the shape that a row states; None if it lacks a number."""
-    if row.num_slices is None or row.height is None or row.width is None:
-        return None
-    return row.num_slices, row.height, row.width
 
 
 def _count(sizes: Sizes, slices_of: Counter[tuple[int, int]], shape: Shape, copies: float) -> None:
@@ -98,20 +95,23 @@ def _count(sizes: Sizes, slices_of: Counter[tuple[int, int]], shape: Shape, copi
 
 def _sample(
     manifest: Manifest,
-    unsized: list[tuple[int, int]],
+    unsized: list[tuple[int, int, int]],
     sizes: Sizes,
     slices_of: Counter[tuple[int, int]],
     progress: Callable[[], None] | None,
 ) -> None:
     chosen = unsized[:: -(-len(unsized) // MOST_HEADERS)]
     # a header that cannot be read represents other volumes that cannot be built
-    weight = sum(copies for _, copies in unsized) / sum(copies for _, copies in chosen)
+    weight = sum(copies for _, copies, _ in unsized) / sum(copies for _, copies, _ in chosen)
     sizes.exact = len(chosen) == len(unsized)
-    for number, copies in chosen:
+    for number, copies, position in chosen:
         row = manifest[number]
         sizes.headers_read += 1
+        sizes.pixels[position] = 0.0
         try:
-            _count(sizes, slices_of, describe_row(row), copies * weight)
+            shape = describe_row(row)
+            _count(sizes, slices_of, shape, copies * weight)
+            sizes.pixels[position : position + copies] = array("d", [math.prod(shape)] * copies)
         except VolumeError as error:
             sizes.unreadable.append((row.volume_id, f"{error.reason}: {error}"))
         except Exception as error:  # no file may stop a plan

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rephase.builder.coverage import Coverage, examine
 from rephase.builder.estimate import Shape, collect_notes, measure_reading, measure_sizes, measure_work
 from rephase.builder.options import BuildOptions
@@ -20,6 +23,7 @@ from rephase.manifests.manifest import Manifest
 from rephase.pipeline.memory import PROCESS_BYTES, MemoryLimits, magnitude_limits, volume_factor
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import requested_names
+from rephase.progress import fill_unknown, makespan, mean_known
 from rephase.text import format_bytes, format_seconds
 
 BYTES_PER_VOXEL = 10.2
@@ -207,12 +211,13 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     shape = local_shape(options.workers, None, options.memory_limit)
     local = options.cluster == "local"
     sizes = measure_sizes(manifest, options.replicas, progress)
+    committed = _find_committed(manifest, store, options)
     limits = magnitude_limits(shape.memory_limit, shape.threads, volume_factor(recipe)) if local else MemoryLimits()
     plan = Plan(
         corpus=root,
         recipe=recipe.to_json(),
         num_volumes=sizes.num_volumes,
-        num_committed=0 if store is None else _count_committed(manifest, store, options.replicas),
+        num_committed=int(committed.sum()),
         num_slices=round(sizes.num_slices),
         num_bytes=round(sizes.num_voxels * bytes_per_voxel(recipe)),
         sizes_from=sizes.source,
@@ -232,10 +237,10 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         per_volume, per_slice = measure_work(build, device, sizes.matrix)
         reading, plan.audited, plan.audit = measure_reading(manifest)
         per_slice += reading * sizes.matrix[0] * sizes.matrix[1]
-        equal_slices = sizes.num_voxels / (sizes.matrix[0] * sizes.matrix[1])
         plan.seconds_per_volume, plan.seconds_per_slice = per_volume, per_slice
-        work = per_volume * sizes.num_volumes + per_slice * equal_slices
-        plan.seconds = work * plan._open_part / plan.num_workers
+        pixels = np.frombuffer(sizes.pixels)[~committed]
+        equal_slices = fill_unknown(pixels, mean_known(sizes.pixels)) / (sizes.matrix[0] * sizes.matrix[1])
+        plan.seconds = makespan([], per_volume + per_slice * equal_slices, plan.num_workers)
     return plan
 
 
@@ -243,6 +248,7 @@ def _magnitude_bytes(shape: Shape) -> int:
     return 4 * shape[0] * shape[1] * shape[2]
 
 
-def _count_committed(manifest: Manifest, store: CorpusStore, replicas: int) -> int:
-    committed = set(store.names())
-    return sum(name in committed for name in requested_names(manifest, replicas))
+def _find_committed(manifest: Manifest, store: CorpusStore | None, options: BuildOptions) -> NDArray[np.bool_]:
+    """Return which of the requested volumes are committed."""
+    committed = set() if store is None else set(store.names())
+    return np.array([name in committed for name in requested_names(manifest, options.replicas)], dtype=bool)

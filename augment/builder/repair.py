@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,6 +41,7 @@ from rephase.pipeline.task import (
     lasting_path,
     receipt_digest,
     requested_names,
+    stated_pixels,
 )
 
 Progress = Callable[[int, int], None]
@@ -259,6 +261,7 @@ class _Repair:
             tasks=lambda: iter(self._tasks.values()),
             retry_failed=True,
             manifest=self._path,
+            pixels=array("d", (stated_pixels(task.row) for task in self._tasks.values())),
             seen=self._take,
         )
         done = run_tasks(tasks, resolved, lease, say, bar)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, check_twins, find_corpus, split_failed
 from rephase.builder.request import note_request
 from rephase.builder.resolve import ResolvedBuild, resolve_build
+from rephase.builder.run_progress import RunProgress
 from rephase.builder.runlog import RunLog
 from rephase.builder.summary import BuildSummary
 from rephase.builder.workers import (
@@ -139,9 +140,9 @@ def run_tasks(
             say(f"dashboard: {connection.dashboard}")
             for line in setup.lines():
                 say(line)
-            run = stack.enter_context(_Run(tasks, setup, store, build.options, connection, lease, say))
+            run = stack.enter_context(_Run(tasks, setup, store, build.options, connection, lease, say, progress))
             try:
-                summary = run.go(progress)
+                summary = run.go()
             finally:
                 forget_workers(connection, setup)
         run.finish()  # workers that were stopped have committed their last volume by now
@@ -161,6 +162,7 @@ class _Run:
         connection: Connection,
         lease: Lease,
         say: Say,
+        progress: bool,
     ) -> None:
         self._task_list = tasks
         self._setup = setup
@@ -169,7 +171,6 @@ class _Run:
         self._connection = connection
         self._lease = lease
         self._say = say
-        self._reporter = ProgressReporter(connection.client, setup.state, say)
         self._summary = BuildSummary(setup.root, tasks.num_volumes)
         self._indexed = time.monotonic()
         self._index_every = INDEX_EVERY_S
@@ -180,61 +181,65 @@ class _Run:
             self._log = RunLog(setup.root, self._facts(), lease.token, options.log_paths)
             places = {"checkpoints": setup.checkpoint, "banks": setup.bank}
             note_request(setup.root, self._task_list.manifest, places, lease.token)
+            # a repair, which wants to see outcomes, rebuilds committed volumes
+            committed = set() if options.overwrite or tasks.seen is not None else set(store.names())
         except OSError as error:
             raise unwritable(setup.root, error) from None
+        reporter = ProgressReporter(connection.client, setup.state, say)
+        num_workers = connection.num_workers()
+        self._progress = RunProgress(
+            tasks, committed, num_workers, reporter, setup.root, self._log.name, lease.token, progress
+        )
 
     def __enter__(self) -> _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._progress.close()
         with suppress(OSError):  # a full disk, which the summary reports
             self._log.close()
 
-    def go(self, progress: bool) -> BuildSummary:
+    def go(self) -> BuildSummary:
         """Run all tasks; Ctrl-C stops early and cleanly."""
         start = time.monotonic()
         work = partial(run_task, self._setup.state)
-        with self._bar(progress) as bar:
-            try:
-                finished_ones = run_window(
-                    self._connection,
-                    work,
-                    self._tasks(),
-                    lambda task: task.name,
-                    is_suspect=self._is_suspect,
-                    suspect=lambda task: self._log.strike(*self._identity(task)),
-                )
-                for finished in finished_ones:
-                    if finished is not None:
-                        self._take(finished, bar)
-                    self._reporter.report(self._progress)
-                    self._lease.check()
-                    self._refresh_index()
-                    if self._summary.stopped:
-                        break
-            except KeyboardInterrupt:
-                self._summary.interrupted = True
-                _kill_on_next_interrupt()
-                self._say("interrupted: stopping the workers; committed volumes stay")
-            except ClusterError as error:
-                self._summary.stopped = str(error)
-            except OSError as error:
-                self._summary.stopped = self._describe_unwritten(error)
+        try:
+            finished_ones = run_window(
+                self._connection,
+                work,
+                self._tasks(),
+                lambda task: task.name,
+                is_suspect=self._is_suspect,
+                suspect=lambda task: self._log.strike(*self._identity(task)),
+            )
+            for finished in finished_ones:
+                if finished is not None:
+                    self._take(finished)
+                self._progress.tick(self._report)
+                self._lease.check()
+                self._refresh_index()
+                if self._summary.stopped:
+                    break
+        except KeyboardInterrupt:
+            self._summary.interrupted = True
+            _kill_on_next_interrupt()
+            self._say("interrupted: stopping the workers; committed volumes stay")
+        except ClusterError as error:
+            self._summary.stopped = str(error)
+        except OSError as error:
+            self._summary.stopped = self._describe_unwritten(error)
         self._summary.seconds = time.monotonic() - start
         if not self._summary.interrupted:
-            self._reporter.report(lambda: {**self._progress(), "ended": self._summary.stopped or "ended"}, at_once=True)
+            self._progress.tick(lambda: {**self._report(), "ended": self._summary.stopped or "ended"}, at_once=True)
+        self._progress.close()
         return self._summary
 
-    def _progress(self) -> dict[str, object]:
-        """Return the progress, for the dashboard."""
+    def _report(self) -> dict[str, object]:
+        """Return what the dashboard shows besides the progress."""
         summary = self._summary
         last = [(name, self._log.failures[name]) for name in list(summary.failed)[-_SHOWN_FAILURES:]]
         return {
             "corpus": corpus_name(summary.corpus),
-            "total": summary.num_volumes,
-            "done": summary.built + summary.skipped,
-            "failed": len(summary.failed),
-            "slices": summary.num_slices,
             "last_failures": [(name, failure.reason, failure.message) for name, failure in reversed(last)],
             "ended": "",
         }
@@ -291,36 +296,27 @@ class _Run:
         }
 
     def _tasks(self) -> Iterator[Task]:
-        tasks = self._task_list.tasks()
-        if self._task_list.retry_failed:
-            return tasks
         not_retried: list[Task] = []
-        kept = split_failed(tasks, dict(self._log.failures), self._setup.recipe, not_retried)
-        return self._note_not_retried(kept, not_retried)
+
+        def keep(tasks: Iterator[Task]) -> Iterator[Task]:
+            if self._task_list.retry_failed:
+                return tasks
+            return split_failed(tasks, dict(self._log.failures), self._setup.recipe, not_retried)
+
+        return self._note_not_retried(self._progress.drawn(self._task_list.tasks(), keep), not_retried)
 
     def _note_not_retried(self, kept: Iterator[Task], not_retried: list[Task]) -> Iterator[Task]:
         yield from kept
         self._summary.not_retried = {task.name: self._log.failures[task.name] for task in not_retried}
 
-    @contextmanager
-    def _bar(self, progress: bool) -> Iterator[tqdm]:
-        with tqdm(
-            total=self._task_list.num_volumes,
-            unit="volume",
-            disable=not progress,
-            dynamic_ncols=True,
-            smoothing=0.05,
-            mininterval=0.2 if sys.stderr.isatty() else 30.0,  # a log file needs few lines
-        ) as bar:
-            yield bar
-
-    def _take(self, finished: Finished[Task], bar: tqdm) -> None:
+    def _take(self, finished: Finished[Task]) -> None:
         task = finished.item
         outcome: Outcome = (
             finished.value if finished.error is None else outcome_of_dead_worker(self._setup.root, finished)
         )
         summary = self._summary
         summary.take(outcome)
+        self._progress.finish(outcome)
         if self._task_list.seen is not None:
             self._task_list.seen(outcome)
         if outcome.fault == "lease":
@@ -333,7 +329,6 @@ class _Run:
             summary.failed[outcome.name] = self._log.record_fault(outcome, self._setup.recipe.hash)
             if self._storage_faults >= _MOST_STORAGE_FAULTS:
                 summary.stopped = f"the corpus's storage failed {self._storage_faults} times in a row"
-            bar.update()
             return
         fingerprint = row_fingerprint(task.row) if outcome.status == "failed" else ""
         self._log.record(outcome, fingerprint, self._setup.recipe.hash, task.row.line)
@@ -341,10 +336,6 @@ class _Run:
             summary.failed[outcome.name] = replace(self._log.failures[outcome.name], message=outcome.message or "")
         if outcome.receipt is not None:
             self._index.add(outcome.name, outcome.receipt)
-        elapsed = bar.format_dict["elapsed"]
-        rate = summary.num_slices / elapsed if elapsed else 0.0
-        bar.set_postfix_str(f"{rate:.1f} slices/s, {len(summary.failed)} failed", refresh=False)
-        bar.update()
 
     def _is_suspect(self, task: Task) -> bool:
         return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rephase.builder.runlog import read_run, run_names
-from rephase.cluster.progress import Rate
 from rephase.text import format_seconds
 
 _LAST_FAILURES = 5
@@ -34,7 +33,7 @@ class RunState:
     failures
         The most recent failures, as (volume, reason, message).
     ended
-        False while it is running or if it was killed.
+        True if its last line was written.
     """
 
     def __init__(self, name: str, lines: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -46,7 +45,6 @@ class RunState:
         self.stage_seconds: Counter[str] = Counter()
         self.failures: list[tuple[str, str, str]] = []
         self.ended = False
-        self._volumes, self._slices = Rate(), Rate(60.0)
         for line in lines:
             self.take(line)
 
@@ -67,7 +65,7 @@ class RunState:
 
     @property
     def end(self) -> str | None:
-        """How the run ended, in words; None while it is running or if it was killed."""
+        """How the run ended, in words; None without its last line."""
         if not self.ended:
             return None
         return "interrupted" if self.facts.get("interrupted") else self.facts.get("stopped") or "ended"
@@ -102,8 +100,6 @@ class RunState:
             self.num_slices += int(line.get("num_slices", 0))
             self.num_bytes += int(line.get("num_bytes", 0))
         self.stage_seconds.update(line.get("seconds", {}))
-        self._volumes.add(self.last, self.counts.total())
-        self._slices.add(self.last, self.num_slices)
 
     def _take_end(self, line: Mapping[str, Any]) -> None:
         """Set the end of the run. Its line also counts volumes whose outcome came too late to be logged."""
@@ -115,15 +111,8 @@ class RunState:
         self.num_bytes = line.get("num_bytes", self.num_bytes)
 
     def slices_per_second(self) -> float | None:
-        """Return slices per second: over the last minute while running, else over the entire run; None if unknown."""
-        rate = None if self.ended else self._slices.per_second()
-        if rate is None and self.num_slices and self.seconds > 0:
-            rate = self.num_slices / self.seconds
-        return rate
-
-    def seconds_left(self) -> float | None:
-        """Estimate the remaining time in seconds from the recent rate; None if it is unknown."""
-        return None if self.ended else self._volumes.seconds_left(self.num_left)
+        """Return slices per second over the entire run; None if no slice was built."""
+        return self.num_slices / self.seconds if self.num_slices and self.seconds > 0 else None
 
     def describe_counts(self) -> str:
         """Format the number of volumes by status."""
@@ -132,8 +121,9 @@ class RunState:
     def line(self) -> str:
         """Format the run as one line."""
         began = datetime.fromtimestamp(self.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        rate = f", {self.num_slices / self.seconds:.1f} slices/s" if self.num_slices and self.seconds else ""
-        end = self.end or "not ended: running, or killed"
+        found = self.slices_per_second()
+        rate = "" if found is None else f", {found:.1f} slices/s"
+        end = self.end or "not ended"
         end = f"stopped: {end}" if self.facts.get("stopped") and end == self.facts["stopped"] else end
         return (
             f"{began}, {format_seconds(self.seconds)}, {end}; of {self.num_volumes} volumes "

@@ -54,7 +54,8 @@ class RunLog:
     """Writes the log of one run, until closed.
 
     On a disk every line is written immediately; to an object store, which cannot append, at intervals. `token` is
-    that of the lease under which it is written. With `log_paths`, messages are logged with paths, too.
+    that of the lease under which it is written. With `log_paths`, messages are logged with paths, too. `name` is that
+    of the log.
     """
 
     def __init__(self, root: str, facts: Mapping[str, Any], token: str = "", log_paths: bool = False) -> None:
@@ -62,7 +63,8 @@ class RunLog:
         self.failures = read_failures(root)
         self.strikes = _read_entries(root, "strikes.json", Strike)
         self._storage = open_run_folder(root, token)
-        self._key = f"runs/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
+        self.name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%fZ')}.jsonl"
+        self._key = f"runs/{self.name}"
         self._pending = b""
         self._written = 0.0
         self._write_every_s = _WRITE_EVERY_S

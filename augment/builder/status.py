@@ -8,13 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from rephase.builder.run_progress import read_progress
 from rephase.builder.run_state import RunState, read_run_state
 from rephase.builder.runlog import Failure, read_failures, run_names
 from rephase.corpus.layout import committed_names, open_attributes, unfinished_names
+from rephase.corpus.lease import Holder, find_holder
 from rephase.corpus.storage.open import open_run_folder, open_storage
+from rephase.progress import Progress
 from rephase.text import format_seconds
 
 _SHOWN = 20
@@ -22,15 +25,16 @@ _SHOWN = 20
 EVERY_S = 2.0
 """Time between two updates of `--watch`."""
 
-SILENT_S = 120.0
-"""Seconds without a new log line after which a run may have been killed."""
-
 _BLOCK = 1 << 20
 
 
 @dataclass
 class CorpusStatus:
-    """The progress of a corpus. `num_unfinished` counts volumes that were started and not committed."""
+    """The progress of a corpus.
+
+    `num_unfinished` counts volumes that were started and not committed. A run that has not ended has a `progress`, as
+    it last reported it, and a `builder`, who holds the lease.
+    """
 
     corpus: str
     recipe: dict[str, Any]
@@ -38,6 +42,8 @@ class CorpusStatus:
     num_unfinished: int
     failures: dict[str, Failure]
     last_run: RunState | None
+    progress: Progress | None = None
+    builder: Holder | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as a JSON object."""
@@ -48,6 +54,8 @@ class CorpusStatus:
             "num_unfinished": self.num_unfinished,
             "failures": {name: asdict(failure) for name, failure in self.failures.items()},
             "last_run": None if self.last_run is None else self.last_run.to_json(),
+            "progress": None if self.progress is None else self.progress.to_json(),
+            "builder": None if self.builder is None else asdict(self.builder),
         }
 
     def lines(self) -> list[str]:
@@ -61,6 +69,9 @@ class CorpusStatus:
             lines.append(f"begun:     {self.num_unfinished} volumes, not committed; the next build rebuilds them")
         if self.last_run is not None:
             lines.append(f"last run:  {self.last_run.line()}")
+            if not self.last_run.ended:
+                lines.append(f"builder:   {describe_builder(self.builder)}")
+                lines += [f"{name}{text}" for name, text in _describe_progress(self.progress, self.builder)]
         if self.failures:
             counts = Counter(failure.reason for failure in self.failures.values())
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
@@ -83,13 +94,17 @@ def read_status(root: str) -> CorpusStatus:
     storage = open_storage(root)
     recipe = open_attributes(storage).get("recipe")
     runs = run_names(storage.root)
+    last_run = read_run_state(storage.root, runs[-1]) if runs else None
+    running = last_run is not None and not last_run.ended
     return CorpusStatus(
         corpus=storage.root,
         recipe=recipe if isinstance(recipe, dict) else {},
         num_committed=len(committed_names(storage)),
         num_unfinished=len(unfinished_names(storage)),
         failures=read_failures(storage.root),
-        last_run=read_run_state(storage.root, runs[-1]) if runs else None,
+        last_run=last_run,
+        progress=read_progress(storage.root, runs[-1]) if running else None,
+        builder=find_holder(storage.root) if running else None,
     )
 
 
@@ -140,39 +155,45 @@ class Follower:
         if run is None:
             return [f"{self.root}: no run yet"]
         done = run.counts.total()
-        share = f" ({100 * done / run.num_volumes:.0f} %)" if run.num_volumes else ""
         began = datetime.fromtimestamp(run.started, UTC)
+        if run.ended:
+            rate = run.slices_per_second()
+            state = f"{run.end} after {format_seconds(run.seconds)}"
+            progress = [("speed:   ", "no slice was built" if rate is None else f"{rate:.1f} slices/s")]
+        else:
+            builder = find_holder(self.root)
+            state = f"for {format_seconds(now - run.started)}; {describe_builder(builder)}"
+            progress = _describe_progress(read_progress(self.root, run.name), builder, "")
         return [
-            f"{self.root}: run of {began:%Y-%m-%d %H:%M:%S} UTC, {_describe_end(run, now)}",
-            f"volumes: {done} of {run.num_volumes}{share}: {run.describe_counts()}; {run.num_left} left",
-            f"speed:   {_describe_speed(run)}",
+            f"{self.root}: run of {began:%Y-%m-%d %H:%M:%S} UTC, {state}",
+            f"volumes: {done} of {run.num_volumes}: {run.describe_counts()}; {run.num_left} left",
+            *(f"{name}{text}" for name, text in progress),
             f"stages:  {_describe_stages(run)}",
             *(["last failures:"] if run.failures else []),
             *(f"  {name}: {reason}: {message}" for name, reason, message in reversed(run.failures)),
         ]
 
 
-def _describe_end(run: RunState, now: float) -> str:
-    if run.ended:
-        return f"{run.end} after {format_seconds(run.seconds)}"
-    silent = now - run.last
-    dead = (
-        f"; no progress for {format_seconds(silent)}: either a large volume, or the run was killed"
-        if silent > SILENT_S
-        else ""
-    )
-    return f"running for {format_seconds(now - run.started)}{dead}"
+def describe_builder(holder: Holder | None) -> str:
+    """Say whether the builder of a run that has not ended is running."""
+    resume = "the same command resumes it"
+    if holder is None:
+        return f"not running: it ended without a word, and nobody holds the lease; {resume}"
+    if holder.alive:
+        return f"running: {holder}, last heartbeat {holder.silent_s:.0f} s ago"
+    if holder.alive is None:
+        return f"no heartbeat of {holder} for {format_seconds(holder.silent_s)}; {resume} with --break-lease"
+    return f"not running: {holder} is gone; {resume}"
 
 
-def _describe_speed(run: RunState) -> str:
-    rate = run.slices_per_second()
-    if rate is None:
-        return "unknown: no slice was built" if run.ended else "not known yet"
-    seconds = run.seconds_left()
-    if seconds is None:
-        return f"{rate:.1f} slices/s"
-    end = datetime.fromtimestamp(run.last, UTC) + timedelta(seconds=seconds)
-    return f"{rate:.1f} slices/s, about {format_seconds(seconds)} left, until {end:%Y-%m-%d %H:%M} UTC"
+def _describe_progress(progress: Progress | None, builder: Holder | None, indent: str = "  ") -> list[tuple[str, str]]:
+    """Format what a builder last reported, if it still holds the lease."""
+    if progress is None or builder is None or builder.alive is False:
+        return []
+    return [
+        (f"work:    {indent}", f"{100 * progress.share:.0f} % done, {progress.speed()}"),
+        (f"in work: {indent}", progress.working_on()),
+    ]
 
 
 def _describe_stages(run: RunState) -> str:

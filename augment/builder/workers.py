@@ -94,7 +94,7 @@ def prepare_worker(setup: WorkerSetup) -> WorkerContext:
 def run_task(state: str, task: Task) -> Outcome:
     """Build one volume in a worker, in the context of this name."""
     worker: WorkerContext = worker_state(state)
-    with worker.counters.working():
+    with worker.counters.working(state, task.name):
         outcome = build_volume(task, worker)
     worker.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
     return outcome

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -240,6 +241,35 @@ def check_holder(root: str, token: str) -> None:
     holder = None if document is None else _parse(document)
     if holder is None or holder.get("token") != token:
         raise LeaseLostError(root)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The builder that holds the lease of a corpus.
+
+    `alive` is None where only its heartbeat could tell, and that is older than `EXPIRY_S` by this machine's clock.
+    """
+
+    pid: int
+    host: str
+    alive: bool | None
+    silent_s: float
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def find_holder(root: str) -> Holder | None:
+    """Return the builder that holds the lease of a corpus; None if there is none."""
+    document = open_run_folder(root.removeprefix("file://")).get(_KEY)
+    holder = None if document is None else _parse(document)
+    if holder is None:
+        return None
+    silent_s = max(time.time() - float(holder["renewed"]), 0.0)
+    alive: bool | None = True if silent_s < EXPIRY_S else None
+    if {key: holder.get(key) for key in _this_machine()} == _this_machine():
+        alive = _process_started(int(holder["pid"])) == holder.get("process_started")
+    return Holder(int(holder["pid"]), str(holder["host"]), alive, silent_s)
 
 
 def _parse(document: bytes) -> dict[str, Any] | None:

@@ -195,6 +195,7 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
     num_slices, height, width = volume.magnitude.shape
     worker.watchdog.allow(num_slices, height, width)
+    worker.counters.count_read((num_slices, height, width))
     with timed(seconds, "prepare"):
         prepared = prepare_magnitude(volume.magnitude, worker.recipe.negative)
         if worker.recipe.algorithm < 12:  # earlier versions audited headers only
@@ -216,7 +217,13 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
             receipt = worker.store.commit_volume(task.name, arrays, attributes)
     num_bytes = sum(values.nbytes for values in arrays.values())
     return Outcome(
-        task.name, "built", num_slices=len(prepared.stored), num_bytes=num_bytes, seconds=seconds, receipt=receipt
+        task.name,
+        "built",
+        num_slices=num_slices,
+        num_bytes=num_bytes,
+        num_pixels=num_slices * height * width,
+        seconds=seconds,
+        receipt=receipt,
     )
 
 

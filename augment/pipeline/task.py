@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,10 +81,10 @@ class Outcome:
     """The outcome of one volume.
 
     `reason` and `message` are set for a failed one; `public` is the message without paths. `seconds` per stage;
-    `waiting` is the wait for the sampling lock. `num_bytes` is the size of the arrays before compression. `fault` is
-    set where not the volume failed, but what all volumes share: the corpus's own `storage`, a `disk_full`, or the
-    `lease`, which was lost. `receipt`
-    contains the committed attributes, also of a skipped one.
+    `waiting` is the wait for the sampling lock. `num_bytes` is the size of the arrays before compression, `num_pixels`
+    the number of voxels of the source, where it was built. `fault` is set where not the volume failed, but what all
+    volumes share: the corpus's own `storage`, a `disk_full`, or the `lease`, which was lost. `receipt` contains the
+    committed attributes, also of a skipped one.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Outcome:
     public: str | None = None
     num_slices: int = 0
     num_bytes: int = 0
+    num_pixels: int = 0
     fault: Fault | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
@@ -104,10 +107,24 @@ def failed_outcome(task: Task, reason: str, message: str, **more: Any) -> Outcom
 
 @dataclass(frozen=True)
 class Totals:
-    """Totals of a manifest: volumes, and slices if every row states them."""
+    """Totals of a manifest: volumes, slices if every row states them, and the pixels of each volume, NaN if unknown."""
 
     num_volumes: int
     num_slices: int | None
+    pixels: array[float]
+
+
+def stated_shape(row: ManifestRow) -> tuple[int, int, int] | None:
+    """Return the shape (slices, height, width) that a row states; None if it lacks a number."""
+    if row.num_slices is None or row.height is None or row.width is None:
+        return None
+    return row.num_slices, row.height, row.width
+
+
+def stated_pixels(row: ManifestRow) -> float:
+    """Return the number of pixels of all slices of a row's volume; NaN if it is not stated."""
+    shape = stated_shape(row)
+    return math.nan if shape is None else float(math.prod(shape))
 
 
 def all_tasks(manifest: Manifest, replicas: int) -> Iterator[Task]:
@@ -123,14 +140,16 @@ def requested_names(manifest: Manifest, replicas: int) -> Iterator[str]:
 
 
 def count_requested(manifest: Manifest, replicas: int) -> Totals:
-    """Count the requested volumes and slices."""
+    """Count the requested volumes, slices and pixels."""
     num_volumes = 0
     num_slices: int | None = 0
+    pixels = array("d")
     for row in manifest:
         copies = row.replicas or replicas
         num_volumes += copies
+        pixels.extend([stated_pixels(row)] * copies)
         num_slices = None if num_slices is None or row.num_slices is None else num_slices + copies * row.num_slices
-    return Totals(num_volumes, num_slices)
+    return Totals(num_volumes, num_slices, pixels)
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,8 @@ class TaskList:
         Include the volumes that failed in an earlier run.
     manifest
         Path or URL of the manifest, for the log.
+    pixels
+        Pixels of each volume, NaN where unknown.
     num_slices
         Number of slices in total, None if unknown.
     seen
@@ -163,6 +184,7 @@ class TaskList:
     tasks: Callable[[], Iterator[Task]]
     retry_failed: bool
     manifest: str
+    pixels: array[float]
     num_slices: int | None = None
     seen: Callable[[Outcome], None] | None = None
 
@@ -178,6 +200,7 @@ def task_list(manifest: Manifest, replicas: int, retry_failed: bool) -> TaskList
         tasks=lambda: all_tasks(manifest, replicas),
         retry_failed=retry_failed,
         manifest=lasting_path(manifest.path),
+        pixels=wanted.pixels,
         num_slices=wanted.num_slices,
     )
 

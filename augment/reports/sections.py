@@ -94,7 +94,7 @@ def runs(history: Sequence[RunState]) -> list[Row]:
     rows: list[Row] = []
     for run in history:
         rate = f"{run.num_slices / run.seconds:.3g}" if run.num_slices and run.seconds > 0 else "–"
-        ended = "complete" if run.is_complete else "early" if run.ended else "killed or still running"
+        ended = "complete" if run.is_complete else "early" if run.ended else "not ended"
         workers, requested = (str(run.facts.get(key, "–")) for key in ("num_workers", "num_volumes"))
         counts = [f"{run.counts[word]:,}" for word in ("built", "skipped", "failed")]
         begin = (format_moment(run.started), workers, format_seconds(run.seconds), requested)

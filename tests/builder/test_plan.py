@@ -68,8 +68,10 @@ def test_a_plan_reports_everything_and_writes_nothing(tmp_path):
     assert plan.num_bytes == round(12 * 40 * 48 * plan_module.BYTES_PER_VOXEL)
     assert plan.needed_bytes == PROCESS_BYTES + VOLUME_FACTOR * 4 * 4 * 40 * 48
     assert plan.seconds is not None and plan.seconds_per_slice is not None and plan.seconds_per_volume is not None
-    work = 3 * plan.seconds_per_volume + 12 * plan.seconds_per_slice
-    assert plan.seconds == pytest.approx(work / 2) and 0 < plan.seconds < 60
+    work = (
+        2 * plan.seconds_per_volume + 8 * plan.seconds_per_slice
+    )  # one of the two workers builds two of three volumes
+    assert plan.seconds == pytest.approx(work) and 0 < plan.seconds < 60
     text = "\n".join(plan.lines())
     for part in ("volumes:  3, 0 of them committed", "12 (sizes from 3 of 3 headers)", "2 workers", "free", "smooth"):
         assert part in text

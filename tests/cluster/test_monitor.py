@@ -18,35 +18,17 @@ from paths import TESTS
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
 from rephase.builder.run import build
-from rephase.cluster.monitor import BuildMonitor
+from rephase.cluster.monitor import Build, BuildMonitor
 from rephase.cluster.page import build_cells, builds_html, failures_html
-from rephase.cluster.progress import Build, Rate
 from rephase.counters import Counters
 from rephase.manifests.parse import read_manifest
+from rephase.progress import InWork, Progress
 
-MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+1\s+1\s.*building", re.S)
+MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+0\s+1\s+1\s.*waits: reading\s+building", re.S)
 """Of seven volumes five are built, one failed and one is left."""
 
-PROGRESS = {"corpus": "c<b>.zarr", "total": 10, "done": 4, "failed": 1, "slices": 8, "last_failures": [], "ended": ""}
-
-
-def test_a_rate_is_that_of_the_last_minutes():
-    rate = Rate(100.0)
-    assert rate.per_second() is None and rate.seconds_left(5) is None
-    for second in range(0, 51):
-        rate.add(second, 1000 * second)  # what was skipped
-    for second in range(51, 400):
-        rate.add(second, 50_000 + 2 * (second - 50))
-    assert rate.per_second() == pytest.approx(2.0)
-    assert rate.seconds_left(100) == pytest.approx(50.0)
-
-
-def test_a_rate_keeps_few_moments():
-    rate = Rate(100.0)
-    for step in range(100_000):
-        rate.add(step / 100, step)
-    assert len(rate._seen) < 60
-    assert rate.per_second() == pytest.approx(100.0, rel=0.01)
+REPORT = {"corpus": "c<b>.zarr", "last_failures": [], "ended": ""}
+PROGRESS = Progress(0.0, num_volumes=10, built=4, failed=1, num_in_work=1, in_work=(InWork("v<5>", 3, 9, 81),))
 
 
 def test_counters_add_up_over_threads():
@@ -54,7 +36,7 @@ def test_counters_add_up_over_threads():
 
     def work():
         for _ in range(500):
-            with counters.working(), counters.waiting():
+            with counters.working("build", "v"), counters.waiting():
                 counters.count_sampled(2, 0.5)
             counters.count_volume("built", 3, {"sample": 1.0}, None)
         counters.count_volume("failed", 9, {"read": 1.0}, "missing")
@@ -64,7 +46,7 @@ def test_counters_add_up_over_threads():
     [one.join() for one in threads]
     now = json.loads(json.dumps(counters.snapshot()))
     assert (now["slices"], now["sampled"], now["device_s"]) == (6000, 4000, 1000.0)
-    assert (now["in_work"], now["waiting"]) == (0, 0)
+    assert (now["in_work"], now["waiting"]) == ([], 0)
     assert now["volumes"] == {"built": 2000, "failed": 4} and now["failures"] == {"missing": 4}
     assert now["seconds"] == {"sample": 2000.0, "read": 4.0}
 
@@ -72,14 +54,15 @@ def test_counters_add_up_over_threads():
 def test_the_monitor_keeps_a_bounded_number_of_builds():
     monitor = BuildMonitor()
     for number in range(100):
-        monitor.update(str(number), PROGRESS)
+        monitor.update(str(number), REPORT, PROGRESS.to_json())
     assert len(monitor.builds) == 20 and "99" in monitor.builds
 
 
 def test_reports_of_a_build_are_shown_and_escaped():
-    failing = {**PROGRESS, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
-    builds = {"one": Build(progress=failing)}
-    assert build_cells(builds["one"])[:5] == ("c<b>.zarr", "10", "4", "1", "5")
+    failing = {**REPORT, "last_failures": [("v1", "missing", "v1 (<script>): gone")]}
+    builds = {"one": Build(failing, PROGRESS)}
+    cells = build_cells(builds["one"])
+    assert cells[:6] == ("c<b>.zarr", "10", "4", "0", "1", "5") and cells[-2:] == ("v<5>: 3 of 9 slices", "building")
     assert "c&lt;b&gt;.zarr" in builds_html(builds) and "<b>.zarr" not in builds_html(builds)
     assert "missing: v1 (&lt;script&gt;): gone" in failures_html(builds)
 
@@ -156,6 +139,7 @@ def _look(seen, folder):
         seen["browser"] = look(
             f"{address}?token={token}", folder, lambda now: "6" in now["text"] and now["canvases"] >= 2
         )
+    seen["totals"] = _get(f"{seen['base']}/metrics", token)
     seen["metrics"] = [_get(f"http://127.0.0.1:{port}/metrics", token) for port in ports]
 
 
@@ -175,6 +159,16 @@ def test_every_worker_counts_on_its_own_metrics_page(looked_at):
     assert total("rephase_volumes_in_work") == 0
 
 
+def test_the_scheduler_publishes_builds_and_the_sums_of_workers(looked_at):
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    page = looked_at["totals"]
+    assert 'rephase_build_volumes{corpus="c.zarr",status="built"} 6.0' in page
+    assert 'rephase_build_volumes{corpus="c.zarr",status="left"} 0.0' in page
+    assert 'rephase_build_work_ratio{corpus="c.zarr"} 1.0' in page
+    assert 'rephase_build_running{corpus="c.zarr"} 0.0' in page
+    assert "rephase_cluster_slices_total 12.0" in page and "rephase_cluster_workers 2.0" in page
+
+
 def test_the_dashboard_has_the_page(looked_at):
     assert "<title>rephase</title>" in looked_at["page"]
 
@@ -192,6 +186,6 @@ def test_a_browser_shows_what_the_build_did(looked_at):
     text = looked_at["browser"]["text"]
     assert looked_at["browser"]["canvases"] >= 2, "no figure was drawn"
     assert "c.zarr" in text and "building" not in text and "ended" in text
-    assert re.search(r"c\.zarr\s+7\s+6\s+1\s+0\s", text), text
+    assert re.search(r"c\.zarr\s+7\s+6\s+0\s+1\s+0\s+100 %", text), text
     assert "bad" in text and "missing: " in text
     assert text.count("127.0.0.1:") >= 2, "the workers are not listed"
