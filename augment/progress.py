@@ -20,13 +20,14 @@ WINDOW_S = 300.0
 """Window of the rate from which the remaining time follows."""
 SHOWN_WINDOW_S = 60.0
 """Window of the slices per second that are shown."""
-VOLUME_PIXELS = 1 << 12
-"""Work of a volume besides its slices (opening, committing), in pixels: a slice of 64 x 64."""
+VOLUME_PIXELS = 1 << 14
+"""Work of a volume besides its slices (reading, committing), in pixels, until the build has shown it: 128 x 128."""
 
 _SHORTEST_S = 2.0
 _TAIL = 2000
 """Volumes at the end of a manifest whose distribution over the workers is followed one by one."""
 _SHOWN_IN_WORK = 8
+_MOST_VOLUME_PIXELS = 4e6
 _SAMPLING = 1.0
 """Share of sampling in the time of a volume, until a volume has finished."""
 
@@ -194,9 +195,51 @@ def mean_known(pixels: array[float]) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def fill_unknown(pixels: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+def fill_unknown(pixels: NDArray[np.float64] | float, mean: float) -> NDArray[np.float64]:
     """Return sizes with a mean in place of the unknown ones."""
     return np.where(np.isnan(pixels), mean, pixels)
+
+
+class VolumeCost:
+    """The work of a volume besides its slices, in pixels, as least squares find it in what volumes took.
+
+    A volume of `p` pixels takes `rate * p + fixed` seconds. Observations count by their relative errors; those of equal
+    sizes alone cannot tell the two apart, so one weak observation says `fixed = rate * VOLUME_PIXELS`.
+    """
+
+    def __init__(self) -> None:
+        self._normal = np.zeros((2, 2))
+        self._right = np.zeros(2)
+        self._scale = 0.0
+        self._num_volumes = 0
+        self._sampled_pixels = self._sampling_s = 0.0
+
+    def add_volume(self, pixels: float, seconds: float) -> None:
+        """Add a volume that was built in so many seconds of work."""
+        row = np.array([pixels, 1.0]) / (pixels + VOLUME_PIXELS)
+        self._normal += np.outer(row, row)
+        self._right += row * seconds / (pixels + VOLUME_PIXELS)
+        self._scale += seconds / (pixels + VOLUME_PIXELS)
+        self._num_volumes += 1
+
+    def add_sampling(self, pixels: float, seconds: float) -> None:
+        """Add slices that were sampled in this time, in the midst of a volume."""
+        self._sampled_pixels += pixels
+        self._sampling_s += seconds
+
+    def pixels(self) -> float:
+        """Return the work of a volume besides its slices, in pixels."""
+        if not self._num_volumes:
+            return VOLUME_PIXELS
+        prior = 0.1 * np.array([1.0, -1.0 / VOLUME_PIXELS])
+        normal, right = self._normal + np.outer(prior, prior), self._right.copy()
+        if self._sampled_pixels:
+            normal[0, 0] += 1.0
+            right[0] += self._sampling_s / self._sampled_pixels
+        rate, fixed = np.linalg.solve(normal, right)
+        if rate <= 0.01 * self._scale / self._num_volumes:
+            return VOLUME_PIXELS
+        return float(min(max(fixed / rate, 0.0), _MOST_VOLUME_PIXELS))
 
 
 @dataclass
@@ -204,7 +247,7 @@ class Estimator:
     """Estimates the progress of a run from what its client learns; not thread-safe.
 
     Volumes have positions, in the order in which they start. The cost of a volume is its number of pixels (of all
-    slices) and `VOLUME_PIXELS`; that of a volume of unknown size is the mean of the known ones.
+    slices) and those of `VolumeCost`; that of a volume of unknown size is the mean of the known ones.
 
     Parameters
     ----------
@@ -223,7 +266,9 @@ class Estimator:
     _next: int = 0
     _in_work: dict[str, InWork] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=lambda: {"built": 0, "skipped": 0, "failed": 0, "not_retried": 0})
-    _finished: float = 0.0
+    _cost_of_volume: VolumeCost = field(default_factory=VolumeCost)
+    _finished: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    _sampled: dict[str, tuple[float, int]] = field(default_factory=dict)
     _num_slices: int = 0
     _stage_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
@@ -231,7 +276,8 @@ class Estimator:
         self._settled = bytearray(len(self.pixels))
         self._moment = self.clock()
         self._slot_s = 0.0
-        self._work = Rate(WINDOW_S * max(self.num_workers, 1))
+        window_s = WINDOW_S * max(self.num_workers, 1)
+        self._work, self._volumes = Rate(window_s), Rate(window_s)
         self._slices = Rate(SHOWN_WINDOW_S)
 
     def learn(self, position: int, pixels: float) -> None:
@@ -258,16 +304,21 @@ class Estimator:
         self._advance()
         position = self._started.pop(name, None)
         self._in_work.pop(name, None)
+        self._sampled.pop(name, None)
         self._counts[status] += 1
         if position is not None and pixels:
             self.learn(position, pixels)
         if status != "built":
             return
         known = pixels or (self.pixels[position] if position is not None else np.nan)
-        self._finished += VOLUME_PIXELS + (mean_known(self.pixels) if np.isnan(known) else known)
+        known = mean_known(self.pixels) if np.isnan(known) else known
+        active_s = sum(value for stage, value in seconds.items() if stage not in ("waiting", "lookup"))
+        self._finished[0] += known
+        self._finished[1] += 1
         self._num_slices += num_slices
         self._stage_s[0] += seconds.get("sample", 0.0)
-        self._stage_s[1] += sum(value for stage, value in seconds.items() if stage not in ("waiting", "lookup"))
+        self._stage_s[1] += active_s
+        self._cost_of_volume.add_volume(known, active_s)
 
     def observe(self, in_work: Iterable[InWork], num_workers: int) -> None:
         """Note what the workers are doing, and how many they are."""
@@ -277,22 +328,34 @@ class Estimator:
         for one in self._in_work.values():
             if one.pixels:
                 self.learn(self._started[one.name], one.pixels)
+            moment, done = self._sampled.get(one.name, (0.0, 0))
+            if one.done > done > 0:
+                self._cost_of_volume.add_sampling(
+                    one.pixels * (one.done - done) / one.num_slices, self._moment - moment
+                )
+            if one.done != done:
+                self._sampled[one.name] = (self._moment, one.done)
 
     def progress(self, moment: float | None = None) -> Progress:
         """Return the progress now; `moment` is in seconds since 1970."""
         self._advance()
-        mean = mean_known(self.pixels)
-        begun = {name: self._cost(position, mean) for name, position in self._started.items()}
+        mean, fixed = mean_known(self.pixels), self._cost_of_volume.pixels()
+        sizes = {name: fill_unknown(self.pixels[position], mean) for name, position in self._started.items()}
         parts = {name: self._part(one) for name, one in self._in_work.items()}
-        done = self._finished + sum(begun[name] * part for name, part in parts.items())
+        # apart, since the cost of a volume besides its slices becomes better known
+        pixels = self._finished[0] + sum(float(sizes[name]) * part for name, part in parts.items())
+        volumes = self._finished[1] + sum(parts.values())
         sampled = self._num_slices + sum(self._in_work[name].num_slices * part for name, part in parts.items())
-        left = [cost * (1 - parts.get(name, 0.0)) for name, cost in begun.items()]
+        left = [(float(size) + fixed) * (1 - parts.get(name, 0.0)) for name, size in sizes.items()]
         waiting = ~np.frombuffer(self._settled, dtype=bool)[self._next :]
-        costs = fill_unknown(np.frombuffer(self.pixels)[self._next :][waiting], mean) + VOLUME_PIXELS
+        costs = fill_unknown(np.frombuffer(self.pixels)[self._next :][waiting], mean) + fixed
+        done = pixels + fixed * volumes
         whole = done + sum(left) + float(costs.sum())
-        self._work.add(self._slot_s, done)
+        self._work.add(self._slot_s, pixels)
+        self._volumes.add(self._slot_s, volumes)
         self._slices.add(self._moment, sampled)
-        per_slot = self._work.per_second() or (done / self._slot_s if self._slot_s > _SHORTEST_S else None)
+        per_slot = (self._work.per_second() or 0.0) + fixed * (self._volumes.per_second() or 0.0)
+        per_slot = per_slot or (done / self._slot_s if self._slot_s > _SHORTEST_S else 0.0)
         first = sorted(self._in_work.values(), key=lambda one: -one.done)
         return Progress(
             moment=time.time() if moment is None else moment,
@@ -312,10 +375,6 @@ class Estimator:
         busy = min(len(self._in_work) or len(self._started), self.num_workers)
         self._slot_s += busy * (now - self._moment)
         self._moment = now
-
-    def _cost(self, position: int, mean: float) -> float:
-        pixels = self.pixels[position]
-        return VOLUME_PIXELS + (mean if np.isnan(pixels) else pixels)
 
     def _part(self, one: InWork) -> float:
         sampling = self._stage_s[0] / self._stage_s[1] if self._stage_s[1] else _SAMPLING

@@ -11,18 +11,19 @@ import pytest
 
 from rephase.progress import Estimator, InWork, Progress, Rate, makespan
 
-SMALL = (10, 64 * 64)
-LARGE = (100, 202 * 203)
+SMALL = (10, 128 * 128)
+LARGE = (100, 404 * 405)
 """Slices and pixels per slice: a volume has 1 and 100 units of work."""
 
 
 class Simulation:
     """Workers that take volumes in order, and a clock. A slice takes as long as it has pixels."""
 
-    def __init__(self, volumes, num_workers, known, per_slice_s=0.1):
+    def __init__(self, volumes, num_workers, known, fixed_s=0.0):
         self.now = 0.0
         self.volumes = volumes
-        self.costs = [per_slice_s * slices * pixels / 4096 for slices, pixels in volumes]
+        self.fixed_s = fixed_s
+        self.costs = [fixed_s + 0.1 * slices * pixels / 16384 for slices, pixels in volumes]
         sizes = [float(slices * pixels) if known(number) else np.nan for number, (slices, pixels) in enumerate(volumes)]
         self.estimator = Estimator(array("d", sizes), num_workers, clock=lambda: self.now)
         self.free = [0.0] * num_workers
@@ -48,18 +49,23 @@ class Simulation:
                 if begins:
                     self.estimator.start(f"v{n}", n)
                 else:
-                    self.estimator.finish(f"v{n}", "built", slices, slices * pixels, {"sample": 1.0, "waiting": 9.0})
+                    self.estimator.finish(f"v{n}", "built", slices, slices * pixels, self.seconds(n))
                 place += 1
             self.now = tick
             self.estimator.observe(self.working(), len(self.free))
             yield self.estimator.progress(moment=0.0), self.end - tick
             tick += every_s
 
+    def seconds(self, n):
+        return {"sample": self.costs[n] - self.fixed_s, "read": self.fixed_s, "waiting": 9.0}
+
     def working(self):
         for n, (start, end) in enumerate(self.spans):
             if start <= self.now < end:
                 slices, pixels = self.volumes[n]
-                yield InWork(f"v{n}", int(slices * (self.now - start) / (end - start)), slices, slices * pixels)
+                begun = start + self.fixed_s
+                done = int(slices * max(self.now - begun, 0.0) / (end - begun))
+                yield InWork(f"v{n}", done, slices, slices * pixels)
 
 
 ORDERS = {
@@ -81,6 +87,14 @@ def test_the_remaining_time_is_known_after_a_tenth_of_the_work(order, num_worker
             assert progress.seconds_left == pytest.approx(left, rel=0.25), progress
             checked += 1
     assert checked > 10
+
+
+def test_the_work_of_volumes_besides_their_slices_is_learned_from_different_sizes():
+    simulation = Simulation(ORDERS["mixed"], 1, known=lambda _: True, fixed_s=3.0)  # three times that of a small one
+    errors = [
+        abs(progress.seconds_left / left - 1) for progress, left in simulation.run(2.0) if 0.2 < progress.share < 0.9
+    ]
+    assert len(errors) > 10 and np.median(errors) < 0.1 and np.mean(np.array(errors) < 0.25) > 0.8
 
 
 def test_sizes_that_only_some_rows_state_are_extrapolated():

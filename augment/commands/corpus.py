@@ -1,4 +1,4 @@
-"""`rephase verify`, `repair` and `report`: maintenance of a finished corpus."""
+"""`rephase verify`, `repair`, `report` and `view`: maintenance of a finished corpus."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ def register(commands: Commands) -> None:
     )
     report.add_argument("--volumes", type=count, default=8, metavar="N", help="volumes with pictures (default: 8)")
     add_json(report)
+    view = add_command(
+        commands,
+        "view",
+        view_volume,
+        "write a page to look through a volume",
+        "Write one self-contained HTML file of a volume: magnitude, phase and k-space, three planes, sliders.",
+        "rephase view brain.zarr\nrephase view brain.zarr head-01 -o head-01.html",
+    )
+    view.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
+    view.add_argument("volume", metavar="VOLUME", nargs="?", help="name of the volume (default: the first one)")
+    view.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the HTML file (default: CORPUS.run/view-VOLUME.html)"
+    )
+    add_json(view)
 
 
 def _add_repair_options(parser: argparse.ArgumentParser) -> None:
@@ -127,3 +141,12 @@ def report_corpus(arguments: argparse.Namespace) -> CommandResult:
     with progress_bar("reading") as progress:
         path = write_report(arguments.corpus, arguments.output, num_volumes=arguments.volumes, progress=progress)
     return CommandResult(0, [f"report: {path}"], {"report": str(path)})
+
+
+def view_volume(arguments: argparse.Namespace) -> CommandResult:
+    """Run `rephase view`."""
+    from rephase.reports.view import write_view
+
+    with progress_bar("reading", "slice") as progress:
+        path = write_view(arguments.corpus, arguments.volume, arguments.output, progress)
+    return CommandResult(0, [f"view: {path}"], {"view": str(path)})

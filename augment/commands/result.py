@@ -78,11 +78,11 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str, unit: str = "volume") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on standard error; yield its `progress(done, total)`."""
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit="volume", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=label, unit=unit, disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -17,14 +17,15 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from rephase.corpus.decoding import ShardError, chunk_crcs, decode_shard
-from rephase.corpus.layout import ArrayLayout, from_json, to_json
+from rephase.corpus.layout import ArrayLayout, axes_of, from_json, has_axis_names, to_json
 from rephase.files import sha256
 
 
-def array_document(layout: ArrayLayout) -> bytes:
-    """Return the `zarr.json` of an array, as `zarr` writes it."""
+def array_document(layout: ArrayLayout, named: bool) -> bytes:
+    """Return the `zarr.json` of an array, as `zarr` writes it, with or without the names of its axes."""
     buffers: dict[str, Buffer] = {}
-    _create_array(layout, buffers)
+    name = layout.prefix.rsplit("/", 1)[-1]
+    _create_array(layout, buffers, axes_of(name, len(layout.shape)) if named else None)
     return to_json(from_json(buffers["zarr.json"].to_bytes()))
 
 
@@ -73,7 +74,7 @@ def stored_facts(arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, An
     facts = StoredFacts()
     for array in sorted(arrays):
         layout = ArrayLayout.of(array, arrays[array].shape)
-        facts.add_document(array, layout, array_document(layout))
+        facts.add_document(array, layout, array_document(layout, has_axis_names(attributes)))
         for key, chunks, data in encode_array(layout, arrays[array]):
             facts.add_shard(array, key, layout, len(chunks), data)
     return facts.of_receipt(attributes)
@@ -96,7 +97,9 @@ def _same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
     return np.array_equal(np.ascontiguousarray(left).view(np.uint8), np.ascontiguousarray(right).view(np.uint8))
 
 
-def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array[Any]:
+def _create_array(
+    layout: ArrayLayout, buffers: dict[str, Buffer], axes: tuple[str, ...] | None = None
+) -> zarr.Array[Any]:
     dtype = np.dtype(layout.dtype)
     typesize = 1 if dtype.kind == "u" else 4  # shuffle the real and imaginary parts, not their pairs
     level = layout.compression_level
@@ -111,5 +114,6 @@ def _create_array(layout: ArrayLayout, buffers: dict[str, Buffer]) -> zarr.Array
         fill_value=0 if dtype.kind == "u" else dtype.type(np.nan),
         chunk_key_encoding={"name": "default", "separator": "."},
         config={"write_empty_chunks": True},
+        dimension_names=axes,
         zarr_format=3,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,35 @@ DTYPES = {
     "mask": "float32",
 }
 """Every array that a volume may have."""
+
+_AXES = {
+    "kspace": ("slice", "k_height", "k_width"),
+    "coil_coefficients": ("coil", "order_slice", "order_height", "order_width"),
+    "noise_covariance": ("coil", "other_coil"),
+    "noise_scan": ("coil", "sample"),
+    "sens_maps": ("slice", "encoded_height", "encoded_width"),
+    "mask": ("k_width",),
+}
+_IMAGE_AXES = ("slice", "height", "width")
+
+
+def axes_of(name: str, num_axes: int) -> tuple[str, ...]:
+    """Return the names of an array's axes. Axes of one name have equal lengths in a volume."""
+    axes = _AXES.get(name, _IMAGE_AXES)
+    return axes if len(axes) == num_axes else (axes[0], "coil", *axes[1:])
+
+
+def has_axis_names(attributes: Mapping[str, Any]) -> bool:
+    """Check by the attributes of a receipt whether the arrays name their axes; those of earlier versions do not."""
+    return "ome" in attributes
+
+
+def ome_metadata(target: str, spacing_mm: Sequence[float]) -> dict[str, Any]:
+    """Return the metadata by which viewers open the target array of a volume: OME-NGFF 0.5, one resolution."""
+    axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in _IMAGE_AXES]
+    scale = {"type": "scale", "scale": [float(step) for step in spacing_mm]}
+    datasets = [{"path": target, "coordinateTransformations": [scale]}]
+    return {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
 
 
 def volume_prefix(name: str) -> str:

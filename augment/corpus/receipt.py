@@ -24,7 +24,7 @@ _CRC_DIGITS = 8
 STORE_KEYS = ("arrays", "checksums", "chunk_crc32c")
 """Added by the store, not by its caller."""
 
-OPTIONAL_KEYS = ("name", "columns", "coils", *facts_where(in_receipt=True, always=False))
+OPTIONAL_KEYS = ("name", "columns", "coils", "ome", *facts_where(in_receipt=True, always=False))
 
 
 def _is_int(value: object) -> bool:
@@ -117,6 +117,7 @@ _CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "storage": (_one_of("kspace", "image+maps"), "kspace or image+maps"),
     "audit": (_is_dict, "an object"),
     "coils": (_is_dict, "an object"),
+    "ome": (_is_dict, "an object"),
     "num_slices": (lambda value: _is_count(value) and value != 0, "an integer > 0"),
     "seed": (_is_int, "an integer"),
     "replica": (_is_count, "an integer >= 0"),

@@ -27,6 +27,7 @@ from rephase.corpus.layout import (
     committed_names,
     group_attributes,
     group_document,
+    has_axis_names,
     open_attributes,
     plain_json,
     receipt_key,
@@ -216,7 +217,7 @@ class CorpusStore:
     def _write_volume(self, name: str, arrays: Mapping[str, NDArray[Any]], plain: Mapping[str, Any]) -> dict[str, Any]:
         facts = StoredFacts()
         for key in sorted(arrays):
-            self._write_array(ArrayLayout.of(key, arrays[key].shape, name), arrays[key], key, facts)
+            self._write_array(ArrayLayout.of(key, arrays[key].shape, name), arrays[key], key, facts, plain)
         receipt = {**plain, **facts.of_receipt(plain)}
         self._write_receipt(name, group_document(receipt))
         return receipt
@@ -280,8 +281,15 @@ class CorpusStore:
             if key not in keep and key != receipt_key(name):
                 self.storage.delete(key)
 
-    def _write_array(self, layout: ArrayLayout, values: NDArray[Any], array: str, facts: StoredFacts) -> None:
-        document = array_document(layout)
+    def _write_array(
+        self,
+        layout: ArrayLayout,
+        values: NDArray[Any],
+        array: str,
+        facts: StoredFacts,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        document = array_document(layout, has_axis_names(attributes))
         self._write(f"{layout.prefix}/zarr.json", document)
         facts.add_document(array, layout, document)
         for key, chunks, data in encode_array(layout, values):

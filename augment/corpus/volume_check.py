@@ -15,7 +15,15 @@ from rephase.corpus.encoding import array_document
 from rephase.corpus.expansion import Expander, Scan, kspace_shape
 from rephase.corpus.index import index_row
 from rephase.corpus.invariants import VolumeValues, check_shapes
-from rephase.corpus.layout import ArrayLayout, from_json, group_document, receipt_key, volume_prefix
+from rephase.corpus.layout import (
+    ArrayLayout,
+    from_json,
+    group_document,
+    has_axis_names,
+    ome_metadata,
+    receipt_key,
+    volume_prefix,
+)
 from rephase.corpus.receipt import check_receipt, is_volume_name
 from rephase.corpus.storage.base import Storage
 from rephase.corpus.store import CorpusStore
@@ -97,6 +105,9 @@ def _check_entries(receipt: Mapping[str, Any]) -> list[str]:
     except (KeyError, TypeError, ValueError):
         return ["the receipt's arrays lack their shapes"]
     problems = check_shapes(shapes, receipt)
+    target = "reconstruction_rss" if "reconstruction_rss" in entries else "reconstruction_esc"
+    if has_axis_names(receipt) and receipt["ome"] != ome_metadata(target, receipt["spacing_mm"]):
+        problems.append("attribute ome does not describe the target and spacing_mm of the receipt")
     if problems:
         return problems
     layouts = {key: ArrayLayout.of(key, shape) for key, shape in shapes.items()}
@@ -125,6 +136,7 @@ class _VolumeObjects:
         self._prefix = volume_prefix(name) + "/"
         self._checksums: Mapping[str, str] = receipt["checksums"]
         self._crcs: Mapping[str, str] | None = receipt.get("chunk_crc32c")
+        self._named = has_axis_names(receipt)
         self.num_bytes = 0
         self.problems: list[str] = []
 
@@ -139,7 +151,7 @@ class _VolumeObjects:
         if data is None:
             return
         try:
-            right = from_json(data) == from_json(array_document(layout))
+            right = from_json(data) == from_json(array_document(layout, self._named))
         except ValueError:
             right = False
         if not right:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rephase.corpus.decoding import decode_shard
-from rephase.corpus.layout import ArrayLayout
+from rephase.corpus.layout import ArrayLayout, ome_metadata
 from rephase.corpus.receipt import target_statistics
 from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
@@ -94,6 +94,9 @@ def make_attributes(
     }
     if recipe.algorithm >= 9:
         attributes["name"] = task.name
+    if recipe.algorithm >= 13:
+        target = "reconstruction_rss" if "reconstruction_rss" in scanned.arrays else "reconstruction_esc"
+        attributes["ome"] = ome_metadata(target, attributes["spacing_mm"])
     if recipe.keep_columns:
         attributes["columns"] = {name: value for name, value in row.extra if name in recipe.keep_columns}
     return attributes

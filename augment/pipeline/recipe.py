@@ -11,7 +11,7 @@ from rephase.facts import FACTS, hashed_facts
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.magnitude import NegativeRule
 
-ALGORITHM = 12
+ALGORITHM = 13
 """Incremented whenever a code change affects the bytes of a recipe."""
 
 LATER = {
@@ -25,10 +25,11 @@ LATER = {
     12: "receipts lack the findings of the audit of values, zero-filled images have phase beyond the acquired box, and "
     "smooth phase has the statistics of another fit; build into a new corpus to have those of this version, or use "
     "'rephase audit' for the first",
+    13: "arrays lack the names of their axes and what viewers need to open them; build into a new corpus to have them",
 }
 """What a corpus that was begun before an algorithm lacks."""
 
-ALGORITHMS = (7, 8, 9, 10, 11, ALGORITHM)
+ALGORITHMS = (7, 8, 9, 10, 11, 12, ALGORITHM)
 """Versions that are still supported: a corpus of an earlier one is resumed and repaired with the same bytes."""
 
 ROW_COLUMNS = ("volume_id", "subject_id", "slice_axis", "series", "echo", "frame", "dataset", "extra")

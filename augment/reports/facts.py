@@ -176,6 +176,19 @@ def describe_generator(receipt: Mapping[str, Any]) -> str:
     return f"{receipt['phase_generator']}, {receipt['nfe']} NFE" if receipt["nfe"] else str(receipt["phase_generator"])
 
 
+def describe_facts(receipt: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the facts of a volume that a picture of it is captioned with."""
+    yield describe_shape(kspace_shape(receipt)[1:])
+    yield f"{receipt['spacing_mm'][1]:.3g} × {receipt['spacing_mm'][2]:.3g} mm"
+    yield f"orientation {receipt['orientation']}"
+    yield from (receipt[key] for key in ("contrast", "anatomy", "split") if receipt[key] is not None)
+    if receipt["field_t"] is not None:
+        yield f"{receipt['field_t']:.3g} T"
+    if receipt["te_ms"] is not None:
+        yield f"TE {receipt['te_ms']:.4g} ms"
+    yield f"phase: {describe_generator(receipt)}"
+
+
 def describe_shape(shape: tuple[int, ...]) -> str:
     """Format a shape `([coil] height width)`."""
     matrix = f"{shape[-2]} × {shape[-1]}"

@@ -20,7 +20,7 @@ from rephase.pictures import (
     picture_phase,
     signal_mask,
 )
-from rephase.reports.facts import Candidate, describe_generator, describe_shape
+from rephase.reports.facts import Candidate, describe_facts
 from rephase.reports.samples import Sample, read_sample
 
 _NUM_BINS = NUM_HUES // 2
@@ -94,17 +94,8 @@ def _draw(store: CorpusStore, chosen: Candidate) -> VolumeImages:
 
 
 def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:
-    receipt = sample.receipt
     yield f"slice {sample.slice_index} of {chosen.num_slices} (counted from 0)"
-    yield describe_shape(chosen.shape)
-    yield f"{receipt['spacing_mm'][1]:.3g} × {receipt['spacing_mm'][2]:.3g} mm"
-    yield f"orientation {receipt['orientation']}"
-    yield from (receipt[key] for key in ("contrast", "anatomy", "split") if receipt[key] is not None)
-    if receipt["field_t"] is not None:
-        yield f"{receipt['field_t']:.3g} T"
-    if receipt["te_ms"] is not None:
-        yield f"TE {receipt['te_ms']:.4g} ms"
-    yield f"phase: {describe_generator(receipt)}"
+    yield from describe_facts(sample.receipt)
     if sample.image_source:
         yield f"phase of {sample.image_source}"
 

@@ -79,7 +79,7 @@ def write_report(
         If there is no corpus, or `out` is inside it or cannot be written.
     """
     store = CorpusStore.open(root)
-    path = _output_path(store.root, out)
+    path = output_path(store.root, out, "report.html")
     facts = gather_facts(store, progress)
     failed, runs = list_failures(store.root), read_run_states(store.root)
     tallies = facts.tallies | {"Reason": Counter(one.reason for one in failed)}
@@ -111,13 +111,20 @@ def write_report(
     return path
 
 
-def _output_path(root: str, out: Path | None) -> Path:
+def output_path(root: str, out: Path | None, default: str) -> Path:
+    """Return the path of a page: `out`, else a file of this name in the folder beside the corpus.
+
+    Raises
+    ------
+    RequestError
+        If no page can be written there.
+    """
     if out is None:
         if is_url(root):
-            raise RequestError(f"{root}: is a URL; expected a local file for its report; use -o FILE")
-        return Path(run_folder(root)) / "report.html"
+            raise RequestError(f"{root}: is a URL; expected a local file for its page; use -o FILE")
+        return Path(run_folder(root)) / default
     if out.is_dir():
-        raise RequestError(f"{out}: is a directory; expected a file for the report; use -o {out / 'report.html'}")
+        raise RequestError(f"{out}: is a directory; expected a file for the page; use -o {out / default}")
     if not is_url(root) and Path(root).resolve() in out.resolve().parents:
         raise RequestError(f"{out}: is inside the corpus; expected a path outside; choose one beside it")
     return out

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,21 @@ from rephase.numpy_fourier import ifft2c_array
 from rephase.reports.facts import Candidate
 
 _MOST_LOOKED_AT = 9
+_MOST_PLANE_SLICES = 128
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Two planes of a volume across its slices, of which every `step`-th is read.
+
+    `along_row` is complex64 `(slice width)`, at one `row`; `along_column` is `(slice height)`, at one `column`.
+    """
+
+    row: int
+    column: int
+    step: int
+    along_row: NDArray[np.complex64]
+    along_column: NDArray[np.complex64]
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,8 @@ class Sample:
         How the coils were combined to that image; empty without coils.
     kspace
         float32 `(height width)`, root sum of squares of `|kspace|` of all coils.
+    planes
+        Planes across the slices, None for a single slice.
     """
 
     name: str
@@ -50,6 +68,7 @@ class Sample:
     image: NDArray[np.complex64]
     image_source: str
     kspace: NDArray[np.float32]
+    planes: Planes | None = None
 
 
 def choose_volumes(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -84,28 +103,41 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
     receipt = store.receipt(name)
     if receipt is None:
         raise VolumeError("missing", f"volume {name}: is no longer committed")
-    reader = _VolumeReader(store, name, receipt)
+    reader = VolumeReader(store, name, receipt)
+    with readable(store, name):
+        slice_index, _ = reader.most_signal()
+        magnitude, image, image_source, kspace = reader.slice_images(slice_index)
+        planes = read_planes(reader, magnitude)
+    return Sample(name, slice_index, receipt, magnitude, image, image_source, kspace, planes)
+
+
+@contextmanager
+def readable(store: CorpusStore, name: str) -> Iterator[None]:
+    """Turn errors of reading a volume within a `with` block into a VolumeError that says how to mend it."""
     try:
-        slice_index, kspace = reader.most_signal()
-        maps = reader.maps(slice_index)
+        yield
     except (ShardError, OSError) as error:
-        fix = f"run 'rephase verify {store.root}'"
-        raise VolumeError("unreadable", f"volume {name}: {error}; {fix}") from error
-    images = ifft2c_array(kspace)
-    height, width, _ = receipt["recon_size"]
-    image, image_source = _one_image(images, maps)
-    return Sample(
-        name=name,
-        slice_index=slice_index,
-        receipt=receipt,
-        magnitude=_centre(_root_sum_of_squares(images), height, width),
-        image=_centre(image, height, width),
-        image_source=image_source,
-        kspace=_root_sum_of_squares(kspace),
-    )
+        raise VolumeError("unreadable", f"volume {name}: {error}; run 'rephase verify {store.root}'") from error
 
 
-class _VolumeReader:
+def read_planes(reader: VolumeReader, magnitude: NDArray[np.float32]) -> Planes | None:
+    """Read the planes through the middle of the object in a slice, across the slices; None for a single slice."""
+    if reader.num_slices < 2:
+        return None
+    signal = magnitude > 0.1 * magnitude.max()
+    row, column = (_middle(signal.any(axis=axis)) for axis in (1, 0))
+    step = -(-reader.num_slices // _MOST_PLANE_SLICES)
+    images = [reader.slice_images(number)[1] for number in range(0, reader.num_slices, step)]
+    across = np.stack([image[row] for image in images]), np.stack([image[:, column] for image in images])
+    return Planes(row, column, step, *across)
+
+
+def _middle(inside: NDArray[np.bool_]) -> int:
+    found = np.flatnonzero(inside)
+    return int(found[len(found) // 2]) if len(found) else len(inside) // 2
+
+
+class VolumeReader:
     """Reads slices of one volume and checks their checksums."""
 
     def __init__(self, store: CorpusStore, name: str, receipt: Mapping[str, Any]) -> None:
@@ -128,6 +160,20 @@ class _VolumeReader:
         if "sens_maps" in self._arrays:
             return self.read("sens_maps", slice_index)
         return None if self._scan is None else self._expander.maps(self._scan, slice_index)
+
+    @property
+    def num_slices(self) -> int:
+        """Number of slices."""
+        return self._source_shape[0]
+
+    def slice_images(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.complex64], str, NDArray[np.float32]]:
+        """Return magnitude, image, image_source and kspace of a slice, as `Sample` has them."""
+        kspace = self._read_kspace(number)
+        images = ifft2c_array(kspace)
+        height, width, _ = self._receipt["recon_size"]
+        image, image_source = _one_image(images, self.maps(number))
+        magnitude = _centre(_root_sum_of_squares(images), height, width)
+        return magnitude, _centre(image, height, width), image_source, _root_sum_of_squares(kspace)
 
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
         """Return the slice of highest energy among a few of the middle third; among all if those are empty."""

@@ -119,8 +119,9 @@ def test_a_gradient_echo_has_the_same_bytes_by_the_algorithm_between(tmp_path: P
     roots = {algorithm: tmp_path / f"{algorithm}.zarr" for algorithm in ALGORITHMS}
     for algorithm, root in roots.items():
         build(root, "field", algorithm)
-    before, between, _, coherent, now, audited = (receipt_of(root) for root in roots.values())
+    before, between, _, coherent, now, audited, named = (receipt_of(root) for root in roots.values())
     assert between["checksums"] == before["checksums"] and audited["checksums"] == now["checksums"]
+    assert named["checksums"]["kspace/c.0.0.0"] == now["checksums"]["kspace/c.0.0.0"]
     key = "kspace/c.0.0.0"
     assert [receipt_of(root)["checksums"][key] for root in roots.values()][:3] == [before["checksums"][key]] * 3
     assert len({one["checksums"][key] for one in (before, coherent, now)}) == 3
