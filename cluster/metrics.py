@@ -147,6 +147,8 @@ def sum_counters(workers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if isinstance(value, dict):
                 for key, count in worker[name].items():
                     value[key] = value.get(key, 0) + count
+            elif isinstance(value, list):  # a tuple once it has been sent
+                value.extend(worker[name])
             else:
                 total[name] = value + worker[name]
     return total
