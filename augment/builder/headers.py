@@ -5,15 +5,16 @@ A file that hangs or crashes its reader costs the build its estimate of the rema
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 
 from rephase.manifests.record import ManifestRow
 from rephase.pipeline.task import TaskList
@@ -68,7 +69,7 @@ class HeaderSizes:
         assert child is not None and child.stdin is not None and child.stdout is not None  # noqa: S101
         with child.stdout, suppress(OSError):  # killed at the end of the build
             with child.stdin:
-                pickle.dump(rows, child.stdin)
+                child.stdin.write(json.dumps([[position, asdict(row)] for position, row in rows]).encode())
             for line in child.stdout:
                 with suppress(ValueError):
                     position, pixels = line.split()
@@ -80,7 +81,8 @@ def read_sizes() -> None:
     from rephase.readers.registry import describe_row
 
     os.nice(10)  # the workers come first
-    for position, row in pickle.load(sys.stdin.buffer):  # noqa: S301 - from the parent process
+    for position, row in json.load(sys.stdin):
         with suppress(Exception):  # the build reports the error
-            sys.stdout.write(f"{position} {math.prod(describe_row(row))}\n")
+            extra = tuple((name, value) for name, value in row.pop("extra"))
+            sys.stdout.write(f"{position} {math.prod(describe_row(ManifestRow(**row, extra=extra)))}\n")
             sys.stdout.flush()

@@ -12,12 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 from rephase.builder.headers import HeaderSizes
+from rephase.builder.run_state import PROGRESS_KEY
 from rephase.cluster.monitor import ProgressReporter
 from rephase.corpus.storage.open import open_run_folder
 from rephase.pipeline.task import Outcome, Task, TaskList
 from rephase.progress import Estimator, Progress
 
-_KEY = "progress.json"
 _TICK_S = 1.0
 _WRITE_EVERY_S = 2.0
 _BAR = "{percentage:3.0f}%|{bar}| {desc}[{elapsed}]"
@@ -120,15 +120,6 @@ class RunProgress:
             return
         document = json.dumps({"run": self._run, **progress.to_json()}, indent=1)
         with suppress(OSError):  # a full disk, which the log reports
-            self._storage.put(_KEY, document.encode() + b"\n")
+            self._storage.put(PROGRESS_KEY, document.encode() + b"\n")
         self._written = time.monotonic()
         self._write_every_s = max(_WRITE_EVERY_S, 20 * (self._written - now))
-
-
-def read_progress(root: str, run: str) -> Progress | None:
-    """Read the progress of a run, as its builder last wrote it; None if there is none of this run."""
-    try:
-        document = json.loads(open_run_folder(root).get(_KEY) or b"{}")
-        return Progress.from_json(document) if document.pop("run") == run else None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rephase.builder.runlog import read_run, run_names
+from rephase.corpus.storage.open import open_run_folder
+from rephase.progress import Progress
 from rephase.text import format_seconds
+
+PROGRESS_KEY = "progress.json"
+"""File of the folder beside a corpus with the progress of the latest run, `rephase.progress.Progress`, and its name."""
 
 _LAST_FAILURES = 5
 
@@ -154,3 +160,12 @@ def read_run_states(root: str) -> list[RunState]:
     """Read the state of every run in the log, oldest first; runs without any line are skipped."""
     runs = (read_run_state(root, name) for name in run_names(root))
     return [run for run in runs if run.started]
+
+
+def read_progress(root: str, run: str) -> Progress | None:
+    """Read the progress of a run, as its builder last wrote it; None if there is none of this run."""
+    try:
+        document = json.loads(open_run_folder(root).get(PROGRESS_KEY) or b"{}")
+        return Progress.from_json(document) if document.pop("run") == run else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

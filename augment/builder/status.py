@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rephase.builder.run_progress import read_progress
-from rephase.builder.run_state import RunState, read_run_state
+from rephase.builder.run_state import RunState, read_progress, read_run_state
 from rephase.builder.runlog import Failure, read_failures, run_names
 from rephase.corpus.layout import committed_names, open_attributes, unfinished_names
 from rephase.corpus.lease import Holder, find_holder
