@@ -73,6 +73,10 @@ class LearnedGenerator(ABC):
     name = "diffusion"
     gain: float
     """Fraction of the measurement noise, in amplitude, that a sample of the process already contains."""
+    own_ramp = False
+    """Whether a sample has linear phase of its own, so that none of the training volumes is added."""
+    before_12 = False
+    """Whether a corpus is continued that was begun before algorithm 12."""
 
     def __init__(self, checkpoint: Checkpoint, steps: int, device: str, grid_mm: float = GRID_MM) -> None:
         self.nfe = steps
@@ -160,6 +164,8 @@ class LearnedGenerator(ABC):
     def _gauges(self, keys: Sequence[SliceKey], conditions: Conditions, height: int, width: int) -> Tensor:
         """Sample the global and linear phase of the slices of a volume: phasors `(slice height width)`."""
         gauge = sample_gauge(self.gauge, keys[0], conditions)
+        if self.own_ramp and not self.before_12:
+            gauge = gauge._replace(ramp=(0.0, 0.0), phase_step=0.0)
         angles = [gauge.phase + gauge.phase_step * key.slice_index for key in keys]
         offsets = from_scalars([f(angle) for angle in angles for f in (math.cos, math.sin)], self.device)
         ramp = ramp_phasor(from_scalars(gauge.ramp, self.device), height, width)

@@ -128,7 +128,8 @@ def make_generator(
         raise CheckpointError(
             f"{_name(checkpoint)}: weights for --phase {found.phase}; expected some for {name}; take one or the other"
         )
-    learned: PhaseGenerator = factory(checkpoint, steps, device)
+    learned: LearnedGenerator = factory(checkpoint, steps, device)
+    learned.before_12 = algorithm is not None and algorithm < 12
     return learned
 
 

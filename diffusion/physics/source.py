@@ -67,8 +67,7 @@ class SourcePhase(NamedTuple):
         The removed global and linear phase, by which a sample is multiplied. The gauge of single slices jumps
         even if the phase is smooth through the volume. 1 for sources that do not depend on the slice.
     rim_phase
-        Optional phase that multiplies the finished sample: few network evaluations would smooth it, and the removal of
-        singularities would mistake it for singularities.
+        Optional phase that multiplies the finished sample: few network evaluations would smooth it.
     """
 
     phasor: Tensor

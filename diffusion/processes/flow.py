@@ -29,6 +29,7 @@ from rephase.diffusion.physics.singularities import bright_squares
 from rephase.diffusion.physics.singularity_removal import remove_singularities
 from rephase.diffusion.physics.source import (
     DEFAULT_SOURCE,
+    OF_MAGNITUDE,
     SOURCES,
     TYPICAL_SLICE_MM,
     source_phasors,
@@ -233,6 +234,7 @@ class FlowGenerator(LearnedGenerator):
             )
         self.times = time_grid((checkpoint.steps or DEFAULT_STEPS) if steps is None else steps)
         self.flow = checkpoint.settings(FlowConfig)
+        self.own_ramp = self.flow.source in OF_MAGNITUDE
         super().__init__(checkpoint, len(self.times), device, self.flow.grid_mm)
         # A student retains about as much noise as its many-step teacher; the exact amount was measured.
         measured = checkpoint.noise_gain
@@ -252,6 +254,8 @@ class FlowGenerator(LearnedGenerator):
         return SampledImage(self._cut(x_1, weight.shape) * source.gauge, source.rim_phase)
 
     def _finish(self, image: Tensor, magnitude: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """Remove the singularities of bright tissue, including those that noise causes where the phase is steep."""
+        """Remove the singularities of bright tissue, as algorithms before 12 did: it comes no nearer to real phase."""
+        if not self.before_12:
+            return image
         spacing = min(conditions.spacing_mm or (TYPICAL_SPACING_MM,))
         return remove_singularities(image, magnitude, bright_squares(magnitude, sigma), spacing)

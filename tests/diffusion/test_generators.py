@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -97,7 +98,7 @@ def test_the_rim_phase_of_a_source_multiplies_its_samples(checkpoint, monkeypatc
     assert torch.allclose(generator.sample_phase(magnitudes(), keys(3), conditions), plain * dense, atol=1e-5)
 
 
-def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives(checkpoint, monkeypatch):
+def test_singularities_of_bright_tissue_are_removed_in_corpora_of_earlier_algorithms_alone(checkpoint, monkeypatch):
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(24.0), indexing="ij")
     pair = torch.atan2(y - 15.5, x - 9.5) - torch.atan2(y - 15.5, x - 13.5)
     monkeypatch.setattr(
@@ -107,13 +108,23 @@ def test_samples_have_no_singularity_in_bright_tissue_whatever_the_network_gives
     magnitude = 100.0 + torch.randn(2, 32, 24, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones(magnitude.shape, dtype=torch.bool)
 
-    def count() -> int:
-        phasor = FlowGenerator(checkpoint, 2).sample_phase(magnitude, keys(2), Conditions((2.0, 2.0), 4.6, 3.0))
+    def count(algorithm: int) -> int:
+        generator = make_generator("diffusion", checkpoint, 2, algorithm=algorithm)
+        phasor = generator.sample_phase(magnitude, keys(2), Conditions((2.0, 2.0), 4.6, 3.0))
         return int(find_singularities(phasor, everywhere)[0].sum())
 
-    assert count() == 0
-    monkeypatch.setattr("rephase.diffusion.processes.flow.remove_singularities", lambda phasor, *rest: phasor)
-    assert count() == 4
+    assert (count(11), count(12)) == (0, 4)
+
+
+def test_a_source_with_linear_phase_gets_none_of_the_training_volumes(checkpoint):
+    """But in corpora of earlier algorithms, and with the other sources."""
+    conditions, flat = Conditions((2.0, 2.0)), []
+    for source, algorithm in (("field", 12), ("field", 11), ("narrow", 12)):
+        card = {"flow": {"source": source}}
+        generator = make_generator("diffusion", dataclasses.replace(checkpoint, card=card), 1, algorithm=algorithm)
+        gauges = generator._gauges(keys(3), conditions, 8, 6)
+        flat.append(float((gauges - gauges[:1, :1, :1]).abs().max()))
+    assert flat[0] < 1e-6 and min(flat[1:]) > 0.1
 
 
 def test_phasors_are_on_the_unit_circle_and_follow_key_alone(checkpoint):
