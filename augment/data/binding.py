@@ -16,6 +16,7 @@ from rephase.corpus.decoding import ShardError
 from rephase.corpus.expansion import scanner_digest
 from rephase.corpus.layout import ArrayLayout, group_attributes, group_document, receipt_key
 from rephase.corpus.storage.base import Storage
+from rephase.data.columns import Columns
 from rephase.files import sha256
 
 _UNREAD, _BOUND, _WITHOUT_CRCS = range(3)
@@ -36,14 +37,15 @@ class Binding:
     ----------
     storage
         Storage of the corpus.
-    receipts
-        SHA-256 of the receipt of every volume, by the index.
+    columns
+        The index: facts of every volume, and the SHA-256 of its receipt.
     num_slices
         Number of slices of every volume.
     """
 
-    def __init__(self, storage: Storage, receipts: NDArray[np.bytes_], num_slices: NDArray[np.int64]) -> None:
-        self._storage, self._receipts, self._num_slices = storage, receipts, num_slices
+    def __init__(self, storage: Storage, columns: Columns, num_slices: NDArray[np.int64]) -> None:
+        self._storage, self._columns, self._num_slices = storage, columns, num_slices
+        self._receipts = columns.digests()
         self._starts = np.cumsum(num_slices) - num_slices
         self._crcs = np.zeros((_ROWS, int(num_slices.sum())), np.uint32)
         self._masks = np.zeros(len(num_slices), np.uint32)
@@ -51,7 +53,7 @@ class Binding:
         self._states = np.zeros(len(num_slices), np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"storage": self._storage, "receipts": self._receipts, "num_slices": self._num_slices}
+        return {"storage": self._storage, "columns": self._columns, "num_slices": self._num_slices}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -100,6 +102,8 @@ class Binding:
         for array, layout in layouts.items():
             if not isinstance(entries, dict) or entries.get(array) != layout.entry:
                 raise ShardError(f"its receipt describes another {array} than the index")
+        if (column := self._contradicted(volume, receipt)) is not None:
+            raise ShardError(f"its receipt has another {column} than the index")
         digest = scanner_digest(receipt)
         if digest is not None:
             self._coils[volume] = np.frombuffer(bytes.fromhex(digest), np.uint8)
@@ -114,6 +118,12 @@ class Binding:
             else:
                 self._crcs[_ROW[array], start : start + len(crcs)] = crcs
         self._states[volume] = _BOUND
+
+    def _contradicted(self, volume: int, receipt: dict[str, Any]) -> str | None:
+        try:
+            return self._columns.contradicted(volume, receipt)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ShardError(f"its receipt is not one of format 1 ({type(error).__name__}: {error})") from None
 
     def _receipt(self, name: str, digest: str) -> dict[str, Any]:
         document = self._storage.get(receipt_key(name))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, read_index, verify_checksum
-from rephase.corpus.layout import open_attributes
+from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, index_row, read_index, verify_checksum
+from rephase.corpus.layout import DTYPES, open_attributes
+from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.storage.open import open_storage
 from rephase.errors import RequestError
 from rephase.facts import FACTS, facts_where
@@ -38,6 +39,11 @@ _WORDS = (
 )  # fmt: skip
 
 _KEPT = (*_NUMBERS, *_WORDS, *_DIGESTS)
+
+_CHECKED: tuple[tuple[str, Callable[[str], object], str], ...] = (
+    ("name", is_volume_name, "the name of a volume"),  # it leads to files
+    ("target", DTYPES.__contains__, "the name of a target"),
+)
 
 Value = str | int | float | bool | tuple[str, ...]
 
@@ -110,6 +116,16 @@ class Columns:
         text = values.texts[values.codes[position]].decode()
         return tuple(filter(None, text.split(_SEPARATOR))) if column == "audit" else text
 
+    def contradicted(self, position: int, receipt: Mapping[str, Any]) -> str | None:
+        """Return the first column whose value is not what follows from the receipt of its volume; None without one."""
+        expected = index_row(self.value("name", position), receipt)
+        for column in self._columns:
+            if column not in _DIGESTS:  # the caller has compared it
+                found, right = self.value(column, position), _plain(column, expected[column])
+                if found != right and not (found != found and right != right):  # NaN is unknown
+                    return column
+        return None
+
     def take(self, rows: NDArray[np.intp]) -> Columns:
         """Return some rows, in this order."""
         return Columns(
@@ -148,9 +164,22 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
     except OSError:
         document = None  # `read_index` reports it
     columns = _scan(document) if document and _has_checksum(document) else None
+    where, fix = f"{storage.root}/{INDEX_KEY}", f"rebuild the index with 'rephase repair {storage.root}'"
     if columns is None:
         index = read_index(root)  # slower, but reports the error
-        columns = {column: _pack(column, index.columns[column]) for column in _KEPT}
+        try:
+            columns = {column: _pack(column, index.columns[column]) for column in _KEPT}
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise RequestError(f"{where}: a column has values of another type ({error}); {fix}") from None
+    for column, is_right, what in _CHECKED:
+        words = columns[column]
+        for text in words.texts[np.unique(words.codes)].tolist() if isinstance(words, _Words) else []:
+            if not is_right(text.decode()):
+                raise RequestError(f"{where}: {text.decode()[:80]!r} cannot be {what}; {fix}")
+    for column in _NUMBERS:
+        values = columns[column]
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise RequestError(f"{where}: column {column} has values of another type; expected numbers; {fix}")
     for column in _SIZES:
         sizes = columns[column]
         if (
@@ -159,10 +188,7 @@ def open_columns(root: str | os.PathLike[str]) -> tuple[str, Columns]:
             or (sizes < 0).any()
             or (sizes > _MOST).any()
         ):
-            raise RequestError(
-                f"{storage.root}/{INDEX_KEY}: {column} of some volume is no size; expected a number of 0 to {_MOST}; "
-                f"rebuild the index with 'rephase repair {storage.root}'"
-            )
+            raise RequestError(f"{where}: {column} of some volume is no size; expected a number of 0 to {_MOST}; {fix}")
     return storage.root, Columns(columns)
 
 
@@ -203,6 +229,14 @@ def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
         if not isinstance(values, list):
             raise ValueError(f"column {column} is not a list")
         yield column, values
+
+
+def _plain(column: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value, as `Columns.value` returns it
+    if column in FACTS and FACTS[column].kind == "flag":
+        return bool(value)
+    if column in _NUMBERS:
+        return np.nan if value is None else value
+    return tuple(value) if column == "audit" else value or ""
 
 
 def _pack(column: str, values: list[Any]) -> _Words | NDArray[Any]:

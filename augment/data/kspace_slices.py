@@ -126,7 +126,7 @@ class KSpaceSlices(VolumeSlices):
         self._maps, self._segmentation = maps, segmentation
         storage = open_storage(self.root)
         self._reader, self._expander = SliceReader(storage), Expander(storage)
-        self._binding = Binding(storage, columns.digests(), self.volume_slices)
+        self._binding = Binding(storage, columns, self.volume_slices)
 
     @property
     def volumes(self) -> list[str]:

@@ -179,6 +179,60 @@ def test_an_index_of_impossible_sizes_is_refused(root: Path, column: str, value:
         KSpaceSlices(root)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("max", 7.0), ("norm", 1.0), ("patient_id", "other"), ("acquisition", "AXT2"), ("padding_right", 1),
+        ("noise_sigma", 3.0), ("seed", 9), ("replica", 2), ("phase_generator", "real"), ("audit", ["filtered"]),
+        ("te_ms", 5.0), ("split", "test"),
+    ],
+)  # fmt: skip
+def test_facts_in_the_index_that_the_receipt_does_not_have_are_refused(root: Path, column: str, value: object) -> None:
+    columns = read_index(root).columns
+    columns[column][0] = value
+    (root / "index/zarr.json").write_bytes(b"".join(index_document(columns)))
+    given, errors = read_all(root)
+    assert {name for name, *_ in given} == {"b", "m"}
+    assert all(f"its receipt has another {column} than the index" in error for error in errors)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc", "a/b", ".hidden", "zarr.json"])
+def test_a_loader_takes_no_name_that_leads_out_of_the_corpus(root: Path, name: str) -> None:
+    columns = read_index(root).columns
+    columns["name"][1] = name
+    (root / "index/zarr.json").write_bytes(b"".join(index_document(columns)))
+    with pytest.raises(RequestError, match="cannot be the name of a volume"):
+        KSpaceSlices(root)
+
+
+@pytest.mark.parametrize("column", ["receipt_sha256", "name", "audit", "max", "target"])
+@pytest.mark.parametrize("value", [None, 5, [1], {}, "x"])
+def test_an_index_with_values_of_another_type_is_one_line(root: Path, column: str, value: object) -> None:
+    columns = read_index(root).columns
+    columns[column][1] = value
+    (root / "index/zarr.json").write_bytes(b"".join(index_document(columns)))
+    try:
+        given, _ = read_all(root)
+    except RequestError as error:
+        assert "\n" not in str(error)
+    else:
+        assert {name for name, *_ in given} <= {"a", "m"}
+
+
+def test_swapped_coil_maps_are_refused(tmp_path: Path) -> None:
+    volumes = {name: {"seed": seed, "coils": 2} for seed, name in enumerate("ab")}
+    store = make_corpus(tmp_path / "c", **volumes)
+    for name, options in volumes.items():
+        arrays = make_arrays(**options)
+        arrays["sens_maps"] = arrays["kspace"] * np.float32(2 + options["seed"])
+        store.commit_volume(name, arrays, make_attributes(arrays, name=name))
+    write_index(store, ["a", "b"])
+    assert KSpaceSlices(tmp_path / "c", maps=True)[0][3]["sens_maps"].shape == (2, 16, 12)
+    swap(*(tmp_path / f"c/volumes/{name}/sens_maps/c.0.0.0.0" for name in "ab"))
+    with pytest.raises(VolumeError, match="not the one that the volume's receipt names"):
+        KSpaceSlices(tmp_path / "c", maps=True)[0]
+
+
 def test_an_index_of_other_sizes_than_the_receipts_is_refused(root: Path) -> None:
     columns = read_index(root).columns
     columns["height"][0] = 2**30
