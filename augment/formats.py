@@ -29,6 +29,8 @@ class Reader:
         if no suffix matches.
     scanned
         Whether `rephase manifest scan` searches such files for volumes.
+    kind
+        As which a scan counts the files of a format that is not scanned.
     associated
         The manifest columns, `phase` or `segmentation`, that may name a file of this format; the module then has the
         functions of `rephase.readers.reader.AssociatedReader`.
@@ -40,6 +42,7 @@ class Reader:
     help: str
     has_signature: Callable[[bytes], bool] = lambda start: False
     scanned: bool = True
+    kind: str = "other image format"
     associated: tuple[str, ...] = ()
 
 
@@ -81,6 +84,39 @@ READERS: dict[str, Reader] = {
             has_signature=lambda start: start.startswith(b"\x93NUMPY"),
             scanned=False,  # an array without a header may contain anything
             associated=("phase", "segmentation"),
+        ),
+        Reader(
+            name="mat",
+            module="rephase.readers.raw.read",
+            suffixes=(".mat",),
+            help="MATLAB: the array that the column `dataset` names, or the only one; before version 7.3 with SciPy",
+            has_signature=lambda start: start.startswith(b"MATLAB "),
+            scanned=False,
+            kind="MATLAB",
+        ),
+        Reader(
+            name="bart",
+            module="rephase.readers.raw.read",
+            suffixes=(".cfl",),
+            help="BART: a .cfl file beside its .hdr",
+            scanned=False,
+            kind="raw data",
+        ),
+        Reader(
+            name="ismrmrd",
+            module="rephase.readers.raw.read",
+            suffixes=(".mrd",),
+            help="ISMRMRD (MRD 1) raw data, Cartesian; also in .h5 files",
+            scanned=False,
+            kind="raw data",
+        ),
+        Reader(
+            name="twix",
+            module="rephase.readers.raw.read",
+            suffixes=(".dat",),
+            help="Siemens raw data (twix), Cartesian; needs the extra twix",
+            scanned=False,
+            kind="raw data",
         ),
     )
 }

@@ -232,6 +232,21 @@ def path_problem(name: str, required: bool) -> Callable[[str], str | None]:
     return problem_of
 
 
+AXES = ("slice", "partition", "coil", "height", "width", "pair")
+"""Names of the axes of an array; `pair` has real and imaginary part, `partition` is an encoded slice axis."""
+
+
+def axes_problem(cell: str) -> str | None:
+    """Return why a text does not name the axes of an array; None if it does, or is empty."""
+    words = cell.split()
+    if not cell or (set(words) <= set(AXES) and len(set(words)) == len(words) and {"height", "width"} <= set(words)):
+        return None
+    return (
+        f"axes is {shown(cell)}; expected height, width and some of {', '.join(AXES)}, once each, separated by blanks; "
+        "correct it or leave it empty"
+    )
+
+
 def text_problem(name: str) -> Callable[[str], str | None]:
     """Return the check of a column of free text."""
 

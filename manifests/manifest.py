@@ -23,6 +23,7 @@ class Manifest(Sequence[ManifestRow]):
         self._lines = lines
         self._columns = columns
         self._kept = tuple(kept)
+        self._rows: array[int] | None = None
         self._folder = os.path.dirname(path) if is_url(path) else os.path.dirname(os.path.abspath(path))  # noqa: PTH100,PTH120
 
     @property
@@ -30,8 +31,14 @@ class Manifest(Sequence[ManifestRow]):
         """Names of the recognised columns of the file, in no particular order."""
         return tuple(name for name in self._columns if name in UNDERSTOOD)
 
+    def take(self, rows: Sequence[int]) -> Manifest:
+        """Return some rows, by their numbers, as a manifest."""
+        taken = Manifest(self.path, self._lines, self._columns, self._kept)
+        taken._rows = array("I", rows if self._rows is None else [self._rows[row] for row in rows])
+        return taken
+
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._lines if self._rows is None else self._rows)
 
     @overload
     def __getitem__(self, row: int) -> ManifestRow: ...
@@ -50,7 +57,8 @@ class Manifest(Sequence[ManifestRow]):
     def __iter__(self) -> Iterator[ManifestRow]:
         return map(self._row, range(len(self)))
 
-    def _row(self, index: int) -> ManifestRow:
+    def _row(self, number: int) -> ManifestRow:
+        index = number if self._rows is None else self._rows[number]
         values: dict[str, Any] = {name: self._value(name, index) for name in self._columns if name in UNDERSTOOD}
         values["format"] = values.get("format") or "auto"
         values["extra"] = tuple((name, str(self._columns[name][index] or "")) for name in self._kept)

@@ -24,6 +24,7 @@ from rephase.manifests.columns import (
     TextColumn,
     TripleColumn,
     WordColumn,
+    axes_problem,
     path_problem,
     shown,
     text_problem,
@@ -246,6 +247,10 @@ def _column(name: str) -> Column:
             return WordColumn(name, ("auto", *READERS))
         case _ if name in FACTS:
             return _fact_column(name, FACTS[name])
+        case "spacing_mm":
+            return TripleColumn(name, "mm")
+        case "axes":
+            return TextColumn(axes_problem)
         case "slice_axis":
             return IntegerColumn(name, 0, 2)
         case "echo" | "frame":

@@ -9,7 +9,7 @@ from rephase.facts import VolumeFacts, facts_where
 REQUIRED_COLUMNS = ("volume_id", "path")
 OPTIONAL_COLUMNS = (
     "format", "subject_id", *facts_where(in_manifest=True), "slice_axis", "series", "part", "echo", "frame", "dataset",
-    "phase", "kspace", "segmentation", "replicas", "num_slices", "height", "width", "source",
+    "axes", "spacing_mm", "phase", "kspace", "segmentation", "replicas", "num_slices", "height", "width", "source",
 )  # fmt: skip
 
 
@@ -18,7 +18,8 @@ class ManifestRow(VolumeFacts):
     """One requested volume.
 
     `line` is the line in the manifest. `path`, `phase`, `kspace` and `segmentation` are absolute paths, or URLs for
-    fsspec. `frame` is the time point from 0, `echo` the echo number of the header, `slice_axis` 0, 1 or 2 of the stored
+    fsspec. `axes` are the names of an array's axes, separated by blanks; `spacing_mm` is along (slice, height, width).
+    `frame` is the time point from 0, `echo` the echo number of the header, `slice_axis` 0, 1 or 2 of the stored
     array. `extra` contains the columns of `--keep-columns`, as (name, value).
     """
 
@@ -33,6 +34,8 @@ class ManifestRow(VolumeFacts):
     echo: int | None = None
     frame: int | None = None
     dataset: str | None = None
+    axes: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
     phase: str | None = field(default=None, repr=False)
     kspace: str | None = field(default=None, repr=False)
     segmentation: str | None = field(default=None, repr=False)

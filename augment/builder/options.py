@@ -12,7 +12,9 @@ from rephase.cluster.kinds import CLUSTERS
 from rephase.diffusion.phases import PHASES, learned_phases
 from rephase.diffusion.shipped import WEIGHTS, find_checkpoint
 from rephase.errors import RequestError
+from rephase.facts import SPLITS
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from rephase.manifests.where import parse_where
 from rephase.scanner.arrays import parse_coils, parse_noise
 from rephase.text import parse_count, parse_names, parse_size
 
@@ -73,7 +75,7 @@ class BuildOptions:
 
     `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, the options of the scanner (`coils`, `noise`,
     `noise_covariance`, `target`, `prescan`, `storage`), `negative`, `on_crime` and `keep_columns` change the bytes of a
-    corpus, and `replicas` its volumes. The others change neither.
+    corpus, and `replicas`, `split` and `where` its volumes. The others change neither.
 
     Raises
     ------
@@ -188,6 +190,20 @@ class BuildOptions:
             "of multi-coil data: image+maps, expanded when it is read, or kspace (default: image+maps)",
             "FORM",
             choices=STORAGES,
+        ),
+    )
+    split: tuple[str, ...] = field(
+        default=(),
+        metadata=_argument(
+            "source", "only the rows of these splits: some of train, val, test (default: all)", "A,B", parse_names
+        ),
+    )
+    where: str | None = field(
+        default=None,
+        metadata=_argument(
+            "source",
+            "only the rows whose cells meet conditions, such as 'contrast=T1,T2 and field_t>=1.5' (default: all)",
+            "CONDITIONS",
         ),
     )
     keep_columns: tuple[str, ...] = field(
@@ -316,6 +332,13 @@ class BuildOptions:
                 parse_coils(self.coils)
             except ValueError as error:
                 raise RequestError(f"--coils {error}") from None
+        if wrong := sorted(set(self.split) - set(SPLITS)):
+            raise RequestError(f"--split {wrong[0]}: expected some of {', '.join(SPLITS)}")
+        if self.where is not None:
+            try:
+                parse_where(self.where)
+            except ValueError as error:
+                raise RequestError(f"--where: {error}") from None
         if self.phase is not None and not PHASES[self.phase].varies and self.replicas > 1:
             raise RequestError(f"--replicas {self.replicas}: {equal_replicas(self.phase)}")
         if self.time_limit is not None and not 0 < self.time_limit < MAX_TIME_LIMIT_S:

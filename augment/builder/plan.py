@@ -20,6 +20,7 @@ from rephase.corpus.storage.open import open_storage
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.devices import choose_device
 from rephase.manifests.manifest import Manifest
+from rephase.manifests.where import select
 from rephase.pipeline.memory import PROCESS_BYTES, MemoryLimits, magnitude_limits, volume_factor
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import requested_names
@@ -202,6 +203,7 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
     """
     store = find_corpus(root)
     build = resolve_build(root, options, store=store)
+    manifest = select(manifest, options.split, options.where)
     device = choose_device() if build.uses_model else "cpu"
     recipe = build.recipe(device)
     if store is not None:

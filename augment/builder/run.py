@@ -41,6 +41,7 @@ from rephase.diffusion.checkpoint import Checkpoint
 from rephase.diffusion.devices import choose_device
 from rephase.errors import LeaseLostError, is_disk_full, unwritable
 from rephase.manifests.manifest import Manifest
+from rephase.manifests.where import select
 from rephase.pipeline.recipe import row_fingerprint
 from rephase.pipeline.task import Outcome, Task, TaskList, task_list
 from rephase.pipeline.timeout import clear_timeouts
@@ -85,6 +86,7 @@ def build(
     """
     root = root.rstrip("/") or root
     resolved = check_request(root, options)
+    manifest = select(manifest, options.split, options.where)
     check_replicas(manifest, options.phase)
     check_exams(manifest, options.share_field_by)
     tasks = task_list(manifest, options.replicas, options.retry_failed)

@@ -112,6 +112,11 @@ def _register_phase(inner: Commands) -> None:
     phase.add_argument("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
     phase.add_argument("--split", metavar="NAME", help="only rows of this split (default: all but `test`)")
     phase.add_argument(
+        "--where",
+        metavar="CONDITIONS",
+        help="only rows whose cells meet conditions, such as 'contrast=T1,T2 and field_t>=1.5'",
+    )
+    phase.add_argument(
         "--withhold",
         type=names,
         metavar="A,B",
@@ -227,6 +232,7 @@ def evaluate_phase(arguments: argparse.Namespace) -> CommandResult:
     request = Request(
         manifest=arguments.real,
         split=arguments.split,
+        where=arguments.where,
         seed=arguments.seed,
         output=arguments.output,
         group_column=arguments.group_column,

@@ -31,6 +31,7 @@ from rephase.files import replacing
 from rephase.manifests.parse import read_manifest
 from rephase.manifests.record import ManifestRow
 from rephase.manifests.splits import HELD_BACK, rows_of_split
+from rephase.manifests.where import parse_where, rows_where
 from rephase.pipeline.environment import machine_facts
 
 Codes = dict[tuple[str, str], NDArray[np.uint16]]
@@ -43,7 +44,8 @@ _EXAMPLES = 12
 class Request:
     """The data of an evaluation.
 
-    `split` selects rows; None selects all but those of `rephase.manifests.splits.HELD_BACK`. `withheld` names facts of
+    `split` selects rows; None selects all but those of `rephase.manifests.splits.HELD_BACK`. `where` has conditions of
+    `rephase.manifests.where`. `withheld` names facts of
     the volumes that the generators are not told. `seed` is that of the generators; `output` is the folder for results
     and for samples to resume from; `group_column` names a manifest column by which rows of one person are kept
     together.
@@ -51,6 +53,7 @@ class Request:
 
     manifest: Path
     split: str | None = None
+    where: str | None = None
     seed: int = 0
     output: Path | None = None
     group_column: str | None = None
@@ -59,6 +62,11 @@ class Request:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.where is not None:
+            try:
+                parse_where(self.where)
+            except ValueError as error:
+                raise RequestError(f"--where: {error}") from None
         unknown = sorted(set(self.withheld) - set(WITHHOLDABLE))
         if unknown:
             raise RequestError(f"--withhold {unknown[0]}: unknown; expected some of {', '.join(WITHHOLDABLE)}")
@@ -156,6 +164,11 @@ def read_rows(request: Request) -> list[ManifestRow]:
     """
     kept = () if request.group_column is None else (request.group_column,)
     rows = list(read_manifest(request.manifest, kept))
+    rows = rows_where(rows, request.where)
+    if not rows:
+        raise RequestError(
+            f"{request.manifest}: no row for --where {request.where!r}; expected one or more; correct it"
+        )
     chosen = rows_of_split(rows, request.split)
     if not chosen and request.split:
         fix = "" if any(row.split for row in rows) else "; no row has a split; remove --split"

@@ -105,7 +105,8 @@ def audit_acquisition(volume: Volume) -> dict[str, Any]:
     -------
     flags
         JSON values: `parallel_imaging` (`factor` or `words`), `partial_fourier`, `compressed_sensing` and
-        `learned_reconstruction` (`words` of the header), `template_grid` (`matrix`).
+        `learned_reconstruction` (`words` of the header; `samples` of k-space), `template_grid` (`matrix`),
+        `spacing_assumed` (`mm`, where neither file nor manifest states it).
     """
     facts = volume.acquisition
     words = {word for name in _WORD_FACTS for word in _words(facts.get(name))}
@@ -119,13 +120,17 @@ def audit_acquisition(volume: Volume) -> dict[str, Any]:
     stated = _words(facts.get("partial_fourier"))
     if stated and stated != ["NO"]:
         flags["partial_fourier"] = {"words": stated}
+    if samples := facts.get("partial_kspace"):
+        flags["partial_fourier"] = {"samples": str(samples)}
+    if str(facts.get("spacing", "")).startswith("assumed"):
+        flags["spacing_assumed"] = {"mm": [float(step) for step in volume.spacing_mm]}
     matrix, steps = sorted(volume.magnitude.shape), volume.spacing_mm
     if any(matrix == sorted(shape) and all(abs(step - mm) < 0.01 * mm for step in steps) for shape, mm in TEMPLATES):
         flags["template_grid"] = {"matrix": list(volume.magnitude.shape)}
     return flags
 
 
-NO_CRIME = ("noise_floor", "clipped_negatives", "cropped", "parallel_imaging", "partial_fourier")
+NO_CRIME = ("noise_floor", "clipped_negatives", "cropped", "parallel_imaging", "partial_fourier", "spacing_assumed")
 """Flags that are no processing of an image, for which no volume is refused."""
 
 

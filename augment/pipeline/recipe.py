@@ -120,7 +120,9 @@ def row_hash(row: ManifestRow, source_sha256: str) -> str:
     """
     columns: dict[str, Any] = {name: getattr(row, name) for name in ROW_COLUMNS} | hashed_facts(row)
     columns |= {name: getattr(row, name) is not None for name in COMPANION_COLUMNS}
-    columns |= {} if row.part is None else {"part": row.part}  # hashes of rows without it are those of earlier versions
+    # hashes of rows without these are those of earlier versions
+    later = {"part": row.part, "axes": row.axes, "spacing_mm": row.spacing_mm and list(row.spacing_mm)}
+    columns |= {name: value for name, value in later.items() if value is not None}
     return canonical_hash({"columns": columns, "source_sha256": source_sha256})
 
 

@@ -8,19 +8,21 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
 from rephase.formats import FALLBACK, READERS, Reader, match_suffix
-from rephase.manifests.header import Passed, Probed
+from rephase.manifests.header import Kind, Passed, Probed
 from rephase.manifests.record import ManifestRow
 from rephase.readers.associated import associated_digests, attach_associated
 from rephase.readers.foreign import START_BYTES, explain, foreign_by_name
-from rephase.readers.geometry import check_plausible
-from rephase.readers.reader import format_of, load_reader
+from rephase.readers.geometry import check_plausible, freeze_affine
+from rephase.readers.raw import read as raw
+from rephase.readers.raw.read import kind_of_hdf5
+from rephase.readers.reader import ReaderModule, format_of, load_reader
 from rephase.readers.sources import at_rest, join_digests
 from rephase.readers.volume import Description, Volume
 
@@ -29,6 +31,9 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_MM = 1e5
+
+SPACING_ASSUMED = "its file states no spacing, so 1 mm is assumed; state it in the column spacing_mm"
+"""Note of a volume whose spacing nobody states."""
 
 
 def read_volume(
@@ -68,7 +73,8 @@ def read_volume(
         row = ManifestRow(line=0, volume_id="", path=os.fspath(source), **columns)
     try:
         with at_rest():
-            volume, arrangement = load_reader(_format(row)).read(row, limit_bytes)
+            volume, arrangement = _reader(row).read(row, limit_bytes)
+            volume = _with_spacing(volume, row)
             volume = attach_associated(volume, row, arrangement, limit_bytes)
     except MemoryError as error:
         raise VolumeError(
@@ -120,8 +126,13 @@ def describe_volume(row: ManifestRow) -> Description:
     VolumeError
         As `describe_row`.
     """
-    described = load_reader(_format(row)).describe(row)
+    described = _reader(row).describe(row)
     _check_sizes(row, described.shape)
+    if described.spacing_mm is None:
+        if row.spacing_mm is None:
+            described = described._replace(notes=(*described.notes, SPACING_ASSUMED))
+        else:
+            described = described._replace(spacing_mm=row.spacing_mm)
     if described.spacing_mm is not None:
         check_plausible(described.spacing_mm, row.path)
     return described
@@ -136,7 +147,7 @@ def hash_source(row: ManifestRow) -> str:
         `missing` or `unreadable`; for DICOM, whose headers decide which files belong to the volume, as `describe_row`.
     """
     name = _format(row)
-    return join_digests([load_reader(name).digest(row), *associated_digests(row, name)])
+    return join_digests([_reader(row).digest(row), *associated_digests(row, name)])
 
 
 def probe(files: Iterable[Path]) -> Probed:
@@ -157,8 +168,9 @@ def probe(files: Iterable[Path]) -> Probed:
         elif foreign is not None:
             probed.passed.append(Passed(file, foreign.kind, foreign.message(file)))
         elif found is not None and not found[0].scanned:
-            why = f"{file}: is {found[0].name}, which has no header of an image; expected one; add its row by hand"
-            probed.passed.append(Passed(file, "other image format", why))
+            what = f"{found[0].name} ({found[0].kind})"
+            why = f"{file}: is {what}, which has no header of an image; expected one; add its row by hand"
+            probed.passed.append(Passed(file, cast("Kind", found[0].kind), why))
         else:
             by_reader[found[0].name if found else FALLBACK].append(file)
     for name, members in by_reader.items():
@@ -203,9 +215,41 @@ def _refuse_implausible(probed: Probed) -> None:
 
 
 def _format(row: ManifestRow) -> str:
-    if row.kspace is not None:  # a fastMRI file, which has both magnitude and phase
-        return "hdf5"
-    return format_of(row.path) if row.format == "auto" else row.format
+    if row.kspace is None:
+        return format_of(row.path) if row.format == "auto" else row.format
+    if row.format != "auto" and row.kspace == row.path:
+        return row.format
+    found = match_suffix(row.kspace)
+    return found[0].name if found else "hdf5"
+
+
+def _reader(row: ManifestRow) -> ReaderModule:
+    """Return the reader of a row: of k-space, that of raw data, except for fastMRI's files."""
+    name = _format(row)
+    if name == "hdf5":
+        is_raw = kind_of_hdf5(row.kspace or row.path, row.kspace is not None) is not None
+    else:
+        is_raw = row.kspace is not None
+    return cast(ReaderModule, raw) if is_raw else load_reader(name)
+
+
+def _with_spacing(volume: Volume, row: ManifestRow) -> Volume:
+    """Return the volume with the spacing of the manifest, where its file states none."""
+    if row.spacing_mm is None:
+        return volume
+    if not str(volume.acquisition.get("spacing", "")).startswith("assumed"):
+        if np.allclose(volume.spacing_mm, row.spacing_mm, rtol=0.01):
+            return volume
+        found, expected = (" x ".join(f"{step:g}" for step in one) for one in (volume.spacing_mm, row.spacing_mm))
+        raise VolumeError(
+            "mismatch",
+            f"{row.path}: states a spacing of {found} mm; expected {expected} mm by the column spacing_mm (slice, "
+            "height, width); correct or clear it",
+        )
+    affine = np.array(volume.affine)
+    affine[:3, :3] *= np.array(row.spacing_mm) / np.array(volume.spacing_mm)
+    known = {key: value for key, value in volume.acquisition.items() if key != "spacing"}
+    return replace(volume, spacing_mm=row.spacing_mm, affine=freeze_affine(affine), acquisition=known)
 
 
 def _check_sizes(row: ManifestRow, shape: tuple[int, int, int]) -> None:

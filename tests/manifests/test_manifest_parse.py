@@ -211,7 +211,7 @@ def test_the_example_shows_every_column_and_is_valid():
     assert set(manifest.columns) == set(REQUIRED_COLUMNS + OPTIONAL_COLUMNS)
     for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
         assert any(getattr(row, name) is not None for row in manifest)
-    assert {row.format for row in manifest} == {"dicom", "nifti", "hdf5", "npy"}
+    assert {row.format for row in manifest} == {"dicom", "nifti", "hdf5", "npy", "mat"}
 
 
 def test_the_work_grows_with_the_lines_and_no_faster(tmp_path):

@@ -305,7 +305,7 @@ def test_every_file_that_is_no_image_is_told(archive):
     others = {
         "brain.mgz": "FreeSurfer", "x.nrrd": "NRRD", "x.mha": "MetaImage", "x.PAR": "PAR/REC", "x.mnc": "MINC",
         "x+orig.HEAD": "AFNI", "lh.pial": "surface", "x.gii": "surface", "x.dscalar.nii": "CIFTI", "t.trk": "tracts",
-        "meas_MID00042_FID1_gre.dat": "Siemens raw", "P12345.7": "GE raw", "svs.rda": "spectroscopy",
+        "meas_MID00042_FID1_gre.dat": "twix", "P12345.7": "GE raw", "svs.rda": "spectroscopy",
         "x.mat": "MATLAB", "all.tar.gz": "archive", "x.nii.bz2": "another program", "x.png": "picture",
     }  # fmt: skip
     for name in others:

@@ -26,7 +26,7 @@ def kind_of_file(file: h5py.File) -> tuple[Kind, str]:
     groups = {name: one for name, one in objects.items() if isinstance(one, h5py.Group)}
     arrays = {name: one for name, one in objects.items() if isinstance(one, h5py.Dataset) and one.shape}
     if any({"xml", "data"} <= set(dict(_objects(one))) for one in (file, *groups.values())):
-        return "raw data", "is ISMRMRD raw data; expected images; reconstruct it and scan the images"
+        return "raw data", "is ISMRMRD raw data; expected images; add its row by hand, with the file in path and kspace"
     if "minc-2.0" in groups:
         return "other image format", "is a MINC image; expected NIfTI; convert it with mnc2nii or nibabel"
     if "TransformGroup" in groups:
