@@ -88,6 +88,10 @@ class Binding:
             return int(self._masks[volume])
         return int(self._crcs[_ROW[array], self._starts[volume] + index])
 
+    def receipt(self, volume: int, name: str) -> dict[str, Any]:
+        """Read the receipt of a volume, by its number and name; errors as in `crc`."""
+        return self._receipt(name, self._receipts[volume].decode())
+
     def scanner(self, volume: int, layouts: dict[str, ArrayLayout]) -> str:
         """Return `scanner_digest` of the receipt of a volume; errors as in `crc`."""
         if self._states[volume] == _UNREAD:

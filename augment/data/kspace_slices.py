@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rephase.corpus.decoding import ShardError, SliceReader
 from rephase.corpus.expansion import LAZY, Expander, Scan, ScanNoise
 from rephase.corpus.layout import DTYPES, ArrayLayout, chunks_per_shard, volume_prefix
-from rephase.corpus.receipt import AUDIT_FLAGS
+from rephase.corpus.receipt import AUDIT_FLAGS, chunk_crc
 from rephase.corpus.storage.open import open_storage
 from rephase.data.base import Matrix, Parts, Transform, VolumeSlices, origin_attributes
 from rephase.data.binding import Binding
@@ -29,6 +29,10 @@ from rephase.facts import facts_where
 __all__ = ["KSpaceSlices", "Transform"]
 
 Words = str | Collection[str]
+
+_NOISE = ("noise_covariance", "noise_scan")
+_MOST_NOISES = 64
+"""Volumes whose noise arrays are kept, since all slices of a volume share them."""
 
 
 class KSpaceSlices(VolumeSlices):
@@ -75,6 +79,10 @@ class KSpaceSlices(VolumeSlices):
     maps
         Add the coil sensitivity maps of the slice to `attrs`, `sens_maps`, complex64 `(coil, height, width)` of the
         image; an error for volumes without maps.
+    noise
+        Add what is known of the noise that was added (`--noise` with coils) to `attrs`: `noise_covariance`, complex64
+        `(coil, coil)` in units of `noise_sigma` squared, and with `--prescan` `noise_scan`, complex64 `(coil, sample)`;
+        an error for volumes without.
     segmentation
         Add the labels of the slice to `attrs`, `segmentation`, uint8 `(height, width)` on the pixels of the target.
 
@@ -101,6 +109,7 @@ class KSpaceSlices(VolumeSlices):
         where: Callable[[Mapping[str, Any]], bool] | None = None,
         suffix: str = "",
         maps: bool = False,
+        noise: bool = False,
         segmentation: bool = False,
         **facts: Words,
     ) -> None:
@@ -123,7 +132,8 @@ class KSpaceSlices(VolumeSlices):
         super().__init__(columns.number("num_slices"), transform)
         self.suffix = suffix
         self._columns = columns
-        self._maps, self._segmentation = maps, segmentation
+        self._maps, self._noise, self._segmentation = maps, noise, segmentation
+        self._noises: dict[int, dict[str, NDArray[np.complex64]]] = {}
         storage = open_storage(self.root)
         self._reader, self._expander = SliceReader(storage), Expander(storage)
         self._binding = Binding(storage, columns, self.volume_slices)
@@ -201,6 +211,8 @@ class KSpaceSlices(VolumeSlices):
         attributes = self.volume_attributes(volume)
         if self._maps:
             attributes["sens_maps"] = self.read_maps(volume, slice_index)
+        if self._noise:
+            attributes |= self.read_noise(volume)
         if self._segmentation:
             attributes["segmentation"] = self._read(volume, layouts, "segmentation", slice_index)
         return Parts(kspace, mask, target, attributes)
@@ -222,6 +234,33 @@ class KSpaceSlices(VolumeSlices):
             raise VolumeError("unsupported", f"{self.root}: volume {name}: has no coil maps; expected some; {fix}")
         with self._explained(volume, slice_index, "coil_coefficients"):
             return self._expander.maps(self._scan(volume, layouts), slice_index)
+
+    def read_noise(self, volume: int) -> dict[str, NDArray[np.complex64]]:
+        """Return `noise_covariance` and, if it was built with a prescan, `noise_scan` of a volume by its number.
+
+        Raises
+        ------
+        VolumeError
+            If the volume has none, or they are damaged.
+        """
+        if volume in self._noises:
+            return self._noises[volume]
+        name, found = str(self._columns.value("name", volume)), {}
+        with self._explained(volume, 0, _NOISE[0]):
+            receipt = self._binding.receipt(volume, name)
+            for array in _NOISE:
+                if (entry := receipt["arrays"].get(array)) is not None:
+                    layout = ArrayLayout.of(array, tuple(entry["shape"]), name)
+                    crcs = [chunk_crc(receipt, array, number) for number in range(layout.num_chunks)]
+                    rows = [self._reader.read_slice(layout, number, crc) for number, crc in enumerate(crcs)]
+                    found[array] = np.stack(rows)
+        if not found:
+            fix = "build the corpus with --coils and --noise, or open it without noise"
+            raise VolumeError("unsupported", f"{self.root}: volume {name}: has no noise arrays; expected some; {fix}")
+        if len(self._noises) >= _MOST_NOISES:
+            self._noises.clear()
+        self._noises[volume] = found
+        return found
 
     def _scan(self, volume: int, layouts: dict[str, ArrayLayout]) -> Scan:
         value = self._columns.value

@@ -290,6 +290,8 @@ def test_partial_kspace_is_told_and_undersampled_kspace_refused(tmp_path):
         reason, text = problem(_npy(tmp_path / f"u{number}.npy", values))
         assert reason == "unsupported"
         assert "k-space is undersampled" in text
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in kspace.shape[1:]), indexing="ij")
+    read_volume(_npy(tmp_path / "e.npy", kspace * (y**2 + x**2 <= 1.01)))  # an ellipse is no undersampling
     late = read_volume(kspace_row(write_mrd(tmp_path / "late.mrd", kspace[:, None], first=4)))
     assert late.acquisition["partial_kspace"] == "samples 4 to 19 of 20 along width"
     averaged = kspace_row(write_mrd(tmp_path / "avg.mrd", kspace[:, None], averages=2))

@@ -15,7 +15,7 @@ from rephase.builder.resolve import make_recipe
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
 from rephase.data.kspace_slices import KSpaceSlices
-from rephase.errors import RequestError
+from rephase.errors import RequestError, VolumeError
 from rephase.scanner.noise import noise_floor
 
 NOISE = {"coils": "8", "noise": "20", "noise_covariance": "head8", "prescan": 3000}
@@ -45,6 +45,9 @@ def test_covariance_and_level_are_recovered_from_air_and_prescan(noisy: Path) ->
     folder = f"{noisy}/volumes/head"
     expected = zarr.open_array(f"{folder}/noise_covariance", mode="r")[:] * receipt["noise_sigma"] ** 2
     prescan = zarr.open_array(f"{folder}/noise_scan", mode="r")[:]
+    attributes = KSpaceSlices(noisy, noise=True)[1][3]
+    assert np.array_equal(attributes["noise_covariance"] * receipt["noise_sigma"] ** 2, expected)
+    assert np.array_equal(attributes["noise_scan"], prescan)
     for samples in (air, prescan):
         assert np.linalg.norm(covariance_of(samples) - expected) < 0.05 * np.linalg.norm(expected)
     sigma = np.sqrt(np.trace(covariance_of(air)).real / 8)
@@ -70,6 +73,8 @@ def test_a_single_coil_and_a_noisy_target(clean_head: Path, tmp_path: Path) -> N
     kspace, _, target, attributes, _, _ = KSpaceSlices(root)[1]
     assert kspace.shape == (72, 64) and attributes["target_noise"] == "noisy"
     np.testing.assert_allclose(np.abs(ifft2c(kspace)), target, atol=1e-5 * attributes["max"])
+    with pytest.raises(VolumeError, match=r"volume head: has no noise arrays; .* --coils and --noise"):
+        KSpaceSlices(root, noise=True)[0]
     assert (target[:5] > 0).all() and verify_corpus(root).problems == []
 
 

@@ -192,13 +192,13 @@ def _sampling(kspace: NDArray[np.complex64], name: str) -> dict[str, Any]:
     sampled = of_slice.any(axis=0)
     rows, columns = (np.flatnonzero(sampled.any(axis=axis)) for axis in (1, 0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    share = float(np.median(of_slice[:, *box].mean(axis=(1, 2))))
+    share = min(_filled(of_slice, axis) for axis in (1, 2))
     height, width = (one.stop - one.start for one in box)
     if share < 1 - _MOST_GAPS:
         raise VolumeError(
             "unsupported",
-            f"{name}: k-space is undersampled, with {share:.0%} of {height} x {width} samples; expected full sampling; "
-            "use another file",
+            f"{name}: k-space is undersampled, with {share:.0%} of the samples between the outer ones of {height} x "
+            f"{width}; expected full sampling; use another file",
         )
     if (height, width) == sampled.shape:
         return {}
@@ -207,6 +207,17 @@ def _sampling(kspace: NDArray[np.complex64], name: str) -> dict[str, Any]:
         if abs((part.start - size // 2) + (part.stop - 1 - size // 2)) > max(2, size // 16):
             said["partial_kspace"] = f"samples {part.start} to {part.stop - 1} of {size} along {word}"
     return said
+
+
+def _filled(sampled: NDArray[np.bool_], axis: int) -> float:
+    """Return the part of samples between the first and the last one along an axis, of the slice in the middle.
+
+    So an ellipse, whose corners were not acquired, is full.
+    """
+    ahead = np.logical_or.accumulate(sampled, axis=axis)
+    behind = np.flip(np.logical_or.accumulate(np.flip(sampled, axis), axis=axis), axis)
+    between = (ahead & behind).sum(axis=(1, 2))
+    return float(np.median(sampled.sum(axis=(1, 2)) / between))
 
 
 def _along_partitions(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
