@@ -33,7 +33,8 @@ def test_every_understood_column_reaches_its_field(write, tmp_path):
         "volume_id": "a-1_B.c", "path": "x/../y.nii.gz", "format": "nifti", "subject_id": "s1", "split": "val",
         "anatomy": "brain", "contrast": "T2star", "field_t": "2.89", "te_ms": "4.6", "sequence": "bssfp",
         "slice_axis": "2", "series": "1.2.3", "part": "water",
-        "echo": "2", "frame": "0", "dataset": "/group/data", "phase": "p.nii", "kspace": "", "segmentation": "s.nii",
+        "echo": "2", "frame": "0", "dataset": "/group/data", "axes": "height width", "spacing_mm": "4 1 1.5",
+        "phase": "p.nii", "kspace": "", "segmentation": "s.nii",
         "replicas": "3", "num_slices": "20", "height": "256", "width": "192", "licence": "CC0",
         "source": "here",
     }  # fmt: skip
@@ -43,7 +44,8 @@ def test_every_understood_column_reaches_its_field(write, tmp_path):
         line=2, volume_id="a-1_B.c", path=str(tmp_path / "y.nii.gz"), format="nifti", subject_id="s1", split="val",
         anatomy="brain", contrast="T2star", field_t=2.89, te_ms=4.6, sequence="bssfp", slice_axis=2,
         series="1.2.3", part="water", echo=2,
-        frame=0, dataset="/group/data", phase=str(tmp_path / "p.nii"), kspace=None,
+        frame=0, dataset="/group/data", axes="height width", spacing_mm=(4.0, 1.0, 1.5),
+        phase=str(tmp_path / "p.nii"), kspace=None,
         segmentation=str(tmp_path / "s.nii"), replicas=3,
         num_slices=20, height=256, width=192, licence="CC0", source="here", extra=(),
     )  # fmt: skip

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import struct
-import warnings
 
 import h5py
 import numpy as np
@@ -340,10 +338,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     echoes = write_mrd(tmp_path / "echoes.mrd", kspace[:, None], contrast=2)
     assert "fill in the column echo" in problem(kspace_row(echoes))[1]
     (tmp_path / "meas_MID1.dat").write_bytes(b"\x10\0\0\0" * 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the library leaves the file open
-        assert problem(kspace_row(tmp_path / "meas_MID1.dat"))[0] == "unreadable"
-        gc.collect()
+    assert "is no twix file" in problem(kspace_row(tmp_path / "meas_MID1.dat"))[1]
     (tmp_path / "k.nii").write_bytes(bytes(400))
     assert "is nifti; expected k-space of" in problem(kspace_row(tmp_path / "k.nii"))[1]
 

@@ -89,7 +89,8 @@ def _check_trajectory(root: ElementTree.Element, name: str) -> None:
     encodings = root.findall("{*}encoding")
     if len(encodings) != 1:
         raise VolumeError(
-            "unsupported", f"{name}: has {len(encodings)} encodings; expected one; write one encoding per file"
+            "unsupported",
+            f"{name}: is ISMRMRD raw data of {len(encodings)} encodings; expected one; split it",
         )
     trajectory = (encodings[0].findtext("{*}trajectory") or "cartesian").strip().lower()
     if trajectory != "cartesian":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def open_twix(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) 
         raise VolumeError(
             "unsupported", f"{name}: is Siemens raw data; expected the extra that reads it; install 'rephase[twix]'"
         ) from None
+    _check_start(path, name)
     check_limit(3 * path.stat().st_size, limit_bytes, name)
     twix_map_obj.trange = lambda count, **_: range(count)  # its progress bar cannot be turned off
     try:
@@ -43,7 +45,8 @@ def open_twix(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) 
         centres = {"Col": int(image.centerCol[0]), "Lin": int(image.centerLin[0]), "Par": int(image.centerPar[0])}
     except Exception as error:  # the reader raises many kinds on damaged files
         raise VolumeError(
-            "unreadable", f"{name}: cannot be read ({one_line(error)}); expected Siemens raw data; fetch it again"
+            "unreadable",
+            f"{name}: cannot be read ({one_line(error)}); expected Siemens data (twix); fetch it again",
         ) from error
     axes: list[str | None] = []
     words = {"Col": "height", "Lin": "width", "Cha": "coil", "Sli": "slice", "Par": "partition"}
@@ -58,6 +61,19 @@ def open_twix(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) 
         values = _placed(values, axis, centre, full.get(one, 0)) if values.shape[axis] > 1 else values
     size = None if matrix is None else (matrix[0], matrix[1])
     return RawData(values, tuple(axes), True, size, spacing, _facts(header), centred=True)
+
+
+def _check_start(path: Path, name: str) -> None:
+    """Refuse a file whose first numbers lie: the library would read on, and leave it open."""
+    with path.open("rb") as file:
+        start = file.read(16 + 2 * 8)
+    size, numbers = path.stat().st_size, struct.unpack("<4I2Q", start) if len(start) == 32 else None
+    if numbers is not None:
+        several = numbers[0] < 10000 and numbers[1] <= 64  # VD and later: a table of measurements
+        end = numbers[4] if several else numbers[0]
+        if 0 < end < size and (numbers[1] > 0):
+            return
+    raise VolumeError("unreadable", f"{name}: is no twix file, or cut short; expected Siemens raw data; fetch it again")
 
 
 def _chosen(one: str, count: int, row: ManifestRow, name: str) -> int:
