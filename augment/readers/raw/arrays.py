@@ -15,7 +15,7 @@ from rephase.hdf5_files import open_hdf5
 from rephase.manifests.record import ManifestRow
 from rephase.readers.raw.data import Defaults, RawData, named_axes
 from rephase.readers.volume import check_limit
-from rephase.text import one_line
+from rephase.text import install_hint, one_line
 
 _NUMPY: Defaults = {2: ("height", "width"), 3: ("slice", "height", "width"), 4: ("slice", "coil", "height", "width")}
 _MATLAB: Defaults = {2: ("height", "width"), 3: ("height", "width", "slice"), 4: ("height", "width", "coil", "slice")}
@@ -128,8 +128,7 @@ def _mat_5(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) -> 
     except ImportError:
         raise VolumeError(
             "unsupported",
-            f"{name}: is a MATLAB file before version 7.3; expected scipy to read it; install 'rephase[raw]', or save "
-            "it with -v7.3",
+            f"{name}: is a MATLAB file before version 7.3; expected SciPy, or -v7.3; {install_hint('raw')}",
         ) from None
     try:
         found = {key: shape for key, shape, _ in scipy.io.whosmat(path)}

@@ -14,7 +14,7 @@ from rephase.facts import VolumeFacts
 from rephase.manifests.record import ManifestRow
 from rephase.readers.raw.data import RawData
 from rephase.readers.volume import check_limit
-from rephase.text import one_line
+from rephase.text import install_hint, one_line
 
 
 def open_twix(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) -> RawData:
@@ -30,7 +30,7 @@ def open_twix(path: Path, row: ManifestRow, name: str, limit_bytes: int | None) 
         from mapvbvd import mapVBVD, twix_map_obj
     except ImportError:
         raise VolumeError(
-            "unsupported", f"{name}: is Siemens raw data; expected the extra that reads it; install 'rephase[twix]'"
+            "unsupported", f"{name}: is Siemens raw data; expected its reader; {install_hint('twix')}"
         ) from None
     _check_start(path, name)
     check_limit(3 * path.stat().st_size, limit_bytes, name)
