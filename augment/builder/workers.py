@@ -34,6 +34,9 @@ from rephase.pipeline.task import Outcome, Task, failed_outcome
 from rephase.pipeline.timeout import TimeLimit, Watchdog, find_timeout, timeout_folder
 from rephase.pipeline.worker import WorkerContext, open_worker
 
+PRELOAD = (__name__, "pydantic")
+"""Modules that workers import as they start; they check the model card with pydantic."""
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -106,7 +109,7 @@ def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractConte
         num_workers=build.options.workers,
         memory_limit=build.options.memory_limit,
         dashboard_address=build.options.dashboard_address,
-        preload=(__name__, "pydantic"),  # used by workers to check the model card
+        preload=PRELOAD,
         say=say,
     )
     return build.cluster.connect(build.options.cluster, request)

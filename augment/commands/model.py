@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from rephase.commands.result import CommandResult, Commands, add_command, add_json, count, counts, names, whole
+from rephase.commands.experiments import register_experiments
+from rephase.commands.result import (
+    CommandResult,
+    Commands,
+    PrintSchema,
+    add_command,
+    add_json,
+    count,
+    counts,
+    names,
+    whole,
+)
 from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.shipped import find_checkpoint
-
-
-class _PrintSchema(argparse.Action):
-    """Print the JSON schema of a configuration and exit; `const` is `module:class`."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, const: str) -> None:
-        super().__init__(
-            option_strings,
-            argparse.SUPPRESS,
-            nargs=0,
-            const=const,
-            default=argparse.SUPPRESS,
-            help="print the JSON schema of the configuration",
-        )
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import json
-        from importlib import import_module
-
-        from rephase.config import schema
-
-        module, _, kind = self.const.partition(":")
-        sys.stdout.write(json.dumps(schema(getattr(import_module(module), kind)), indent=2) + "\n")
-        parser.exit()
 
 
 def register(commands: Commands) -> None:
@@ -60,7 +46,7 @@ def register(commands: Commands) -> None:
     )
     for parser, kind in ((train, "TrainConfig"), (distill, "DistillConfig")):
         parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file")
-        parser.add_argument("--schema", action=_PrintSchema, const=f"rephase.training.config:{kind}")
+        parser.add_argument("--schema", action=PrintSchema, const=f"rephase.training.config:{kind}")
         parser.add_argument(
             "--device", choices=("cpu", "cuda"), metavar="DEVICE", help="cpu or cuda (default: cuda, if available)"
         )
@@ -70,7 +56,9 @@ def register(commands: Commands) -> None:
         help="compare generated data with real data",
         description="Compare generated data with real data.",
     )
-    _register_phase(evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True))
+    inner = evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _register_phase(inner)
+    register_experiments(inner)
 
 
 def _register_fit(commands: Commands) -> None:
@@ -162,7 +150,7 @@ def _register_phase(inner: Commands) -> None:
         metavar="T.toml",
         help="settings: intervals, classifier, limits (default: those of the package, evaluation.toml)",
     )
-    phase.add_argument("--schema", action=_PrintSchema, const="rephase.evaluation.config:EvaluationConfig")
+    phase.add_argument("--schema", action=PrintSchema, const="rephase.evaluation.config:EvaluationConfig")
     phase.add_argument("--no-classifier", action="store_true", help="skip the classifier")
     phase.add_argument(
         "--group-column",

@@ -77,6 +77,31 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(part.strip()) for part in text.split(","))
 
 
+class PrintSchema(argparse.Action):
+    """Print the JSON schema of a configuration and exit; `const` is `module:class`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: str) -> None:
+        super().__init__(
+            option_strings,
+            argparse.SUPPRESS,
+            nargs=0,
+            const=const,
+            default=argparse.SUPPRESS,
+            help="print the JSON schema of the configuration",
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it."""
+        import json
+        from importlib import import_module
+
+        from rephase.config import schema
+
+        module, _, kind = self.const.partition(":")
+        sys.stdout.write(json.dumps(schema(getattr(import_module(module), kind)), indent=2) + "\n")
+        parser.exit()
+
+
 @contextmanager
 def progress_bar(label: str, unit: str = "volume") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on standard error; yield its `progress(done, total)`."""

@@ -62,8 +62,8 @@ def make_charts(result: Evaluation) -> dict[str, list[Chart]]:
 
 def _chart(curve: Curve, members: Sequence[FamilyCurve], styles: Mapping[str, str], important: set[str]) -> Chart:
     low, high = _limits(members, important)
-    x_of = _scale(curve.x[0], curve.x[-1], LEFT + 8, RIGHT - 8, curve.logarithmic)
-    y_of = _scale(low, high, BOTTOM, TOP, False)
+    x_of = scale(curve.x[0], curve.x[-1], LEFT + 8, RIGHT - 8, curve.logarithmic)
+    y_of = scale(low, high, BOTTOM, TOP, False)
     every = max(len(curve.x) // _NUM_BARS, 1)
     lines = []
     for order, one in enumerate(members):
@@ -78,13 +78,13 @@ def _chart(curve: Curve, members: Sequence[FamilyCurve], styles: Mapping[str, st
         lines.append(Line(one.generator, styles[one.generator], path, bars))
     # the important lines are drawn last, over the others
     lines.sort(key=lambda line: line.label in important)
-    ticks = _powers(curve.x) if curve.logarithmic else _round_numbers(0.0, 1.0)
+    ticks = _powers(curve.x) if curve.logarithmic else round_numbers(0.0, 1.0)
     return Chart(
         curve.title,
         curve.x_title,
         curve.y_title,
         tuple((round(x_of(x), 1), f"{x:g}") for x in ticks),
-        tuple((round(y_of(y), 1), f"{y:g}") for y in _round_numbers(low, high)),
+        tuple((round(y_of(y), 1), f"{y:g}") for y in round_numbers(low, high)),
         tuple(lines),
     )
 
@@ -97,7 +97,7 @@ def _limits(members: Sequence[FamilyCurve], important: set[str]) -> tuple[float,
     return bottom, top if top > bottom else bottom + 1.0
 
 
-def _scale(low: float, high: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
     """Return the map of values from `low` to `high` to positions from `start` to `end`."""
     forward = math.log if logarithmic else float
 
@@ -116,7 +116,7 @@ def _powers(xs: Sequence[float]) -> list[float]:
     return [10.0**power for power in range(first, last + 1)]
 
 
-def _round_numbers(low: float, high: float) -> list[float]:
+def round_numbers(low: float, high: float) -> list[float]:
     """Return about `_NUM_TICKS` multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
     least = (high - low) / _NUM_TICKS
     power = 10.0 ** math.floor(math.log10(least))

@@ -51,12 +51,12 @@ def make_page(result: Evaluation, examples: Sequence[Example]) -> str:
         size=CHART_SIZE,
         examples=examples,
         wheel=colour_wheel(),
-        tables=[_table(one) for one in sections(result)],
+        tables=[section_table(one) for one in sections(result)],
         now=time.time(),
     )
 
 
-def _table(one: Section) -> dict[str, object]:
+def section_table(one: Section) -> dict[str, object]:
     """Return a section of the Markdown report as plain text, with its columns of numbers."""
     columns = zip(*one.rows, strict=True)
     return {

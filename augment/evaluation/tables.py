@@ -46,10 +46,13 @@ def markdown(result: Evaluation) -> str:
     for section in sections(result):
         parts.append(f"## {section.title}\n\n{section.words}")
         if section.rows:
-            parts.append(
-                "\n".join(_line(row) for row in (section.header, ("---",) * len(section.header), *section.rows))
-            )
+            parts.append(markdown_table(section))
     return "\n\n".join(parts)
+
+
+def markdown_table(section: Section) -> str:
+    """Return the table of a section as Markdown."""
+    return "\n".join(_line(row) for row in (section.header, ("---",) * len(section.header), *section.rows))
 
 
 def headline(result: Evaluation) -> str:

@@ -20,7 +20,7 @@ GRAMMAR = (
     f"pretrain:PHASE>real@P, {', '.join(CONTROLS)}"
 ).replace("%%", "%")
 _REAL = re.compile(r"real(?:@(?P<percent>\d+(?:\.\d+)?)(?:\+(?P<with>[a-z-]+))?)?")
-_PRETRAINED = re.compile(r"pretrain:(?P<start>[a-z-]+)>(?P<end>real(?:@\d+(?:\.\d+)?)?)")
+_PRETRAINED = re.compile(r"pretrain:(?P<start>[a-z-]+) > (?P<end>real(?:@\d+(?:\.\d+)?)?)")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Arm:
     Attributes
     ----------
     label
-        As written.
+        As written, but with spaces around `>`: without them, a redacted output would take it for a password.
     corpus
         Name of the synthetic corpus, a phase or `natural`; None for real data alone.
     real_percent
@@ -66,6 +66,7 @@ def parse_arm(text: str) -> Arm:
     RequestError
         If it is none; the message lists what is.
     """
+    text = label_of(text)
     if text in generated_phases():
         return Arm(text, text)
     if text == NATURAL:
@@ -87,6 +88,11 @@ def parse_arm(text: str) -> Arm:
         return Arm(text, None, end.real_percent, start=parse_arm(_synthetic(found["start"], text)))
     near = difflib.get_close_matches(text, (*generated_phases(), REAL, *CONTROLS), n=1)
     raise RequestError(f"arm {text!r}: unknown; " + (f"did you mean {near[0]}?" if near else f"expected {GRAMMAR}"))
+
+
+def label_of(text: str) -> str:
+    """Return the label of an arm as written."""
+    return re.sub(r"\s*>\s*", " > ", text.strip())
 
 
 def parse_arms(texts: Iterable[str]) -> list[Arm]:

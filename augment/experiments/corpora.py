@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.run import build
+from rephase.builder.shared import SharedCluster, one_cluster
 from rephase.corpus.index import INDEX_KEY
 from rephase.corpus.store import CorpusStore
 from rephase.errors import RequestError
 from rephase.experiments.arms import NATURAL, REAL, ZERO
 from rephase.experiments.natural import write_pictures
 from rephase.experiments.subjects import Rows, write_rows
+from rephase.files import replacing, sha256
+from rephase.manifests.manifest import PATH_COLUMNS
 from rephase.manifests.parse import read_manifest
 from rephase.text import one_line
 
@@ -39,12 +42,10 @@ class Corpora:
     test: Mapping[str, Path]
     skipped: list[str] = field(default_factory=list)
 
-    def digest(self) -> str:
-        """Return a digest of the indexes, which name the receipts of all volumes."""
-        digest = hashlib.sha256()
-        for root in sorted({*self.train.values(), *self.test.values()}):
-            digest.update(root.name.encode() + (root / INDEX_KEY).read_bytes())
-        return digest.hexdigest()
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each index, which names the receipts of all volumes, as `train-zero` or `test-zero`."""
+        roots = sorted({*self.train.values(), *self.test.values()})
+        return {root.stem: sha256((root / INDEX_KEY).read_bytes()) for root in roots}
 
     def sources(self, name: str, *, test: bool = False) -> dict[str, str]:
         """Return the SHA-256 of the source of each volume of a corpus."""
@@ -90,32 +91,63 @@ def make_corpora(
         "synthetic": write_rows(rows.magnitudes_manifest, rows.magnitudes, folder / "train-synthetic.csv"),
         "test": write_rows(rows.manifest, rows.test, folder / "test.csv"),
     }
+    # real data first: what they lack is told before anything long
+    wanted = [("train", REAL), ("test", REAL), *(("train", name) for name in names if name != REAL), ("test", ZERO)]
     train, test, skipped = dict[str, Path](), dict[str, Path](), list[str]()
-    wanted = [("train", name) for name in dict.fromkeys(names)] + [("test", REAL), ("test", ZERO)]
-    for kind, name in tqdm(wanted, desc="corpora", unit="corpus", disable=None):
-        root = folder / f"{kind}-{name}.zarr"
-        source = manifests["test" if kind == "test" else "real" if name == REAL else "synthetic"]
-        phase = name
-        if name == NATURAL:
-            source, phase = write_pictures(folder / "natural", num_pictures), "smooth"
-        skipped += _build(source, root, phase, checkpoint if name == "diffusion" else None, workers)
-        (test if kind == "test" else train)[name] = root
+    with ExitStack() as stack:
+        builder = None
+        for kind, name in tqdm(list(dict.fromkeys(wanted)), desc="corpora", unit="corpus", disable=None):
+            root = folder / f"{kind}-{name}.zarr"
+            source = manifests["test" if kind == "test" else "real" if name == REAL else "synthetic"]
+            options = BuildOptions(phase=name if name != NATURAL else "smooth", seed=_SEED, retry_failed=True)
+            if name == NATURAL:
+                source = write_pictures(folder / "natural", num_pictures)
+            if name == "diffusion":
+                options = replace(options, checkpoint=checkpoint)
+            note = root.with_suffix(".json")
+            made_of = _made_of(source, checkpoint if name == "diffusion" else None)
+            failures = _noted(note, made_of)
+            if failures is None:
+                builder = builder or stack.enter_context(one_cluster(workers))
+                failures = _build(builder, source, root, options)
+                with replacing(note) as partial:
+                    partial.write_text(json.dumps({"made_of": made_of, "failures": failures}), encoding="utf-8")
+            skipped += failures
+            (test if kind == "test" else train)[name] = root
     corpora = Corpora(train, test, list(dict.fromkeys(skipped)))
     _check_one_reading(corpora)
     return corpora
 
 
-def _build(manifest: Path, root: Path, phase: str, checkpoint: Path | None, workers: int | None) -> list[str]:
+def _made_of(manifest: Path, checkpoint: Path | None) -> str:
+    """Return a digest of the rows, and of size and time of the files that they name, as `make` compares them."""
+    paths = {getattr(row, name) for row in read_manifest(manifest) for name in PATH_COLUMNS} | {checkpoint}
+    facts = []
+    for path in sorted(str(path) for path in paths if path is not None):
+        found = Path(path).stat() if Path(path).is_file() else None
+        facts.append((path, found and found.st_size, found and found.st_mtime_ns))
+    return sha256((manifest.read_text("utf-8") + json.dumps(facts)).encode())
+
+
+def _noted(note: Path, made_of: str) -> list[str] | None:
+    """Return the failures of a corpus that is complete; None if it must be built, or is of other rows."""
+    try:
+        found = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return list(found["failures"]) if found.get("made_of") == made_of and note.with_suffix(".zarr").is_dir() else None
+
+
+def _build(builder: SharedCluster, manifest: Path, root: Path, options: BuildOptions) -> list[str]:
     """Build one corpus and return the reasons of the volumes that failed."""
-    options = BuildOptions(phase=phase, seed=_SEED, checkpoint=checkpoint, workers=workers, retry_failed=True)
-    summary = build(read_manifest(manifest), str(root), options, say=lambda line: None, progress=False)
+    summary = builder.build(read_manifest(manifest), str(root), options)
     if summary.interrupted:
         raise KeyboardInterrupt
     if summary.stopped:
         raise RequestError(f"{root}: {summary.stopped}; run the same command again to resume")
     failures = [f"{name}: {one_line(failure.message, 400)}" for name, failure in summary.failed.items()]
     if not summary.built + summary.skipped:
-        what = "with real phase could be read" if phase == REAL else "could be built"
+        what = "with real phase could be read" if options.phase == REAL else "could be built"
         raise RequestError("\n".join([f"{manifest.name}: no row {what}", *failures[:10]]))
     return failures
 

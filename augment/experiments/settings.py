@@ -8,6 +8,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 
 from rephase.config import Count, Positive, Share, Whole
+from rephase.errors import RequestError
+from rephase.experiments.arms import parse_arm
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,6 @@ class DataConfig:
     """Height and width: larger k-space is cropped to its centre, a smaller field of view is padded with zeros."""
     volumes_per_subject: Whole = 0
     """Volumes of a subject, evenly spread over its rows; 0 takes all."""
-    slices_per_volume: Whole = 0
-    """Slices of a volume in training, evenly spread; 0 takes all. Tests use all slices."""
     pictures: Count = 8
     """Pictures of the arm natural."""
 
@@ -47,7 +47,7 @@ class Comparison:
     """A difference between two arms that is to be judged, and its margin."""
 
     arm: str
-    """The arm that is judged."""
+    """The arm that is judged; with the number of its last updates after a comma if it is fine-tuned."""
     against: str
     """The arm that it is compared with."""
     metric: str
@@ -59,6 +59,13 @@ class Comparison:
     arm's mean if `relative`."""
     relative: bool = False
     """Whether the margin is a share of the mean of `against`."""
+
+    def __post_init__(self) -> None:
+        for text in (self.arm, self.against):
+            try:
+                parse_arm(text.partition(",")[0])
+            except RequestError as error:
+                raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)

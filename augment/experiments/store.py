@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +89,20 @@ class ResultStore:
     folder
         Where results and weights are.
     settings
-        What all jobs have in common: configuration, data, code.
+        What all jobs have in common: configuration and code.
+    data
+        Digests of the corpora, `train-<name>` and `test-<name>`; a job depends on those of its arm, and of the tests.
     """
 
     folder: Path
     settings: Mapping[str, Any]
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def key(self, job: Job) -> str:
-        """Return the digest of a job: settings, arm, network, seed, updates, and the job that it starts from."""
-        return sha256((self._settings_digest + json.dumps(asdict(job), sort_keys=True)).encode())[:20]
+        """Return the digest of a job: settings, data, arm, network, seed, updates, and the job that it starts from."""
+        own = {f"train-{name}" for name in job.arm.corpora}
+        data = {name: digest for name, digest in self.data.items() if name in own or name.startswith("test-")}
+        return sha256(json.dumps([self.settings, data, asdict(job)], sort_keys=True).encode())[:20]
 
     def load(self, job: Job) -> Result | None:
         """Return the result of a job; None if it is missing or damaged."""
@@ -130,10 +134,6 @@ class ResultStore:
     def weights(self, job: Job) -> Path:
         """Return the path of the weights of a job."""
         return self._path(job, "safetensors")
-
-    @cached_property
-    def _settings_digest(self) -> str:
-        return sha256(json.dumps(self.settings, sort_keys=True).encode())
 
     def _path(self, job: Job, suffix: str) -> Path:
         return self.folder / f"{self.key(job)}.{suffix}"

@@ -31,6 +31,7 @@ def test_arms_as_written():
     hybrid = parse_arm("real@10+diffusion")
     assert (hybrid.corpus, hybrid.real_percent, hybrid.corpora) == ("diffusion", 10, ("real", "diffusion"))
     tuned = parse_arm("pretrain:field>real@4")
+    assert tuned.label == "pretrain:field > real@4"
     assert (tuned.corpora, tuned.start) == (("real", "field"), parse_arm("field"))
     assert parse_arm("angle").corpora == ("zero",)
     assert [arm.label for arm in parse_arms(["smooth", "real", "smooth"])] == [

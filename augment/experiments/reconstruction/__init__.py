@@ -1,0 +1,1 @@
+"""The experiment on reconstruction: undersampled k-space to an image."""

@@ -1,0 +1,123 @@
+"""Small networks that reconstruct single-coil k-space."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rephase.diffusion.fourier import fft2c, ifft2c
+from rephase.experiments.reconstruction.config import NetworkConfig
+
+_TINY = 1e-12
+
+
+def make_network(model: str, config: NetworkConfig, magnitude_only: bool) -> nn.Module:
+    """Return a network, `(kspace, mask) -> magnitude`; its weights are those of torch's generator."""
+    if magnitude_only:
+        return MagnitudeNetwork(config)
+    return UNetWithConsistency(config) if model == "unet" else Unrolled(config)
+
+
+class UNet(nn.Module):
+    """U-Net whose first resolution is half of the image, four pixels being channels: a quarter of the work.
+
+    It begins as zero. Sizes are multiples of `2 ** levels`.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        widths = [channels * 2**level for level in range(levels)]
+        self.down = nn.ModuleList([_block(8, widths[0])])
+        self.down.extend(_block(a, b) for a, b in pairwise(widths[:-1]))
+        self.middle = _block(widths[-2], widths[-1])
+        self.up = nn.ModuleList([_block(a + b, a) for b, a in pairwise(widths[::-1])])
+        self.last = nn.Conv2d(channels, 8, 1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch 2 height width)` to the same shape."""
+        x = F.pixel_unshuffle(x, 2)
+        kept = []
+        for block in self.down:
+            x = block(x)
+            kept.append(x)
+            x = F.avg_pool2d(x, 2)
+        x = self.middle(x)
+        for block in self.up:
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), kept.pop()], dim=1))
+        found: Tensor = F.pixel_shuffle(self.last(x), 2)
+        return found
+
+
+class UNetWithConsistency(nn.Module):
+    """A U-Net that corrects the zero-filled complex image; the samples replace its k-space where they were taken."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.unet = UNet(config.channels, config.levels)
+
+    def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
+        """Reconstruct the magnitude, `(batch height width)`, from k-space of this shape and masks `(batch width)`."""
+        image, scale = _normalised(kspace)
+        found = fft2c(image + _complex(self.unet(_real(image))))
+        return ifft2c(torch.where(mask[:, None] != 0, kspace / scale, found)).abs() * scale
+
+
+class Unrolled(nn.Module):
+    """Steps of a gradient towards the samples, with a learned weight, and a small U-Net, as in VarNet (one coil)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList([UNet(config.cascade_channels, config.levels) for _ in range(config.cascades)])
+        self.weights = nn.Parameter(torch.ones(config.cascades))
+
+    def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
+        """Reconstruct the magnitude, as `UNetWithConsistency` does."""
+        image, scale = _normalised(kspace)
+        start = kspace / scale
+        current = start
+        for weight, unet in zip(self.weights, self.steps, strict=True):
+            image = ifft2c(current)
+            current = current - weight * mask[:, None] * (current - start) + fft2c(_complex(unet(_real(image))))
+        return ifft2c(current).abs() * scale
+
+
+class MagnitudeNetwork(nn.Module):
+    """The same U-Net on the magnitude of the zero-filled image: a control that has no phase to use."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.unet = UNet(config.channels, config.levels)
+
+    def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
+        """Reconstruct the magnitude, as `UNetWithConsistency` does, without the data consistency, which needs phase."""
+        image, scale = _normalised(kspace)
+        found = image.abs()[:, None]
+        both = torch.cat([found, torch.zeros_like(found)], dim=1)
+        corrected: Tensor = found + self.unet(both)[:, :1]
+        return corrected[:, 0].abs() * scale
+
+
+def _block(num_in: int, num_out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (num_in, num_out):
+        layers += [nn.Conv2d(channels, num_out, 3, padding=1), nn.GroupNorm(4, num_out), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def _normalised(kspace: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the zero-filled image at a root mean square of 1, and the scale `(batch 1 1)`."""
+    image = ifft2c(kspace)
+    scale = image.abs().square().mean(dim=(-2, -1), keepdim=True).sqrt() + _TINY
+    return image / scale, scale
+
+
+def _real(image: Tensor) -> Tensor:
+    return torch.stack([image.real, image.imag], dim=1)
+
+
+def _complex(channels: Tensor) -> Tensor:
+    return torch.complex(channels[:, 0], channels[:, 1])
