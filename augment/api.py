@@ -173,7 +173,13 @@ def export(
     return export_corpus(os.fspath(corpus), os.fspath(folder), request)
 
 
-def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, volumes: int = 8) -> Path:
+def report(
+    corpus: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    volumes: int = 8,
+    compare: str | os.PathLike[str] | None = None,
+) -> Path:
     """Write one HTML page about a corpus, with pictures of some volumes.
 
     Parameters
@@ -184,6 +190,8 @@ def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None
         Path of the file; `<corpus>.run/report.html` if None.
     volumes
         Number of volumes shown with pictures.
+    compare
+        Path or URL of another corpus, compared with this one.
 
     Returns
     -------
@@ -192,7 +200,7 @@ def report(corpus: str | os.PathLike[str], output: str | os.PathLike[str] | None
     """
     from rephase.reports.report import write_report
 
-    return write_report(os.fspath(corpus), None if output is None else Path(output), num_volumes=volumes)
+    return write_report(corpus, None if output is None else Path(output), num_volumes=volumes, compare=compare)
 
 
 def add_phase(

@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rephase.builder.run_state import RunState, read_progress, read_run_state
 from rephase.builder.runlog import Failure, read_failures, run_names
 from rephase.corpus.layout import committed_names, open_attributes, unfinished_names
-from rephase.corpus.lease import Holder, find_holder
 from rephase.corpus.storage.open import open_run_folder, open_storage
 from rephase.progress import Progress
 from rephase.text import format_seconds
+
+if TYPE_CHECKING:
+    from rephase.corpus.lease import Holder
 
 _SHOWN = 20
 
@@ -103,7 +105,7 @@ def read_status(root: str) -> CorpusStatus:
         failures=read_failures(storage.root),
         last_run=last_run,
         progress=read_progress(storage.root, runs[-1]) if running else None,
-        builder=find_holder(storage.root) if running else None,
+        builder=_find_holder(storage.root) if running else None,
     )
 
 
@@ -160,7 +162,7 @@ class Follower:
             state = f"{run.end} after {format_seconds(run.seconds)}"
             progress = [("speed:   ", "no slice was built" if rate is None else f"{rate:.1f} slices/s")]
         else:
-            builder = find_holder(self.root)
+            builder = _find_holder(self.root)
             state = f"for {format_seconds(now - run.started)}; {describe_builder(builder)}"
             progress = _describe_progress(read_progress(self.root, run.name), builder, "")
         return [
@@ -171,6 +173,12 @@ class Follower:
             *(["last failures:"] if run.failures else []),
             *(f"  {name}: {reason}: {message}" for name, reason, message in reversed(run.failures)),
         ]
+
+
+def _find_holder(root: str) -> Holder | None:
+    from rephase.corpus.lease import find_holder  # what it imports is needed for runs that have not ended only
+
+    return find_holder(root)
 
 
 def describe_builder(holder: Holder | None) -> str:

@@ -44,15 +44,17 @@ def register(commands: Commands) -> None:
         "report",
         report_corpus,
         "write an HTML report of a corpus",
-        "Write one self-contained HTML file: what was built, from what, how fast, what failed and why, and\n"
-        "pictures of some volumes.",
-        "rephase report brain.zarr\nrephase report brain.zarr -o brain.html --volumes 20",
+        "Write one self-contained HTML file: what was built, from what, how fast, what failed and why, distributions,\n"
+        "outliers, a table of volumes, pictures of some, and how to cite it.",
+        "rephase report brain.zarr\nrephase report brain.zarr -o brain.html --volumes 20\n"
+        "rephase report brain.zarr --compare other.zarr",
     )
     report.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the HTML file (default: CORPUS.run/report.html)"
     )
     report.add_argument("--volumes", type=count, default=8, metavar="N", help="volumes with pictures (default: 8)")
+    report.add_argument("--compare", metavar="CORPUS", help="another corpus, compared with this one")
     add_json(report)
     view = add_command(
         commands,
@@ -139,7 +141,13 @@ def report_corpus(arguments: argparse.Namespace) -> CommandResult:
     from rephase.reports.report import write_report
 
     with progress_bar("reading") as progress:
-        path = write_report(arguments.corpus, arguments.output, num_volumes=arguments.volumes, progress=progress)
+        path = write_report(
+            arguments.corpus,
+            arguments.output,
+            num_volumes=arguments.volumes,
+            compare=arguments.compare,
+            progress=progress,
+        )
     return CommandResult(0, [f"report: {path}"], {"report": str(path)})
 
 

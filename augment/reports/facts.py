@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Candidate:
     contrast: str
     shape: tuple[int, ...]
     num_slices: int
+    flags: tuple[str, ...] = ()
 
 
 @dataclass
@@ -57,6 +59,8 @@ class CorpusFacts:
         Heading to the number of volumes with each value.
     ranges
         Heading to the smallest and largest number, and the number of volumes that have one.
+    values
+        Heading to the number of every volume, in the order of `candidates`; NaN where unknown.
     num_subjects, num_sources
         Number of different pseudonyms, and of different hashes of source bytes.
     flags
@@ -75,6 +79,7 @@ class CorpusFacts:
     stored_bytes: int | None = None
     tallies: dict[str, Counter[str]] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    values: dict[str, array[float]] = field(default_factory=dict)
     num_subjects: int = 0
     num_sources: int = 0
     flags: dict[str, Flag] = field(default_factory=dict)
@@ -110,6 +115,8 @@ def gather_facts(store: CorpusStore, progress: Callable[[int, int], None] | None
             sources.add(hash(receipt["source_sha256"]))
         if progress is not None:
             progress(number, len(names))
+    for values in facts.values.values():
+        values.extend([math.nan] * (facts.num_volumes - len(values)))
     facts.num_subjects, facts.num_sources = len(subjects), len(sources)
     facts.stored_bytes = _stored_bytes(store)
     return facts
@@ -121,12 +128,15 @@ def _count(facts: CorpusFacts, name: str, receipt: Mapping[str, Any]) -> None:
     facts.num_slices += kspace[0]
     facts.array_bytes += sum(_array_bytes(key, entry["shape"]) for key, entry in receipt["arrays"].items())
     contrast = receipt["contrast"] or UNKNOWN
-    facts.candidates.append(Candidate(name, contrast, kspace[1:], kspace[0]))
+    facts.candidates.append(Candidate(name, contrast, kspace[1:], kspace[0], tuple(sorted(receipt["audit"]))))
     for heading, value in _described(receipt, kspace):
         facts.tallies.setdefault(heading, Counter())[value] += 1
     for heading, number in _measured(receipt):
         low, high, count = facts.ranges.get(heading, (math.inf, -math.inf, 0))
         facts.ranges[heading] = (min(low, number), max(high, number), count + 1)
+        values = facts.values.setdefault(heading, array("d"))
+        values.extend([math.nan] * (facts.num_volumes - 1 - len(values)))
+        values.append(number)
     for word in receipt["audit"]:
         flag = facts.flags.setdefault(str(word), Flag())
         flag.count += 1
@@ -163,6 +173,14 @@ def _measured(receipt: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         yield "Out-of-distribution score", receipt["out_of_distribution"]
     if receipt["te_ms"] is not None:
         yield "Echo time (ms)", receipt["te_ms"]
+    if receipt["field_t"] is not None:
+        yield "Field strength (T)", receipt["field_t"]
+    floor = receipt["audit"].get("noise_floor")
+    if isinstance(floor, dict) and isinstance(floor.get("snr"), int | float):
+        yield "SNR, where flagged as low", floor["snr"]
+    num_pixels = receipt["num_slices"] * math.prod(receipt["recon_size"])
+    if receipt["max"] > 0:
+        yield "RMS / maximum", receipt["norm"] / math.sqrt(num_pixels) / receipt["max"]
 
 
 def _familiarity(score: float | None) -> str:

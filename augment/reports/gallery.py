@@ -21,9 +21,10 @@ from rephase.pictures import (
     signal_mask,
 )
 from rephase.reports.facts import Candidate, describe_facts
-from rephase.reports.samples import Sample, read_sample
+from rephase.reports.samples import Sample, read_middle, read_sample
 
 _NUM_BINS = NUM_HUES // 2
+_THUMBNAIL = 128
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class VolumeImages:
     where: str = ""
     facts: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
+    planes: tuple[Figure, ...] = ()
     histogram: tuple[Bar, ...] = ()
     num_pixels: int = 0
 
@@ -88,9 +90,49 @@ def _draw(store: CorpusStore, chosen: Candidate) -> VolumeImages:
             Figure("Phase", phase, f"Phase of {where}, colours as in the legend", aspect),
             Figure("k-space", picture_kspace(sample.kspace), f"Logarithm of the k-space of {where}", kspace_aspect),
         ),
+        planes=tuple(_planes(sample)),
         histogram=_histogram(phase_counts(sample.image, signal, _NUM_BINS)) if num_pixels else (),
         num_pixels=num_pixels,
     )
+
+
+def _planes(sample: Sample) -> Iterator[Figure]:
+    """Yield magnitude and phase across the slices, in which jumps of the phase between slices are seen."""
+    planes, mm = sample.planes, sample.receipt["spacing_mm"]
+    if planes is None:
+        return
+    for image, title, step_mm in (
+        (planes.along_row, f"at row {planes.row}", mm[2]),
+        (planes.along_column, f"at column {planes.column}", mm[1]),
+    ):
+        magnitude = np.abs(image)
+        aspect = image.shape[1] * step_mm / (image.shape[0] * planes.step * mm[0])
+        where = f"{title} of volume {sample.name}, slices downwards"
+        yield Figure(f"Magnitude {title}", picture_magnitude(magnitude), f"Magnitude {where}", aspect)
+        yield Figure(f"Phase {title}", picture_phase(image, signal_mask(magnitude)), f"Phase {where}", aspect)
+
+
+def montage(store: CorpusStore, chosen: Iterable[Candidate]) -> list[tuple[str, Figure, Figure]]:
+    """Return name, magnitude and phase of the middle slice of volumes, as thumbnails; unreadable ones are left out."""
+    found = []
+    for one in chosen:
+        try:
+            number, magnitude, image, mm = read_middle(store, one.name)
+        except VolumeError:  # `verify` lists it
+            continue
+        step = -(-max(magnitude.shape) // _THUMBNAIL)
+        magnitude, image = magnitude[::step, ::step], image[::step, ::step]
+        aspect = magnitude.shape[1] * mm[2] / (magnitude.shape[0] * mm[1])
+        where = f"thumbnail, slice {number} of volume {one.name}"
+        phase = picture_phase(image, signal_mask(magnitude))
+        found.append(
+            (
+                one.name,
+                Figure("", picture_magnitude(magnitude), f"Magnitude, {where}", aspect),
+                Figure("", phase, f"Phase, {where}", aspect),
+            )
+        )
+    return found
 
 
 def _facts(sample: Sample, chosen: Candidate) -> Iterator[str]:

@@ -15,9 +15,9 @@ from rephase.errors import RequestError
 from rephase.files import private_folder, replacing
 from rephase.pages import render
 from rephase.pictures import colour_wheel
-from rephase.reports import sections
+from rephase.reports import distributions, sections
 from rephase.reports.facts import UNKNOWN, gather_facts, list_failures
-from rephase.reports.gallery import gallery
+from rephase.reports.gallery import gallery, montage
 from rephase.reports.samples import choose_volumes
 from rephase.text import is_url
 
@@ -25,10 +25,15 @@ __all__ = ["write_report"]
 
 DEFAULT_VOLUMES = 8
 """Number of volumes shown with images."""
+MONTAGE_VOLUMES = 48
 
 _TITLES = {
     "corpus": "Corpus",
+    "citation": "How to cite",
+    "distributions": "Distributions",
+    "montage": "Montage",
     "images": "Images",
+    "volumes": "Table of volumes",
     "sources": "Sources",
     "recipe": "Recipe",
     "speed": "Speed",
@@ -53,6 +58,7 @@ def write_report(
     out: Path | None = None,
     *,
     num_volumes: int = DEFAULT_VOLUMES,
+    compare: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the report of a corpus: one HTML file without external resources.
@@ -65,6 +71,8 @@ def write_report(
         Path of the file. Default: `<corpus>.run/report.html` next to the corpus.
     num_volumes
         Number of volumes shown with images: always the same ones, spread over contrasts and matrix sizes.
+    compare
+        Path or URL of another corpus, which the report compares with this one.
     progress
         Called with (receipts read, receipts in total).
 
@@ -80,13 +88,23 @@ def write_report(
     """
     store = CorpusStore.open(root)
     path = output_path(store.root, out, "report.html")
+    second = None if compare is None else CorpusStore.open(compare)
     facts = gather_facts(store, progress)
+    other = None if second is None else gather_facts(second, progress)
     failed, runs = list_failures(store.root), read_run_states(store.root)
     tallies = facts.tallies | {"Reason": Counter(one.reason for one in failed)}
     page = render(
         "report.html",
         facts=facts,
-        titles=_TITLES,
+        titles=_TITLES if other is None else {"comparison": "Comparison", **_TITLES},
+        other=other,
+        comparison=[] if other is None else list(distributions.compare(facts, other)),
+        histograms=distributions.histograms(facts, other),
+        outliers=distributions.outliers(facts),
+        most_outliers=distributions.MOST_OUTLIERS,
+        rows=distributions.volume_rows(facts),
+        montage=montage(store, choose_volumes(facts.candidates, MONTAGE_VOLUMES if num_volumes else 0)),
+        citation=sections.citation(facts),
         state=sections.state(facts, failed, runs),
         tiles=sections.tiles(facts, failed),
         tallies={heading: sections.tally(counts) for heading, counts in tallies.items()},

@@ -111,6 +111,19 @@ def read_sample(store: CorpusStore, name: str) -> Sample:
     return Sample(name, slice_index, receipt, magnitude, image, image_source, kspace, planes)
 
 
+def read_middle(
+    store: CorpusStore, name: str
+) -> tuple[int, NDArray[np.float32], NDArray[np.complex64], Sequence[float]]:
+    """Read the middle slice of a volume: its number, magnitude, image, and spacing in mm; raises as `read_sample`."""
+    receipt = store.receipt(name)
+    if receipt is None:
+        raise VolumeError("missing", f"volume {name}: is no longer committed")
+    reader = VolumeReader(store, name, receipt)
+    with readable(store, name):
+        magnitude, image, _, _ = reader.slice_images(reader.num_slices // 2)
+    return reader.num_slices // 2, magnitude, image, receipt["spacing_mm"]
+
+
 @contextmanager
 def readable(store: CorpusStore, name: str) -> Iterator[None]:
     """Turn errors of reading a volume within a `with` block into a VolumeError that says how to mend it."""

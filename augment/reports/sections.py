@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.metadata import version
 
 from rephase.builder.run_state import RunState
 from rephase.corpus.receipt import AUDIT_FLAGS
 from rephase.pages import counted, format_moment
-from rephase.reports.facts import CorpusFacts, Failed
+from rephase.reports.facts import UNKNOWN, CorpusFacts, Failed
 from rephase.text import format_bytes, format_seconds
 
 MOST_FAILURES = 500
@@ -70,6 +71,22 @@ def flags(facts: CorpusFacts) -> list[Row]:
 def recipe(facts: CorpusFacts) -> list[Row]:
     """Return the entries of the recipe; names of nested entries are joined by dots."""
     return list(_flat({key: value for key, value in facts.attributes.items() if key != "conventions"}))
+
+
+def citation(facts: CorpusFacts) -> str:
+    """Return the sentences by which a publication cites the corpus."""
+    recipe = facts.attributes.get("recipe", {})
+    weights = recipe.get("checkpoint_sha256")
+    licences = sorted(facts.tallies.get("Licence", Counter()).keys() - {UNKNOWN})
+    sources = f"; licences of the sources: {', '.join(licences)}" if licences else ""
+    hashes = f"recipe {facts.attributes.get('recipe_hash')}" + (f", weights SHA-256 {weights}" if weights else "")
+    volumes, subjects = counted(facts.num_volumes, "magnitude volume"), counted(facts.num_subjects, "subject")
+    return (
+        f"K-space was synthesised from {volumes} of {subjects} ({counted(facts.num_slices, 'slice')}{sources}; cite "
+        f"their archives by their own terms) with rephase {version('rephase')} (phase {recipe.get('phase')}, "
+        f"seed {recipe.get('seed')}, {hashes}), after PhaseGen (Rempe et al. 2025, arXiv 2504.07560). "
+        "Phase and coils are synthetic unless the phase is 'real'."
+    )
 
 
 def environments(facts: CorpusFacts) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from rephase.training.validation import read_losses, read_scores
 SEEDS = (0, 1)
 """Seeds of the samples of each slice."""
 _GAP = 4
-_WIDTH, _HEIGHT, _MARGIN = 720, 360, 40
+_WIDTH, _HEIGHT, _MARGIN, _LEFT = 720, 360, 40, 70
 _SMOOTHING = 50
 
 
@@ -56,15 +56,45 @@ def draw_losses(folder: Path) -> None:
 
     def place(step: float, value: float) -> tuple[float, float]:
         part = min(max((value - low) / (high - low), 0.0), 1.0)
-        return _MARGIN + step / last * (_WIDTH - 2 * _MARGIN), _HEIGHT - _MARGIN - part * (_HEIGHT - 2 * _MARGIN)
+        return _LEFT + step / last * (_WIDTH - _LEFT - _MARGIN), _HEIGHT - _MARGIN - part * (_HEIGHT - 2 * _MARGIN)
 
     draw.point([place(*point) for point in zip(steps, values, strict=True)], fill="#bbbbbb")
     draw.line([place(*point) for point in zip(steps[window - 1 :], means, strict=True)], fill="black", width=2)
     for x, y in (place(*point) for point in scores):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="#cc2222")
-    draw.text((_MARGIN, 8), f"loss {high:.2f} (top) to {low:.2f} (bottom); validation in red", fill="black")
-    draw.text((_MARGIN, _HEIGHT - 20), f"steps 0 to {int(last)}", fill="black")
+    _draw_axes(draw, place, last, (low, high))
     _write(picture, folder / "loss.png")
+
+
+def _draw_axes(
+    draw: ImageDraw.ImageDraw,
+    place: Callable[[float, float], tuple[float, float]],
+    last: float,
+    ends: tuple[float, float],
+) -> None:
+    """Draw both axes with ticks at round numbers, their titles and a legend."""
+    low, high = ends
+    left, bottom = place(0.0, low)
+    right, top = place(last, high)
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill="black")
+    for value in _ticks(low, high):
+        y = place(0.0, value)[1]
+        draw.line([(left - 4, y), (left, y)], fill="black")
+        draw.text((left - 7, y), f"{value:.4g}", fill="black", anchor="rm")
+    for step in _ticks(0.0, last):
+        x = place(step, low)[0]
+        draw.line([(x, bottom), (x, bottom + 4)], fill="black")
+        draw.text((x, bottom + 7), f"{step:.6g}", fill="black", anchor="mt")
+    draw.text(((left + right) / 2, _HEIGHT - 6), "training step", fill="black", anchor="mb")
+    draw.text((left, 6), "loss: grey per step, black running mean, red validation", fill="black", anchor="lt")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round numbers between two."""
+    raw = max(high - low, 1e-12) / 5
+    size = 10.0 ** np.floor(np.log10(raw))
+    step = float(size * min(one for one in (1.0, 2.0, 5.0, 10.0) if one * size >= raw))
+    return [float(number * step) for number in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
 
 
 def _known(value: float) -> float | None:

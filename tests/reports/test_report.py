@@ -26,7 +26,7 @@ from rephase.reports.facts import Candidate
 from rephase.reports.report import write_report
 from rephase.reports.samples import choose_volumes, read_sample
 
-VOID = {"img", "meta"}
+VOID = {"img", "input", "meta"}
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Page(HTMLParser):
             self.images[found["alt"]] = found["src"]
         if tag == "svg":
             self.graphics.append(found["aria-label"])
-        if tag == "rect":
+        if tag == "rect" and "fill" in found:
             self.bars.append(found)
         if tag == "image":
             self.wheel = found["href"]
@@ -71,7 +71,7 @@ class Page(HTMLParser):
         assert self.stack.pop() == tag
 
     def handle_data(self, data):
-        if "style" in self.stack:
+        if {"style", "script"} & set(self.stack):
             return
         self.words += [data] if data.strip() else []
         if {"td", "th"} & set(self.stack):
@@ -91,7 +91,9 @@ def read_page(path: Path) -> Page:
     page.feed(text)
     assert page.stack == []
     assert text.startswith("<!DOCTYPE html>")
-    assert "script" not in page.tags
+    assert (
+        text.count("<script>") == text.count("<script") <= 1
+    )  # that which sorts the table of volumes, without any data
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert {link.removeprefix("#") for link in page.links if link.startswith("#")} <= set(page.ids)
     assert "url(" not in text
@@ -229,7 +231,8 @@ def test_true_proportions_come_from_the_spacing(tmp_path):
     commit(store, "v", np.ones((1, 20, 10), complex), spacing_mm=[5.0, 1.0, 3.0])
     text = write_report(tmp_path / "c.zarr").read_text(encoding="utf-8")
     styles = [part.split('style="')[1].split('"')[0] for part in text.split("<img")[1:]]
-    assert styles == ["width:100.000%;height:66.667%"] * 2 + ["width:33.333%;height:100.000%"]
+    thumbnails = ["height:66.67%;width:100.00%"] * 2
+    assert styles == [*thumbnails, *["width:100.000%;height:66.667%"] * 2, "width:33.333%;height:100.000%"]
 
 
 def test_odd_volumes_one_pixel_empty_slices_nothing_at_all_many_coils(tmp_path):
@@ -295,7 +298,7 @@ def test_every_text_is_escaped(tmp_path):
         log.record(Outcome("<i>x", "failed", evil, public=evil), "", "", 2)
     path = write_report(root)
     page = read_page(path)
-    assert "<script" not in path.read_text(encoding="utf-8")
+    assert "alert" not in path.read_text(encoding="utf-8").replace("alert(&#34;1&#34;)", "")
     assert "<i>" not in path.read_text(encoding="utf-8")
     assert "a<b>&c.zarr" in page.words
     assert [evil, "1", ""] in page.rows
