@@ -70,6 +70,38 @@ READERS: dict[str, Reader] = {
             associated=("phase", "segmentation"),
         ),
         Reader(
+            name="mgh",
+            module="rephase.readers.nifti.read",
+            suffixes=(".mgz", ".mgh", ".mgh.gz"),
+            help="FreeSurfer's images",
+            scanned=False,  # most files of its folders are processed
+            associated=("phase", "segmentation"),
+        ),
+        Reader(
+            name="minc",
+            module="rephase.readers.nifti.read",
+            suffixes=(".mnc",),
+            help="MINC 1 and 2",
+            scanned=False,
+            associated=("phase", "segmentation"),
+        ),
+        Reader(
+            name="nrrd",
+            module="rephase.readers.nifti.read",
+            suffixes=(".nrrd", ".nhdr"),
+            help="NRRD, raw or gzip",
+            scanned=False,
+            associated=("phase", "segmentation"),
+        ),
+        Reader(
+            name="parrec",
+            module="rephase.readers.nifti.read",
+            suffixes=(".par",),
+            help="Philips PAR/REC with magnitude alone",
+            scanned=False,
+            associated=("phase",),
+        ),
+        Reader(
             name="hdf5",
             module="rephase.readers.hdf5.read",
             suffixes=(".h5", ".hdf5"),

@@ -86,6 +86,7 @@ PLACES = {
     "pydantic": ("rephase.config",),
     "jinja2": ("rephase.pages",),
     "dcm2niix": ("rephase.readers.dicom.convert",),
+    "nrrd": ("rephase.readers.nifti.others",),
     "zarr": ("rephase.corpus.encoding", "rephase.bench"),
     "dask": ("rephase.builder", "rephase.cluster"),
     "distributed": ("rephase.builder", "rephase.cluster"),

@@ -104,15 +104,15 @@ _STARTS = tuple((foreign, re.compile(foreign.starts, re.DOTALL)) for foreign in 
 _POINTER = re.compile(rb"\s*(/annex/objects/|version https://git-lfs\.github\.com/|(\.\./)*\.git/annex/objects/)")
 
 
-def foreign_by_name(name: str) -> Foreign | None:
-    """Return the format that a file name denotes; None if none of these does, or a reader has its suffix.
+def foreign_by_name(name: str, readable: bool = False) -> Foreign | None:
+    """Return the format that a file name denotes; None if none does, or if a reader has its suffix and not `readable`.
 
     CIFTI ends in `.nii`, and macOS writes `._x.nii` beside `x.nii`: neither is an image.
     """
     lower = name.lower()
     found = next((foreign for foreign, matches in _NAMES if matches.fullmatch(lower)), None)
-    known = match_suffix(name) is not None
-    return None if found is None or (known and found.kind not in ("surface", "no image")) else found
+    known = match_suffix(name) is not None  # some of these are read, but not scanned
+    return None if found is None or (known and not readable and found.kind not in ("surface", "no image")) else found
 
 
 def foreign_by_start(start: bytes) -> Foreign | None:

@@ -5,6 +5,7 @@ The evidence is the file name, the JSON sidecar, and the values.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -64,6 +65,7 @@ _INTENTS: tuple[tuple[str, Kind], ...] = (
 """Patterns of the name of an intent, in lower case."""
 
 _LARGEST_SIDECAR = 1 << 20
+_MOST_LEVELS = 5  # data set, subject, session, kind of data, and one more
 _SIGNED_SHARE = 0.25
 _WRAP_SHARE = 0.01
 _CYCLES = ((math.pi, "radians"), (4096.0, "4096ths of pi"), (3141.6, "milliradians"), (180.0, "degrees"))
@@ -101,12 +103,37 @@ def pair_name(path: Path) -> str:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read the JSON file that BIDS and dcm2niix store next to an image; empty if it is missing or invalid."""
-    sidecar = path.with_name(f"{stem_of(path)}.json")
+    """Read the JSON file that BIDS and dcm2niix store next to an image; empty if it is missing or invalid.
+
+    In a data set of BIDS, files in its folders above apply too, if they have the same suffix and no other entities
+    (`task-rest_bold.json`); of two values, the nearer one counts.
+    """
+    stem = stem_of(path)
+    folders = [path.parent, *path.parent.parents][:_MOST_LEVELS]
+    root = next((k for k, folder in enumerate(folders) if (folder / "dataset_description.json").is_file()), None)
+    *entities, suffix = stem.split("_")
+    found: dict[str, Any] = {}
+    for folder in reversed(folders[: root + 1] if root is not None else []):
+        for name in _json_names(folder, folder.stat().st_mtime_ns):
+            *stated, last = name.removesuffix(".json").split("_")
+            if last == suffix and set(stated) <= set(entities) and len(stated) < len(entities):
+                found |= _read_json(folder / name, (folder / name).stat().st_mtime_ns)
+    sidecar = path.with_name(f"{stem}.json")
+    return {**found, **(_read_json(sidecar, sidecar.stat().st_mtime_ns) if sidecar.is_file() else {})}
+
+
+@functools.lru_cache(maxsize=256)
+def _json_names(folder: Path, changed: int) -> list[str]:
+    """List the JSON files of a folder, those with the fewest entities first."""
+    return sorted((file.name for file in folder.glob("*.json") if file.is_file()), key=lambda name: name.count("_"))
+
+
+@functools.lru_cache(maxsize=256)
+def _read_json(path: Path, changed: int) -> dict[str, Any]:
     try:
-        if not sidecar.is_file() or sidecar.stat().st_size > _LARGEST_SIDECAR:
+        if path.stat().st_size > _LARGEST_SIDECAR:
             return {}
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -168,9 +168,13 @@ def probe(files: Iterable[Path]) -> Probed:
         elif foreign is not None:
             probed.passed.append(Passed(file, foreign.kind, foreign.message(file)))
         elif found is not None and not found[0].scanned:
-            what = f"{found[0].name} ({found[0].kind})"
-            why = f"{file}: is {what}, which has no header of an image; expected one; add its row by hand"
-            probed.passed.append(Passed(file, cast("Kind", found[0].kind), why))
+            told = foreign_by_name(file.name, readable=True)
+            what = (
+                f"{found[0].name} ({found[0].kind}), which has no header of an image; expected one; add its row by hand"
+            )
+            if told is not None and told.kind == "other image format":
+                what = f"{told.what}, which a scan passes over; add its row by hand, or {told.advice}"
+            probed.passed.append(Passed(file, cast("Kind", found[0].kind), f"{file}: is {what}"))
         else:
             by_reader[found[0].name if found else FALLBACK].append(file)
     for name, members in by_reader.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
@@ -94,6 +95,45 @@ def _mark(path: str) -> Mark:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+class Scratch(tempfile.TemporaryDirectory[str]):
+    """A temporary folder; the first one of a process clears those that killed processes of this user have left.
+
+    It is locked as long as its process lives, and a folder that can be locked is nobody's.
+    """
+
+    _is_cleared = False
+
+    def __init__(self) -> None:
+        if not Scratch._is_cleared:
+            Scratch._is_cleared = True
+            _clear_scratch()
+        super().__init__(prefix=_SCRATCH)
+        self._held = os.open(self.name, os.O_RDONLY)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def cleanup(self) -> None:
+        """Remove the folder."""
+        super().cleanup()
+        os.close(self._held)
+
+
+_SCRATCH = "rephase-scratch-"
+_NOT_YET_LOCKED_S = 60
+
+
+def _clear_scratch() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # another user's, or removed by another process
+            held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(held)
+                if status.st_uid == os.getuid() and time.time() - status.st_mtime > _NOT_YET_LOCKED_S:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(held)
+
+
 @contextmanager
 def local_path(location: str) -> Iterator[Path]:
     """Yield a local path of a file, a folder or a URL, which is fetched with fsspec for the duration of the context.
@@ -112,7 +152,7 @@ def local_path(location: str) -> Iterator[Path]:
         yield Path(location)
         return
     path = _fetched_folder(location)
-    with tempfile.TemporaryDirectory(prefix="rephase-") as folder:
+    with Scratch() as folder:
         path = path or _fetch(location, Path(folder))
         try:
             yield path
@@ -171,7 +211,7 @@ def _is_pointer_file(path: Path) -> bool:
 
 
 _MOST_FOLDERS = 2
-_folders: OrderedDict[str, tempfile.TemporaryDirectory[str]] = OrderedDict()
+_folders: OrderedDict[str, Scratch] = OrderedDict()
 
 
 def _fetched_folder(location: str) -> Path | None:
@@ -183,7 +223,7 @@ def _fetched_folder(location: str) -> Path | None:
         if location not in _folders:
             if match_suffix(location) is not None or not filesystem.isdir(inner):
                 return None
-            folder = tempfile.TemporaryDirectory(prefix="rephase-")
+            folder = Scratch()
             filesystem.get(inner.rstrip("/") + "/", f"{folder.name}/", recursive=True)
             _folders[location] = folder
             while len(_folders) > _MOST_FOLDERS:

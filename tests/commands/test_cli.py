@@ -89,7 +89,7 @@ def test_no_command_shows_the_help(capsys):
         ([], "m.csv"),
         (["a,a.npy", "a,b.npy"], "m.csv:3"),
         (["../x,a.npy"], "../x"),
-        (["a,a.npy,nrrd"], "nrrd"),
+        (["a,a.npy,tiff"], "tiff"),
     ],
 )
 def test_a_wrong_manifest_is_named_and_nothing_starts(tmp_path, capsys, monkeypatch, lines, expected):

@@ -90,7 +90,7 @@ def test_all_problems_at_once_in_the_order_of_lines(write):
     text = (
         "volume_id,path,format,contrast,field_t,slice_axis,echo,split,replicas\n"
         "../x,p,nifti,T1,3,0,1,train,1\n"  # 2: id
-        "Abc,p,nrrd,t1,fast,3,-1,dev,0\n"  # 3: seven cells
+        "Abc,p,tiff,t1,fast,3,-1,dev,0\n"  # 3: seven cells
         "aBC,,nifti,T1,,,,,\n"  # 4: duplicate, empty path
         "ok,p,nifti\n"  # 5: ragged
         "fine,p,nifti,T1,nan,1.0,1e1,train,2\n"  # 6: three cells
@@ -100,7 +100,7 @@ def test_all_problems_at_once_in_the_order_of_lines(write):
     joined = "\n".join(problems)
     for part in (
         "volume_id '../x'",
-        "unknown format 'nrrd'; expected auto, dicom, nifti, hdf5, npy",
+        "unknown format 'tiff'; expected auto, dicom, nifti, mgh, minc, nrrd, parrec, hdf5, npy",
         "unknown contrast 't1'; expected T1, T2,",
         "write 'T1'",
         "field_t is 'fast'",

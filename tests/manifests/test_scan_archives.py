@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import struct
 import sys
 from collections import Counter
 from pathlib import Path
@@ -300,10 +301,42 @@ def test_planes_that_no_header_states_and_thin_stacks_are_told(archive):
     assert status == 0 and "takes axial planes" in text
 
 
+def test_sidecars_of_bids_apply_below_their_folder_and_people_stay_unknown(archive):
+    (archive / "dataset_description.json").write_text("{}")
+    (archive / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t34\tF\nsub-02\t41\tM\n")
+    (archive / "task-rest_bold.json").write_text(json.dumps({"EchoTime": 0.03, "MagneticFieldStrength": 3}))
+    (archive / "sub-02").mkdir()
+    (archive / "sub-02" / "sub-02_task-rest_bold.json").write_text(json.dumps({"EchoTime": 0.035}))
+    (archive / "task-move_bold.json").write_text(json.dumps({"EchoTime": 0.05}))
+    for subject in ("01", "02"):
+        for session in ("a", "b"):
+            name = f"sub-{subject}_ses-{session}_task-rest_bold.nii.gz"
+            write(archive / f"sub-{subject}" / f"ses-{session}" / "func" / name, image())
+    write(archive / "derivatives" / "clean" / "sub-01" / "sub-01_task-rest_desc-x_bold.nii.gz", image())
+    _, rows = scan(archive)
+    told = {Path(row.path).name: (row.te_ms, row.field_t) for row in rows}
+    assert told.pop("sub-01_task-rest_desc-x_bold.nii.gz") == (30, 3)
+    assert sorted(told.values()) == [(30, 3)] * 2 + [(35, 3)] * 2
+    assert len({row.subject_id for row in rows}) == 2
+    columns = (archive.parent / "archive.csv").read_text().splitlines()[0].split(",")
+    assert not {"age", "sex"} & set(columns)
+
+
+def test_voxels_of_no_size_are_refused(archive):
+    write(archive / "x_T1w.nii", image())
+    raw = bytearray((archive / "x_T1w.nii").read_bytes())
+    struct.pack_into("<hh", raw, 252, 0, 0)
+    struct.pack_into("<3f", raw, 80, 0, 0, 0)
+    (archive / "x_T1w.nii").write_bytes(raw)
+    write(archive / "y_T1w.nii", image())
+    found, rows = scan(archive)
+    assert names(rows) == ["y_T1w.nii"] and "voxels of 0 mm" in str(found["unreadable"])
+
+
 def test_every_file_that_is_no_image_is_told(archive):
     write(archive / "head_T1w.nii.gz", image())
     others = {
-        "brain.mgz": "FreeSurfer", "x.nrrd": "NRRD", "x.mha": "MetaImage", "x.PAR": "PAR/REC", "x.mnc": "MINC",
+        "x.mha": "MetaImage", "x.REC": "PAR/REC",
         "x+orig.HEAD": "AFNI", "lh.pial": "surface", "x.gii": "surface", "x.dscalar.nii": "CIFTI", "t.trk": "tracts",
         "meas_MID00042_FID1_gre.dat": "twix", "P12345.7": "GE raw", "svs.rda": "spectroscopy",
         "x.mat": "MATLAB", "all.tar.gz": "archive", "x.nii.bz2": "another program", "x.png": "picture",

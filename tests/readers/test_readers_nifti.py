@@ -94,8 +94,8 @@ def test_a_file_is_read_without_a_row(tmp_path):
     np.testing.assert_array_equal(volume.magnitude, array[..., 1].transpose(2, 1, 0))
     assert (volume.source_sha256, volume.te_ms, volume.segmentation.min()) == (expected.source_sha256, 4.6, 1)
     assert np.array_equal(read_volume(row_of(path), frame=1).magnitude, volume.magnitude)
-    with pytest.raises(VolumeError, match="nrrd"):
-        read_volume(path, format="nrrd")
+    with pytest.raises(VolumeError, match="tiff"):
+        read_volume(path, format="tiff")
 
 
 def test_frames(tmp_path):

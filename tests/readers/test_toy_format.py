@@ -97,7 +97,7 @@ def test_a_row_in_the_table_is_all_that_the_commands_need(tmp_path, toy, threads
 
 def test_help_errors_and_documents_know_every_row(tmp_path, toy, capsys):
     manifest = tmp_path / "m.csv"
-    manifest.write_text("volume_id,path,format\na,a.toy,nrrd\n")
+    manifest.write_text("volume_id,path,format\na,a.toy,tiff\n")
     assert main(["manifest", "check", str(manifest)]) == 2
     assert ", ".join(("auto", *READERS)) in capsys.readouterr().err
     assert main(["manifest", "scan", "--help"]) == 0
@@ -108,7 +108,7 @@ def test_help_errors_and_documents_know_every_row(tmp_path, toy, capsys):
     volume = tmp_path / "seg.toy"
     write_toy(volume, np.ones((2, 8, 8)))
     np.save(tmp_path / "a.npy", np.ones((2, 8, 8)))
-    with pytest.raises(VolumeError, match="is toy; expected nifti, npy") as caught:
+    with pytest.raises(VolumeError, match="is toy; expected nifti, mgh, minc, nrrd, npy") as caught:
         rephase.read_volume(tmp_path / "a.npy", segmentation=str(volume))
     assert caught.value.reason == "unsupported"
 
@@ -142,4 +142,4 @@ def test_the_longest_suffix_decides_whatever_its_case(tmp_path, toy):
     assert format_of("s3://bucket/x.h5") == "hdf5"
     assert format_of(str(tmp_path)) == "dicom"
     with pytest.raises(VolumeError, match="toy"):
-        load_reader("nrrd")
+        load_reader("tiff")

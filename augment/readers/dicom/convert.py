@@ -6,7 +6,6 @@ import json
 import re
 import resource
 import subprocess
-import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from rephase.readers.dicom.facts import numbers
 from rephase.readers.dicom.files import DicomFile, check_unchanged, stage
 from rephase.readers.dicom.header import Header
 from rephase.readers.dicom.series import Part
+from rephase.readers.sources import Scratch
 from rephase.text import one_line
 
 CACHE_BYTES = 4 << 30
@@ -124,7 +124,7 @@ def _run(run: Sequence[Header], options: Sequence[str], where: str, limit_bytes:
     if limit_bytes is not None and 2 * num_bytes > limit_bytes:
         need = f"its series takes {2 * num_bytes} bytes to convert; expected at most {limit_bytes}"
         raise VolumeError("too_large", f"{where}: {need}; give workers more memory")
-    with tempfile.TemporaryDirectory(prefix="rephase-") as scratch:
+    with Scratch() as scratch:
         source, target = Path(scratch) / "in", Path(scratch) / "out"
         source.mkdir()
         target.mkdir()

@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from rephase.errors import VolumeError
 from rephase.readers.nifti.header import HEADER_BYTES, NiftiHeader, parse_header
+from rephase.readers.nifti.others import as_nifti, files_of, is_other
 from rephase.readers.nifti.unpacked import open_unpacked
 from rephase.readers.sources import hash_open, join_digests, watch
 from rephase.readers.volume import check_limit, refuse_vanished
 from rephase.text import one_line
 
-Stream = gzip.GzipFile | io.BufferedReader
+Stream = gzip.GzipFile | io.BufferedReader | io.BytesIO
 
 MOST_PADDING = 1 << 20
 
@@ -69,6 +70,14 @@ def open_nifti(path: Path, name: str, keep_unpacked: bool = False) -> Iterator[N
     """
     try:
         with ExitStack() as stack:
+            if is_other(path):
+                for file in files_of(path):
+                    watch(file)
+                raws = tuple(stack.enter_context(file.open("rb")) for file in files_of(path))
+                content, te_ms = as_nifti(path, name)
+                header = parse_header(content.read(HEADER_BYTES), name)
+                yield NiftiFile(replace(header, te_ms=te_ms), content, raws)
+                return
             watch(header_path(path))
             raw = stack.enter_context(header_path(path).open("rb"))
             stream = _stream(raw, path, name)

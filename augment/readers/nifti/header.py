@@ -61,6 +61,8 @@ class NiftiHeader:
         Whether a fifth axis holds the components of a vector.
     is_pair
         Whether the values are in another file, `.img`.
+    te_ms
+        Echo time, where the header has it: that of FreeSurfer and of PAR/REC.
     notes
         As `rephase.manifests.header.SeriesHeader.notes`.
     acquisition
@@ -83,6 +85,7 @@ class NiftiHeader:
     description: str = ""
     is_vector: bool = False
     is_pair: bool = False
+    te_ms: float | None = None
     notes: tuple[str, ...] = ()
     acquisition: dict[str, Any] = field(default_factory=dict)
 
@@ -155,6 +158,9 @@ def parse_header(start: bytes, name: str) -> NiftiHeader:
         header = kind(binaryblock=start[: kind.template_dtype.itemsize], check=False)
         if kind is nib.Nifti2Header and tuple(header["eol_check"].tolist()) not in _LINE_ENDS:
             raise ValueError("line ends were converted")
+        num_axes = min(3, max(1, int(header["dim"][0])))
+        if header["sform_code"] <= 0 and 0 in header["pixdim"][1 : 1 + num_axes]:  # nibabel would make it 1 mm
+            raise ValueError("it states voxels of 0 mm, and no sform")
         header.check_fix(logger=_LOG, error_level=_FAULT_LEVEL)
         slope, intercept = header.get_slope_inter()
         return _check_header(header, float(1 if slope is None else slope), float(intercept or 0), name)

@@ -22,6 +22,8 @@ from rephase.readers.nifti.labels import Image, LabelMap, fits_column, match_lab
 from rephase.readers.nifti.survey import Survey, survey
 from rephase.readers.sequence import sequence_of_bids_name, sequence_of_sidecar
 
+_INNER_FOLDERS = ("derivatives", "sourcedata", "rawdata")
+
 
 def probe(files: Iterable[Path]) -> Probed:
     """Describe the volumes in files, a header per frame; of complex files also their phase."""
@@ -161,10 +163,15 @@ def _number(value: object) -> float | None:
 
 
 def _subject(path: Path) -> str | None:
-    """Return the path up to the part `sub-...` of BIDS, which identifies a subject within its data set."""
+    """Return the path up to the part `sub-...` of BIDS, which identifies a subject within its data set.
+
+    Images of a subject in `derivatives`, `sourcedata` and `rawdata` of the data set are of the same person.
+    """
     for parent in (*reversed(path.parents), path):
         if found := re.match(r"sub-[A-Za-z0-9]+", parent.name):
-            return str(parent.parent / found.group())
+            parts = parent.parent.parts
+            inner = next((k for k, part in enumerate(parts) if part in _INNER_FOLDERS), len(parts))
+            return str(Path(*parts[:inner], found.group()))
     return None
 
 

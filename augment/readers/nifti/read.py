@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arra
     if np.iscomplexobj(values):
         phase = np.angle(values).astype(np.float32) if row.phase == row.path else None
         values = np.abs(values)
+    row = replace(row, te_ms=header.te_ms if row.te_ms is None else row.te_ms)
     return arranged_volume(row, values, phase, arrangement, sha256, dict(header.acquisition)), arrangement
 
 
