@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import dask
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from distributed import Nanny, Scheduler, Security, Worker
 from tornado import web
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
@@ -22,11 +27,33 @@ from rephase.files import user_folder
 TOKEN = "rephase.dashboard-token"  # noqa: S105 -- its name in Dask's configuration
 """Key of Dask's configuration (`DASK_REPHASE__DASHBOARD_TOKEN` as a variable) with the token of the web pages."""
 _ROLES = ("client", "scheduler", "worker")
+_NAME = "rephase"
 
 
 def run_security() -> Security:
-    """Create the keys of one run, in memory: only connections with them are accepted, and all are encrypted."""
-    return Security.temporary()
+    """Create the keys of one run, in memory: only connections with them are accepted, and all are encrypted.
+
+    As `Security.temporary`, whose certificate is valid from this moment on: it would refuse workers of a machine whose
+    clock is behind, and all new connections after the clock was set back. The keys protect a run, not their dates.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(_NAME)]), critical=False)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(1970, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(9999, 12, 31, tzinfo=UTC))
+        .sign(key, hashes.SHA256())
+    )
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, form, plain).decode()
+    public = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    roles = {f"tls_{role}_{part}": text for role in _ROLES for part, text in (("key", private), ("cert", public))}
+    return Security(require_encryption=True, tls_ca_file=public, **roles)
 
 
 def run_config(security: Security, token: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def kill(processes: list[psutil.Process]) -> None:
             continue
 
 
-def assert_gone(processes: list[psutil.Process], timeout: float = 30.0) -> None:
+def assert_gone(processes: list[psutil.Process], timeout: float = 120.0) -> None:
     """Fail if one of these still runs."""
     _, alive = psutil.wait_procs(processes, timeout=timeout)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "a process was left behind"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 
 import psutil
 import pytest
+from cryptography import x509
 from distributed import Scheduler, Security
 from paths import TESTS
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from rephase.cluster.access import run_config
+from rephase.cluster.access import run_config, run_security
 from rephase.cluster.connect import ClusterRequest, connect
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.kinds import check_access, is_open
@@ -139,3 +141,12 @@ def test_servers_import_from_no_folder_that_others_may_write_to(cluster):
     for folder in folders:
         assert Path(folder).is_relative_to(user_folder()), folder
     assert user_folder().stat().st_mode & 0o077 == 0
+
+
+def test_keys_are_valid_for_machines_whose_clock_is_wrong_or_is_set_back():
+    first, second = run_security(), run_security()
+    certificate = x509.load_pem_x509_certificate(first.tls_ca_file.encode())
+    now = datetime.now(UTC)
+    assert certificate.not_valid_before_utc < now - timedelta(days=50 * 365)
+    assert certificate.not_valid_after_utc > now + timedelta(days=50 * 365)
+    assert first.require_encryption and first.tls_worker_key != second.tls_worker_key
