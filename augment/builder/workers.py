@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,11 @@ from rephase.cluster.worker_state import ask_workers, install_state, remove_stat
 from rephase.corpus.store import CorpusStore
 from rephase.counters import COUNTERS
 from rephase.errors import RETRY_WITH_MEMORY, RequestError
+from rephase.manifests.record import ManifestRow
 from rephase.pipeline.build_volume import build_volume, warm_up
 from rephase.pipeline.environment import (
     MIXED_HELP,
+    Machine,
     common_classes,
     common_device,
     count_devices,
@@ -33,6 +35,8 @@ from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Outcome, Task, failed_outcome
 from rephase.pipeline.timeout import TimeLimit, Watchdog, find_timeout, timeout_folder
 from rephase.pipeline.worker import WorkerContext, open_worker
+from rephase.readers.registry import read_volume
+from rephase.readers.volume import Volume
 
 PRELOAD = (__name__, "pydantic")
 """Modules that workers import as they start; they check the model card with pydantic."""
@@ -44,7 +48,7 @@ class WorkerSetup:
 
     `state` names the context in the workers, for this run alone: another build may use the same cluster. `token` is
     that of the lease. `devices` counts the workers per device at the start, `differences` lists packages whose version
-    differs in a worker.
+    differs in a worker. `also` has the settings of further corpora that get the same volumes, with their replicas.
     """
 
     state: str
@@ -62,6 +66,7 @@ class WorkerSetup:
     token: str = ""
     devices: dict[str, int] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
+    also: tuple[tuple[WorkerSetup, int], ...] = ()
 
     def lines(self) -> list[str]:
         """Format the workers."""
@@ -69,6 +74,19 @@ class WorkerSetup:
         if self.differences:
             lines.append(f"versions differ between this program and workers: {'; '.join(self.differences)}")
         return lines
+
+
+class ReadOnce:
+    """Reads the volume of one task once, for all corpora that get it."""
+
+    def __init__(self) -> None:
+        self._volume: Volume | None = None
+
+    def __call__(self, row: ManifestRow, limit_bytes: int | None) -> Volume:
+        """Return the volume of a row; errors as `read_volume`, which are not kept."""
+        if self._volume is None:
+            self._volume = read_volume(row, limit_bytes)
+        return self._volume
 
 
 def prepare_worker(setup: WorkerSetup) -> WorkerContext:
@@ -91,14 +109,24 @@ def prepare_worker(setup: WorkerSetup) -> WorkerContext:
         watchdog=Watchdog(TimeLimit(setup.time_limit, setup.recipe.nfe), timeout_folder(setup.root)),
     )
     warm_up(worker)
-    return replace(worker, counters=COUNTERS)
+    worker = replace(worker, counters=COUNTERS)
+    # they share the locks: one network at a time, and one volume that is large
+    also = (
+        (replace(prepare_worker(one), sampling=worker.sampling, admission=worker.admission), replicas)
+        for one, replicas in setup.also
+    )
+    return replace(worker, also=tuple(also))
 
 
 def run_task(state: str, task: Task) -> Outcome:
     """Build one volume in a worker, in the context of this name."""
     worker: WorkerContext = worker_state(state)
+    read = ReadOnce() if worker.also else worker.read
     with worker.counters.working(state, task.name):
-        outcome = build_volume(task, worker)
+        outcome = build_volume(task, replace(worker, read=read))
+        for other, replicas in worker.also if outcome.status != "failed" else ():
+            if task.replica < (task.row.replicas or replicas):
+                build_volume(task, replace(other, read=read))  # its own run reports what failed
     worker.counters.count_volume(outcome.status, outcome.num_slices, outcome.seconds, outcome.reason)
     return outcome
 
@@ -115,16 +143,35 @@ def connected(build: ResolvedBuild, say: Callable[[str], None]) -> AbstractConte
     return build.cluster.connect(build.options.cluster, request)
 
 
-def prepare_workers(connection: Connection, build: ResolvedBuild, token: str) -> tuple[WorkerSetup, CorpusStore]:
+def prepare_workers(
+    connection: Connection, build: ResolvedBuild, token: str, also: Sequence[tuple[ResolvedBuild, str, int]] = ()
+) -> tuple[WorkerSetup, CorpusStore]:
     """Compare the workers, open or create the corpus, and set up every worker, under the lease of this token.
+
+    `also` has further builds that get the same volumes, each with the token of its lease and its number of replicas.
 
     Raises
     ------
     RequestError
         If they cannot build this corpus, which may already have been created.
     """
-    options = build.options
     machines = ask_workers(connection.client, describe_machine)
+    setup, store = _setup(connection, build, token, machines)
+    others = [(_setup(connection, one, its_token, machines)[0], replicas) for one, its_token, replicas in also]
+    setup = replace(setup, also=tuple(others))
+    try:
+        install_metrics(connection.client)
+        install_state(connection.client, setup.state, prepare_worker, (setup,))
+    except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
+        forget_workers(connection, setup)
+        raise RequestError(f"the workers cannot be prepared: {error}") from None
+    return setup, store
+
+
+def _setup(
+    connection: Connection, build: ResolvedBuild, token: str, machines: Mapping[str, Machine]
+) -> tuple[WorkerSetup, CorpusStore]:
+    options = build.options
     device = common_device(machines, build.uses_model)
     classes = common_classes(machines, device, options.allow_mixed_devices)
     recipe = build.recipe(device)
@@ -148,12 +195,6 @@ def prepare_workers(connection: Connection, build: ResolvedBuild, token: str) ->
         devices=count_devices(machines),
         differences=tuple(version_differences(machines)),
     )
-    try:
-        install_metrics(connection.client)
-        install_state(connection.client, setup.state, prepare_worker, (setup,))
-    except (ValueError, OSError, RuntimeError, ImportError) as error:  # ValueError: RequestError, CheckpointError
-        forget_workers(connection, setup)
-        raise RequestError(f"the workers cannot be prepared: {error}") from None
     return setup, store
 
 

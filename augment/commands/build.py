@@ -11,6 +11,7 @@ from rephase.builder.options import ARGUMENTS, BuildOptions, Group, flag
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, argument, indent
 from rephase.diffusion.phases import PHASES
 from rephase.scanner.arrays import ARRAYS
+from rephase.text import parse_names
 
 _TITLES: dict[Group, str] = {
     "phase": "phase", "scanner": "scanner", "source": "source data", "execution": "execution", "run": "this run",
@@ -43,6 +44,7 @@ def register(commands: Commands) -> None:
         "Exit status: 0 all done; 1 some volumes failed; 2 usage error, nothing was built; 130 interrupted.",
         "rephase build brain.csv brain.zarr\n"
         "rephase build brain.csv brain.zarr --phase smooth --workers 4\n"
+        "rephase build brain.csv brain.zarr --phase zero,smooth,field     # brain-zero.zarr, brain-smooth.zarr, ...\n"
         "rephase build brain.csv brain.zarr --cluster tls://10.0.0.1:8786 --workers 8\n"
         "rephase build brain.csv brain.zarr --retry-failed",
     )
@@ -82,22 +84,26 @@ def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: 
             if one.group != group or name in omit:
                 continue
             default = getattr(BuildOptions, name)
+            several = name == "phase"  # separated by commas: a corpus each
             if one.metavar is None:
                 section.add_argument(flag(name), action="store_true", help=one.help)
             else:
                 section.add_argument(
                     flag(name),
                     default=default,
-                    type=argument(one.parse),
+                    type=argument(parse_phases if several else one.parse),
                     metavar=one.metavar,
-                    choices=one.choices or None,
+                    choices=None if several else one.choices or None,
                     help=one.help,
                 )
 
 
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
-    """Return the build options from the parsed arguments; others have their defaults."""
-    return BuildOptions(**{name: getattr(arguments, name) for name in ARGUMENTS if hasattr(arguments, name)})
+    """Return the build options from the parsed arguments, those of the first phase; others have their defaults."""
+    values = {name: getattr(arguments, name) for name in ARGUMENTS if hasattr(arguments, name)}
+    if values.get("phase"):
+        values["phase"] = values["phase"][0]
+    return BuildOptions(**values)
 
 
 def plan_build(arguments: argparse.Namespace) -> CommandResult:
@@ -107,11 +113,12 @@ def plan_build(arguments: argparse.Namespace) -> CommandResult:
     from rephase.builder.plan import make_plan
     from rephase.manifests.parse import read_manifest
 
-    options = build_options(arguments)
-    manifest = read_manifest(arguments.manifest, options.read_columns)
+    options = _several_options(arguments) or {arguments.corpus: build_options(arguments)}
+    manifest = read_manifest(arguments.manifest, next(iter(options.values())).read_columns)
     with tqdm(desc="reading headers", unit="header", delay=1, disable=not sys.stderr.isatty()) as bar:
-        plan = make_plan(manifest, arguments.corpus, options, lambda: bar.update() and None)
-    return CommandResult(0, plan.lines(), plan.to_json())
+        plans = [make_plan(manifest, root, one, lambda: bar.update() and None) for root, one in options.items()]
+    lines = [line for plan in plans for line in (*plan.lines(), "")][:-1]
+    return CommandResult(0, lines, plans[0].to_json() if len(plans) == 1 else [plan.to_json() for plan in plans])
 
 
 def run_build(arguments: argparse.Namespace) -> CommandResult:
@@ -119,6 +126,8 @@ def run_build(arguments: argparse.Namespace) -> CommandResult:
     from rephase.builder.run import build
     from rephase.manifests.parse import read_manifest
 
+    if _several_options(arguments):
+        return _build_several(arguments)
     options = build_options(arguments)
     manifest = read_manifest(arguments.manifest, options.read_columns)
     summary = build(manifest, arguments.corpus, options)
@@ -126,6 +135,44 @@ def run_build(arguments: argparse.Namespace) -> CommandResult:
     if summary.interrupted or summary.stopped:
         lines.append(f"to resume: {resume_command(arguments)}")
     return CommandResult(summary.exit_status, lines, summary.to_json())
+
+
+def parse_phases(text: str) -> tuple[str, ...]:
+    """Parse the names of one or more phases, separated by commas."""
+    phases = parse_names(text)
+    if unknown := [phase for phase in phases if phase not in PHASES]:
+        raise ValueError(f"invalid choice: {unknown[0]!r} (choose from {', '.join(PHASES)})")
+    if not phases or len(set(phases)) < len(phases):
+        raise ValueError(f"found {text!r}; expected different phases")
+    return phases
+
+
+def _several_options(arguments: argparse.Namespace) -> dict[str, BuildOptions]:
+    """Return the options of each corpus by its path; empty for a single phase."""
+    phases = arguments.phase or ()
+    if len(phases) < 2:
+        return {}
+    from rephase.builder.several import options_of, phase_roots
+
+    single = argparse.Namespace(**vars(arguments) | {"phase": None, "checkpoint": None, "steps": None, "replicas": 1})
+    options = build_options(single)
+    given = {name: getattr(arguments, name) for name in ("checkpoint", "steps", "replicas")}
+    roots = phase_roots(arguments.corpus, phases)
+    return {roots[phase]: options_of(options, phase, given) for phase in phases}
+
+
+def _build_several(arguments: argparse.Namespace) -> CommandResult:
+    from rephase.builder.several import build_phases
+    from rephase.manifests.parse import read_manifest
+
+    options = _several_options(arguments)
+    manifest = read_manifest(arguments.manifest, next(iter(options.values())).read_columns)
+    summaries = build_phases(manifest, options)
+    lines = [line for summary in summaries for line in (*summary.lines(), "")][:-1]
+    if any(summary.interrupted or summary.stopped for summary in summaries):
+        lines.append(f"to resume: {resume_command(arguments)}")
+    status = max(summary.exit_status for summary in summaries)
+    return CommandResult(status, lines, [summary.to_json() for summary in summaries])
 
 
 def resume_command(arguments: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from rephase.diffusion.generators import PhaseGenerator
 from rephase.diffusion.phases import PHASES
 from rephase.diffusion.registry import generator_for, make_generator
 from rephase.errors import RequestError
+from rephase.manifests.record import ManifestRow
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.timeout import Watchdog
+from rephase.readers.registry import read_volume
+from rephase.readers.volume import Volume
 from rephase.scanner.arrays import BANK
 from rephase.scanner.bank import CoilBank, read_bank
 
@@ -27,6 +31,8 @@ class WorkerContext:
     """State shared by the volumes of one process: the corpus, the recipe, the generator, and the sampling lock.
 
     `generator` is None for real phase. `environment` is stored in every receipt; with `allow_mixed` it may differ.
+    `read` reads a volume. `also` has the contexts of further corpora that get the same volumes, each with its number of
+    replicas.
     """
 
     store: CorpusStore
@@ -42,6 +48,8 @@ class WorkerContext:
     sampling: threading.Lock = field(default_factory=threading.Lock)
     admission: AdmissionLock = field(default_factory=AdmissionLock)
     counters: Counters = field(default_factory=Counters)
+    read: Callable[[ManifestRow, int | None], Volume] = read_volume
+    also: tuple[tuple[WorkerContext, int], ...] = ()
 
     def generator_for(self, sequence: str | None) -> PhaseGenerator | None:
         """Return the generator of a volume of this family; None for real phase."""
