@@ -126,7 +126,7 @@ class Binding:
     def _contradicted(self, volume: int, receipt: dict[str, Any]) -> str | None:
         try:
             return self._columns.contradicted(volume, receipt)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise ShardError(f"its receipt is not one of format 1 ({type(error).__name__}: {error})") from None
 
     def _receipt(self, name: str, digest: str) -> dict[str, Any]:

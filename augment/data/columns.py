@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, index_row, read_index, verify_checksum
+from rephase.corpus.index import INDEX_KEY, OPTIONAL_COLUMNS, index_facts, read_index, verify_checksum
 from rephase.corpus.layout import DTYPES, open_attributes
 from rephase.corpus.receipt import is_volume_name
 from rephase.corpus.storage.open import open_storage
@@ -118,12 +118,20 @@ class Columns:
 
     def contradicted(self, position: int, receipt: Mapping[str, Any]) -> str | None:
         """Return the first column whose value is not what follows from the receipt of its volume; None without one."""
-        expected = index_row(self.value("name", position), receipt)
-        for column in self._columns:
-            if column not in _DIGESTS:  # the caller has compared it
-                found, right = self.value(column, position), _plain(column, expected[column])
-                if found != right and not (found != found and right != right):  # NaN is unknown
-                    return column
+        expected = index_facts(self.value("name", position), receipt)
+        for column, values in self._columns.items():
+            if column in _DIGESTS:  # the caller has compared it
+                continue
+            right = expected[column]
+            if isinstance(values, _Words):
+                text = _SEPARATOR.join(right) if column == "audit" else right or ""
+                is_same = values.texts[values.codes[position]] == text.encode()
+            elif values.dtype.kind == "b":
+                is_same = values[position] == bool(right)
+            else:
+                is_same = np.isnan(values[position]) if right is None else values[position] == right
+            if not is_same:
+                return column
         return None
 
     def take(self, rows: NDArray[np.intp]) -> Columns:
@@ -229,14 +237,6 @@ def _columns_of(text: str) -> Iterator[tuple[str, list[Any]]]:
         if not isinstance(values, list):
             raise ValueError(f"column {column} is not a list")
         yield column, values
-
-
-def _plain(column: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value, as `Columns.value` returns it
-    if column in FACTS and FACTS[column].kind == "flag":
-        return bool(value)
-    if column in _NUMBERS:
-        return np.nan if value is None else value
-    return tuple(value) if column == "audit" else value or ""
 
 
 def _pack(column: str, values: list[Any]) -> _Words | NDArray[Any]:
