@@ -18,6 +18,7 @@ from rephase.commands.result import (
     names,
     whole,
 )
+from rephase.commands.segmentation import register_segmentation
 from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.shipped import find_checkpoint
 
@@ -59,6 +60,7 @@ def register(commands: Commands) -> None:
     inner = evaluate.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _register_phase(inner)
     register_experiments(inner)
+    register_segmentation(inner)
 
 
 def _register_fit(commands: Commands) -> None:

@@ -47,6 +47,8 @@ class Study:
         Differences to judge.
     statistics
         Bootstrap.
+    must_beat_untrained
+        Whether nothing is measurable unless real data train a better network than `untrained`.
     """
 
     experiment: str
@@ -56,6 +58,7 @@ class Study:
     untrained: str | None
     comparisons: tuple[Comparison, ...]
     statistics: StatisticsConfig
+    must_beat_untrained: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,10 @@ class CrimeRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of an experiment; `seconds` of CPU time is not part of its JSON, which repeated runs share."""
+    """The outcome of an experiment; `seconds` of CPU time is not part of its JSON, which repeated runs share.
+
+    `findings` are sentences on what the figures show, and what they do not.
+    """
 
     study: Study
     settings: Mapping[str, Any]
@@ -99,12 +105,14 @@ class Outcome:
     scores: list[dict[str, Any]]
     pictures: Mapping[str, Mapping[str, NDArray[np.float32]]]
     seconds: float
+    findings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but pictures and times as JSON values."""
         return {
             "experiment": self.study.experiment,
             "settings": self.settings,
+            "findings": list(self.findings),
             "notes": self.notes,
             "leaks": [asdict(one) | {"text": one.text} for one in self.leaks],
             "gates": {model: [asdict(one) for one in gates] for model, gates in self.gates.items()},
@@ -252,7 +260,7 @@ def _gate(
 ) -> Gate:
     first = next(iter(study.metrics))
     zero, real = (float(tables[name][where, first].mean()) for name in (ZERO, REAL))
-    untrained = None if start is None else float(start[where, first].mean())
+    untrained = None if start is None or not study.must_beat_untrained else float(start[where, first].mean())
     return sanity(where, zero, real, untrained, study.metrics[first], study.untrained or "")
 
 

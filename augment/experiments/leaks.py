@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rephase.diffusion.phases import PHASES
+from rephase.diffusion.shipped import describe_missing, shipped_weights
 from rephase.errors import RequestError
+from rephase.experiments.arms import REAL, ZERO
+from rephase.experiments.corpora import Corpora
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,36 @@ def find_leaks(name: str, card: Path, train: Mapping[str, str], test: Mapping[st
         return tuple(sorted(volume for volume, digest in volumes.items() if digest in seen))
 
     return Leak(name, met(train), met(test), known=True)
+
+
+def leaks_of(corpora: Corpora, names: Sequence[str], checkpoint: Path | None) -> list[Leak]:
+    """Compare the weights of the learned phases with the rows of both splits.
+
+    Parameters
+    ----------
+    corpora
+        Those of the experiment.
+    names
+        Names of the corpora that arms are trained on.
+    checkpoint
+        Weights of the phase `diffusion`; None for the shipped ones.
+
+    Raises
+    ------
+    RequestError
+        If weights are missing, or their model card cannot be read.
+    """
+    found = []
+    for name in names:
+        phase = PHASES.get(name)
+        if phase is None or not phase.learned or phase.weights is None:
+            continue
+        weights = (checkpoint if name == "diffusion" else None) or shipped_weights(phase.weights)
+        if weights is None:
+            raise RequestError(f"arm {name}: {describe_missing(phase.weights)}")
+        # weights may have seen a row with its phase, or its magnitude alone
+        train = {f"{volume} (magnitude)": digest for volume, digest in corpora.sources(name).items()}
+        test = {f"{volume} (magnitude)": digest for volume, digest in corpora.sources(ZERO, test=True).items()}
+        train, test = train | corpora.sources(REAL), test | corpora.sources(REAL, test=True)
+        found.append(find_leaks(name, weights.with_suffix(".json"), train, test))
+    return found

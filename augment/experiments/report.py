@@ -60,6 +60,13 @@ def headline(outcome: Outcome) -> str:
 
 def sections(outcome: Outcome) -> Iterator[Section]:
     """Yield the tables: whether anything was measured, verdicts, arms, controls."""
+    if outcome.findings:
+        yield Section(
+            "What it shows",
+            "In words, from the figures below.",
+            ("finding",),
+            tuple((one,) for one in outcome.findings),
+        )
     yield _gates(outcome)
     models = list(outcome.gates)
     for model in models:
@@ -96,8 +103,10 @@ def _gates(outcome: Outcome) -> Section:
     )
     return Section(
         "Can anything be measured?",
-        "A condition counts only if real data train a better network than none, and zero phase a worse one than real "
-        "data; otherwise the data or the network are too small, and its table ranks nothing.",
+        "A condition counts only if "
+        + ("real data train a better network than none, and " if outcome.study.must_beat_untrained else "")
+        + "zero phase trains a worse one than real data; otherwise the data or the network are too small, and its "
+        "table ranks nothing.",
         ("network", "test", "result", "reason"),
         rows,
     )

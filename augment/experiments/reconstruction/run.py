@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rephase.diffusion.phases import PHASES
-from rephase.diffusion.shipped import describe_missing, shipped_weights
-from rephase.errors import RequestError
-from rephase.experiments.arms import REAL, ZERO, parse_arms
+from rephase.experiments.arms import parse_arms
 from rephase.experiments.conclusions import Outcome, Study, conclude
-from rephase.experiments.corpora import Corpora, make_corpora
+from rephase.experiments.corpora import make_corpora
 from rephase.experiments.jobs import default_workers, run_jobs
-from rephase.experiments.leaks import Leak, find_leaks
+from rephase.experiments.leaks import leaks_of
 from rephase.experiments.provenance import code_digest, notes_on, settings_of
 from rephase.experiments.reconstruction.config import (
     METRICS,
@@ -91,7 +88,7 @@ def evaluate(request: Request, config: ReconstructionConfig) -> Outcome:
         results,
         baseline,
         settings=settings | {"config": asdict(config)},
-        leaks=_leaks(request, corpora, names),
+        leaks=leaks_of(corpora, names, request.checkpoint),
         notes=[*notes, *corpora.skipped],
         skipped=bool(corpora.skipped),
     )
@@ -110,21 +107,3 @@ def _dependencies(config: ReconstructionConfig, settings: Mapping[str, Any]) -> 
         )
     )
     return kept | {"matrix": config.data.matrix, "machine": settings["machine"], "code_sha256": code}
-
-
-def _leaks(request: Request, corpora: Corpora, names: Sequence[str]) -> list[Leak]:
-    """Compare the weights of the learned phases with the rows of both splits."""
-    found = []
-    for name in names:
-        phase = PHASES.get(name)
-        if phase is None or not phase.learned or phase.weights is None:
-            continue
-        weights = (request.checkpoint if name == "diffusion" else None) or shipped_weights(phase.weights)
-        if weights is None:
-            raise RequestError(f"arm {name}: {describe_missing(phase.weights)}")
-        # weights may have seen a row with its phase, or its magnitude alone
-        train = {f"{volume} (magnitude)": digest for volume, digest in corpora.sources(name).items()}
-        test = {f"{volume} (magnitude)": digest for volume, digest in corpora.sources(ZERO, test=True).items()}
-        train, test = train | corpora.sources(REAL), test | corpora.sources(REAL, test=True)
-        found.append(find_leaks(name, weights.with_suffix(".json"), train, test))
-    return found

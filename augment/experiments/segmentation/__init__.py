@@ -1,0 +1,1 @@
+"""The experiment on segmentation: skull stripping from complex images and from k-space."""
