@@ -1,14 +1,24 @@
-"""`rephase evaluate reconstruction`."""
+"""`rephase evaluate reconstruction`, and what commands of experiments share."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from rephase.commands.result import CommandResult, Commands, PrintSchema, add_command, add_json, count, counts, names
 from rephase.diffusion.phases import generated_phases
 from rephase.diffusion.shipped import find_checkpoint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from rephase.experiments.reconstruction.run import Request
+
+    C = TypeVar("C", bound=DataclassInstance)
 
 
 def register_experiments(inner: Commands) -> None:
@@ -35,7 +45,37 @@ def register_experiments(inner: Commands) -> None:
         "rephase evaluate reconstruction --real pairs.csv --magnitudes archive.csv --preset standard -o runs/r\n"
         "rephase evaluate reconstruction --real fastmri.csv --preset fastmri --device cuda -o runs/fastmri",
     )
-    add = reconstruction.add_argument
+    add_options(reconstruction, ("quick", "standard", "fastmri"), "reconstruction.config:ReconstructionConfig")
+    reconstruction.add_argument(
+        "--accelerations", type=counts, metavar="R,R", help="undersampling factors (default: those of the preset)"
+    )
+
+
+def evaluate_reconstruction(arguments: argparse.Namespace) -> CommandResult:
+    """Run `rephase evaluate reconstruction`."""
+    from rephase.experiments.reconstruction.config import ReconstructionConfig, preset
+    from rephase.experiments.reconstruction.run import evaluate
+    from rephase.experiments.report import markdown
+
+    config = read_settings(arguments, preset, ReconstructionConfig, ("seeds", "accelerations"))
+    with resumable(arguments):
+        outcome = evaluate(read_request(arguments), config)
+    return CommandResult(1 if outcome.skipped else 0, [markdown(outcome)], outcome.to_json())
+
+
+def add_options(parser: argparse.ArgumentParser, presets: Sequence[str], config: str) -> None:
+    """Add the options that all experiments have.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    presets
+        Their names, the default first.
+    config
+        `module:class` of the configuration, below `rephase.experiments`.
+    """
+    add = parser.add_argument
     add("--real", type=Path, required=True, metavar="M.csv", help="manifest of rows with real phase")
     add("--train-split", default="train", metavar="NAME", help="split to train on (default: train)")
     add("--test-split", default="test", metavar="NAME", help="split to test on (default: test)")
@@ -46,38 +86,47 @@ def register_experiments(inner: Commands) -> None:
         help="magnitudes of the synthetic arms (default: those of the training rows)",
     )
     add("--arms", type=names, metavar="A,B", help="arms (default: those of the preset)")
-    add("--accelerations", type=counts, metavar="R,R", help="undersampling factors (default: those of the preset)")
     add("--seeds", type=count, metavar="N", help="trainings of each arm (default: that of the preset)")
-    add("--preset", choices=("quick", "standard", "fastmri"), metavar="P", help="quick (default), standard or fastmri")
+    add("--preset", choices=presets, metavar="P", help=f"{presets[0]} (default), {' or '.join(presets[1:])}")
     add("--config", type=Path, metavar="T.toml", help="settings of your own instead of a preset")
-    add("--schema", action=PrintSchema, const="rephase.experiments.reconstruction.config:ReconstructionConfig")
+    add("--schema", action=PrintSchema, const=f"rephase.experiments.{config}")
     add("--checkpoint", type=find_checkpoint, metavar="C", help="weights of diffusion (default: the default weights)")
     add("--device", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     add("--workers", type=count, metavar="N", help="processes; changes no result (default: one per core, or one GPU)")
     add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder for corpora, results and page")
-    add_json(reconstruction)
+    add_json(parser)
 
 
-def evaluate_reconstruction(arguments: argparse.Namespace) -> CommandResult:
-    """Run `rephase evaluate reconstruction`."""
+def read_settings(
+    arguments: argparse.Namespace, preset: Callable[[str], Path], kind: type[C], names: Sequence[str]
+) -> C:
+    """Read the preset or --config, with the options of these names in place of its values.
+
+    Raises
+    ------
+    RequestError
+        If both are given, or a value is wrong.
+    """
     from dataclasses import asdict
 
     from rephase.config import ConfigError, from_mapping, read_config
     from rephase.errors import RequestError
-    from rephase.experiments.reconstruction.config import ReconstructionConfig, preset
-    from rephase.experiments.reconstruction.run import Request, evaluate
-    from rephase.experiments.report import markdown
 
     if arguments.preset and arguments.config:
         raise RequestError("--preset and --config: expected one of them")
-    config = read_config(arguments.config or preset(arguments.preset or "quick"), ReconstructionConfig)
-    changes = {"seeds": arguments.seeds, "accelerations": arguments.accelerations}
-    given = {name: value for name, value in changes.items() if value is not None}
+    config = read_config(arguments.config or preset(arguments.preset or "quick"), kind)
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     try:
-        config = from_mapping(asdict(config) | given, ReconstructionConfig)
+        return from_mapping(asdict(config) | given, kind)
     except ConfigError as error:
         raise RequestError("\n".join(f"--{problem}" for problem in error.problems)) from None
-    request = Request(
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """Return the data that are asked for."""
+    from rephase.experiments.reconstruction.run import Request
+
+    return Request(
         manifest=arguments.real,
         train_split=arguments.train_split,
         test_split=arguments.test_split,
@@ -88,9 +137,13 @@ def evaluate_reconstruction(arguments: argparse.Namespace) -> CommandResult:
         device=arguments.device,
         workers=arguments.workers,
     )
+
+
+@contextmanager
+def resumable(arguments: argparse.Namespace) -> Iterator[None]:
+    """Say how an interrupted run is resumed."""
     try:
-        outcome = evaluate(request, config)
+        yield
     except KeyboardInterrupt:
         sys.stderr.write(f"results are kept in {arguments.output}; run the same command again to resume\n")
         raise
-    return CommandResult(1 if outcome.skipped else 0, [markdown(outcome)], outcome.to_json())

@@ -103,6 +103,7 @@ def _dependencies(config: ReconstructionConfig, settings: Mapping[str, Any]) -> 
     code = code_digest(
         (
             "rephase.experiments.slices",
+            "rephase.experiments.loop",
             *(f"rephase.experiments.reconstruction.{name}" for name in ("networks", "training")),
         )
     )

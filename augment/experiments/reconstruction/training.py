@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from rephase.diffusion.fourier import ifft2c
 from rephase.errors import RequestError
 from rephase.experiments.arms import REAL, ZERO, Arm
 from rephase.experiments.corpora import Corpora
+from rephase.experiments.loop import endless_batches, is_of, people_of, rate
 from rephase.experiments.reconstruction.config import METRICS, ReconstructionConfig, condition, crime_condition
 from rephase.experiments.reconstruction.networks import make_network
 from rephase.experiments.slices import ResizedSlices
@@ -103,9 +103,9 @@ class Reconstruction:
             if name is None:
                 continue
             known = KSpaceSlices(self.corpora.train[name])
-            people = list(_people(known).values())
+            people = list(people_of(known).values())
             chosen = draw_subjects(people, arm.real_percent, seed) if name == REAL else sorted(set(people))
-            own = KSpaceSlices(self.corpora.train[name], where=partial(_is_of, frozenset(chosen)))
+            own = KSpaceSlices(self.corpora.train[name], where=partial(is_of, frozenset(chosen)))
             angle = seed if arm.random_angle else None
             sets.append(ResizedSlices(own, self.config.data.matrix, masked, random_angle=angle))
             subjects |= set(chosen)
@@ -118,12 +118,12 @@ class Reconstruction:
         peak = config.learning_rate * (config.finetune_rate if job.start is not None else 1.0)
         optimiser = torch.optim.AdamW(network.parameters(), lr=peak)
         warmup = min(config.warmup, job.steps // 2)
-        batches = _batches(data, config.batch)
+        batches = endless_batches(data, config.batch)
         losses: list[float] = []
         network.train()
         for step in range(job.steps):
             for group in optimiser.param_groups:
-                group["lr"] = peak * _rate(step, job.steps, warmup)
+                group["lr"] = peak * rate(step, job.steps, warmup)
             kspace, mask, target = (part.to(self.device) for part in next(batches))
             # relative to the slice, so that dark volumes count as bright ones
             norm = target.square().mean(dim=(-2, -1)).sqrt() + 1e-12
@@ -211,28 +211,6 @@ def check_single_coil(corpora: Corpora) -> None:
             raise RequestError(f"{root}: has several coils; expected single-coil k-space")
 
 
-def _is_of(subjects: frozenset[str], row: Mapping[str, Any]) -> bool:
-    return (row["patient_id"] or row["name"]) in subjects
-
-
-def _people(slices: KSpaceSlices) -> Mapping[str, str]:
-    return {name: slices.volume_attributes(number)["patient_id"] or name for number, name in enumerate(slices.volumes)}
-
-
-def _batches(data: Any, size: int) -> Iterator[tuple[Tensor, ...]]:  # noqa: ANN401 - a mixture
-    """Yield batches without end; one may reach into the next epoch."""
-    items: list[_Item] = []
-    epoch = 0
-    while True:
-        data.set_epoch(epoch)
-        for place in range(len(data)):
-            items.append(data[place])
-            if len(items) == size:
-                yield tuple(torch.stack(part) for part in zip(*items, strict=True))
-                items = []
-        epoch += 1
-
-
 def _chunks(values: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
     return ((start, values[start : start + size]) for start in range(0, len(values), size))
 
@@ -240,9 +218,3 @@ def _chunks(values: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
 def _centre(factor: int) -> float:
     """Return fastMRI's share of fully sampled central columns: 8 % at 4-fold, 4 % at 8-fold undersampling."""
     return 0.32 / factor
-
-
-def _rate(step: int, steps: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

@@ -67,7 +67,6 @@ class KSpaceNetwork(Segmenter):
         super().__init__()
         widths = (1, config.complex_channels, config.complex_channels, 1)
         self.layers = nn.ModuleList(ComplexConvolution(a, b, config.kernel) for a, b in pairwise(widths))
-        self.window = ComplexConvolution(1, 1, config.kernel)
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Return the magnitude of the image of the output."""
@@ -87,8 +86,7 @@ class KSpaceNetwork(Segmenter):
             if place:
                 real, imaginary = F.leaky_relu(real, 0.1), F.leaky_relu(imaginary, 0.1)
             real, imaginary = layer(real, imaginary)
-        window = self.window(kspace.real[:, None], kspace.imag[:, None])
-        return ifft2c(torch.complex(real + window[0], imaginary + window[1])[:, 0])
+        return ifft2c(torch.complex(real, imaginary)[:, 0])
 
 
 class ComplexConvolution(nn.Module):
