@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rephase import metrics, transforms
-    from rephase.api import add_phase, build, export, plan, repair, report, status, verify
+    from rephase.api import add_phase, build, build_phases, export, plan, repair, report, status, verify
     from rephase.data.fastmri_slices import FastMRISlices
     from rephase.data.kspace_slices import KSpaceSlices
     from rephase.data.masks import ColumnMask, MaskedSlices
@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "add_phase",
     "build",
+    "build_phases",
     "export",
     "fft2c",
     "ifft2c",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "rephase.api": ("add_phase", "build", "export", "plan", "repair", "report", "status", "verify"),
+    "rephase.api": ("add_phase", "build", "build_phases", "export", "plan", "repair", "report", "status", "verify"),
     "rephase.data.fastmri_slices": ("FastMRISlices",),
     "rephase.data.kspace_slices": ("KSpaceSlices",),
     "rephase.data.masks": ("ColumnMask", "MaskedSlices"),

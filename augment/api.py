@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Source = Manifest | Iterable[Mapping[str, object]] | str | os.PathLike[str]
 
-__all__ = ["add_phase", "build", "export", "plan", "repair", "report", "status", "verify"]
+__all__ = ["add_phase", "build", "build_phases", "export", "plan", "repair", "report", "status", "verify"]
 
 
 def build(
@@ -75,6 +75,47 @@ def build(
     return build_corpus(
         _manifest(manifest, corpus, resolved, keep=True), os.fspath(corpus), resolved, progress=progress
     )
+
+
+def build_phases(
+    manifest: Source,
+    corpus: str | os.PathLike[str],
+    phases: Sequence[str],
+    *,
+    progress: bool = True,
+    **options: object,
+) -> list[BuildSummary]:
+    """Build or resume a corpus for each of several phases, from one reading of every source.
+
+    Parameters
+    ----------
+    manifest, progress, options
+        As `build`; `checkpoint`, `steps` and `replicas` hold for the phases that have them.
+    corpus
+        Path or URL, to whose name each phase is added: `brain-zero.zarr` for `brain.zarr`.
+    phases
+        Such as `["zero", "smooth", "diffusion"]`.
+
+    Returns
+    -------
+    summaries
+        In the order of the phases.
+    """
+    from rephase.builder.several import build_phases as build_all
+    from rephase.builder.several import options_of, phase_roots
+    from rephase.diffusion.phases import PHASES
+
+    for phase in phases:
+        if phase not in PHASES or list(phases).count(phase) > 1:
+            raise RequestError(
+                f"phases {list(phases)}: found {phase!r}; expected different ones of {', '.join(PHASES)}"
+            )
+    given: dict[str, object] = {name: options[name] for name in ("checkpoint", "steps", "replicas") if name in options}
+    resolved = _build_options({name: value for name, value in options.items() if name not in given})
+    parsed = {name: getattr(_build_options({"phase": "diffusion", **given}), name) for name in given}
+    roots = phase_roots(os.fspath(corpus), phases)
+    rows = _manifest(manifest, next(iter(roots.values())), resolved, keep=True)
+    return build_all(rows, {roots[phase]: options_of(resolved, phase, parsed) for phase in phases}, progress=progress)
 
 
 def plan(manifest: Source, corpus: str | os.PathLike[str], **options: object) -> Plan:
@@ -346,6 +387,11 @@ def _manifest(source: Source, corpus: str | os.PathLike[str], options: BuildOpti
     return read_manifest(path, options.read_columns)
 
 
+def _cell(value: object) -> str:
+    """Format a value as a manifest has it: numbers of a tuple, such as `spacing_mm`, separated by blanks."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _csv_of(rows: list[Mapping[str, object]]) -> str:
     """Format rows as a manifest with absolute paths."""
     from rephase.manifests.manifest import PATH_COLUMNS
@@ -356,7 +402,7 @@ def _csv_of(rows: list[Mapping[str, object]]) -> str:
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells = {name: str(value) for name, value in row.items() if value is not None}
+        cells = {name: _cell(value) for name, value in row.items() if value is not None}
         for name in PATH_COLUMNS:
             if cells.get(name) and not is_url(cells[name]):
                 cells[name] = os.path.abspath(cells[name])  # noqa: PTH100 - `resolve` would follow links

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rephase
 import rephase.builder.workers as workers_module
 from rephase.builder.options import BuildOptions
 from rephase.builder.resolve import make_recipe
@@ -18,6 +19,7 @@ from rephase.cli import main
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
 from rephase.data.kspace_slices import KSpaceSlices
+from rephase.errors import RequestError
 from rephase.manifests.parse import read_manifest
 from rephase.pipeline.environment import environment_class
 from rephase.pipeline.task import Task
@@ -97,6 +99,17 @@ def test_phases_that_make_no_sense_are_one_line(manifest, capsys, words):
 def test_a_request_that_one_corpus_refuses_starts_nothing(manifest):
     (manifest.parent / "c-zero.zarr").write_text("a file")
     corpora = {str(manifest.parent / f"c-{phase}.zarr"): BuildOptions(phase=phase) for phase in ("smooth", "zero")}
-    with pytest.raises(Exception, match=r"c-zero\.zarr: is a file"):
+    with pytest.raises(RequestError, match=r"c-zero\.zarr: is a file"):
         build_phases(read_manifest(manifest), corpora)
     assert not (manifest.parent / "c-smooth.zarr").exists()
+
+
+def test_the_python_function_has_the_same_requests(manifest):
+    corpus = manifest.parent / "c.zarr"
+    for phases in (["zero", "zero"], ["zero", "wavy"]):
+        with pytest.raises(RequestError, match="expected different ones of"):
+            rephase.build_phases(manifest, corpus, phases)
+    (manifest.parent / "c-zero.zarr").write_text("a file")
+    rows = [{"volume_id": "a", "path": manifest.parent / "a.npy", "spacing_mm": (4, 1, 1)}]
+    with pytest.raises(RequestError, match=r"c-zero\.zarr: is a file"):
+        rephase.build_phases(rows, corpus, ["smooth", "zero"], replicas=2, seed=3)
