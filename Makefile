@@ -9,7 +9,7 @@ PIP_INSTALL = $(if $(wildcard $(BIN)/uv),$(BIN)/uv pip install --quiet --compile
 # the CI adds --durations and --cpu-limit
 TEST_OPTIONS ?=
 
-.PHONY: help demo test check links format conformance reliability mutants fuzz bench scale weights figures clean
+.PHONY: help demo test check docs links format conformance reliability mutants fuzz bench scale weights figures clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -45,6 +45,9 @@ check: $(VENV)/.test links  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.test  ## build the documentation site in build/site; warnings are errors
+	$(BIN)/python -m tests.documentation
 
 # the package as one tree of links, since mypy does not follow the mapping of folders in pyproject.toml
 links:

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from rephase.data.stream import KSpaceStream
     from rephase.diffusion.fourier import fft2c, ifft2c
     from rephase.errors import RephaseError
+    from rephase.phase_transform import AddPhase
     from rephase.readers.registry import read_volume
     from rephase.readers.volume import Volume
 
     __version__: str
 
 __all__ = [
+    "AddPhase",
     "BucketBatchSampler",
     "ColumnMask",
     "FastMRISlices",
@@ -67,6 +69,7 @@ _MODULES = {
     "rephase.data.stream": ("KSpaceStream",),
     "rephase.diffusion.fourier": ("fft2c", "ifft2c"),
     "rephase.errors": ("RephaseError",),
+    "rephase.phase_transform": ("AddPhase",),
     "rephase.readers.registry": ("read_volume",),
     "rephase.readers.volume": ("Volume",),
 }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 import yaml
 from paths import PROJECT
+
+import rephase
 
 FOLDERS = ("augment", "cluster", "diffusion", "manifests")
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(path for folder in FOLDERS for path in (PROJECT / folder).rglob("*.md"))])
@@ -48,3 +52,21 @@ def test_the_sdist_has_every_document_of_the_entrance():
     (line,) = re.findall(r"^include (.*)$", (PROJECT / "MANIFEST.in").read_text("utf-8"), re.M)
     assert {path.name for path in PROJECT.glob("*.md")} - {"README.md"} <= set(line.split())
     assert "CITATION.cff" in line.split()
+
+
+def test_the_sdist_has_the_packages_and_their_tests():
+    grafted = re.findall(r"^graft (.*)$", (PROJECT / "MANIFEST.in").read_text("utf-8"), re.M)
+    assert sorted(grafted) == sorted([*FOLDERS, "tests"])
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert settings["include-package-data"] is False  # else the wheel would have the weights under the GPL
+
+
+def test_the_documentation_site_is_built_without_a_warning():
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    built = subprocess.run(
+        [sys.executable, "-m", "tests.documentation"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    page = (PROJECT / "build" / "site" / "reference" / "index.html").read_text("utf-8")
+    assert all(f'id="{module}.{name}"' in page for module, names in rephase._MODULES.items() for name in names)
+    assert "rephase view" in (PROJECT / "build" / "site" / "commands" / "index.html").read_text("utf-8")

@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from rephase.data.base import VolumeSlices
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.data.masks import ColumnMask, apply_mask, seed_of
 from rephase.data.samplers import BucketBatchSampler
@@ -66,6 +70,7 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
+        self.channels = channels
         self.down = nn.ModuleList([_block(1, channels), _block(channels, 2 * channels)])
         self.middle = _block(2 * channels, 4 * channels)
         self.up = nn.ModuleList([_block(6 * channels, 2 * channels), _block(3 * channels, channels)])
@@ -98,10 +103,24 @@ def _block(num_in: int, num_out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train(network: UNet, loader: DataLoader[Any], num_steps: int) -> None:
-    """Train with the L1 loss relative to the maximum of the volume."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=num_steps)
+def save_weights(network: UNet, path: Path) -> None:
+    """Write the weights and what `load_weights` needs, as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path, {"channels": str(network.channels)})
+
+
+def load_weights(path: Path) -> UNet:
+    """Read a network that `save_weights` wrote."""
+    with safe_open(path, "pt") as file:
+        network = UNet(int(file.metadata()["channels"]))
+        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
+    return network
+
+
+def train(network: UNet, loader: DataLoader[Any], num_steps: int, rate: float = 2e-3) -> None:
+    """Train with the L1 loss relative to the maximum of the volume; `rate` is the highest learning rate."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate / 2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=num_steps)
     network.train()
     for start, target, maximum, *_ in tqdm(_steps(loader, num_steps), total=num_steps, desc="training", unit="step"):
         error = (network(start) - target).abs().mean(dim=(1, 2, 3))
@@ -126,7 +145,7 @@ def _steps(loader: DataLoader[Any], num_steps: int) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def validate(network: UNet, dataset: KSpaceSlices) -> dict[str, dict[str, float]]:
+def validate(network: UNet, dataset: VolumeSlices) -> dict[str, dict[str, float]]:
     """Compute mean SSIM, NMSE and PSNR over the volumes, for the network and for the zero-filled image."""
     network.eval()
     volumes: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -162,6 +181,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--batch-size", type=int, default=4, help="slices per step (default: 4)")
     parser.add_argument("--acceleration", type=int, default=4, help="undersampling factor (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of weights and order (default: 0)")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="start from these weights")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the weights, such as unet.safetensors")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
@@ -182,12 +203,14 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     print(f"{len(training)} training slices, {len(validation)} validation slices of other volumes")  # noqa: T201
 
     begin = time.monotonic()
-    network = UNet()
+    network = UNet() if options.load is None else load_weights(options.load)
     batches = BucketBatchSampler(training, options.batch_size, seed=options.seed)
     train(network, DataLoader(training, batch_sampler=batches), options.steps)
     scores = validate(network, validation)
     for what, values in scores.items():
         print(f"{what:12}" + "   ".join(f"{name} {value:.4f}" for name, value in values.items()))  # noqa: T201
+    if options.save is not None:
+        save_weights(network, options.save)
     print(f"{time.monotonic() - begin:.0f} s")  # noqa: T201
     return scores
 
