@@ -132,6 +132,10 @@ class VolumeFacts:
     target_noise: str | None = _fact(
         "text", "whether the target has the added noise", words=("clean", "noisy"), in_manifest=False
     )
+    readout_start: float | None = _fact(
+        "number", "first sampled point of an asymmetric echo", unit="points", may_be_zero=True, in_manifest=False
+    )
+    elliptical: bool | None = _fact("flag", "whether the corners of k-space are not sampled", in_manifest=False)
     coil_array: str | None = _fact("text", "array of receive coils that was simulated", in_manifest=False)
     licence: str | None = _fact("text", "licence of the source", in_index=False, always=True)
 

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "readers": GROUND | {"manifests", "hdf5_files", "ismrmrd_header"},
     "corpus": GROUND | {"diffusion", "scanner"},
     # a loader needs torch and the format, nothing else
-    "data": GROUND | {"corpus", "diffusion", "hdf5_files", "ismrmrd_header"},
+    "data": GROUND | {"corpus", "diffusion", "hdf5_files", "ismrmrd_header", "scanner"},
     "exports": GROUND | {"corpus", "hdf5_files", "ismrmrd_header"},
     # what happens to one volume knows no Dask and no run
     "pipeline": GROUND | {"manifests", "readers", "corpus", "diffusion", "scanner"},

@@ -15,6 +15,7 @@ from rephase.errors import RequestError
 from rephase.facts import SPLITS
 from rephase.manifests.record import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from rephase.manifests.where import parse_where
+from rephase.scanner.acquisition import PRESETS, parse_acquisition, parse_mask
 from rephase.scanner.arrays import parse_coils, parse_noise
 from rephase.text import parse_count, parse_names, parse_size
 
@@ -69,13 +70,23 @@ def _argument(
     return {"argument": Argument(group, text, metavar, parse, choices)}
 
 
+def _acquisition_text(text: str) -> str:
+    parse_acquisition(text)
+    return text
+
+
+def _mask_text(text: str) -> str:
+    return parse_mask(text).text
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """The options of `rephase build`, `plan` and `repair`; `ARGUMENTS` explains each.
 
     `phase`, `checkpoint`, `steps`, `seed`, `share_field_by`, the options of the scanner (`coils`, `noise`,
-    `noise_covariance`, `target`, `prescan`, `storage`), `negative`, `on_crime` and `keep_columns` change the bytes of a
-    corpus, and `replicas`, `split` and `where` its volumes. The others change neither.
+    `noise_covariance`, `target`, `prescan`, `acquisition`, `mask`, `storage`), `negative`, `on_crime` and
+    `keep_columns` change the bytes of a corpus, and `replicas`, `split` and `where` its volumes. The others change
+    neither.
 
     Raises
     ------
@@ -182,6 +193,26 @@ class BuildOptions:
     prescan: int | None = field(
         default=None,
         metadata=_argument("scanner", "add N samples per coil of noise alone (default: none)", "N", parse_count),
+    )
+    acquisition: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            f"sampled part of k-space: {', '.join(PRESETS)}, or settings such as oversampling=2,partial-fourier=6/8 "
+            "(default: full)",
+            "A",
+            _acquisition_text,
+        ),
+    )
+    mask: str | None = field(
+        default=None,
+        metadata=_argument(
+            "scanner",
+            "undersample volumes of the split test, or without a split: KIND:R, such as equispaced:4 or random:8 "
+            "(default: none)",
+            "KIND:R",
+            _mask_text,
+        ),
     )
     storage: str | None = field(
         default=None,
@@ -327,11 +358,17 @@ class BuildOptions:
                 parse_noise(self.noise)
             except ValueError as error:
                 raise RequestError(f"--noise {error}") from None
-        if self.coils is not None:
-            try:
-                parse_coils(self.coils)
-            except ValueError as error:
-                raise RequestError(f"--coils {error}") from None
+        checked: tuple[tuple[str, str | None, Callable[[str], object]], ...] = (
+            ("--coils", self.coils, parse_coils),
+            ("--acquisition", self.acquisition, parse_acquisition),
+            ("--mask", self.mask, parse_mask),
+        )
+        for name, text, parse in checked:
+            if text is not None:
+                try:
+                    parse(text)
+                except ValueError as error:
+                    raise RequestError(f"{name} {error}") from None
         if wrong := sorted(set(self.split) - set(SPLITS)):
             raise RequestError(f"--split {wrong[0]}: expected some of {', '.join(SPLITS)}")
         if self.where is not None:

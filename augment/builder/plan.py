@@ -25,6 +25,7 @@ from rephase.pipeline.memory import PROCESS_BYTES, MemoryLimits, magnitude_limit
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import requested_names
 from rephase.progress import fill_unknown, makespan, mean_known
+from rephase.scanner.acquisition import parse_acquisition
 from rephase.text import format_bytes, format_seconds
 
 BYTES_PER_VOXEL = 10.2
@@ -40,11 +41,13 @@ _COIL_BYTES_PER_VOXEL = 8.0
 
 def bytes_per_voxel(recipe: Recipe) -> float:
     """Return the bytes on disk per voxel of the magnitude; the few kB of coil coefficients are not counted."""
-    if recipe.coils is None:
-        return BYTES_PER_VOXEL
     if recipe.storage == LAZY:
         return _IMAGE_BYTES_PER_VOXEL
-    return _COIL_BYTES_PER_VOXEL * recipe.num_coils + _TARGET_BYTES_PER_VOXEL
+    # columns that are not sampled compress to nothing, where bytes are compressed at all
+    more = parse_acquisition(recipe.acquisition or "full").oversampling
+    if recipe.coils is None:
+        return _TARGET_BYTES_PER_VOXEL + (BYTES_PER_VOXEL - _TARGET_BYTES_PER_VOXEL) * more
+    return _COIL_BYTES_PER_VOXEL * recipe.num_coils * more + _TARGET_BYTES_PER_VOXEL
 
 
 @dataclass

@@ -22,6 +22,7 @@ from rephase.diffusion.seen import Seen
 from rephase.diffusion.shipped import describe_missing, shipped_weights
 from rephase.errors import RequestError
 from rephase.pipeline.recipe import ALGORITHM, ALGORITHMS, LATER, Recipe, Tile
+from rephase.scanner.acquisition import parse_acquisition, parse_mask
 from rephase.scanner.arrays import BANK, parse_noise, split_coils
 from rephase.scanner.bank import CoilBank, read_bank
 from rephase.text import one_line
@@ -103,6 +104,8 @@ class ResolvedBuild:
             storage=None if self.options.coils is None else self.options.storage or LAZY,
             num_coils=self._num_coils(),
             **self._noise(),
+            acquisition=parse_acquisition(self.options.acquisition or "full").text or None,
+            mask=None if self.options.mask is None else parse_mask(self.options.mask).text,
             on_crime=None if self.options.on_crime == "warn" else self.options.on_crime,
             algorithm=self.algorithm,
         )

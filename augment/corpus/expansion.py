@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rephase.files import sha256
 if TYPE_CHECKING:
     from rephase.scanner.expand import CoilMaps
     from rephase.scanner.noise import Noise
+    from rephase.scanner.sampling import Sampling
 
 LAZY = "image+maps"
 """Value of `storage` of volumes whose k-space is computed when it is read."""
@@ -42,6 +43,27 @@ class ScanNoise:
     along: float
     seed: int
     replica: int
+
+
+@dataclass(frozen=True)
+class SampledPart:
+    """Matrix of k-space and its sampled part, as in a receipt or a row of an index."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    right: int
+    elliptical: bool
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], height: int, width: int, image_height: int) -> SampledPart | None:
+        """Return the part by `padding_left`, `padding_right`, `readout_start` and `elliptical`; None if it is all."""
+        top, elliptical = facts.get("readout_start") or 0, bool(facts.get("elliptical"))
+        part = cls(
+            int(height), int(width), int(top), int(facts["padding_left"]), int(facts["padding_right"]), elliptical
+        )
+        return None if part == cls(image_height, part.width, 0, 0, part.width, False) else part
 
 
 def scanner_digest(receipt: Mapping[str, Any]) -> str | None:
@@ -67,6 +89,8 @@ class Scan:
         `scanner_digest` of the receipt; None if unknown.
     noise
         Level, and key of the random numbers; None without noise.
+    sampled
+        What of k-space is sampled; None if every point of the image's own matrix is.
     """
 
     name: str
@@ -76,6 +100,7 @@ class Scan:
     width: int
     digest: str | None = None
     noise: ScanNoise | None = None
+    sampled: SampledPart | None = None
 
     @classmethod
     def of(cls, name: str, receipt: Mapping[str, Any]) -> Scan:
@@ -88,7 +113,8 @@ class Scan:
             level = float(receipt["noise_sigma"]), float(receipt["noise_along"])
             noise = ScanNoise(*level, int(receipt["seed"]), int(receipt["replica"]))
         digest = scanner_digest(receipt)
-        return cls(name, num_coils, int(receipt["num_slices"]), int(height), int(width), digest, noise)
+        sampled = SampledPart.of(receipt, *receipt["encoding_size"][:2], int(height))
+        return cls(name, num_coils, int(receipt["num_slices"]), int(height), int(width), digest, noise, sampled)
 
     @property
     def volume_id(self) -> str:
@@ -107,7 +133,7 @@ class Expander:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._kept: dict[Scan, tuple[CoilMaps | None, Noise | None]] = {}
+        self._kept: dict[Scan, tuple[CoilMaps | None, Noise | None, Sampling | None]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,43 +142,46 @@ class Expander:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def kspace(self, scan: Scan, image: NDArray[np.complex64], slice_index: int) -> NDArray[np.complex64]:
+    def kspace(
+        self, scan: Scan, image: NDArray[np.complex64], slice_index: int, mask: NDArray[Any] | None = None
+    ) -> NDArray[np.complex64]:
         """Return the k-space of one slice, complex64 `(coil height width)`, from its image `(height width)`.
+
+        `mask` is the volume's own sampling mask `(width)`.
 
         Raises
         ------
         ShardError
             If the coefficients are missing or damaged.
         """
-        maps, noise = self._parts(scan)
-        if noise is None and maps is not None:
-            return maps.kspace(image, slice_index)
-        from rephase.scanner.noise import noisy_kspace
+        from rephase.scanner.sampling import sampled_kspace
 
-        if noise is None:
-            raise ValueError(f"{scan.name}: has neither coils nor noise to expand")
-        return noisy_kspace(image, slice_index, maps, noise)
+        maps, noise, sampling = self._parts(scan)
+        if maps is None:
+            raise ValueError(f"{scan.name}: has no coils to expand")
+        return sampled_kspace(image, slice_index, maps, noise, sampling, mask)
 
     def noise(self, scan: Scan, slice_index: int) -> NDArray[np.complex64]:
         """Return the noise of the images of one slice, complex64 `([coil] height width)`; errors as in `kspace`."""
-        maps, noise = self._parts(scan)
-        shape = (scan.height, scan.width)
+        maps, noise, sampling = self._parts(scan)
         if noise is None:
-            return np.zeros((*((scan.num_coils,) if scan.num_coils else ()), *shape), np.complex64)
-        sampled: NDArray[np.complex64] = noise.of_slice(slice_index, *shape, maps).numpy()
+            height = scan.height if sampling is None else sampling.height
+            return np.zeros((*((scan.num_coils,) if scan.num_coils else ()), height, scan.width), np.complex64)
+        sampled: NDArray[np.complex64] = noise.of_slice(slice_index, scan.height, scan.width, maps, sampling).numpy()
         return sampled
 
     def maps(self, scan: Scan, slice_index: int) -> NDArray[np.complex64]:
         """Return the coil maps of one slice, complex64 `(coil height width)`; errors as in `kspace`."""
-        maps, _ = self._parts(scan)
+        maps, _, _ = self._parts(scan)
         if maps is None:
             raise ValueError(f"{scan.name}: has no coils")
         return maps.sensitivities(slice_index)
 
-    def _parts(self, scan: Scan) -> tuple[CoilMaps | None, Noise | None]:
+    def _parts(self, scan: Scan) -> tuple[CoilMaps | None, Noise | None, Sampling | None]:
         from rephase.diffusion.generators import SliceKey
         from rephase.scanner.expand import CoilMaps
         from rephase.scanner.noise import Noise, NoiseLevel
+        from rephase.scanner.sampling import Sampling
 
         found = self._kept.get(scan)
         if found is None:
@@ -162,7 +191,9 @@ class Expander:
             if scan.noise is not None:
                 key = SliceKey(scan.noise.seed, scan.volume_id, scan.noise.replica, 0)
                 noise = Noise(NoiseLevel(scan.noise.sigma, scan.noise.along), key, covariance)
-            found = (maps, noise)
+            part = scan.sampled
+            sampling = None if part is None else Sampling(scan.height, *astuple(part))
+            found = (maps, noise, sampling)
             with self._lock:
                 self._kept[scan] = found
                 while len(self._kept) > _KEPT_VOLUMES:

@@ -86,6 +86,8 @@ class VolumeValues:
         self._whole = True
         fully_sampled = "mask" not in receipt["arrays"] and receipt["padding_left"] == 0
         fully_sampled = fully_sampled and receipt["padding_right"] == receipt["encoding_size"][1]
+        fully_sampled = fully_sampled and not receipt.get("readout_start") and not receipt.get("elliptical")
+        fully_sampled = fully_sampled or receipt["storage"] == "image+maps"  # the image is whole
         known = receipt["noise_sigma"] == 0 or receipt.get("noise_along") is not None
         lazy_noise = receipt["storage"] == "image+maps" and receipt.get("target_noise") == "noisy"
         self._plain = fully_sampled and known and not lazy_noise
@@ -108,6 +110,8 @@ class VolumeValues:
             self._whole = False
             return
         self._statistics.append(target_statistics(target[None]))
+        if kspace is not None and self._stored != "image":
+            self._check_support(number, kspace)
         if kspace is None or not self._plain:
             return
         images = kspace if self._stored == "image" else ifft2c_array(kspace)
@@ -116,8 +120,17 @@ class VolumeValues:
         image: NDArray[np.float32] = np.abs(images)
         if image.ndim == 3:
             image = np.sqrt(np.square(image).sum(axis=0))
-        error = float(np.abs(_centre_crop(image, target.shape) - target).max())
+        error = float(np.abs(centre_crop(image, target.shape) - target).max())
         self._worst = max(self._worst, (error, number))
+
+    def _check_support(self, number: int, kspace: NDArray[Any]) -> None:
+        receipt = self._receipt
+        top, left, right = int(receipt.get("readout_start") or 0), receipt["padding_left"], receipt["padding_right"]
+        outside = (kspace[..., :top, :], kspace[..., :left], kspace[..., right:])
+        if any(np.any(part) for part in outside):
+            self._found.setdefault("support", []).append(
+                f"slice {number}: kspace has values outside of what was acquired; expected zeros"
+            )
 
     def problems(self) -> list[str]:
         """List the problems of the entire volume, one line each."""
@@ -141,6 +154,7 @@ class VolumeValues:
         return found
 
 
-def _centre_crop(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def centre_crop(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the central part of an image `(... height width)`, as fastMRI crops an oversampled readout."""
     top, left = (image.shape[-2] - shape[-2]) // 2, (image.shape[-1] - shape[-1]) // 2
     return image[..., top : top + shape[-2], left : left + shape[-1]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rephase.corpus.decoding import ShardError, SliceReader
-from rephase.corpus.expansion import LAZY, Expander, Scan, ScanNoise
+from rephase.corpus.expansion import LAZY, Expander, SampledPart, Scan, ScanNoise
 from rephase.corpus.layout import DTYPES, ArrayLayout, chunks_per_shard, volume_prefix
 from rephase.corpus.receipt import AUDIT_FLAGS, chunk_crc
 from rephase.corpus.storage.open import open_storage
@@ -203,11 +203,11 @@ class KSpaceSlices(VolumeSlices):
         layouts = self._layouts(volume)
         source, target_name = list(layouts)[:2]
         kspace = self._read(volume, layouts, source, slice_index)
+        mask = self._read(volume, layouts, "mask", 0) if "mask" in layouts else None
         if source == "image":
             with self._explained(volume, slice_index, "coil_coefficients"):
-                kspace = self._expander.kspace(self._scan(volume, layouts), kspace, slice_index)
+                kspace = self._expander.kspace(self._scan(volume, layouts), kspace, slice_index, mask)
         target = self._read(volume, layouts, target_name, slice_index)
-        mask = self._read(volume, layouts, "mask", 0) if "mask" in layouts else None
         attributes = self.volume_attributes(volume)
         if self._maps:
             attributes["sens_maps"] = self.read_maps(volume, slice_index)
@@ -272,7 +272,11 @@ class KSpaceSlices(VolumeSlices):
             seed, replica = int(value("seed", volume)), int(value("replica", volume))
             noise = ScanNoise(float(value("noise_sigma", volume)), along, seed, replica)
         digest = self._binding.scanner(volume, layouts)
-        return Scan(value("name", volume), num_coils, num_slices, height, width, digest, noise)
+        start = float(value("readout_start", volume))
+        facts = {column: value(column, volume) for column in ("padding_left", "padding_right", "elliptical")}
+        facts["readout_start"] = start if start > 0 else 0  # NaN if unknown
+        sampled = SampledPart.of(facts, int(value("height", volume)), int(value("width", volume)), height)
+        return Scan(value("name", volume), num_coils, num_slices, height, width, digest, noise, sampled)
 
     def _read(self, volume: int, layouts: dict[str, ArrayLayout], array: str, slice_index: int) -> NDArray[Any]:
         with self._explained(volume, slice_index, array):

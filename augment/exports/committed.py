@@ -122,7 +122,8 @@ class CommittedVolume:
         scan = Scan.of(self.name, self.receipt)
         if array == "sens_maps":
             return self.expander.maps(scan, number)
-        return self.expander.kspace(scan, self._stored("image", number), number)
+        mask = self._stored("mask", 0) if "mask" in self.receipt["arrays"] else None
+        return self.expander.kspace(scan, self._stored("image", number), number, mask)
 
     def _stored(self, array: str, number: int) -> NDArray[Any]:
         return self.reader.read_slice(self._layout(array), number, chunk_crc(self.receipt, array, number))

@@ -71,6 +71,7 @@ def _records(
     head["available_channels"] = head["active_channels"] = num_coils
     head["channel_mask"] = _channel_mask(num_coils)
     head["center_sample"] = height // 2
+    head["discard_pre"] = int(volume.receipt.get("readout_start") or 0)
     head["idx"]["kspace_encode_step_1"] = lines - volume.receipt["padding_left"]
     head["idx"]["slice"] = number
     for field, values in _geometry(volume, number).items():

@@ -139,7 +139,7 @@ def acquired_box(flags: Mapping[str, Any]) -> tuple[int, int] | None:
 
     The header's is preferred to an estimate from values that is about as large, and the larger of two that differ.
     """
-    found = [flags[name] for name in ("interpolated", "zero_filled") if name in flags]
+    found = [flags[name] for name in ("interpolated", "zero_filled") if flags.get(name, {}).get("acquired")]
     if not found:
         return None
     stored = found[0]["stored"]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rephase.scanner.acquisition import parse_acquisition
+
 if TYPE_CHECKING:
     from rephase.pipeline.recipe import Recipe
 
@@ -24,7 +26,8 @@ _PER_COIL = 5
 def volume_factor(recipe: Recipe) -> int:
     """Return the peak memory of a build by a recipe, per byte of the float32 magnitude."""
     coils = recipe.num_coils if recipe.storage != "image+maps" else 0
-    return VOLUME_FACTOR + _PER_COIL * coils
+    more = parse_acquisition(recipe.acquisition or "full").oversampling
+    return VOLUME_FACTOR + _PER_COIL * (coils * more + (more - 1))
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.diffusion.physics.phase_noise import background_sigma
-from rephase.pipeline.spectral_edge import acquired_of_complex, acquired_of_magnitude, fall, gap, spectrum, step_scores
+from rephase.pipeline.spectral_edge import EdgeFigures, acquired_of_complex, measure_edge
 
 _SLICES = 8
 _LEAST_SIZE = 40
 """Pixels along an axis below which spectra are too short to judge."""
 
-ROLL_OFF_DB = 34.0
-"""Least fall of that spectrum from a third of its end to its end, sum over both axes, of a low-pass filter."""
 BLOCK_CONTRAST = 0.35
 """Least fall of the logarithm of high frequencies in aligned blocks of 8 pixels, along each axis."""
 _BLOCK_DEVIATIONS = 3.0
@@ -43,11 +41,11 @@ class PixelFigures:
     Attributes
     ----------
     stored, acquired
-        Matrix [height, width], and the estimate of the acquired one: equal if no edge was found.
-    step
-        t-values of the steps in the spectrum along height and width.
-    gap_db, roll_off_db
-        Fall of the squared magnitude's spectrum at its end, and from a third of it, along height and width.
+        Matrix [height, width], and the estimate of the acquired one; None if no edge was located.
+    is_filled
+        Whether the image was zero-filled.
+    edge
+        What the spectra show.
     block_contrast, block_deviations
         How much smoother blocks of 8 pixels are on one grid than on the seven others, along height and width, as a
         difference of logarithms and in standard deviations.
@@ -63,10 +61,9 @@ class PixelFigures:
     """
 
     stored: tuple[int, int]
-    acquired: tuple[int, int]
-    step: tuple[float, float] | None
-    gap_db: tuple[float, float] | None
-    roll_off_db: tuple[float, float] | None
+    acquired: tuple[int, int] | None
+    is_filled: bool
+    edge: EdgeFigures | None
     block_contrast: tuple[float, float]
     block_deviations: tuple[float, float]
     levels: int
@@ -79,10 +76,11 @@ class PixelFigures:
     def flags(self) -> dict[str, Any]:
         """Return the findings as JSON values; a key exists only if something was found."""
         found: dict[str, Any] = {}
-        if self.acquired != self.stored:
-            found["zero_filled"] = {"stored": list(self.stored), "acquired": list(self.acquired)}
-        elif self.roll_off_db is not None and sum(self.roll_off_db) > ROLL_OFF_DB:
-            found["smoothed"] = {"roll_off_db": _rounded(self.roll_off_db)}
+        if self.is_filled:
+            located = {} if self.acquired is None else {"acquired": list(self.acquired)}
+            found["zero_filled"] = {"stored": list(self.stored), **located}
+        elif self.edge is not None and self.edge.history() == "smoothed":
+            found["smoothed"] = {"roll_off_db": _rounded(self.edge.roll_off_db)}
         if min(self.block_contrast) > BLOCK_CONTRAST and min(self.block_deviations) > _BLOCK_DEVIATIONS:
             found["block_edges"] = {"contrast": _rounded(self.block_contrast)}
         if self.levels <= _FEW_LEVELS:
@@ -116,24 +114,21 @@ def measure_pixels(magnitude: NDArray[np.float32], phase: NDArray[np.float32] | 
     part = _middle(magnitude)
     stored = (int(part.shape[1]), int(part.shape[2]))
     bright = float(np.percentile(part, 99.0))
-    acquired, step, gap_db, roll_off = stored, None, None, None
+    acquired, is_filled, edge = None, False, None
     if min(stored) >= _LEAST_SIZE and bright > 0:
-        scores = [step_scores(spectrum(part, axis)) for axis in (0, 1)]
-        square = np.square(part / part.max())
-        squared = (spectrum(square, 0), spectrum(square, 1))
-        step = _pair([float(one.max()) for one in scores])
-        gap_db = _pair([gap(one) for one in squared])
-        roll_off = _pair([fall(one, 0.3, 0.4, 0.9, 1.0) for one in squared])
-        acquired = acquired_of_magnitude(stored, scores, gap_db)
+        edge = measure_edge(part, bright)
+        is_filled = edge.history() == "zero_filled"
+        acquired = edge.acquired(stored) if is_filled else None
         if phase is not None:
             measured = acquired_of_complex(part * np.exp(1j * _middle(phase)))
-            acquired = measured if measured != stored else acquired
+            if measured != stored:
+                acquired, is_filled = measured, True
     contrast, deviations = zip(*(_blocks(np.moveaxis(part, axis, -1)) for axis in (1, 2)), strict=True)
     background, rim = _background(part, bright)
     sigma = background_sigma(torch.from_numpy(part)).nanmedian().item() if bright > 0 else math.nan
     known = math.isfinite(sigma) and sigma > 0
     return PixelFigures(
-        stored, acquired, step, gap_db, roll_off, _pair(contrast), _pair(deviations), _levels(part),
+        stored, acquired, is_filled, edge, _pair(contrast), _pair(deviations), _levels(part),
         _saturated(part, bright), background, rim, sigma if known else None, bright / sigma if known else None,
     )  # fmt: skip
 

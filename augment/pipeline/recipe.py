@@ -49,7 +49,18 @@ class Tile:
     threads: int = 1
 
 
-_OPTIONAL = ("coils", "storage", "num_coils", "noise", "noise_covariance", "target", "prescan", "on_crime")
+_OPTIONAL = (
+    "coils",
+    "storage",
+    "num_coils",
+    "noise",
+    "noise_covariance",
+    "target",
+    "prescan",
+    "on_crime",
+    "acquisition",
+    "mask",
+)
 """Options of the recipe that it omits if they are not set."""
 
 
@@ -70,6 +81,8 @@ class Recipe:
         Coils of `coils`; 0 without.
     noise, target, prescan
         Values of the options; None without noise.
+    acquisition, mask
+        Checked settings of the options; None for all of k-space.
     on_crime
         Value of `--on-crime`; None for `warn`.
     noise_covariance
@@ -92,6 +105,8 @@ class Recipe:
     target: str | None = None
     prescan: int | None = None
     on_crime: str | None = None
+    acquisition: str | None = None
+    mask: str | None = None
     format: int = FORMAT
     algorithm: int = ALGORITHM
 

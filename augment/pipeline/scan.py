@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rephase.corpus.expansion import LAZY
+from rephase.corpus.invariants import centre_crop
 from rephase.corpus.layout import MAGNITUDE_TOLERANCE, positive_zeros
 from rephase.diffusion.fourier import ifft2c
 from rephase.diffusion.generators import SliceKey
@@ -20,9 +21,12 @@ from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.task import Task
 from rephase.pipeline.worker import WorkerContext
 from rephase.readers.volume import Volume
+from rephase.scanner.acquisition import MASKED_SPLIT, parse_acquisition, parse_mask
 from rephase.scanner.expand import CoilMaps
-from rephase.scanner.noise import Noise, head_covariance, noise_floor, noise_level, noisy_kspace
+from rephase.scanner.masks import ColumnMask, seed_of
+from rephase.scanner.noise import Noise, head_covariance, noise_floor, noise_level
 from rephase.scanner.placement import ObjectGeometry, PlacedCoils, place_coils
+from rephase.scanner.sampling import Sampling, sampled_kspace
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def scan_volume(
     recipe = worker.recipe
     key = SliceKey(recipe.seed, task.row.volume_id, task.replica, 0)
     placed = None if recipe.coils is None else _place(task, volume, magnitude, worker, key)
-    if placed is None and recipe.noise is None:
+    sampling, mask = _sampling(task, recipe, magnitude)
+    if placed is None and recipe.noise is None and sampling is None and mask is None:
         return ScannedVolume({"kspace": make_kspace(magnitude, phasor), "reconstruction_esc": magnitude})
     image = np.empty(magnitude.shape, np.complex64)
     for number, part in enumerate(phasor):
@@ -66,6 +71,17 @@ def scan_volume(
         arrays["coil_coefficients"] = placed.coefficients
         attributes |= {"storage": recipe.storage, "coils": placed.facts}
         facts["coil_array"] = f"{placed.facts['array']}{placed.facts['count']}"
+    if sampling is not None:
+        attributes |= {
+            "oversampling": sampling.height / len(magnitude[0]),
+            "encoding_size": [sampling.height, sampling.width, 1],
+            "padding_left": sampling.left,
+            "padding_right": sampling.right,
+        }
+        facts["readout_start"] = sampling.top or None
+        facts["elliptical"] = sampling.elliptical or None
+    if mask is not None:
+        arrays["mask"] = mask
     noise = None if recipe.noise is None else _noise(recipe, magnitude, maps, key)
     if noise is not None:
         if noise.covariance is not None:
@@ -82,12 +98,14 @@ def scan_volume(
         }
     target = magnitude
     if recipe.storage != LAZY:
-        arrays["kspace"] = _expand(maps, noise, image, magnitude)
+        arrays["kspace"] = _expand(maps, noise, image, magnitude, sampling, mask)
     if noise is not None and recipe.target == "noisy":
+        whole = None if sampling is None else replace(sampling, top=0, left=0, right=sampling.width, elliptical=False)
         target = np.empty_like(magnitude)
+        full = sampling is None and mask is None and "kspace" in arrays
         for number, part in enumerate(image):
-            kspace = arrays["kspace"][number] if "kspace" in arrays else noisy_kspace(part, number, maps, noise)
-            target[number] = root_sum_of_squares(kspace)
+            kspace = arrays["kspace"][number] if full else sampled_kspace(part, number, maps, noise, whole)
+            target[number] = centre_crop(root_sum_of_squares(kspace), part.shape)
     if recipe.storage == LAZY:
         arrays["image"] = image
     arrays["reconstruction_rss" if maps is not None else "reconstruction_esc"] = target
@@ -120,19 +138,43 @@ def _noise(recipe: Recipe, magnitude: NDArray[np.float32], maps: CoilMaps | None
 
 
 def _expand(
-    maps: CoilMaps | None, noise: Noise | None, image: NDArray[np.complex64], magnitude: NDArray[np.float32]
+    maps: CoilMaps | None,
+    noise: Noise | None,
+    image: NDArray[np.complex64],
+    magnitude: NDArray[np.float32],
+    sampling: Sampling | None,
+    mask: NDArray[np.float32] | None,
 ) -> NDArray[np.complex64]:
     num_slices, height, width = image.shape
     limit = MAGNITUDE_TOLERANCE * float(magnitude.max())
     coils = () if maps is None else (maps.num_coils,)
-    kspace = np.empty((num_slices, *coils, height, width), np.complex64)
+    rows = height if sampling is None else sampling.height
+    kspace = np.empty((num_slices, *coils, rows, width), np.complex64)
+    whole = noise is None and mask is None and (sampling is None or sampling.is_full)
     for number, part in enumerate(image):
-        if noise is not None:
-            kspace[number] = noisy_kspace(part, number, maps, noise)
-        elif maps is not None:
-            kspace[number] = maps.kspace(part, number)
-            refuse_magnitude(magnitude[number], root_sum_of_squares(kspace[number]), limit, number)
+        kspace[number] = sampled_kspace(part, number, maps, noise, sampling, mask)
+        if whole:
+            found = centre_crop(root_sum_of_squares(kspace[number]), part.shape)
+            refuse_magnitude(magnitude[number], found, limit, number)
     return kspace
+
+
+def _sampling(
+    task: Task, recipe: Recipe, magnitude: NDArray[np.float32]
+) -> tuple[Sampling | None, NDArray[np.float32] | None]:
+    """Return what of k-space is sampled, and the volume's mask; None for all of it."""
+    _, height, width = magnitude.shape
+    sampling = mask = None
+    if recipe.acquisition is not None:
+        found = Sampling.of(parse_acquisition(recipe.acquisition), height, width)
+        sampling = None if found.is_plain and found.is_full else found
+    if recipe.mask is not None and task.row.split in (None, MASKED_SPLIT):
+        spec = parse_mask(recipe.mask)
+        # the seed that fastMRI's code would take for the exported file
+        mask = ColumnMask(spec.kind, (spec.acceleration,), (spec.centre,))(width, seed_of(f"{task.name}.h5"))
+        if sampling is not None:
+            mask[: sampling.left] = mask[sampling.right :] = 0
+    return sampling, mask
 
 
 def _place(

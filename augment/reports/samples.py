@@ -182,11 +182,10 @@ class VolumeReader:
     def slice_images(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.complex64], str, NDArray[np.float32]]:
         """Return magnitude, image, image_source and kspace of a slice, as `Sample` has them."""
         kspace = self._read_kspace(number)
-        images = ifft2c_array(kspace)
         height, width, _ = self._receipt["recon_size"]
+        images = _centre(ifft2c_array(kspace), height, width)
         image, image_source = _one_image(images, self.maps(number))
-        magnitude = _centre(_root_sum_of_squares(images), height, width)
-        return magnitude, _centre(image, height, width), image_source, _root_sum_of_squares(kspace)
+        return _root_sum_of_squares(images), image, image_source, _root_sum_of_squares(kspace)
 
     def most_signal(self) -> tuple[int, NDArray[np.complex64]]:
         """Return the slice of highest energy among a few of the middle third; among all if those are empty."""
@@ -206,7 +205,8 @@ class VolumeReader:
     def _read_kspace(self, number: int) -> NDArray[np.complex64]:
         if "kspace" in self._arrays or self._scan is None:
             return self.read("kspace", number)
-        return self._expander.kspace(self._scan, self.read("image", number), number)
+        mask = self.read("mask", 0) if "mask" in self._arrays else None
+        return self._expander.kspace(self._scan, self.read("image", number), number, mask)
 
     def _best(self, numbers: Sequence[int]) -> tuple[float, int, NDArray[np.complex64]]:
         best: tuple[float, int, NDArray[np.complex64]] = (-1.0, -1, np.empty((0, 0), np.complex64))
@@ -239,5 +239,5 @@ def _root_sum_of_squares(images: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 def _centre(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Crop oversampling: return the central `(height width)`."""
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+    return image[..., top : top + height, left : left + width]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from rephase.diffusion.fourier import fft2c
 from rephase.diffusion.generators import SliceKey
 from rephase.diffusion.noise import Stream, complex_normal, step_key, uniform, volume_key
 from rephase.scanner.expand import CoilMaps
+
+if TYPE_CHECKING:
+    from rephase.scanner.sampling import Sampling
 
 HEAD_CORRELATION, HEAD_MOST, HEAD_SPREAD = 0.165, 0.35, 1.45
 """Of real 8-channel heads: mean and largest correlation between coils, ratio of the largest and least deviation."""
@@ -62,15 +66,30 @@ class Noise:
     key: SliceKey
     covariance: NDArray[np.complex64] | None
 
-    def of_slice(self, slice_index: int, height: int, width: int, maps: CoilMaps | None) -> Tensor:
-        """Sample the noise of the coil images of one slice, complex64 `([coil] height width)`."""
+    def of_slice(
+        self, slice_index: int, height: int, width: int, maps: CoilMaps | None, sampling: Sampling | None = None
+    ) -> Tensor:
+        """Sample the noise of the coil images of one slice, complex64 `([coil] height width)`.
+
+        With an oversampled readout, it has the rows of k-space; beyond the image, the source has no noise of its own.
+        """
+        rows = height if sampling is None else sampling.height
+        above = (rows - height) // 2
         if self.covariance is None or maps is None:
-            return self._sample("0", slice_index, height, width) * (self.level.sigma * self.level.along)
-        noise = self._correlated(slice_index, height, width)
+            if rows == height:
+                return self._sample("0", slice_index, height, width) * (self.level.sigma * self.level.along)
+            noise = self._sample("0", slice_index, rows, width) * self.level.sigma
+            noise[above : above + height] *= self.level.along
+            return noise
+        noise = self._correlated(slice_index, rows, width)
         sensitivities = torch.from_numpy(maps.sensitivities(slice_index))
-        object_part = (sensitivities.conj() * noise).sum(dim=0)
-        missing: Tensor = noise - (1 - self.level.along) * sensitivities * object_part
-        return missing
+        inner = noise[:, above : above + height]
+        object_part = (sensitivities.conj() * inner).sum(dim=0)
+        missing: Tensor = inner - (1 - self.level.along) * sensitivities * object_part
+        if rows == height:
+            return missing
+        noise[:, above : above + height] = missing
+        return noise
 
     def prescan(self, count: int) -> NDArray[np.complex64]:
         """Sample a measurement of noise alone, complex64 `(coil sample)`; one coil without an axis counts as one."""
@@ -96,14 +115,19 @@ class Noise:
 
 
 def noisy_kspace(
-    image: NDArray[np.complex64], slice_index: int, maps: CoilMaps | None, noise: Noise
+    image: NDArray[np.complex64],
+    slice_index: int,
+    maps: CoilMaps | None,
+    noise: Noise,
+    sampling: Sampling | None = None,
 ) -> NDArray[np.complex64]:
     """Return the k-space of one slice with noise, complex64 `([coil] height width)`; zeros are +0.0."""
     height, width = image.shape
     images = torch.from_numpy(image)
     if maps is not None:
         images = torch.from_numpy(maps.sensitivities(slice_index)) * images
-    kspace = fft2c(images + noise.of_slice(slice_index, height, width, maps))
+    images = images if sampling is None else sampling.pad(images)
+    kspace = fft2c(images + noise.of_slice(slice_index, height, width, maps, sampling))
     array: NDArray[np.complex64] = (kspace + 0.0).contiguous().numpy()
     return array
 
