@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rephase.builder.coverage import Coverage, examine
 from rephase.builder.estimate import Shape, collect_notes, measure_reading, measure_sizes, measure_work
-from rephase.builder.options import BuildOptions
+from rephase.builder.options import STORAGES, BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, find_corpus
 from rephase.builder.resolve import resolve_build
 from rephase.cluster.local import local_shape
@@ -79,6 +79,8 @@ class Plan:
         (volume, reason) of the headers that could not be read.
     notes
         (note, number of volumes, the first of them) of a few headers, such as an assumed orientation.
+    other_bytes
+        Bytes on disk with the other values of `--storage`; empty for single-coil data.
     audited, audit
         Number of volumes whose values were audited; audit flags with their numbers of volumes.
     job_script
@@ -106,6 +108,7 @@ class Plan:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, int, str]] = field(default_factory=list)
     job_script: str | None = None
+    other_bytes: dict[str, int] = field(default_factory=dict)
     audited: int = 0
     audit: dict[str, int] = field(default_factory=dict)
 
@@ -168,7 +171,9 @@ class Plan:
     def _describe_coils(self) -> list[str]:
         if "coils" not in self.recipe:
             return []
-        return [f"coils:    {self.recipe['num_coils']} ({self.recipe['coils']}), stored as {self.recipe['storage']}"]
+        others = "; ".join(f"{format_bytes(size)} as {name}" for name, size in self.other_bytes.items())
+        line = f"coils:    {self.recipe['num_coils']} ({self.recipe['coils']}), stored as {self.recipe['storage']}"
+        return [f"{line} (about {others})"]
 
     def _describe_free(self) -> str:
         return "" if self.free_bytes is None else f" in total; {format_bytes(self.free_bytes)} free"
@@ -225,6 +230,11 @@ def make_plan(manifest: Manifest, root: str, options: BuildOptions, progress: Ca
         num_committed=int(committed.sum()),
         num_slices=round(sizes.num_slices),
         num_bytes=round(sizes.num_voxels * bytes_per_voxel(recipe)),
+        other_bytes={
+            name: round(sizes.num_voxels * bytes_per_voxel(replace(recipe, storage=name)))
+            for name in STORAGES
+            if recipe.coils is not None and name != recipe.storage
+        },
         sizes_from=sizes.source,
         exact=sizes.exact,
         num_workers=shape.num_workers if local else options.workers or 1,

@@ -113,7 +113,7 @@ class Scan:
             level = float(receipt["noise_sigma"]), float(receipt["noise_along"])
             noise = ScanNoise(*level, int(receipt["seed"]), int(receipt["replica"]))
         digest = scanner_digest(receipt)
-        sampled = SampledPart.of(receipt, *receipt["encoding_size"][:2], int(height))
+        sampled = SampledPart.of(receipt, receipt["encoding_size"][0], receipt["encoding_size"][1], int(height))
         return cls(name, num_coils, int(receipt["num_slices"]), int(height), int(width), digest, noise, sampled)
 
     @property

@@ -179,6 +179,15 @@ def _lossy(facts: Mapping[str, Any]) -> str | None:
     return name if may_lose and (name not in _MAYBE_LOSSLESS or declared is None) else None
 
 
+def seen_share(flags: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the share of k-space along height and width that was acquired, by the values; None if it is all."""
+    found = flags.get("zero_filled", {})
+    if "acquired" not in found:
+        return None
+    height, width = (new / old for new, old in zip(found["acquired"], found["stored"], strict=True))
+    return height, width
+
+
 def apply_rule(
     volume: Volume, prepared: PreparedMagnitude, flags: dict[str, Any], rule: str | None
 ) -> tuple[Volume, PreparedMagnitude, dict[str, Any]]:

@@ -19,7 +19,7 @@ from rephase.corpus.store import encode_array
 from rephase.diffusion.generators import Conditions, SliceKey
 from rephase.errors import RETRY_WITH_MEMORY, CorpusStorageError, LeaseLostError, Reason, VolumeError, is_disk_full
 from rephase.facts import known_facts, receipt_facts
-from rephase.pipeline.audit import apply_rule, audit_values, audit_volume
+from rephase.pipeline.audit import apply_rule, audit_values, audit_volume, seen_share
 from rephase.pipeline.kspace import make_kspace
 from rephase.pipeline.magnitude import PreparedMagnitude, prepare_magnitude
 from rephase.pipeline.memory import volume_factor
@@ -205,7 +205,7 @@ def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: d
         else:
             audit = audit_values(volume, prepared)
             volume, prepared, audit = apply_rule(volume, prepared, audit, worker.recipe.on_crime)
-    phasor = sample_phasor(task, volume, prepared.stored, worker, seconds)
+    phasor = sample_phasor(task, volume, prepared.stored, worker, seconds, seen_share(audit))
     with timed(seconds, "kspace"):
         scanned = scan_volume(task, volume, prepared.stored, phasor, worker)
         del phasor

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from rephase.diffusion.physics.phase_noise import background_sigma
 from rephase.pipeline.spectral_edge import EdgeFigures, acquired_of_complex, measure_edge
 
-_SLICES = 8
+_SLICES, _FEWEST_SLICES = 8, 3
+_PIXELS = 300_000
+"""Pixels that are enough: fewer slices of a large matrix are measured, so that a build takes little longer."""
 _LEAST_SIZE = 40
 """Pixels along an axis below which spectra are too short to judge."""
 
@@ -102,7 +104,7 @@ PIXEL_FLAGS = (
 
 
 def measure_pixels(magnitude: NDArray[np.float32], phase: NDArray[np.float32] | None = None) -> PixelFigures:
-    """Measure a volume, in at most 8 slices of its middle.
+    """Measure a volume, in 3 to 8 slices of its middle.
 
     Parameters
     ----------
@@ -138,12 +140,9 @@ def acquired_share(magnitude: NDArray[np.float32]) -> tuple[float, float] | None
     part = _middle(magnitude)
     if min(part.shape[1:]) < _LEAST_SIZE or not np.percentile(part, 99.0) > 0:
         return None
-    square = np.square(part / part.max())
-    scores = [step_scores(spectrum(part, axis)) for axis in (0, 1)]
-    gap_db = _pair([gap(spectrum(square, axis)) for axis in (0, 1)])
-    height, width = acquired_of_magnitude((part.shape[1], part.shape[2]), scores, gap_db)
-    share = height / part.shape[1], width / part.shape[2]
-    return share if min(share) < 1.0 else None
+    edge = measure_edge(part, float(np.percentile(part, 99.0)))
+    acquired = edge.acquired((part.shape[1], part.shape[2])) if edge.history() == "zero_filled" else None
+    return None if acquired is None else (acquired[0] / part.shape[1], acquired[1] / part.shape[2])
 
 
 def audit_pixels(magnitude: NDArray[np.float32]) -> dict[str, Any]:
@@ -153,9 +152,10 @@ def audit_pixels(magnitude: NDArray[np.float32]) -> dict[str, Any]:
 
 def _middle(magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
     count = len(magnitude)
-    if count <= _SLICES:
+    wanted = min(max(_PIXELS // magnitude[0].size, _FEWEST_SLICES), _SLICES)
+    if count <= wanted:
         return np.ascontiguousarray(magnitude)
-    numbers = np.linspace(0.2 * (count - 1), 0.8 * (count - 1), _SLICES).round().astype(int)
+    numbers = np.linspace(0.2 * (count - 1), 0.8 * (count - 1), wanted).round().astype(int)
     return np.ascontiguousarray(magnitude[np.unique(numbers)])
 
 
@@ -167,7 +167,7 @@ def _blocks(part: NDArray[np.float32]) -> tuple[float, float]:
     waves = np.cos((2 * number + 1) * number[5:, None] * math.pi / 16)
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)
     windows = np.lib.stride_tricks.sliding_window_view(part, 8, axis=-1)
-    high = np.abs(windows @ waves.T.astype(np.float32)).mean(axis=-1)
+    high = np.abs(windows[:, ::2] @ waves.T.astype(np.float32)).mean(axis=-1)
     floor = 1e-3 * float(high.mean()) + 1e-30
     grids = np.array([float(np.log(high[..., first::8] + floor).mean()) for first in range(8)])
     others = np.delete(grids, grids.argmin())

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,12 @@ from rephase.sequences import assume_sequence, dephasing_time_ms
 
 
 def sample_phasor(
-    task: Task, volume: Volume, magnitude: NDArray[np.float32], worker: WorkerContext, seconds: dict[str, float]
+    task: Task,
+    volume: Volume,
+    magnitude: NDArray[np.float32],
+    worker: WorkerContext,
+    seconds: dict[str, float],
+    acquired: tuple[float, float] | None,
 ) -> NDArray[np.complex64]:
     """Return the phasors of a volume: sampled under the lock, or measured; complex64 `(slice height width)`.
 
@@ -37,7 +43,7 @@ def sample_phasor(
     VolumeError
         If the measured phase is missing, or the GPU has too little memory.
     """
-    conditions = conditions_of(volume, worker.recipe.algorithm, magnitude)
+    conditions = conditions_of(volume, worker.recipe.algorithm, magnitude, acquired)
     generator = worker.generator_for(conditions.sequence)
     if generator is None:
         return _own_phasor(task, volume, seconds)
@@ -69,7 +75,10 @@ _VERTICAL_T = 0.4
 
 
 def conditions_of(
-    volume: Volume, algorithm: int = ALGORITHM, magnitude: NDArray[np.float32] | None = None
+    volume: Volume,
+    algorithm: int = ALGORITHM,
+    magnitude: NDArray[np.float32] | None = None,
+    acquired: tuple[float, float] | Literal["measure"] | None = "measure",
 ) -> Conditions:
     """Return the conditions of a volume for a generator; infer an unknown family from contrast and echo time.
 
@@ -82,6 +91,8 @@ def conditions_of(
     magnitude
         Its magnitude as the generator will get it; if given, phase is coherent through contiguous slices,
         and its noise has the band of the acquired k-space.
+    acquired
+        Share of k-space along height and width that was acquired, if it is known already; None: all.
     """
     slice_mm, *in_plane = volume.spacing_mm
     spacing_mm = (in_plane[0], in_plane[1])
@@ -90,7 +101,10 @@ def conditions_of(
     sequence = volume.sequence or assume_sequence(volume.contrast, volume.te_ms)
     dephasing_ms = dephasing_time_ms(sequence, volume.te_ms)
     whole = None
-    acquired = None if magnitude is None or algorithm < 12 else acquired_share(magnitude)
+    if magnitude is None or algorithm < 12:
+        acquired = None
+    elif acquired == "measure":
+        acquired = acquired_share(magnitude)
     if magnitude is not None and algorithm >= 10 and len(magnitude) > 1 and slice_mm <= CONTIGUOUS_MM:
         whole = WholeVolume(torch.from_numpy(magnitude), volume.spacing_mm, main_field_of(volume))
     return Conditions(spacing_mm, dephasing_ms, volume.field_t, slice_mm, sequence, whole, algorithm < 11, acquired)

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 Sizes = tuple[int, int]
 History = Literal["plain", "zero_filled", "smoothed"]
@@ -104,8 +105,9 @@ class EdgeFigures:
 def measure_edge(magnitude: NDArray[np.float32], bright: float) -> EdgeFigures:
     """Measure the spectra of a magnitude `(slice height width)` whose bright level is above 0."""
     image = torch.from_numpy(np.ascontiguousarray(magnitude, np.float32))[:, None]
-    tissue = _soft(-_most(-image, 5) > 0.12 * bright) * image
-    mean = avg_pool2d(image, 7, 1, 3, count_include_pad=False)
+    tissue = _soft(_least(image) > 0.12 * bright) * image
+    rows = avg_pool2d(image, (7, 1), 1, (3, 0), count_include_pad=False)
+    mean = avg_pool2d(rows, (1, 7), 1, (0, 3), count_include_pad=False)
     relative = torch.where(mean > 0, image / mean.clamp_min(1e-9) - 1, 0.0)
     spectra = [_spectra(tissue, 0.45), _spectra(relative, 0.45), _spectra(image, 0.2)]
     curves = [
@@ -155,51 +157,70 @@ def _edge_of_lines(logs: NDArray[np.float64]) -> int | None:
     return 2 * (last + 1) + (1 if right[last] > level else 0)
 
 
-def _most(image: Tensor, size: int) -> Tensor:
-    return max_pool2d(image, size, 1, size // 2)
+def _least(image: Tensor) -> Tensor:
+    """Return the least of 5 x 5 pixels around every pixel."""
+    for axis in (-2, -1):
+        margin = (0, 0, 2, 2) if axis == -2 else (2, 2)
+        wide = pad(image, margin, value=math.inf)
+        size = image.shape[axis]
+        pairs = torch.minimum(wide.narrow(axis, 0, size + 3), wide.narrow(axis, 1, size + 3))
+        fours = torch.minimum(pairs.narrow(axis, 0, size + 1), pairs.narrow(axis, 2, size + 1))
+        image = torch.minimum(fours.narrow(axis, 0, size), wide.narrow(axis, 4, size))
+    return image
 
 
 def _soft(mask: Tensor) -> Tensor:
     """Shrink a mask by two pixels and give it rims of a Gaussian of two pixels, which have no high frequencies."""
-    inner = -_most(-mask.to(torch.float32), 5)
+    inner = _least(mask.to(torch.float32))
     height, width = mask.shape[-2:]
-    kernels = [torch.exp(-2 * (2 * math.pi * torch.fft.fftfreq(size)).square()) for size in (height, width)]
-    blurred: Tensor = torch.fft.ifft2(torch.fft.fft2(inner) * kernels[0][:, None] * kernels[1]).real
+    places = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    rows, columns = (torch.exp(-2 * (2 * math.pi * one).square()) for one in places)
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(inner) * rows[:, None] * columns, s=(height, width))
     return blurred
 
 
 def _spectra(images: Tensor, share: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the logarithm of the power at the frequencies 1, 2, ... along both axes, up to a share of the other's."""
-    power = torch.fft.fft2(images[:, 0]).abs().square().mean(dim=0, dtype=torch.float64).numpy()
-    found = []
-    for lines in (power, power.T):
-        num, others = lines.shape
-        columns = np.arange(max(1, others // 32), max(int(others * share), 3))
-        logs = np.log(lines[:, columns] + lines[:, -columns] + 1e-20).mean(axis=1)
-        half = (num - 1) // 2
-        found.append(np.asarray((logs[1 : half + 1] + logs[-1 : -half - 1 : -1]) / 2))
-    return found[0], found[1]
+    height, width = images.shape[-2:]
+    half = torch.view_as_real(torch.fft.rfft2(images[:, 0])).square().sum(dim=-1).mean(dim=0, dtype=torch.float64)
+    power = half.numpy()
+    power = power + np.roll(power[::-1], 1, axis=0) + 1e-20  # of a frequency and of its mirror image
+    rows, columns = (
+        slice(max(1, size // 32), min(max(int(size * share), 3), size // 2 + 1)) for size in (height, width)
+    )
+    along_height = np.log(power[1 : (height - 1) // 2 + 1, columns]).mean(axis=1)
+    along_width = np.log(power[rows, 1 : (width - 1) // 2 + 1]).mean(axis=0)
+    return np.asarray(along_height), np.asarray(along_width)
 
 
 def _step_scores(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the t-values of a step down at `_PLACES`, in a fit of a line and a step; smaller for steps below 2 dB."""
     num = len(logs)
-    reach = max(num // 7, 6)
-    edges = list(range(int(0.42 * num), num - 3))
-    scores = np.empty(len(edges))
-    for number, edge in enumerate(edges):
-        places = np.arange(max(0, edge - reach), min(num, edge + reach))
-        step = np.clip((places + 0.5 - edge) / 4 + 0.5, 0, 1)
-        design = np.stack([np.ones(len(places)), (places - edge) / reach, step], axis=1)
-        inverse = np.linalg.inv(design.T @ design)
+    designs = _designs(num)
+    scores = np.empty(len(designs))
+    for number, (places, design, inverse) in enumerate(designs):
         fit = inverse @ (design.T @ logs[places])
         rest = logs[places] - design @ fit
-        deviation = math.sqrt(float(rest @ rest) / (len(places) - 3) * inverse[2, 2])
+        deviation = math.sqrt(float(rest @ rest) / (len(rest) - 3) * inverse[2, 2])
         scores[number] = -fit[2] / max(deviation, 1e-9) * min(1.0, abs(fit[2]) / 0.5)
     # two axes may have edges that differ by rounding
     padded = np.pad(scores, 1, mode="edge")
     near = np.maximum(np.maximum(padded[:-2], padded[2:]), scores)
-    return np.asarray(np.interp(_PLACES, (np.array(edges) + 0.5) / num, near))
+    return np.asarray(np.interp(_PLACES, (int(0.42 * num) + np.arange(len(designs)) + 0.5) / num, near))
+
+
+@lru_cache(maxsize=16)
+def _designs(num: int) -> list[tuple[slice, NDArray[np.float64], NDArray[np.float64]]]:
+    """Return the places, the design and its inverse normal matrix of the fit of a line and a step at every edge."""
+    reach = max(num // 7, 6)
+    found = []
+    for edge in range(int(0.42 * num), num - 3):
+        first, last = max(0, edge - reach), min(num, edge + reach)
+        places = np.arange(first, last)
+        step = np.clip((places + 0.5 - edge) / 4 + 0.5, 0, 1)
+        design = np.stack([np.ones(len(places)), (places - edge) / reach, step], axis=1)
+        found.append((slice(first, last), design, np.linalg.inv(design.T @ design)))
+    return found
 
 
 def _gap(logs: NDArray[np.float64]) -> float:

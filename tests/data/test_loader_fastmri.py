@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 
 from rephase.corpus.index_writer import write_index
 from rephase.data.kspace_slices import KSpaceSlices
-from rephase.data.masks import ColumnMask, apply_mask, seed_of
+from rephase.data.masks import apply_mask
 from rephase.data.stream import KSpaceStream
+from rephase.scanner.masks import ColumnMask, seed_of
 
 transforms = pytest.importorskip("fastmri.data.transforms", reason="the fastmri package is not installed")
 subsample = pytest.importorskip("fastmri.data.subsample", reason="the fastmri package is not installed")

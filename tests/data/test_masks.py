@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rephase.data.masks import ColumnMask, MaskedSlices, apply_mask, seed_of
+from rephase.data.masks import MaskedSlices, apply_mask
 from rephase.errors import RequestError
+from rephase.scanner.masks import ColumnMask, seed_of
 
 KINDS = ("random", "equispaced", "equispaced_fraction")
 NAMES = ("file1000031.h5", "sub-01_T1w", "sub-01_T1w@1", "a")

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from rephase.corpus.index_writer import write_index
 from rephase.data.kspace_slices import KSpaceSlices
-from rephase.data.masks import ColumnMask, MaskedSlices, seed_of
+from rephase.data.masks import MaskedSlices
 from rephase.data.mix import mix
 from rephase.data.samplers import BucketBatchSampler, VolumeSampler
 from rephase.data.stream import KSpaceStream
 from rephase.errors import RequestError
+from rephase.scanner.masks import ColumnMask, seed_of
 
 MASK = ColumnMask("random", (2, 4), (0.25, 0.125))
 

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from rephase import transforms
 from rephase.corpus.index_writer import write_index
 from rephase.data.kspace_slices import KSpaceSlices
-from rephase.data.masks import ColumnMask, MaskedSlices
+from rephase.data.masks import MaskedSlices
 from rephase.data.mix import mix
 from rephase.data.stream import KSpaceStream
 from rephase.errors import RequestError
 from rephase.numpy_fourier import fft2c_array, ifft2c_array
+from rephase.scanner.masks import ColumnMask
 from rephase.transforms import Compose, FitMatrix, Normalise, RandomFlips
 
 MASK = ColumnMask("random", (2,), (0.25,))

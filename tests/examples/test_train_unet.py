@@ -8,8 +8,8 @@ from phantom_corpus import ROOT_ATTRIBUTES, make_attributes
 
 from rephase.corpus.index_writer import write_index
 from rephase.corpus.store import CorpusStore
-from rephase.data.masks import ColumnMask
 from rephase.examples.train_unet import Example, UNet, main
+from rephase.scanner.masks import ColumnMask
 
 
 def images(shape=(2, 20, 17), seed=0):

@@ -188,6 +188,7 @@ def test_a_plan_states_the_bytes_of_both_forms(head: Path, tmp_path: Path) -> No
     assert one.num_bytes <= 1.3 * plain.num_bytes and many.num_bytes > 10 * one.num_bytes
     assert many.needed_bytes > one.needed_bytes and one.seconds is not None and one.seconds > 0
     assert any("15 (15), stored as image+maps" in line for line in one.lines())
+    assert one.other_bytes == {"kspace": many.num_bytes} and many.other_bytes == {"image+maps": one.num_bytes}
 
 
 @pytest.mark.parametrize("text", ["1", "brain65", "heart8", "bank:", "129", "15.0", "-3"])
