@@ -18,6 +18,8 @@ from rephase.data.order import set_epoch_of, shared_epoch
 from rephase.errors import RequestError
 from rephase.scanner.masks import ColumnMask, seed_of
 
+__all__ = ["ColumnMask", "MaskedSlices", "apply_mask", "seed_of"]
+
 
 @dataclass(frozen=True)
 class MaskedSlices:
