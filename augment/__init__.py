@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rephase.api import add_phase, build, build_phases, export, plan, repair, report, status, verify
     from rephase.data.fastmri_slices import FastMRISlices
     from rephase.data.kspace_slices import KSpaceSlices
-    from rephase.data.masks import MaskedSlices
+    from rephase.data.masks import ColumnMask, MaskedSlices
     from rephase.data.mix import mix
     from rephase.data.samplers import BucketBatchSampler, VolumeSampler
     from rephase.data.stream import KSpaceStream
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rephase.phase_transform import AddPhase
     from rephase.readers.registry import read_volume
     from rephase.readers.volume import Volume
-    from rephase.scanner.masks import ColumnMask
 
     __version__: str
 
@@ -64,8 +63,7 @@ _MODULES = {
     "rephase.api": ("add_phase", "build", "build_phases", "export", "plan", "repair", "report", "status", "verify"),
     "rephase.data.fastmri_slices": ("FastMRISlices",),
     "rephase.data.kspace_slices": ("KSpaceSlices",),
-    "rephase.data.masks": ("MaskedSlices",),
-    "rephase.scanner.masks": ("ColumnMask",),
+    "rephase.data.masks": ("ColumnMask", "MaskedSlices"),
     "rephase.data.mix": ("mix",),
     "rephase.data.samplers": ("BucketBatchSampler", "VolumeSampler"),
     "rephase.data.stream": ("KSpaceStream",),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rephase.data.base import Item
+from rephase.data.masks import seed_of
 from rephase.data.matrices import (
     change_extent,
     change_field_of_view,
@@ -34,7 +35,6 @@ from rephase.data.matrices import (
 from rephase.data.order import set_epoch_of, shared_epoch
 from rephase.errors import RequestError
 from rephase.numpy_fourier import fft2c_array, ifft2c_array
-from rephase.scanner.masks import seed_of
 
 __all__ = [
     "Compose", "FitMatrix", "Item", "Normalise", "RandomFlips", "change_extent", "change_field_of_view",

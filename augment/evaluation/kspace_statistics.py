@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rephase.data.masks import ColumnMask
 from rephase.diffusion.fourier import fft2c, ifft2c, radial_rings
 from rephase.evaluation.statistics import PhaseVolume
-from rephase.scanner.masks import ColumnMask
 
 NUM_RINGS = 32
 """Rings of `radial_spectrum`, from the centre to the nearer edge of k-space."""

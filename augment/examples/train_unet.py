@@ -27,12 +27,11 @@ from tqdm import tqdm
 
 from rephase.data.base import VolumeSlices
 from rephase.data.kspace_slices import KSpaceSlices
-from rephase.data.masks import apply_mask
+from rephase.data.masks import ColumnMask, apply_mask, seed_of
 from rephase.data.samplers import BucketBatchSampler
 from rephase.diffusion.fourier import ifft2c
 from rephase.errors import RequestError
 from rephase.metrics import nmse, psnr, ssim
-from rephase.scanner.masks import ColumnMask, seed_of
 
 DEMO_VALIDATION = ("nifti-diffusion-1",)
 """Volume of the demo corpus that is used for validation: the head that is trained on, with another diffusion weighting.
