@@ -24,21 +24,21 @@ def make_network(model: str, config: NetworkConfig, magnitude_only: bool) -> nn.
 class UNet(nn.Module):
     """U-Net whose first resolution is half of the image, four pixels being channels: a quarter of the work.
 
-    It begins as zero. Sizes are multiples of `2 ** levels`.
+    Its weights begin as zero. Sizes are multiples of `2 ** levels`.
     """
 
-    def __init__(self, channels: int, levels: int) -> None:
+    def __init__(self, channels: int, levels: int, num_in: int = 2, num_out: int = 2, bias: bool = True) -> None:
         super().__init__()
         widths = [channels * 2**level for level in range(levels)]
-        self.down = nn.ModuleList([_block(8, widths[0])])
+        self.down = nn.ModuleList([_block(4 * num_in, widths[0])])
         self.down.extend(_block(a, b) for a, b in pairwise(widths[:-1]))
         self.middle = _block(widths[-2], widths[-1])
         self.up = nn.ModuleList([_block(a + b, a) for b, a in pairwise(widths[::-1])])
-        self.last = nn.Conv2d(channels, 8, 1)
+        self.last = nn.Conv2d(channels, 4 * num_out, 1, bias=bias)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(batch 2 height width)` to the same shape."""
+        """Map `(batch num_in height width)` to `(batch num_out height width)`."""
         x = F.pixel_unshuffle(x, 2)
         kept = []
         for block in self.down:
@@ -52,17 +52,34 @@ class UNet(nn.Module):
         return found
 
 
+class ComplexCorrection(nn.Module):
+    """A U-Net that corrects a complex image by a map of gains, with which it is multiplied, and a map that is added.
+
+    It is given real part, imaginary part and magnitude. What depends on the magnitude alone, such as that air is dark,
+    is so learned from few slices of any phase.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.unet = UNet(channels, levels, 3, 4, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the correction of complex images `(batch height width)`."""
+        maps = self.unet(torch.stack([image.real, image.imag, image.abs()], dim=1))
+        return torch.complex(maps[:, 0], maps[:, 1]) * image + torch.complex(maps[:, 2], maps[:, 3])
+
+
 class UNetWithConsistency(nn.Module):
     """A U-Net that corrects the zero-filled complex image; the samples replace its k-space where they were taken."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.unet = UNet(config.channels, config.levels)
+        self.correction = ComplexCorrection(config.channels, config.levels)
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct the magnitude, `(batch height width)`, from k-space of this shape and masks `(batch width)`."""
         image, scale = _normalised(kspace)
-        found = fft2c(image + _complex(self.unet(_real(image))))
+        found = fft2c(image + self.correction(image))
         return ifft2c(torch.where(mask[:, None] != 0, kspace / scale, found)).abs() * scale
 
 
@@ -71,17 +88,19 @@ class Unrolled(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.steps = nn.ModuleList([UNet(config.cascade_channels, config.levels) for _ in range(config.cascades)])
+        self.steps = nn.ModuleList(
+            [ComplexCorrection(config.cascade_channels, config.levels) for _ in range(config.cascades)]
+        )
         self.weights = nn.Parameter(torch.ones(config.cascades))
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct the magnitude, as `UNetWithConsistency` does."""
-        image, scale = _normalised(kspace)
+        _, scale = _normalised(kspace)
         start = kspace / scale
         current = start
-        for weight, unet in zip(self.weights, self.steps, strict=True):
-            image = ifft2c(current)
-            current = current - weight * mask[:, None] * (current - start) + fft2c(_complex(unet(_real(image))))
+        for weight, correction in zip(self.weights, self.steps, strict=True):
+            change = fft2c(correction(ifft2c(current)))
+            current = current - weight * mask[:, None] * (current - start) + change
         return ifft2c(current).abs() * scale
 
 
@@ -90,14 +109,13 @@ class MagnitudeNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.unet = UNet(config.channels, config.levels)
+        self.unet = UNet(config.channels, config.levels, 1, 1, bias=False)
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct the magnitude, as `UNetWithConsistency` does, without the data consistency, which needs phase."""
         image, scale = _normalised(kspace)
         found = image.abs()[:, None]
-        both = torch.cat([found, torch.zeros_like(found)], dim=1)
-        corrected: Tensor = found + self.unet(both)[:, :1]
+        corrected: Tensor = found + self.unet(found)
         return corrected[:, 0].abs() * scale
 
 
@@ -113,11 +131,3 @@ def _normalised(kspace: Tensor) -> tuple[Tensor, Tensor]:
     image = ifft2c(kspace)
     scale = image.abs().square().mean(dim=(-2, -1), keepdim=True).sqrt() + _TINY
     return image / scale, scale
-
-
-def _real(image: Tensor) -> Tensor:
-    return torch.stack([image.real, image.imag], dim=1)
-
-
-def _complex(channels: Tensor) -> Tensor:
-    return torch.complex(channels[:, 0], channels[:, 1])
