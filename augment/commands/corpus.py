@@ -1,4 +1,4 @@
-"""`rephase verify`, `repair`, `report` and `view`: maintenance of a finished corpus."""
+"""`rephase verify`, `repair`, `report`, `card` and `view`: maintenance of a finished corpus."""
 
 from __future__ import annotations
 
@@ -56,6 +56,18 @@ def register(commands: Commands) -> None:
     report.add_argument("--volumes", type=count, default=8, metavar="N", help="volumes with pictures (default: 8)")
     report.add_argument("--compare", metavar="CORPUS", help="another corpus, compared with this one")
     add_json(report)
+    card = add_command(
+        commands,
+        "card",
+        card_corpus,
+        "write the data card of a corpus",
+        "Write README.md with the header of Hugging Face, and croissant.json (Croissant 1.0): contents, licences of\n"
+        "the sources, known processing, citation.",
+        "rephase card brain.zarr\nrephase card brain.zarr -o card",
+    )
+    card.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus")
+    card.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="the folder (default: CORPUS.run/card)")
+    add_json(card)
     view = add_command(
         commands,
         "view",
@@ -158,3 +170,12 @@ def view_volume(arguments: argparse.Namespace) -> CommandResult:
     with progress_bar("reading", "slice") as progress:
         path = write_view(arguments.corpus, arguments.volume, arguments.output, progress)
     return CommandResult(0, [f"view: {path}"], {"view": str(path)})
+
+
+def card_corpus(arguments: argparse.Namespace) -> CommandResult:
+    """Run `rephase card`."""
+    from rephase.reports.card import write_card
+
+    with progress_bar("reading") as progress:
+        paths = write_card(arguments.corpus, arguments.output, progress)
+    return CommandResult(0, [f"card: {path}" for path in paths], {"card": [str(path) for path in paths]})

@@ -13,7 +13,7 @@ import urllib.request
 import dask
 import pytest
 from chromium import find_chromium, look
-from paths import TESTS
+from paths import PROJECT, TESTS
 
 from rephase.bench.phantom import write_volumes
 from rephase.builder.options import BuildOptions
@@ -27,6 +27,7 @@ from rephase.progress import InWork, Progress
 MIDDLE = re.compile(r"c\.zarr\s+7\s+5\s+0\s+1\s+1\s.*waits: reading\s+building", re.S)
 """Of seven volumes five are built, one failed and one is left."""
 
+METRIC = re.compile(r"rephase_\w+")
 REPORT = {"corpus": "c<b>.zarr", "last_failures": [], "ended": ""}
 PROGRESS = Progress(0.0, num_volumes=10, built=4, failed=1, num_in_work=1, in_work=(InWork("v<5>", 3, 9, 81),))
 
@@ -167,6 +168,14 @@ def test_the_scheduler_publishes_builds_and_the_sums_of_workers(looked_at):
     assert 'rephase_build_work_ratio{corpus="c.zarr"} 1.0' in page
     assert 'rephase_build_running{corpus="c.zarr"} 0.0' in page
     assert "rephase_cluster_slices_total 12.0" in page and "rephase_cluster_workers 2.0" in page
+
+
+def test_the_dashboard_of_grafana_asks_for_metrics_that_exist(looked_at):
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    board = json.loads((PROJECT / "cluster" / "grafana.json").read_text())
+    asked = {name for panel in board["panels"] for one in panel["targets"] for name in METRIC.findall(one["expr"])}
+    assert len(asked) >= 10
+    assert asked <= set(re.findall(r"^# TYPE (\S+)", looked_at["totals"], re.M))
 
 
 def test_the_dashboard_has_the_page(looked_at):
