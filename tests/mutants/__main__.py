@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         names = sorted(read_results(folder))
     results = read_results(folder)
     tried = {name: results[name] for name in names if results[name] is not None}
+    if not tried:
+        sys.stdout.write(f"no mutant was tried; {folder / 'mutmut.log'} says why, with debug = true in [tool.mutmut]\n")
+        return 1
     minutes = (time.monotonic() - start) / 60
     part = (
         f"{len(tried)} of {len(results)} mutants, chosen with seed {options.seed}" if options.sample else "All mutants"
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         document = options.output.read_text(encoding="utf-8")
         options.output.write_text(replace_part(document, "make mutants", text), encoding="utf-8")
     killed = sum(status in _KILLED for status in tried.values())
-    return int(not tried or killed < LEAST_KILLED * len(tried))
+    return int(killed < LEAST_KILLED * len(tried))
 
 
 def copy_project(folder: Path) -> None:
