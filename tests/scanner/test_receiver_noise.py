@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -16,6 +17,7 @@ from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.errors import RequestError, VolumeError
+from rephase.exports.export import ExportOptions, export_corpus
 from rephase.scanner.noise import noise_floor
 
 NOISE = {"coils": "8", "noise": "20", "noise_covariance": "head8", "prescan": 3000}
@@ -55,6 +57,17 @@ def test_covariance_and_level_are_recovered_from_air_and_prescan(noisy: Path) ->
     deviation = np.sqrt(np.diag(expected).real)
     likeness = np.abs(expected / deviation[:, None] / deviation)[~np.identity(8, bool)]
     assert 1.05 < deviation.max() / deviation.min() <= 1.6 and likeness.max() <= 0.36 and likeness.mean() < 0.18
+
+
+def test_an_export_is_prewhitened_by_its_prescan(noisy: Path, tmp_path: Path) -> None:
+    # as deepinv does: the Cholesky factor of the covariance of noise alone
+    export_corpus(noisy, tmp_path / "h5", ExportOptions())
+    with h5py.File(tmp_path / "h5" / "head.h5") as file:
+        kspace, scan, target = file["kspace"][...], file["noise_scan"][...], file["reconstruction_rss"][...]
+    factor = np.linalg.cholesky(covariance_of(scan))
+    images = ifft2c(np.linalg.solve(factor, kspace.swapaxes(0, 1).reshape(8, -1)).reshape(8, *target.shape))
+    white = covariance_of(images[:, target == 0])
+    assert np.linalg.norm(white - np.eye(8)) < 0.06 * np.linalg.norm(np.eye(8))
 
 
 def test_lazy_and_stored_noise_have_the_same_bytes_and_are_checked(
