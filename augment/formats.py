@@ -121,7 +121,8 @@ READERS: dict[str, Reader] = {
             name="mat",
             module="rephase.readers.raw.read",
             suffixes=(".mat",),
-            help="MATLAB: the array that the column `dataset` names, or the only one; before version 7.3 with SciPy (extra `raw`)",
+            help="MATLAB: the array that the column `dataset` names, or the only one; before version 7.3 with SciPy "
+            "(extra `raw`)",
             has_signature=lambda start: start.startswith(b"MATLAB "),
             scanned=False,
             kind="MATLAB",
