@@ -1,6 +1,6 @@
 """Where a build found manifest, weights and coils: `<corpus>.run/request.json`, from which `rephase repair` continues.
 
-The only file beside a corpus with paths, besides the rows that Python gave to a build; the run log has none.
+Beside a corpus, only this file, `build.toml` and the rows that Python gave to a build have paths; the run log has none.
 """
 
 from __future__ import annotations

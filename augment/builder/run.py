@@ -13,6 +13,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from rephase.builder.option_files import note_options
 from rephase.builder.options import BuildOptions
 from rephase.builder.preflight import check_exams, check_recipe, check_replicas, check_twins, find_corpus, split_failed
 from rephase.builder.request import note_request
@@ -183,6 +184,7 @@ class _Run:
             self._log = RunLog(setup.root, self._facts(), lease.token, options.log_paths)
             places = {"checkpoints": setup.checkpoint, "banks": setup.bank}
             note_request(setup.root, self._task_list.manifest, places, lease.token)
+            note_options(setup.root, options, lease.token)
             # a repair, which wants to see outcomes, rebuilds committed volumes
             committed = set() if options.overwrite or tasks.seen is not None else set(store.names())
         except OSError as error:

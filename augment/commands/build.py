@@ -31,6 +31,7 @@ def register(commands: Commands) -> None:
         "rephase plan brain.csv brain.zarr\nrephase plan brain.csv brain.zarr --phase smooth --json",
     )
     _add_build_arguments(plan)
+    _add_config(plan)
     add_options(plan, ("phase", "scanner", "source", "execution"))
     add_json(plan)
     build = add_command(
@@ -46,9 +47,11 @@ def register(commands: Commands) -> None:
         "rephase build brain.csv brain.zarr --phase smooth --workers 4\n"
         "rephase build brain.csv brain.zarr --phase zero,smooth,field     # brain-zero.zarr, brain-smooth.zarr, ...\n"
         "rephase build brain.csv brain.zarr --cluster tls://10.0.0.1:8786 --workers 8\n"
-        "rephase build brain.csv brain.zarr --retry-failed",
+        "rephase build brain.csv brain.zarr --retry-failed\n"
+        "rephase build brain.csv again.zarr --config brain.zarr.run/build.toml",
     )
     _add_build_arguments(build)
+    _add_config(build)
     add_options(build, ("phase", "scanner", "source", "execution", "run"))
     add_json(build)
     status = add_command(
@@ -70,8 +73,10 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", metavar="CORPUS", help="path or URL of the corpus, such as brain.zarr")
 
 
-def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: Container[str] = ()) -> None:
-    """Add the build options of some groups, except those to omit."""
+def add_options(
+    parser: argparse.ArgumentParser, groups: Iterable[Group], omit: Container[str] = (), given_only: bool = False
+) -> None:
+    """Add the build options of some groups, except those to omit; with `given_only`, without their defaults."""
     phases = indent("\n".join(f"{name:13} {phase.help}" for name, phase in PHASES.items()))
     coils = indent("\n".join(f"{f'{name}N':13} {array.help}" for name, array in ARRAYS.items()))
     coils += indent(
@@ -83,10 +88,10 @@ def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: 
         for name, one in ARGUMENTS.items():
             if one.group != group or name in omit:
                 continue
-            default = getattr(BuildOptions, name)
+            default = argparse.SUPPRESS if given_only else getattr(BuildOptions, name)
             several = name == "phase"  # separated by commas: a corpus each
             if one.metavar is None:
-                section.add_argument(flag(name), action="store_true", help=one.help)
+                section.add_argument(flag(name), action="store_true", default=default, help=one.help)
             else:
                 section.add_argument(
                     flag(name),
@@ -98,12 +103,31 @@ def add_options(parser: argparse.ArgumentParser, groups: Iterable[Group], omit: 
                 )
 
 
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file of options by their long names, such as seed = 1; those of the command line go before it. A "
+        "build writes what it used to CORPUS.run/build.toml",
+    )
+
+
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
-    """Return the build options from the parsed arguments, those of the first phase; others have their defaults."""
-    values = {name: getattr(arguments, name) for name in ARGUMENTS if hasattr(arguments, name)}
+    """Return the build options from the parsed arguments, those of the first phase, and `--config`."""
+    config = getattr(arguments, "config", None)
+    names: Iterable[str] = ARGUMENTS
+    if config is not None:
+        parser = argparse.ArgumentParser(add_help=False)
+        add_options(parser, _TITLES, given_only=True)
+        names = vars(parser.parse_known_args(arguments.argv)[0])
+    values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if values.get("phase"):
         values["phase"] = values["phase"][0]
-    return BuildOptions(**values)
+    if config is None:
+        return BuildOptions(**values)
+    from rephase.builder.option_files import read_options
+
+    return BuildOptions.from_values({**read_options(config), **values})
 
 
 def plan_build(arguments: argparse.Namespace) -> CommandResult:
