@@ -29,6 +29,7 @@ from rephase.pipeline.sampling import conditions_of, facts_of, sample_phasor, ti
 from rephase.pipeline.scan import ScannedVolume, scan_volume
 from rephase.pipeline.task import Fault, Outcome, Task, failed_outcome
 from rephase.pipeline.worker import WorkerContext
+from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
 from rephase.text import one_line
 
@@ -193,7 +194,8 @@ def _build(task: Task, worker: WorkerContext, seconds: dict[str, float]) -> Outc
 
 def _make(task: Task, worker: WorkerContext, limit_bytes: int | None, seconds: dict[str, float]) -> Outcome:
     with timed(seconds, "read"):
-        volume = worker.read(task.row, None if limit_bytes is None else volume_factor(worker.recipe) * limit_bytes)
+        read = worker.read or read_volume
+        volume = read(task.row, None if limit_bytes is None else volume_factor(worker.recipe) * limit_bytes)
         _check_size(task, volume.magnitude.nbytes, limit_bytes)
     num_slices, height, width = volume.magnitude.shape
     worker.watchdog.allow(num_slices, height, width)

@@ -20,7 +20,6 @@ from rephase.manifests.record import ManifestRow
 from rephase.pipeline.memory import AdmissionLock, MemoryLimits
 from rephase.pipeline.recipe import Recipe
 from rephase.pipeline.timeout import Watchdog
-from rephase.readers.registry import read_volume
 from rephase.readers.volume import Volume
 from rephase.scanner.arrays import BANK
 from rephase.scanner.bank import CoilBank, read_bank
@@ -31,8 +30,8 @@ class WorkerContext:
     """State shared by the volumes of one process: the corpus, the recipe, the generator, and the sampling lock.
 
     `generator` is None for real phase. `environment` is stored in every receipt; with `allow_mixed` it may differ.
-    `read` reads a volume. `also` has the contexts of further corpora that get the same volumes, each with its number of
-    replicas.
+    `read` reads a volume in place of `read_volume`. `also` has the contexts of further corpora that get the same
+    volumes, each with its number of replicas.
     """
 
     store: CorpusStore
@@ -48,7 +47,7 @@ class WorkerContext:
     sampling: threading.Lock = field(default_factory=threading.Lock)
     admission: AdmissionLock = field(default_factory=AdmissionLock)
     counters: Counters = field(default_factory=Counters)
-    read: Callable[[ManifestRow, int | None], Volume] = read_volume
+    read: Callable[[ManifestRow, int | None], Volume] | None = None
     also: tuple[tuple[WorkerContext, int], ...] = ()
 
     def generator_for(self, sequence: str | None) -> PhaseGenerator | None:
