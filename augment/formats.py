@@ -147,7 +147,7 @@ READERS: dict[str, Reader] = {
             name="twix",
             module="rephase.readers.raw.read",
             suffixes=(".dat",),
-            help="Siemens raw data (twix), Cartesian; needs the extra twix",
+            help="Siemens raw data (twix), Cartesian; needs the extra `twix`",
             scanned=False,
             kind="raw data",
         ),
