@@ -97,7 +97,7 @@ class Segmentation:
                 scores.append(_score(volume, found, name))
                 if name == REAL and number < _EXAMPLES:
                     middle = len(found) // 2
-                    pictures[volume.name] = _overlay(volume.magnitude[middle], found[middle])
+                    pictures[volume.name] = _stripped(volume.magnitude[middle], found[middle])
         facts = {
             "updates": job.steps + (job.start.steps if job.start else 0),
             "parameters": sum(one.numel() for one in network.parameters()),
@@ -116,8 +116,8 @@ class Segmentation:
                 scores.append(_score(volume, found, name))
                 if name == REAL and number < _EXAMPLES:
                     middle = len(found) // 2
-                    pictures[volume.name] = _overlay(volume.magnitude[middle], found[middle])
-                    pictures[f"truth {volume.name}"] = _overlay(volume.magnitude[middle], volume.labels[middle])
+                    pictures[volume.name] = _stripped(volume.magnitude[middle], found[middle])
+                    pictures[f"truth {volume.name}"] = _stripped(volume.magnitude[middle], volume.labels[middle])
         return Result(scores, [], {"updates": 0, "parameters": 0, "slices": 0, "subjects": 0}, pictures)
 
     def volumes(self, name: str, *, test: bool = True) -> list[Volume]:
@@ -175,7 +175,7 @@ class Segmentation:
         """Return the threshold with the highest mean Dice of volumes that the network was trained on."""
         volumes = [one for slices in sets for one in read_volumes(slices, _THRESHOLD_VOLUMES)]
         curves = [dice_by_threshold(self._map(network, one.kspace), one.labels) for one in volumes]
-        return float(_THRESHOLDS[int(np.argmax(np.mean(curves, axis=0)))])
+        return round(float(_THRESHOLDS[int(np.argmax(np.mean(curves, axis=0)))]), 2)
 
     @torch.no_grad()
     def _map(self, network: Segmenter, kspace: Tensor) -> NDArray[np.float32]:
@@ -229,9 +229,9 @@ def _score(volume: Volume, found: NDArray[np.bool_], name: str) -> Score:
     return Score(volume.name, volume.subject, REAL_TEST if name == REAL else ZERO_TEST, metrics)
 
 
-def _overlay(magnitude: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the magnitude, dimmed outside of the mask."""
-    return np.asarray(np.where(mask, magnitude, 0.3 * magnitude), np.float32)
+def _stripped(magnitude: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the magnitude, black outside of the mask."""
+    return np.asarray(np.where(mask, magnitude, 0), np.float32)
 
 
 def label_problems(volumes: Sequence[Volume]) -> list[str]:
