@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rephase.diffusion.phases import generated_phases
 from rephase.experiments.arms import ANGLE, MAGNITUDE_ONLY, REAL, ZERO
 from rephase.experiments.conclusions import ArmRow, Outcome
 from rephase.experiments.segmentation.config import REAL_TEST
-from rephase.experiments.statistics import Estimate
+from rephase.experiments.statistics import Estimate, by_subject, estimate
 
 _NEAR = 0.01
 """Dice within which means without intervals count as a tie."""
@@ -25,7 +28,7 @@ def findings(outcome: Outcome, labels: str) -> list[str]:
             found.append(f"{model}: not measurable, so nothing follows from its figures.")
             continue
         found += [f"{model}: {text}" for text in _spread(rows)]
-        found += [f"{model}: {text}" for text in (_ranking(rows), *_ties(rows, outcome.study.untrained)) if text]
+        found += [f"{model}: {text}" for text in (_ranking(rows), *_ties(outcome, model, rows)) if text]
     return found
 
 
@@ -59,26 +62,38 @@ def _ranking(rows: dict[str, ArmRow]) -> str:
     return f"of {names}, the intervals separate only {'; '.join(apart)}: the others are not ranked"
 
 
-def _ties(rows: dict[str, ArmRow], untrained: str | None) -> list[str]:
-    """Say which simple baselines are as good as the best synthetic phase."""
+def _ties(outcome: Outcome, model: str, rows: dict[str, ArmRow]) -> list[str]:
+    """Say which simple baselines are as good as the best synthetic phase, by the interval of the paired difference."""
     synthetic = [row for label, row in rows.items() if label in generated_phases()]
     best = max(synthetic, key=lambda row: dice_of(row).mean)
     found = []
     for label, what in (
         (MAGNITUDE_ONLY, "a network that is given no phase at all"),
-        (untrained, "a threshold of the magnitude, without a network"),
+        (outcome.study.untrained, "a threshold of the magnitude, without a network"),
         (ANGLE, "one random angle per slice"),
         ("smooth", "a random polynomial"),
     ):
         if label is None or label not in rows or label == best.label:
             continue
         row = rows[label]
-        if dice_of(row).mean >= dice_of(best).mean - _NEAR or overlap(row, best):
+        ahead = estimate(_table(outcome, model, best.label) - _table(outcome, model, label), outcome.study.statistics)
+        if ahead.mean <= _NEAR or (ahead.low is not None and ahead.low <= 0):
             found.append(
                 f"{label}, {what}, has {_text(row)} and ties or beats the best synthetic phase, {best.label} "
                 f"{_text(best)}: the latter is no evidence for that phase"
             )
     return found
+
+
+def _table(outcome: Outcome, model: str, label: str) -> NDArray[np.float64]:
+    """Return the Dice of an arm on real data, `(seed subject)`; what needs no network has one seed."""
+    seeds: dict[int, dict[str, float]] = {}
+    subject_of = {}
+    for one in outcome.scores:
+        if one["arm"] == label and one["model"] in (model, "") and one["condition"] == REAL_TEST:
+            seeds.setdefault(one["seed"], {})[one["volume"]] = one["metrics"]["dice"]
+            subject_of[one["volume"]] = one["subject"]
+    return by_subject([seeds[seed] for seed in sorted(seeds)], subject_of)[1]
 
 
 def overlap(a: ArmRow, b: ArmRow) -> bool:
