@@ -190,7 +190,15 @@ def test_real_reformatted_slice_may_be_named_by_hand():
 # Echoes and time points
 
 
-def test_echoes_are_numbered_by_time(tmp_path):
+def test_echoes_are_named_by_the_header(tmp_path):
+    slices = [classic(k, EchoTime=te, EchoNumbers=number) for k in range(3) for te, number in ((5, 2), (9, 1), (7, 3))]
+    save_series(tmp_path, slices)
+    assert [read(tmp_path, echo=echo).te_ms for echo in (1, 2, 3)] == [9, 5, 7]
+    refused(tmp_path, "ambiguous", "1 (TE 9 ms)", "2 (TE 5 ms)", "column echo")
+    refused(tmp_path, "mismatch", "no echo 4", echo=4)
+
+
+def test_echoes_without_numbers_go_by_time(tmp_path):
     save_series(tmp_path, [classic(k, EchoTime=te, EchoNumbers=1) for k in range(3) for te in (9, 5)])
     assert [read(tmp_path, echo=echo).te_ms for echo in (1, 2)] == [5, 9]
     refused(tmp_path, "ambiguous", "1 (TE 5 ms)", "2 (TE 9 ms)", "column echo")

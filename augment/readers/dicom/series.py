@@ -109,7 +109,7 @@ def split_series(headers: Sequence[Header], kind: Kind, where: str) -> tuple[lis
             echoes = _split_repeated(variant, lambda header: round(header.te_ms or 0.0, 3))
             echoes.sort(key=lambda echo: echo[0].te_ms or 0.0)
             label = "-".join(filter(None, [f"block{block}" if len(blocks) > 1 else None, name])) or None
-            for number, echo in enumerate(echoes, 1):
+            for number, echo in zip(_echo_numbers(echoes), echoes, strict=True):
                 try:
                     part = _complete(echo, kind, where)
                 except VolumeError as error:
@@ -117,6 +117,17 @@ def split_series(headers: Sequence[Header], kind: Kind, where: str) -> tuple[lis
                 else:
                     parts.append(replace(part, label=label, echo=number, several_echoes=len(echoes) > 1))
     return sorted(parts, key=lambda part: (part.label or "", part.echo)), lost
+
+
+def _echo_numbers(echoes: Sequence[Sequence[Header]]) -> Sequence[int]:
+    """Return the header's numbers where these are distinct, else 1, 2, ... of echoes that are in order of time.
+
+    A manifest keeps these numbers: another rule would let it select another echo.
+    """
+    named = [{header.echo for header in echo} for echo in echoes]
+    numbers = [next(iter(names)) or 0 for names in named]
+    distinct = all(len(names) == 1 for names in named) and len(set(numbers)) == len(numbers)
+    return numbers if distinct and min(numbers) > 0 else range(1, len(echoes) + 1)
 
 
 def _blocks(headers: Sequence[Header]) -> list[list[Header]]:
