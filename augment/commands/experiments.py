@@ -16,7 +16,7 @@ from rephase.diffusion.shipped import find_checkpoint
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from rephase.experiments.reconstruction.run import Request
+    from rephase.experiments.request import Request
 
     C = TypeVar("C", bound=DataclassInstance)
 
@@ -124,7 +124,7 @@ def read_settings(
 
 def read_request(arguments: argparse.Namespace) -> Request:
     """Return the data that are asked for."""
-    from rephase.experiments.reconstruction.run import Request
+    from rephase.experiments.request import Request
 
     return Request(
         manifest=arguments.real,

@@ -14,6 +14,7 @@ from rephase.builder.options import BuildOptions
 from rephase.builder.shared import SharedCluster, one_cluster
 from rephase.corpus.index import INDEX_KEY
 from rephase.corpus.store import CorpusStore
+from rephase.data.kspace_slices import KSpaceSlices
 from rephase.errors import RequestError
 from rephase.experiments.arms import NATURAL, REAL, ZERO
 from rephase.experiments.natural import write_pictures
@@ -117,6 +118,20 @@ def make_corpora(
     corpora = Corpora(train, test, list(dict.fromkeys(skipped)))
     _check_one_reading(corpora)
     return corpora
+
+
+def check_single_coil(corpora: Corpora) -> None:
+    """Refuse corpora with coils, which no network of the experiments reads.
+
+    Raises
+    ------
+    RequestError
+        If there are any.
+    """
+    for root in (*corpora.train.values(), *corpora.test.values()):
+        slices = KSpaceSlices(root)
+        if slices.volume_matrix(0)[0]:
+            raise RequestError(f"{root}: has several coils; expected single-coil k-space")
 
 
 def _made_of(manifest: Path, checkpoint: Path | None) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rephase.data.kspace_slices import KSpaceSlices
+from rephase.experiments.settings import TrainingConfig
+from rephase.experiments.store import Job
+
+_CURVE_POINTS = 20
 
 
 def is_of(subjects: frozenset[str], row: Mapping[str, Any]) -> bool:
@@ -41,3 +46,53 @@ def rate(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def fit(
+    network: nn.Module,
+    loss_of: Callable[..., Tensor],
+    data: Any,  # noqa: ANN401 - a mixture
+    config: TrainingConfig,
+    job: Job,
+    device: str,
+) -> list[tuple[int, float]]:
+    """Train a network for the updates of its job.
+
+    Parameters
+    ----------
+    network
+        Trained in place.
+    loss_of
+        The loss of a batch, given the tensors of its items.
+    data
+        Items that are tuples of tensors.
+    config, job
+        Optimisation; a job that starts from other weights has the lower rate.
+    device
+        Where the network is.
+
+    Returns
+    -------
+        Updates and mean loss at up to about 20 places.
+    """
+    peak = config.learning_rate * (config.finetune_rate if job.start is not None else 1.0)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=peak)
+    warmup = min(config.warmup, job.steps // 2)
+    batches = endless_batches(data, config.batch)
+    losses: list[float] = []
+    network.train()
+    for step in range(job.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = peak * rate(step, job.steps, warmup)
+        loss = loss_of(*(part.to(device) for part in next(batches)))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    every = max(job.steps // _CURVE_POINTS, 1)
+    return [
+        (start + len(part), round(float(np.mean(part)), 6))
+        for start in range(0, job.steps, every)
+        if (part := losses[start : start + every])
+    ]

@@ -45,8 +45,8 @@ def code_digest(modules: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def notes_on(rows: Rows, arms: Sequence[Arm], statistics: StatisticsConfig) -> list[str]:
-    """Return what the numbers of subjects do not allow.
+def notes_on(rows: Rows, arms: Sequence[Arm], seeds: int, statistics: StatisticsConfig) -> list[str]:
+    """Return what the numbers of subjects and seeds do not allow.
 
     Raises
     ------
@@ -73,4 +73,6 @@ def notes_on(rows: Rows, arms: Sequence[Arm], statistics: StatisticsConfig) -> l
         notes.append(
             f"{counted(len(test), 'test subject')}: no intervals and no verdicts, which need {statistics.subjects}"
         )
+    elif seeds == 1:
+        notes.append("one seed: the intervals are over test subjects alone, and say nothing of another training")
     return notes

@@ -16,6 +16,7 @@ from rephase.errors import RequestError
 from rephase.experiments.arms import REQUIRED, parse_arm, parse_arms
 from rephase.experiments.jobs import run_jobs
 from rephase.experiments.leaks import find_leaks
+from rephase.experiments.provenance import notes_on
 from rephase.experiments.settings import Comparison, StatisticsConfig
 from rephase.experiments.slices import ResizedSlices, magnitude, resize
 from rephase.experiments.statistics import by_subject, estimate, judge, sanity, share_closed
@@ -110,7 +111,7 @@ def test_seeds_and_subjects_both_widen_the_interval():
 def test_no_interval_below_five_subjects():
     assert estimate(table(3, 4), CONFIG).low is None
     assert estimate(table(3, 5), CONFIG).low is not None
-    judged = judge(Comparison("a", "b", "nmse", "R=8", 0.1), table(3, 4), table(3, 4), CONFIG, True)
+    judged = judge(Comparison("smooth", "real", "nmse", "R=8", 0.1), table(3, 4), table(3, 4), CONFIG, True)
     assert (judged.verdict, judged.non_inferior, judged.equivalent) == ("no interval", None, None)
 
 
@@ -122,16 +123,16 @@ def test_no_interval_below_five_subjects():
 def test_verdicts(lower, shift, spread, verdict):
     base = table(3, 8, 1.0)
     arm = base + (shift if lower else -shift) + table(3, 8, 0.0, spread, 5)
-    assert judge(Comparison("a", "b", "m", "c", 0.05), arm, base, CONFIG, lower).verdict == verdict
+    assert judge(Comparison("smooth", "real", "m", "c", 0.05), arm, base, CONFIG, lower).verdict == verdict
 
 
 def test_non_inferior_only_if_the_worse_end_is_within_the_margin():
     base, difference = table(1, 12, 1.0), table(1, 12, 0.0, 0.01, 2)
     whole = estimate(difference, CONFIG)
     for margin, expected in ((whole.high * 1.01, True), (whole.high * 0.99, False)):
-        judged = judge(Comparison("a", "b", "m", "c", margin), base + difference, base, CONFIG, True)
+        judged = judge(Comparison("smooth", "real", "m", "c", margin), base + difference, base, CONFIG, True)
         assert judged.non_inferior is expected
-    relative = judge(Comparison("a", "b", "m", "c", 0.02, True), base + difference, base, CONFIG, True)
+    relative = judge(Comparison("smooth", "real", "m", "c", 0.02, True), base + difference, base, CONFIG, True)
     assert relative.margin == pytest.approx(0.02 * base.mean())
 
 
@@ -196,6 +197,17 @@ def test_magnitudes_of_a_test_subject_are_refused(tmp_path):
     path = manifest(tmp_path, "a1,a.npy,p.npy,a,train,", "b1,b.npy,p.npy,b,test,")
     with pytest.raises(RequestError, match=r"others\.csv: b: in training and in test"):
         read_rows(path, "train", "test", manifest(tmp_path, "m1,m.npy,,b,,", name="others.csv"))
+
+
+@pytest.mark.parametrize(
+    ("subjects", "seeds", "words"),
+    [(5, 1, ["one seed: the intervals are over test subjects alone"]), (5, 2, []), (4, 1, ["4 test subjects"])],
+)
+def test_what_few_seeds_and_subjects_do_not_allow_is_a_note(tmp_path, subjects, seeds, words):
+    lines = ["a1,a.npy,p.npy,a,train,", *(f"t{n},t.npy,p.npy,t{n},test," for n in range(subjects))]
+    notes = notes_on(read_rows(manifest(tmp_path, *lines), "train", "test"), [parse_arm("zero")], seeds, CONFIG)
+    assert len(notes) == len(words)
+    assert all(note.startswith(word) for note, word in zip(notes, words, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 25), (11, 31), (40, 13)])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from rephase.experiments.arms import parse_arms
 from rephase.experiments.conclusions import Outcome, Study, conclude
-from rephase.experiments.corpora import make_corpora
+from rephase.experiments.corpora import check_single_coil, make_corpora
 from rephase.experiments.jobs import default_workers, run_jobs
 from rephase.experiments.leaks import leaks_of
 from rephase.experiments.provenance import code_digest, notes_on, settings_of
@@ -19,25 +18,11 @@ from rephase.experiments.reconstruction.config import (
     condition,
     crime_condition,
 )
-from rephase.experiments.reconstruction.training import Reconstruction, check_single_coil
+from rephase.experiments.reconstruction.training import Reconstruction
 from rephase.experiments.report import write
+from rephase.experiments.request import Request
 from rephase.experiments.store import ResultStore, all_jobs
 from rephase.experiments.subjects import read_rows
-
-
-@dataclass(frozen=True)
-class Request:
-    """The data of an experiment; see `rephase evaluate reconstruction --help`."""
-
-    manifest: Path
-    train_split: str
-    test_split: str
-    output: Path
-    arms: tuple[str, ...] = ()
-    magnitudes: Path | None = None
-    checkpoint: Path | None = None
-    device: str = "cpu"
-    workers: int | None = None
 
 
 def evaluate(request: Request, config: ReconstructionConfig) -> Outcome:
@@ -56,7 +41,7 @@ def evaluate(request: Request, config: ReconstructionConfig) -> Outcome:
         request.magnitudes,
         config.data.volumes_per_subject,
     )
-    notes = notes_on(rows, arms, config.statistics)
+    notes = notes_on(rows, arms, config.seeds, config.statistics)
     names = list(dict.fromkeys(name for arm in arms for name in arm.corpora))
     workers = request.workers or default_workers(request.device)
     corpora = make_corpora(

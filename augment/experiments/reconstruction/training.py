@@ -18,10 +18,9 @@ from rephase.data.kspace_slices import KSpaceSlices
 from rephase.data.masks import ColumnMask, MaskedSlices
 from rephase.data.mix import mix
 from rephase.diffusion.fourier import ifft2c
-from rephase.errors import RequestError
 from rephase.experiments.arms import REAL, ZERO, Arm
 from rephase.experiments.corpora import Corpora
-from rephase.experiments.loop import endless_batches, is_of, people_of, rate
+from rephase.experiments.loop import fit, is_of, people_of
 from rephase.experiments.reconstruction.config import METRICS, ReconstructionConfig, condition, crime_condition
 from rephase.experiments.reconstruction.networks import make_network
 from rephase.experiments.slices import ResizedSlices
@@ -29,7 +28,6 @@ from rephase.experiments.store import Job, Result, Score
 from rephase.experiments.subjects import draw_subjects
 from rephase.metrics import nmse, psnr, ssim
 
-_CURVE_POINTS = 20
 _EXAMPLES = 2
 _METRICS = {"nmse": nmse, "ssim": ssim, "psnr": psnr}
 
@@ -114,31 +112,13 @@ class Reconstruction:
         return mix(sets[-1], sets[0], share, seed), len(subjects)
 
     def _train(self, network: nn.Module, data: Any, job: Job) -> list[tuple[int, float]]:  # noqa: ANN401 - a data set
-        config = self.config.training
-        peak = config.learning_rate * (config.finetune_rate if job.start is not None else 1.0)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=peak)
-        warmup = min(config.warmup, job.steps // 2)
-        batches = endless_batches(data, config.batch)
-        losses: list[float] = []
-        network.train()
-        for step in range(job.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = peak * rate(step, job.steps, warmup)
-            kspace, mask, target = (part.to(self.device) for part in next(batches))
+        def loss_of(kspace: Tensor, mask: Tensor, target: Tensor) -> Tensor:
             # relative to the slice, so that dark volumes count as bright ones
             norm = target.square().mean(dim=(-2, -1)).sqrt() + 1e-12
-            loss = ((network(kspace, mask) - target).abs().mean(dim=(-2, -1)) / norm).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            losses.append(float(loss.detach()))
-        every = max(job.steps // _CURVE_POINTS, 1)
-        return [
-            (start + len(part), round(float(np.mean(part)), 6))
-            for start in range(0, job.steps, every)
-            if (part := losses[start : start + every])
-        ]
+            loss: Tensor = ((network(kspace, mask) - target).abs().mean(dim=(-2, -1)) / norm).mean()
+            return loss
+
+        return fit(network, loss_of, data, self.config.training, job, self.device)
 
     @torch.no_grad()
     def _test(self, network: nn.Module, names: list[str]) -> tuple[list[Score], dict[str, NDArray[np.float32]]]:
@@ -195,20 +175,6 @@ class _Volume:
 class _ZeroFilled(nn.Module):
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         return ifft2c(kspace).abs()
-
-
-def check_single_coil(corpora: Corpora) -> None:
-    """Refuse corpora with coils, which these networks do not read.
-
-    Raises
-    ------
-    RequestError
-        If there are any.
-    """
-    for root in (*corpora.train.values(), *corpora.test.values()):
-        slices = KSpaceSlices(root)
-        if slices.volume_matrix(0)[0]:
-            raise RequestError(f"{root}: has several coils; expected single-coil k-space")
 
 
 def _chunks(values: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -9,13 +9,12 @@ from typing import Any
 from rephase.errors import RequestError
 from rephase.experiments.arms import NATURAL, REAL, parse_arms
 from rephase.experiments.conclusions import Outcome, Study, conclude
-from rephase.experiments.corpora import make_corpora
+from rephase.experiments.corpora import check_single_coil, make_corpora
 from rephase.experiments.jobs import default_workers, run_jobs
 from rephase.experiments.leaks import leaks_of
 from rephase.experiments.provenance import code_digest, notes_on, settings_of
-from rephase.experiments.reconstruction.run import Request
-from rephase.experiments.reconstruction.training import check_single_coil
 from rephase.experiments.report import write
+from rephase.experiments.request import Request
 from rephase.experiments.segmentation.config import METRICS, REAL_TEST, ZERO_TEST, SegmentationConfig
 from rephase.experiments.segmentation.findings import findings
 from rephase.experiments.segmentation.labels import MANIFEST_TEXT, RULE_TEXT, has_labels
@@ -48,7 +47,7 @@ def evaluate(request: Request, config: SegmentationConfig) -> Outcome:
         left_out = [arm.label for arm in arms if NATURAL in arm.corpora]
         arms = [arm for arm in arms if arm.label not in left_out]
         notes.append(f"{', '.join(left_out)}: left out, since photographs have no segmentation")
-    notes += notes_on(rows, arms, config.statistics)
+    notes += notes_on(rows, arms, config.seeds, config.statistics)
     names = list(dict.fromkeys(name for arm in arms for name in arm.corpora))
     workers = request.workers or default_workers(request.device)
     corpora = make_corpora(

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rephase.data.kspace_slices import KSpaceSlices
 from rephase.data.mix import mix
 from rephase.experiments.arms import REAL, ZERO, Arm
 from rephase.experiments.corpora import Corpora
-from rephase.experiments.loop import endless_batches, is_of, people_of, rate
+from rephase.experiments.loop import fit, is_of, people_of
 from rephase.experiments.segmentation.config import REAL_TEST, ZERO_TEST, SegmentationConfig
 from rephase.experiments.segmentation.labels import LabelledSlices, otsu
 from rephase.experiments.segmentation.networks import Segmenter, make_network
@@ -27,7 +27,6 @@ from rephase.experiments.store import Job, Result, Score
 from rephase.experiments.subjects import draw_subjects
 from rephase.metrics import dice, hd95
 
-_CURVE_POINTS = 20
 _EXAMPLES = 2
 _THRESHOLDS = np.linspace(0.02, 0.98, 49)
 _THRESHOLD_VOLUMES = 12
@@ -85,7 +84,7 @@ class Segmentation:
         # a data set alone is the synthetic one of a mixture without the other, so that arms are in equal orders
         share = job.arm.real_percent / 100 if len(sets) == 2 else 0.0
         data = mix(sets[-1], sets[0], share, job.seed)
-        curve = self._train(network, data, job)
+        curve = fit(network, network.loss, data, self.config.training, job, self.device)
         save_file(network.state_dict(), weights)
         network.eval()
         threshold = self._choose_threshold(network, sets)
@@ -146,30 +145,6 @@ class Segmentation:
             sets.append(self._slices(self.corpora.train[name], seed if arm.random_angle else None, chosen))
             subjects |= set(chosen)
         return sets, len(subjects)
-
-    def _train(self, network: Segmenter, data: Any, job: Job) -> list[tuple[int, float]]:  # noqa: ANN401 - a data set
-        config = self.config.training
-        peak = config.learning_rate * (config.finetune_rate if job.start is not None else 1.0)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=peak)
-        warmup = min(config.warmup, job.steps // 2)
-        batches = endless_batches(data, config.batch)
-        losses: list[float] = []
-        network.train()
-        for step in range(job.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = peak * rate(step, job.steps, warmup)
-            loss = network.loss(*(part.to(self.device) for part in next(batches)))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            losses.append(float(loss.detach()))
-        every = max(job.steps // _CURVE_POINTS, 1)
-        return [
-            (start + len(part), round(float(np.mean(part)), 6))
-            for start in range(0, job.steps, every)
-            if (part := losses[start : start + every])
-        ]
 
     def _choose_threshold(self, network: Segmenter, sets: Sequence[LabelledSlices]) -> float:
         """Return the threshold with the highest mean Dice of volumes that the network was trained on."""
