@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -32,6 +33,7 @@ EXAM_COLUMNS = ("subject_id", "series", "source")
 ON_CRIME = ("warn", "crop", "refuse")
 _NEGATIVE: tuple[NegativeRule, ...] = ("refuse", "clip")
 STORAGES = ("image+maps", "kspace")
+_SEVERAL = ("split", "keep_columns")
 _NAMES = ", ".join(WEIGHTS)
 
 
@@ -394,23 +396,14 @@ class BuildOptions:
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> Self:
-        """Return options from Python values; texts and paths are parsed as on the command line.
+        """Return options from values of Python or TOML; texts, paths and numbers are parsed as on the command line.
 
         Raises
         ------
         RequestError
             If a value cannot be parsed or is not allowed.
         """
-        parsed = dict(values)
-        for name, value in values.items():
-            if isinstance(value, str | os.PathLike):
-                try:
-                    parsed[name] = ARGUMENTS[name].parse(os.fspath(value))
-                except ValueError as error:
-                    raise RequestError(f"{flag(name)}: {error}") from None
-            elif isinstance(value, list):
-                parsed[name] = tuple(value)
-        return cls(**parsed)  # type: ignore[arg-type]  # checked in __post_init__
+        return cls(**{name: _parsed(name, value) for name, value in values.items()})
 
 
 ARGUMENTS: Mapping[str, Argument] = {one.name: one.metadata["argument"] for one in fields(BuildOptions)}
@@ -420,6 +413,28 @@ ARGUMENTS: Mapping[str, Argument] = {one.name: one.metadata["argument"] for one 
 def flag(name: str) -> str:
     """Return the command-line spelling of an option's name."""
     return f"--{name.replace('_', '-')}"
+
+
+def _parsed(name: str, value: object) -> Any:  # noqa: ANN401 - of any option
+    """Return the value of an option from one of Python or TOML, such as `coils = 8` for the text 8."""
+    if value is None:
+        return None
+    is_flag = ARGUMENTS[name].metavar is None
+    if is_flag == isinstance(value, bool):
+        if is_flag:
+            return value
+        if isinstance(value, list | tuple) and (name in _SEVERAL or name == "noise_covariance"):
+            if name == "noise_covariance" or all(isinstance(one, str) for one in value):
+                return tuple(value)
+        elif isinstance(value, str | os.PathLike | Real):
+            try:
+                text = os.fspath(value) if isinstance(value, str | os.PathLike) else str(value)
+                text = str(int(value)) if isinstance(value, float) and value.is_integer() else text
+                return ARGUMENTS[name].parse(text)
+            except ValueError as error:
+                raise RequestError(f"{flag(name)}: {error}") from None
+    expected = "true or false" if is_flag else "one text or number" if name not in _SEVERAL else "a list of texts"
+    raise RequestError(f"{flag(name)}: found {value!r}; expected {expected}; correct it")
 
 
 def read_columns(keep_columns: Iterable[str], share_field_by: str | None) -> tuple[str, ...]:

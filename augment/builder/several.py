@@ -7,27 +7,29 @@ writes log and index. On a local disk the corpora share the file of each magnitu
 
 from __future__ import annotations
 
+import filecmp
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rephase.builder.options import BuildOptions
-from rephase.builder.preflight import check_exams, check_replicas, check_twins
+from rephase.builder.preflight import check_exams, check_replicas, check_twins, find_corpus
 from rephase.builder.run import Say, check_request, run_tasks
 from rephase.builder.summary import BuildSummary
 from rephase.builder.workers import prepare_workers
-from rephase.corpus.layout import volume_prefix
+from rephase.corpus.layout import receipt_key, volume_prefix
 from rephase.corpus.lease import Lease
 from rephase.corpus.store import CorpusStore
 from rephase.diffusion.phases import PHASES
+from rephase.errors import VolumeError
 from rephase.manifests.manifest import Manifest
 from rephase.manifests.where import select
-from rephase.pipeline.task import task_list
+from rephase.pipeline.task import TaskList, task_list
 
 _TARGETS = ("reconstruction_esc/", "reconstruction_rss/")
 
@@ -83,13 +85,44 @@ def build_phases(
     with ExitStack() as stack:
         leases = {root: stack.enter_context(Lease(root, first.break_lease)) for root in roots}
         also = [(builds[root], leases[root].token, corpora[root].replicas) for root in roots[1:]]
+        before = {root: _versions(root, corpora[root].overwrite) for root in roots[1:]}
         for number, root in enumerate(roots):
             prepare = prepare_workers if number else partial(prepare_workers, also=also)
             summaries[root] = run_tasks(tasks[root], builds[root], leases[root], say, progress, prepare)
+            if number:
+                _count_new(summaries[root], before[root], tasks[root], corpora[root].overwrite)
+                summaries[root].seconds += summaries[roots[0]].seconds
             if summaries[root].interrupted or summaries[root].stopped:
                 break
         share_targets(list(summaries))
     return [summaries[root] for root in corpora if root in summaries]
+
+
+def _versions(root: str, overwrite: bool) -> dict[str, str]:
+    """Return the committed volumes of a corpus, if there is one; with a hash of each receipt if these may change."""
+    store = find_corpus(root)
+    if store is None:
+        return {}
+    return {name: _tag(store, name) if overwrite else "" for name in store.names()}
+
+
+def _tag(store: CorpusStore, name: str) -> str:
+    found = store.storage.get_tagged(receipt_key(name))
+    return "" if found is None else found[1]
+
+
+def _count_new(summary: BuildSummary, before: Mapping[str, str], tasks: TaskList, overwrite: bool) -> None:
+    """Count the volumes as built that were committed with those of the first corpus: its tasks built them, too."""
+    now = _versions(summary.corpus, overwrite)
+    store = CorpusStore.open(summary.corpus)
+    counted, summary.built, summary.skipped, summary.num_slices, summary.num_bytes = (
+        summary.built + summary.skipped, 0, 0, 0, 0
+    )  # fmt: skip
+    for name in tasks.names():
+        if name in now and now[name] != before.get(name):
+            with suppress(VolumeError):  # damaged since, which the index reports
+                summary.take_unseen(store.receipt(name))
+    summary.skipped = max(counted - summary.built, 0)
 
 
 def share_targets(roots: Sequence[str]) -> int:
@@ -121,7 +154,9 @@ def _link_equal(
         ours, theirs = (Path(one.storage.root) / volume_prefix(name) / key for one in (first, store))
         try:
             before, after = ours.lstat(), theirs.lstat()
-            if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino) or before.st_size != after.st_size:
+            if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
+                continue
+            if not filecmp.cmp(ours, theirs, shallow=False):  # one was damaged since, which must not spread
                 continue
             partial_path = theirs.with_name(f".{theirs.name}.{uuid.uuid4().hex}")
             os.link(ours, partial_path, follow_symlinks=False)

@@ -6,10 +6,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Container, Iterable
+from dataclasses import replace
+from typing import Any
 
 from rephase.builder.options import ARGUMENTS, BuildOptions, Group, flag
 from rephase.commands.result import CommandResult, Commands, add_command, add_json, argument, indent
 from rephase.diffusion.phases import PHASES
+from rephase.errors import RequestError
 from rephase.scanner.arrays import ARRAYS
 from rephase.text import parse_names
 
@@ -114,6 +117,12 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
     """Return the build options from the parsed arguments, those of the first phase, and `--config`."""
+    values, phases = _option_values(arguments)
+    return BuildOptions.from_values({**values, "phase": phases[0] if phases else None})
+
+
+def _option_values(arguments: argparse.Namespace) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the values of the options, those of `--config` below those of the command line, and the phases."""
     config = getattr(arguments, "config", None)
     names: Iterable[str] = ARGUMENTS
     if config is not None:
@@ -121,13 +130,17 @@ def build_options(arguments: argparse.Namespace) -> BuildOptions:
         add_options(parser, _TITLES, given_only=True)
         names = vars(parser.parse_known_args(arguments.argv)[0])
     values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
-    if values.get("phase"):
-        values["phase"] = values["phase"][0]
-    if config is None:
-        return BuildOptions(**values)
-    from rephase.builder.option_files import read_options
+    if config is not None:
+        from rephase.builder.option_files import read_options
 
-    return BuildOptions.from_values({**read_options(config), **values})
+        values = {**read_options(config), **values}
+    phases = values.pop("phase", None) or ()
+    if isinstance(phases, tuple):
+        return values, phases
+    try:  # of the file
+        return values, parse_phases(",".join(phases) if isinstance(phases, list) else phases)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RequestError(f"{config}: phase: {error}") from None
 
 
 def plan_build(arguments: argparse.Namespace) -> CommandResult:
@@ -173,14 +186,14 @@ def parse_phases(text: str) -> tuple[str, ...]:
 
 def _several_options(arguments: argparse.Namespace) -> dict[str, BuildOptions]:
     """Return the options of each corpus by its path; empty for a single phase."""
-    phases = arguments.phase or ()
+    values, phases = _option_values(arguments)
     if len(phases) < 2:
         return {}
     from rephase.builder.several import options_of, phase_roots
 
-    single = argparse.Namespace(**vars(arguments) | {"phase": None, "checkpoint": None, "steps": None, "replicas": 1})
-    options = build_options(single)
-    given = {name: getattr(arguments, name) for name in ("checkpoint", "steps", "replicas")}
+    options = BuildOptions.from_values(values)
+    given = {name: getattr(options, name) for name in ("checkpoint", "steps", "replicas")}
+    options = replace(options, checkpoint=None, steps=None, replicas=1)
     roots = phase_roots(arguments.corpus, phases)
     return {roots[phase]: options_of(options, phase, given) for phase in phases}
 

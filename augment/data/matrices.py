@@ -174,6 +174,7 @@ def _axis(axis: str) -> int:
 
 
 def _checked(size: Size) -> Size:
-    if len(size) != 2 or not all(isinstance(one, int | np.integer) and one > 0 for one in size):
+    whole = isinstance(size, tuple | list) and all(isinstance(one, int | np.integer) and one > 0 for one in size)
+    if not whole or len(size) != 2:
         raise RequestError(f"size {size!r}: expected height and width, whole numbers above 0")
     return int(size[0]), int(size[1])

@@ -49,8 +49,9 @@ def test_one_command_builds_a_corpus_for_each_phase(manifest, capsys):
     words = ["build", str(manifest), str(manifest.parent / "c.zarr"), "--phase", "zero,smooth", "--replicas", "2"]
     assert main([*words, "--workers", "1", "--dashboard-address", "127.0.0.1:0", "--json"]) == 1  # one source is lost
     zero, smooth = json.loads(capsys.readouterr().out)
-    assert (zero["built"] + zero["skipped"], list(zero["failed"])) == (2, ["lost"])
-    assert (smooth["built"] + smooth["skipped"], sorted(smooth["failed"])) == (4, ["lost", "lost@1"])
+    assert (zero["built"], zero["skipped"], zero["num_slices"], list(zero["failed"])) == (2, 0, 4, ["lost"])
+    assert (smooth["built"], smooth["skipped"], smooth["num_slices"]) == (4, 0, 8)
+    assert sorted(smooth["failed"]) == ["lost", "lost@1"]
     roots = [manifest.parent / f"c-{phase}.zarr" for phase in ("zero", "smooth")]
     assert [KSpaceSlices(root).volumes for root in roots] == [["a", "b"], ["a", "a@1", "b", "b@1"]]
     for root, phase in zip(roots, ("zero", "smooth"), strict=True):
@@ -61,6 +62,13 @@ def test_one_command_builds_a_corpus_for_each_phase(manifest, capsys):
     assert shards[0].samefile(shards[1])  # one file
     assert not (roots[0] / "volumes/a/kspace/c.0.0.0").samefile(roots[1] / "volumes/a/kspace/c.0.0.0")
     assert share_targets([str(root) for root in roots]) == 0
+
+    good = shards[1].read_bytes()
+    shards[1].unlink()
+    shards[1].write_bytes(good)  # no longer shared
+    shards[0].write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    assert share_targets([str(root) for root in roots]) == 0  # damage of one does not reach the other
+    assert [bool(verify_corpus(root).problems) for root in roots] == [True, False]
 
 
 def test_a_source_is_read_once_and_the_bytes_are_those_of_single_builds(manifest, monkeypatch):

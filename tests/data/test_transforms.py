@@ -231,6 +231,7 @@ def test_what_transforms_refuse(root):
     wrong = {
         "larger 'crop': expected resolution or field_of_view": lambda: FitMatrix((8, 8), larger="crop"),
         "size .0, 8.: expected height and width": lambda: FitMatrix((0, 8)),
+        "size 8: expected height and width": lambda: FitMatrix(8),
         "axes 'width': expected some of": lambda: RandomFlips("width"),
         "probability 2: expected 0 to 1": lambda: RandomFlips(probability=2),
         "by 'max': expected input or volume": lambda: Normalise("max"),
