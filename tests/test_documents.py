@@ -64,7 +64,11 @@ def test_the_sdist_has_the_packages_and_their_tests():
 def test_the_documentation_site_is_built_without_a_warning():
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     built = subprocess.run(
-        [sys.executable, "-m", "tests.documentation"], cwd=PROJECT, capture_output=True, text=True, check=False
+        [sys.executable, PROJECT / "tests" / "documentation" / "__main__.py"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     page = (PROJECT / "build" / "site" / "reference" / "index.html").read_text("utf-8")

@@ -67,6 +67,7 @@ def test_a_seeded_run_finds_no_fault(record_property):
     assert len({make_case(11, result.number).seed.target for result in results}) == len(SHARES)
 
 
+@pytest.mark.reliability
 def test_the_pool_sees_crash_hang_and_hunger():
     # only the one that never ends stands under the short limit: the first case of a child has a long one
     results = {result.number: result.verdict for result in run_cases(11, [-3, -2], 1, seconds=2.0)}
@@ -147,6 +148,7 @@ def test_mutations_reach_the_whole_file():
     assert len(touched) > 200
 
 
+@pytest.mark.reliability
 def test_the_long_run_writes_what_it_found(tmp_path, capsys):
     from fuzz.__main__ import main
 

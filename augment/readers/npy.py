@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tokenize
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ _HEADER_ERRORS = (
     OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError, AttributeError,
     IndexError, KeyError, tokenize.TokenError,
 )  # fmt: skip
+
+_ONE_HEADER = threading.Lock()
 
 
 def read(row: ManifestRow, limit_bytes: int | None = None) -> tuple[Volume, Arrangement]:
@@ -94,6 +97,19 @@ def load_values(path: Path, name: str, limit_bytes: int | None) -> NDArray[Any]:
     return values
 
 
+def map_npy(path: Path) -> NDArray[Any]:
+    """Map the array of a .npy file; unlike `np.load` only of such a file, and never a pickle.
+
+    Headers are read one at a time: they go through `ast.literal_eval`, where Python counts the recursion of all threads
+    together, so that of two at once one may get a SystemError (gh-106905). Other code parses too, hence the second try.
+    """
+    with _ONE_HEADER:
+        try:
+            return np.lib.format.open_memmap(path, mode="r")
+        except SystemError:
+            return np.lib.format.open_memmap(path, mode="r")
+
+
 def _map(path: Path, name: str) -> NDArray[Any]:
     try:
         with path.open("rb") as file:
@@ -101,8 +117,7 @@ def _map(path: Path, name: str) -> NDArray[Any]:
                 raise VolumeError(
                     "unsupported", f"{name}: is an archive of arrays; expected .npy; save one array per file"
                 )
-        # unlike `np.load` this reads only .npy, and never a pickle
-        mapped = np.lib.format.open_memmap(path, mode="r")
+        mapped = map_npy(path)
     except VolumeError:
         raise
     except _HEADER_ERRORS as error:

@@ -114,6 +114,7 @@ def test_build_compares_one_process_with_a_cluster(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.reliability
 def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path):
     manifest = write_volumes(tmp_path, 2, 1, 16)
     (tmp_path / "v0001.npy").unlink()
@@ -121,6 +122,7 @@ def test_a_plain_process_that_fails_is_told_and_leaves_no_other_waiting(tmp_path
         build_plainly(manifest, tmp_path, 2)
 
 
+@pytest.mark.reliability
 def test_loader_compares_every_way_and_leaves_nothing_behind(tmp_path):
     document = check_shape(bench_loader(2, 3, 16, (0,), 1, tmp_path, coils=(0, 2), index_volumes=50))
     reading, stored, memory, binding, opening = document["tables"]

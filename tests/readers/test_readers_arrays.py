@@ -318,3 +318,19 @@ def test_the_transform_of_arrays_is_that_of_tensors():
     for shape in ((2, 8, 6), (2, 7, 9)):
         kspace = (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(np.complex64)
         np.testing.assert_allclose(ifft2c_array(kspace), ifft2c(torch.from_numpy(kspace)).numpy(), atol=1e-6)
+
+
+def test_a_header_that_python_could_not_parse_beside_another_thread_is_read_again(tmp_path, monkeypatch):
+    """`ast.literal_eval` may raise SystemError where two threads are in it (gh-106905)."""
+    np.save(tmp_path / "v.npy", np.ones((2, 3, 4), np.float32))
+    sound, calls = np.lib.format.open_memmap, []
+
+    def first_fails(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise SystemError("AST constructor recursion depth mismatch (before=72, after=68)")
+        return sound(*arguments, **keywords)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", first_fails)
+    assert read_volume(row_of(tmp_path / "v.npy")).magnitude.shape == (2, 3, 4)
+    assert len(calls) == 2

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rephase.errors import VolumeError
 from rephase.hdf5_files import open_hdf5
 from rephase.manifests.record import ManifestRow
+from rephase.readers.npy import map_npy
 from rephase.readers.raw.data import Defaults, RawData, named_axes
 from rephase.readers.volume import check_limit
 from rephase.text import install_hint, one_line
@@ -28,7 +29,7 @@ _LARGEST_HEADER = 1 << 16
 def open_npy(path: Path, row: ManifestRow, name: str, is_kspace: bool, limit_bytes: int | None) -> RawData:
     """Map the array of a .npy file: `(slice [coil] height width)`, or the layout of CC-359's single-coil files."""
     try:
-        values = np.lib.format.open_memmap(path, mode="r")
+        values = map_npy(path)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
         raise VolumeError(
             "unreadable", f"{name}: cannot be read ({one_line(error)}); expected a .npy array of numbers; save it again"
