@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rephase.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, Chart, Line, round_numbers, scale
 from rephase.experiments.arms import NATURAL, REAL
@@ -11,6 +11,11 @@ from rephase.experiments.statistics import Estimate
 
 _COLOURS = 9
 Point = tuple[float, Estimate]
+
+
+def title_of(metric: str) -> str:
+    """Return the name of a metric as it is written: an abbreviation, or a surname."""
+    return {"dice": "Dice"}.get(metric, metric.upper())
 
 
 def make_charts(outcome: Outcome) -> list[tuple[str, list[Chart]]]:
@@ -27,16 +32,16 @@ def make_charts(outcome: Outcome) -> list[tuple[str, list[Chart]]]:
                 for place, one in enumerate(members)
             ]
             found.append(
-                _chart(f"{metric.upper()}, {condition}", "arm, in the order of the key", metric.upper(), points, [])
+                _chart(f"{title_of(metric)}, {condition}", "arm, in the order of the key", title_of(metric), points, [])
             )
         hardest = outcome.study.conditions[-1]
-        shares = _shares(members, hardest, metric)
+        shares = _shares(members, styles, hardest, metric)
         if shares:
             found.append(
                 _chart(
-                    f"{metric.upper()} by real subjects, {hardest}",
+                    f"{title_of(metric)} by real subjects, {hardest}",
                     "% of subjects",
-                    metric.upper(),
+                    title_of(metric),
                     shares,
                     [0, 25, 50, 75, 100],
                 )
@@ -52,15 +57,18 @@ def make_charts(outcome: Outcome) -> list[tuple[str, list[Chart]]]:
     return charts
 
 
-def _shares(members: Sequence[ArmRow], condition: str, metric: str) -> list[tuple[str, str, list[Point]]]:
-    """Return lines over the share of real subjects: alone, and with each synthetic corpus."""
+def _shares(
+    members: Sequence[ArmRow], styles: Mapping[str, str], condition: str, metric: str
+) -> list[tuple[str, str, list[Point]]]:
+    """Return lines over the share of real subjects: alone, and with each corpus, in the style of its mixture."""
     real = [one for one in members if one.real_percent and one.label.startswith(REAL) and one.corpus is None]
     lines = []
     if len(real) > 1:
         lines.append((REAL, "real", _sorted(real, condition, metric)))
-    for place, corpus in enumerate(dict.fromkeys(one.corpus for one in members if one.corpus and one.real_percent)):
+    mixtures = {one.corpus: styles[one.label] for one in members if one.corpus and one.real_percent}
+    for corpus, style in mixtures.items():
         mixed = [one for one in members if one.corpus == corpus and (one.real_percent or one.label == corpus)]
-        lines.append((f"real + {corpus}", f"model m{place % _COLOURS}", _sorted(mixed, condition, metric)))
+        lines.append((f"real + {corpus}", style, _sorted(mixed, condition, metric)))
     return lines
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rephase.evaluation.page import CHART_SIZE, section_table
 from rephase.evaluation.tables import Section, markdown_table
-from rephase.experiments.charts import make_charts
+from rephase.experiments.charts import make_charts, title_of
 from rephase.experiments.conclusions import ArmRow, Outcome
 from rephase.experiments.statistics import Estimate
 from rephase.files import replacing
@@ -104,8 +104,8 @@ def _gates(outcome: Outcome) -> Section:
     return Section(
         "Can anything be measured?",
         "A condition counts only if "
-        + ("real data train a better network than none, and " if outcome.study.must_beat_untrained else "")
-        + "zero phase trains a worse one than real data; otherwise the data or the network are too small, and its "
+        + ("real data train a better one than none, and " if outcome.study.must_beat_untrained else "")
+        + "zero phase trains a worse network than real data; otherwise the data or the network are too small, and its "
         "table ranks nothing.",
         ("network", "test", "result", "reason"),
         rows,
@@ -120,7 +120,7 @@ def _comparisons(outcome: Outcome, model: str, measurable: set[str]) -> Section:
         rows.append(
             (
                 f"{_starred(outcome, what.arm)} - {_starred(outcome, what.against)}",
-                f"{what.metric.upper()}, {what.condition}",
+                f"{title_of(what.metric)}, {what.condition}",
                 _number(one.difference, digits, sign=True),
                 f"{one.margin:.{digits}f}",
                 _yes(one.non_inferior),
@@ -147,12 +147,12 @@ def _arms(outcome: Outcome, model: str, condition: str, measurable: bool) -> Sec
     words = (
         f"Means over subjects and seeds, the best first, with intervals over both where there are "
         f"{outcome.study.statistics.subjects} test subjects. Gap closed: the share of the difference between zero and "
-        f"real phase, in {first.upper()}."
+        f"real phase, in {title_of(first)}."
     )
     words += "" if measurable else " **Not measurable** (see above): the order means nothing."
-    header = ("arm", *(f"{name.upper()} {_ARROWS[lower]}" for name, lower in outcome.study.metrics.items()))
+    header = ("arm", *(f"{title_of(name)} {_ARROWS[lower]}" for name, lower in outcome.study.metrics.items()))
     return Section(
-        f"{condition}, {model}",
+        f"{condition[0].upper()}{condition[1:]}, {model}",
         words,
         (*header, "gap closed", "slices", "subjects", "updates"),
         tuple(_arm_cells(outcome, one, condition) for one in members),
@@ -161,9 +161,9 @@ def _arms(outcome: Outcome, model: str, condition: str, measurable: bool) -> Sec
 
 def _arm_cells(outcome: Outcome, one: ArmRow, condition: str) -> tuple[str, ...]:
     share = one.closed[condition]
-    closed = "-" if math.isnan(share.mean) else f"{100 * share.mean:.0f} %"
+    closed = "-" if math.isnan(share.mean) else f"{round(100 * share.mean)} %"
     if share.low is not None and share.high is not None:
-        closed += f" ({100 * share.low:.0f} to {100 * share.high:.0f})"
+        closed += f" ({round(100 * share.low)} to {round(100 * share.high)})"
     return (
         _starred(outcome, one.label),
         *(_number(one.means[condition][name], _DIGITS.get(name, 4)) for name in outcome.study.metrics),
@@ -191,8 +191,8 @@ def _crimes(outcome: Outcome) -> Section:
             "arm",
             "network",
             "test",
-            *(f"{name.upper()} on zero phase" for name in metrics),
-            *(f"{name.upper()} on real" for name in metrics),
+            *(f"{title_of(name)} on zero phase" for name in metrics),
+            *(f"{title_of(name)} on real" for name in metrics),
         ),
         rows,
     )

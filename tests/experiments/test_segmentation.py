@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,7 +257,23 @@ def test_the_sentences_say_what_is_separated_and_what_is_not():
     assert "the intervals separate only smooth and diffusion" in apart
     few = "\n".join(findings(outcome_of(USUAL, subjects=4), "drawn"))
     assert "cannot rank smooth, diffusion: there are too few test subjects" in few
-    assert "smooth is no better than zero" in "\n".join(findings(outcome_of(USUAL | {"smooth": 0.1}), "drawn"))
+    assert "every other phase above zero" in few
+    assert "separates" not in few
+    worse = "\n".join(findings(outcome_of(USUAL | {"smooth": 0.1}), "drawn"))
+    assert "; smooth no better than zero phase" in worse
+    assert "separates any" not in worse
+
+
+def test_a_difference_from_zero_whose_interval_contains_0_is_no_separation():
+    outcome = outcome_of(USUAL | {"angle": 0.25})
+    ahead = iter((0.3, -0.2, 0.3, -0.2, 0.1) * 2)  # the mean is above 0
+    scores = [
+        one | {"metrics": one["metrics"] | {"dice": 0.2 + next(ahead)}} if one["arm"] == "angle" else one
+        for one in outcome.scores
+    ]
+    text = "\n".join(findings(replace(outcome, scores=scores), "drawn"))
+    assert "angle above zero phase, but the interval of the difference contains 0" in text
+    assert "separates any" not in text
 
 
 def test_nothing_is_concluded_where_real_is_no_better_than_zero():
@@ -335,7 +352,7 @@ def test_the_command_goes_on_without_wrong_labels(tmp_path, capsys):
     assert {one["arm"] for one in found["scores"]} == {"zero", "real", "angle", "magnitude-only", "otsu"}
     assert [one["comparison"]["metric"] for one in found["comparisons"]["image"]] == ["dice"]
     tables, page = ((tmp_path / "out" / f"segmentation.{suffix}").read_text() for suffix in ("md", "html"))
-    for words in ("What it shows", "Can anything be measured?", "The data crime", "DICE", "HD95"):
+    for words in ("What it shows", "Can anything be measured?", "The data crime", "Dice", "HD95"):
         assert words in tables
     assert "<svg" in page
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").glob("*.json")}

@@ -27,25 +27,34 @@ def findings(outcome: Outcome, labels: str) -> list[str]:
         if not all(gate.measurable for gate in gates):
             found.append(f"{model}: not measurable, so nothing follows from its figures.")
             continue
-        found += [f"{model}: {text}" for text in _spread(rows)]
+        found += [f"{model}: {text}" for text in _spread(outcome, model, rows)]
         found += [f"{model}: {text}" for text in (_ranking(rows), *_ties(outcome, model, rows)) if text]
     return found
 
 
-def _spread(rows: dict[str, ArmRow]) -> list[str]:
+def _spread(outcome: Outcome, model: str, rows: dict[str, ArmRow]) -> list[str]:
+    """Say whether all other phases are better than zero phase, by the interval of the paired difference."""
     zero = rows[ZERO]
     others = [row for label, row in rows.items() if label in (*generated_phases(), ANGLE) and label != ZERO]
     if not others:
         return []
-    below = [row.label for row in others if not dice_of(row).mean > dice_of(zero).mean]
-    lowest = min(others, key=lambda row: dice_of(row).mean)
     text = f"zero phase {_text(zero)}, real {_text(rows[REAL])}"
-    if below:
-        return [f"{text}; {', '.join(below)} is no better than zero phase"]
-    return [
-        f"{text}, and every other phase above zero (the lowest: {lowest.label} {_text(lowest)}): the experiment "
-        "separates any spread of phase in training from none"
-    ]
+    ahead = {
+        row.label: estimate(_table(outcome, model, row.label) - _table(outcome, model, ZERO), outcome.study.statistics)
+        for row in others
+    }
+    below = [label for label, one in ahead.items() if not one.mean > 0]
+    unclear = [label for label, one in ahead.items() if one.mean > 0 and one.low is not None and one.low <= 0]
+    if below or unclear:
+        parts = [f"{', '.join(below)} no better than zero phase"] if below else []
+        if unclear:
+            parts.append(f"{', '.join(unclear)} above zero phase, but the interval of the difference contains 0")
+        return [f"{text}; {'; '.join(parts)}"]
+    lowest = min(others, key=lambda row: dice_of(row).mean)
+    above = f"{text}, and every other phase above zero (the lowest: {lowest.label} {_text(lowest)})"
+    if any(one.low is None for one in ahead.values()):
+        return [f"{above}, with too few test subjects for intervals"]
+    return [f"{above}: the experiment separates any spread of phase in training from none"]
 
 
 def _ranking(rows: dict[str, ArmRow]) -> str:
