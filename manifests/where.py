@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ _NUMBERS = {
     "slice_axis", "echo", "frame", "replicas", "num_slices", "height", "width",
     *(name for name, fact in FACTS.items() if fact.kind == "number"),
 }  # fmt: skip
-_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|==?|<|>)\s*(.*?)\s*", re.DOTALL)
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
@@ -45,7 +46,7 @@ class Condition:
 
 
 def parse_where(text: str) -> tuple[Condition, ...]:
-    """Parse conditions joined by `and`, such as `contrast=T1,T2 and field_t>=1.5`.
+    """Parse conditions joined by `and`, such as `contrast=T1,T2 and field_t>=1.5`; values may be in quotes.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def parse_where(text: str) -> tuple[Condition, ...]:
         If a condition has another form, names no column, or compares a text.
     """
     conditions = []
-    for part in re.split(r"\s+and\s+", text.strip()):
+    for part in re.split(r"\s+and\s+", text.strip(), flags=re.IGNORECASE):
         match = _CONDITION.fullmatch(part)
         if match is None:
             raise ValueError(
@@ -62,7 +63,9 @@ def parse_where(text: str) -> tuple[Condition, ...]:
         column, order, value = match.groups()
         if column not in _COLUMNS:
             raise ValueError(f"{column!r} is no column for a condition; expected one of {', '.join(_COLUMNS)}")
+        order = order[:1] if order == "==" else order
         values = (value,) if order in _ORDERS else tuple(one.strip() for one in value.split(","))
+        values = tuple(_unquoted(one) for one in values)
         if order in _ORDERS and column not in _NUMBERS:
             raise ValueError(f"{column} is a text; expected = or !=; found {order}")
         if column in _NUMBERS:
@@ -72,9 +75,19 @@ def parse_where(text: str) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
+def _unquoted(value: str) -> str:
+    """Take a value out of its quotes; an operator in a bare one is a slip, by which `!=` would hold for every row."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    if re.search(r"[<>=!'\"]", value):
+        raise ValueError(f"{value!r} is no value of a condition; expected 'and' between conditions; correct it")
+    return value
+
+
 def _check_number(column: str, text: str, empty: bool) -> None:
     try:
-        float(text or ("0" if empty else "nothing"))
+        if math.isnan(float(text or ("0" if empty else "nothing"))):
+            raise ValueError
     except ValueError:
         raise ValueError(f"{column} is compared with {text!r}; expected a number") from None
 

@@ -32,6 +32,7 @@ def manifest(tmp_path):
         ((), "contrast!=T1", "bd"), ((), "field_t>=1.5", "ab"), ((), "field_t = 0.3", "c"), ((), "te_ms=", "ad"),
         ((), "split= and field_t=", "d"), (("train",), "contrast=T1 and field_t > 1", "a"),
         ((), "volume_id=b, c", "bc"),
+        ((), "contrast!='T1'", "bd"), ((), 'contrast=="T1", T2 AND split!=val', "ab"),
         ((), "te_ms!=", "bc"), ((), "te_ms<20 and te_ms>=10", "c"),
     ],
 )  # fmt: skip
@@ -51,6 +52,8 @@ def test_rows(manifest, splits, where, expected):
         ("contrast", "'contrast' is no condition; expected COLUMN=VALUE"), ("x=1", "'x' is no column for a condition"),
         ("contrast>T1", "contrast is a text; expected = or !="), ("field_t>high", "field_t is compared with 'high'"),
         ("field_t>", "compared with ''; expected a number"), ("", "'' is no condition"),
+        ("contrast!=T1 or contrast!=T2", "no value of a condition"), ("contrast!==T1", "no value of a condition"),
+        ("field_t!=nan", "compared with 'nan'"), ("contrast!=T1 'T2'", "no value of a condition"),
         ("contrast=T1 and", "is no condition|no row"), ("path=x", "'path' is no column"),
     ],
 )  # fmt: skip

@@ -343,6 +343,32 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     assert "is nifti; expected k-space of" in problem(kspace_row(tmp_path / "k.nii"))[1]
 
 
+@pytest.mark.parametrize(
+    "header", ["", "# Dimensions", "# Dimensions\n24 20 99999999999999999999", "# Dimensions\n-24"]
+)
+def test_a_header_of_bart_without_dimensions_is_one_line(header, tmp_path):
+    (tmp_path / "x.cfl").write_bytes(bytes(24 * 20 * 8))
+    (tmp_path / "x.hdr").write_text(header)
+    reason, message = problem(kspace_row(tmp_path / "x.cfl"))
+    assert reason == "unreadable" and "copy both files again" in message and "StopIteration" not in message
+
+
+def test_bart_may_omit_the_second_dimension(tmp_path):
+    (tmp_path / "x.cfl").write_bytes(np.ones(24, np.complex64).tobytes())
+    (tmp_path / "x.hdr").write_text("# Dimensions\n24\n")
+    row = kspace_row(tmp_path / "x.cfl")
+    assert describe_volume(row).shape == read_volume(row).magnitude.shape == (1, 24, 1)
+
+
+def test_a_plan_tells_what_the_type_tells(tmp_path):
+    kspace = fft2c(phantom()).astype(np.complex64)
+    for number, wrong in enumerate((kspace.real, np.abs(kspace).astype(int), kspace[:0])):
+        row = _npy(tmp_path / f"{number}.npy", wrong)
+        with pytest.raises(VolumeError) as caught:
+            describe_volume(row)
+        assert problem(row)[1] == str(caught.value)
+
+
 def test_the_spacing_of_the_manifest(tmp_path):
     row = _npy(tmp_path / "k.npy", fft2c(phantom()).astype(np.complex64), spacing_mm=(4.0, 1.5, 2.0))
     volume = read_volume(row)

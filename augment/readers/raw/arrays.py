@@ -59,12 +59,14 @@ def open_cfl(path: Path, row: ManifestRow, name: str, is_kspace: bool, limit_byt
         lines = header.read_bytes()[:_LARGEST_HEADER].decode("ascii").splitlines()
         at = next(number for number, line in enumerate(lines) if line.strip() == "# Dimensions")
         sizes = [int(word) for word in lines[at + 1].split()]
+        sizes += [1] * (2 - len(sizes))  # BART omits the last ones of size 1
         values = np.memmap(path, np.complex64, "r", shape=tuple(sizes), order="F")
-    except (OSError, ValueError, StopIteration, IndexError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, OverflowError, StopIteration, IndexError, UnicodeDecodeError) as error:
+        what = "no dimensions" if isinstance(error, StopIteration | IndexError) else one_line(error)
         raise VolumeError(
             "unreadable",
-            f"{name}: cannot be read ({one_line(error) or 'no dimensions'}); expected a .cfl of the size that "
-            f"{header.name} states; copy both files again",
+            f"{name}: cannot be read ({what}); expected a .cfl of the size that {header.name} states; copy both files "
+            "again",
         ) from error
     _check_numbers(values, name, limit_bytes)
     if 8 * math.prod(sizes) != path.stat().st_size:

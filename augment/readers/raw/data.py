@@ -137,10 +137,21 @@ def check(raw: RawData, name: str) -> CheckedData:
     return CheckedData(np.ascontiguousarray(values, np.complex64), said)
 
 
+def check_type(raw: RawData, name: str) -> None:
+    """Refuse what type and shape tell, so that a plan does: real values, or none; VolumeError `unsupported`."""
+    if 0 in raw.values.shape:
+        raise VolumeError("unsupported", f"{name}: has shape {raw.values.shape}; expected some samples; fetch it again")
+    if raw.values.dtype.kind != "c" and "pair" not in raw.axes:
+        raise VolumeError(
+            "unsupported",
+            f"{name}: has real values of type {raw.values.dtype}; expected complex ones; save them as complex, or name "
+            "the axis of real and imaginary part 'pair' in the column axes",
+        )
+
+
 def _arranged(raw: RawData, name: str) -> NDArray[np.complex64]:
+    check_type(raw, name)
     values, axes = np.asarray(raw.values), list(raw.axes)
-    if values.size == 0:
-        raise VolumeError("unsupported", f"{name}: has shape {values.shape}; expected some samples; fetch it again")
     if "pair" in axes:  # of every channel, or alone
         at = axes.index("pair")
         values = np.moveaxis(values, at, -1)
@@ -150,12 +161,6 @@ def _arranged(raw: RawData, name: str) -> NDArray[np.complex64]:
             values = values[..., 0]
         else:
             axes.append("coil")
-    if values.dtype.kind != "c":
-        raise VolumeError(
-            "unsupported",
-            f"{name}: has real values of type {values.dtype}; expected complex ones; save them as complex, or name the "
-            "axis of real and imaginary part 'pair' in the column axes",
-        )
     keep = [number for number, axis in enumerate(axes) if axis is not None]
     values = values.reshape([values.shape[number] for number in keep])
     axes = [axes[number] for number in keep]
@@ -169,7 +174,8 @@ def _arranged(raw: RawData, name: str) -> NDArray[np.complex64]:
         values = values.reshape(-1, *values.shape[2:])
     elif not {"slice", "partition"} & set(order):
         values = values[np.newaxis]
-    return values.astype(np.complex64)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        return values.astype(np.complex64)
 
 
 def _is_centred(kspace: NDArray[np.complex64]) -> bool:

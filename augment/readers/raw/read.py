@@ -21,7 +21,7 @@ from rephase.readers.geometry import Arrangement, as_displayed
 from rephase.readers.hdf5.fastmri import image_of_kspace, magnitude_of_kspace
 from rephase.readers.npy import plain_volume
 from rephase.readers.raw.arrays import open_cfl, open_mat, open_npy, open_pairs
-from rephase.readers.raw.data import RawData, check
+from rephase.readers.raw.data import RawData, check, check_type
 from rephase.readers.raw.ismrmrd import open_ismrmrd, raw_group
 from rephase.readers.raw.twix import open_twix
 from rephase.readers.sources import hash_file, join_digests, local_path
@@ -87,6 +87,8 @@ def describe(row: ManifestRow) -> Description:
     name = row.kspace or row.path
     with local_path(name) as path:
         raw, _ = _opened(path, row, name, None)
+        if raw.is_kspace:
+            check_type(raw, name)
         notes = (f"{raw.num_coils} {COMBINED}",) if raw.num_coils > 1 and (row.kspace or row.phase) else ()
         return Description(raw.sizes(), raw.spacing_mm, notes)
 
