@@ -282,7 +282,7 @@ def test_each_job_once_and_those_that_others_start_from_first():
     assert all(job.start is None or JOBS.index(job.start) < JOBS.index(job) for job in JOBS)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.reliability)])
 def test_jobs_resume_to_the_same_results(tmp_path, workers):
     whole = run_jobs(JOBS, Toy(str(tmp_path / "log")), ResultStore(tmp_path / "whole", {"a": 1}), workers)
     assert whole[JOBS[1]].scores[0].metrics["nmse"] == 2
