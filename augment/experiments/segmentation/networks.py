@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 import torch
@@ -9,21 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rephase.diffusion.fourier import fft2c, ifft2c
-from rephase.experiments.reconstruction.networks import UNet
 from rephase.experiments.segmentation.config import NetworkConfig
+from rephase.experiments.unet import UNet
 
 _TINY = 1e-12
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, ABC):
     """A network with its loss.
 
     `forward` maps k-space, `(batch height width)`, complex, to a map of this shape, to which a threshold is applied.
     """
 
+    @abstractmethod
     def loss(self, kspace: Tensor, labels: Tensor) -> Tensor:
         """Return the loss for labels of 0 and 1, `(batch height width)`."""
-        raise NotImplementedError
 
 
 def make_network(model: str, config: NetworkConfig, magnitude_only: bool) -> Segmenter:
