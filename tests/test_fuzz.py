@@ -61,7 +61,7 @@ def test_mutations_are_refused_or_read_as_the_oracle_reads_them(folder, case):
 
 def test_a_seeded_run_finds_no_fault(record_property):
     record_property("fault", FAULT)
-    results = list(run_cases(11, range(80), workers=1))
+    results = list(run_cases(11, range(160), workers=1))
     record_property("cases", len(results))
     assert [result for result in results if result.verdict.fault is not None] == []
     assert len({make_case(11, result.number).seed.target for result in results}) == len(SHARES)

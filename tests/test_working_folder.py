@@ -44,7 +44,6 @@ def build(folder: Path, *words: object, names=NAMES, path: str = "{}"):
     return done, sorted(path.name for path in place.glob("RAN-*"))
 
 
-@pytest.mark.reliability
 def test_a_module_of_the_working_folder_is_not_run_by_python_m(tmp_path):
     done, ran = build(tmp_path, sys.executable, "-m", "rephase", "build")
     assert (done.returncode, ran) == (0, []), done.stderr

@@ -32,7 +32,6 @@ def test_killed_build_is_resumed_to_the_same_bytes(long_build, tmp_path, seed, r
     long_build.resume(root)
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("seed", CASES)
 def test_killed_scheduler_is_named_and_the_build_is_resumed(long_build, tmp_path, seed, record_property):
     record_property("fault", "SIGKILL of the scheduler process")

@@ -66,7 +66,6 @@ def test_a_volume_that_kills_or_hangs_its_worker_twice_is_marked_failed(
     assert log.read_text().count("\n") == len(readings)
 
 
-@pytest.mark.reliability
 def test_a_strike_counts_in_the_next_run_too(faulty, tmp_path, record_property):
     record_property("fault", "a volume that crashes or hangs its worker")
     manifest, log, environment = faulty

@@ -25,7 +25,6 @@ def test_killed_worker_costs_time_only(long_build, tmp_path, seed, record_proper
     long_build.check(root)
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("seed", CASES)
 def test_killed_nanny_costs_time_only(long_build, tmp_path, seed, record_property):
     record_property("fault", "SIGKILL of a nanny")

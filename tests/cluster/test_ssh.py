@@ -117,7 +117,6 @@ def test_workers_start_on_the_host_with_their_environment_and_end_with_the_clust
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.mark.reliability
 def test_a_build_through_ssh_gives_the_bytes_of_a_local_one(host, tmp_path):
     manifest = read_manifest(write_volumes(tmp_path, 4, 2, 16))
     corpora = []

@@ -36,7 +36,6 @@ def prepared(objective, seed: int = 0) -> tuple[torch.Tensor, ...]:
     return objective.prepare(batch(), 0.0, torch.Generator().manual_seed(seed), TINY.multiple)
 
 
-@pytest.mark.reliability
 def test_distillation_lowers_the_energy_score(tmp_path):
     torch.manual_seed(0)
     knowing = Trainer(TINY, _config(60, 3e-3), batch, tmp_path / "teacher")

@@ -30,7 +30,6 @@ def train(folder) -> Trainer:
     return trainer
 
 
-@pytest.mark.reliability
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     train(tmp_path / "one")

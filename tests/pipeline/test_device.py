@@ -65,7 +65,6 @@ def test_a_cpu_has_no_device_time():
         assert busy.seconds == 0
 
 
-@pytest.mark.reliability
 def test_every_local_worker_has_its_own_gpu_and_one_thread_for_the_arithmetic(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what a user has set goes to the workers, but not to the arithmetic
     store = open_smooth_worker(tmp_path / "c.zarr").store

@@ -244,7 +244,7 @@ def test_a_run_is_not_resumed_with_other_files_of_the_same_names(config):
     train(read_config(config, TrainConfig))
 
 
-@pytest.mark.parametrize("content", [b"nothing", None])
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
 def test_a_state_that_cannot_be_read_is_refused(config, content):
     train(read_config(config, TrainConfig))
     state = config.parent / "run" / "state.safetensors"
@@ -253,7 +253,7 @@ def test_a_state_that_cannot_be_read_is_refused(config, content):
         train(read_config(config, TrainConfig))
 
 
-@pytest.mark.parametrize("content", ["{", None])
+@pytest.mark.parametrize("content", ["[1]", "{", "", None])
 def test_a_torn_recipe_does_not_cost_the_training(config, content):
     """The state names its recipe, too, so another one is still refused."""
     train(read_config(config, TrainConfig))
