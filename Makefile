@@ -37,9 +37,9 @@ demo: $(VENV)/.base  ## build a small corpus from real volumes, with a report
 	$(BIN)/rephase demo $(DEMO)
 
 # a file of tests stays in one process and keeps its fixtures; tests/conftest.py puts the longest files first; half of the
-# time is spent waiting for other processes, so four share two cores; more threads than cores would only wait
-test: $(VENV)/.test  ## run the tests in four processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TEST_OPTIONS)
+# time is spent waiting for other processes, so three share two cores; more threads than cores would only wait
+test: $(VENV)/.test  ## run the tests in three processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST_OPTIONS)
 
 check: $(VENV)/.test links  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ from rephase.builder.workers import (
 )
 from rephase.cluster.connect import Connection
 from rephase.cluster.errors import ClusterError
+from rephase.cluster.interrupts import interrupts_held
 from rephase.cluster.kinds import check_access, is_open
 from rephase.cluster.monitor import ProgressReporter
 from rephase.cluster.window import Finished, run_window
@@ -319,7 +320,10 @@ class _Run:
             finished.value if finished.error is None else outcome_of_dead_worker(self._setup.root, finished)
         )
         summary = self._summary
-        summary.take(outcome)
+        with interrupts_held():  # between the two, the volume would be counted again as one that was missed
+            summary.take(outcome)
+            if outcome.receipt is not None:
+                self._index.add(outcome.name, outcome.receipt)
         self._progress.finish(outcome)
         if self._task_list.seen is not None:
             self._task_list.seen(outcome)
@@ -338,8 +342,6 @@ class _Run:
         self._log.record(outcome, fingerprint, self._setup.recipe.hash, task.row.line)
         if outcome.status == "failed":
             summary.failed[outcome.name] = replace(self._log.failures[outcome.name], message=outcome.message or "")
-        if outcome.receipt is not None:
-            self._index.add(outcome.name, outcome.receipt)
 
     def _is_suspect(self, task: Task) -> bool:
         return task.name in self._log.strikes and self._log.has_strike(*self._identity(task))

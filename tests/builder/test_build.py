@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from rephase.builder.summary import BuildSummary
 from rephase.cluster.errors import ClusterError
 from rephase.cluster.window import Finished
 from rephase.corpus.index import read_index
+from rephase.corpus.index_writer import IndexBuilder
 from rephase.corpus.lease import Lease
 from rephase.corpus.store import CorpusStore
 from rephase.corpus.verify import verify_corpus
@@ -55,6 +57,28 @@ def test_batch_size_and_order_change_no_byte_and_the_seed_does(scheduler, tmp_pa
     other = volume_bytes(tmp_path / "d.zarr")
     shards = [name for name in expected if "/kspace/c." in name]
     assert len(shards) == 10 and all(other[name] != expected[name] for name in shards)
+
+
+@pytest.mark.parametrize("place", ["take", "add"])
+def test_an_interrupt_while_an_outcome_is_counted_counts_it_once(scheduler, tmp_path, monkeypatch, place):
+    owner = BuildSummary if place == "take" else IndexBuilder
+    method = getattr(owner, place)
+
+    def interrupted(self, *arguments):
+        method(self, *arguments)
+        monkeypatch.setattr(owner, place, method)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(owner, place, interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        summary = run_build(scheduler, write_volumes(tmp_path, 3), tmp_path / "c.zarr")
+    finally:
+        for number, handler in handlers.items():  # after the first one, the next ends the process
+            signal.signal(number, handler)
+    committed = CorpusStore.open(tmp_path / "c.zarr").names()
+    assert summary.interrupted and summary.built == len(committed) >= 1
+    assert sorted(read_index(tmp_path / "c.zarr").names) == sorted(committed)
 
 
 def test_the_order_of_kept_columns_does_not_matter(scheduler, tmp_path):
